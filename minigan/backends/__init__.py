@@ -1,0 +1,119 @@
+"""Where the arithmetic runs: `load("numpy" | "numba" | "cupy" | "auto")` gives a backend, which is a plain module.
+
+The contract
+------------
+Every backend module has these names with these signatures; whoever holds a backend needs nothing else.
+
+    NAME                                           "numpy", "numba", "cupy"
+    xp                                             its array module: numpy or cupy
+    asarray(x, dtype=None)                         an array of this backend holding x
+    to_numpy(x)                                    the same numbers as a NumPy array
+    synchronize()                                  returns when all work asked for is done
+    set_threads(n)                                 the number of CPU threads that it may use; n is None: all
+
+    conv2d(x, w, stride, pad)                      (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)
+    conv2d_grad_x(dy, w, x_shape, stride, pad)     (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)
+    conv2d_grad_w(dy, x, w_shape, stride, pad)     (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)
+
+With `pad = (before, after)` zeros around height and width alike, and `P = (H + before + after - K) // stride + 1`:
+
+    y[n,p,q,o]  = sum_ijc  xpad[n, p*stride+i, q*stride+j, c] * w[i,j,c,o]
+    dx          = the sum of  dy[n,p,q,o] * w[i,j,c,o]  over all the places where y read that pixel of x
+    dw[i,j,c,o] = sum_npq  xpad[n, p*stride+i, q*stride+j, c] * dy[n,p,q,o]
+
+A transposed convolution IS `conv2d_grad_x`, so three operations serve both layers. The result has the dtype of its
+inputs: float32 to train, float64 to check gradients (the reference takes complex128 too). `pad` may be an int.
+
+`numpy_backend` is the reference: it reads like the equations. The others must give the same numbers up to rounding.
+"""
+
+import importlib
+import operator
+from types import ModuleType
+
+from minigan.errors import UserError
+
+NAMES = ("numpy", "numba", "cupy")
+
+
+class BackendUnavailable(UserError):
+    """A backend that cannot run on this machine; the text gives the cause and the command that mends it."""
+
+
+def load(name: str = "auto") -> ModuleType:
+    """The backend called `name`; "auto" takes the GPU if a real computation on it succeeds, else Numba, else NumPy.
+
+    Raises BackendUnavailable with the cause and its remedy, UserError for an unknown name.
+    """
+    if name == "auto":
+        return choose()[0]
+    if name not in NAMES:
+        raise UserError(f"unknown backend {name!r}: choose auto, {', '.join(NAMES)}")
+    try:
+        backend = importlib.import_module(f"minigan.backends.{name}_backend")
+    except ModuleNotFoundError as error:
+        if error.name == f"minigan.backends.{name}_backend":
+            raise BackendUnavailable(
+                f"this version of minigan has no {name} backend yet: use --backend numba"
+            ) from error
+        raise BackendUnavailable(
+            f"the {name} backend needs the package {error.name}: pip install {error.name}"
+        ) from error
+    except ImportError as error:  # installed but broken: numba that refuses this NumPy, for one
+        raise BackendUnavailable(
+            f"the {name} backend does not import ({error}): pip install --upgrade {name} numpy"
+        ) from error
+    return backend
+
+
+def choose() -> tuple[ModuleType, str]:
+    """The best backend that runs here, and one line that says which it is and why the faster ones were passed over."""
+    passed_over = []
+    for name in ("cupy", "numba", "numpy"):
+        try:
+            backend = load(name)
+        except BackendUnavailable as cause:
+            passed_over.append(f"{name}: {cause}")
+        else:
+            why = f" ({'; '.join(passed_over)})" if passed_over else ""
+            return backend, f"backend {name}{why}"
+    raise AssertionError("the numpy backend always runs")
+
+
+def available() -> list[str]:
+    """The names of the backends that run on this machine, the reference first."""
+    return [name for name, cause in status().items() if cause is None]
+
+
+def status() -> dict[str, str | None]:
+    """For each backend None if it runs here, else the sentence that says why not and what mends it."""
+    result: dict[str, str | None] = {}
+    for name in NAMES:
+        try:
+            load(name)
+            result[name] = None
+        except BackendUnavailable as cause:
+            result[name] = str(cause)
+    return result
+
+
+def pads(pad: int | tuple[int, int]) -> tuple[int, int]:
+    """(before, after): the zeros on each side of height and of width."""
+    before, after = (pad, pad) if isinstance(pad, int) else pad
+    before, after = operator.index(before), operator.index(after)
+    if before < 0 or after < 0:
+        raise ValueError(f"pad is an int >= 0 or a pair of them, got {pad!r}")
+    return before, after
+
+
+def conv_size(size: int, kernel: int, stride: int, pad: int | tuple[int, int]) -> int:
+    """The output size of a convolution along one axis: `(size + before + after - kernel) // stride + 1`.
+
+    Raises ValueError where the kernel does not fit in once.
+    """
+    before, after = pads(pad)
+    if kernel < 1 or stride < 1:
+        raise ValueError(f"kernel and stride are at least 1, got {kernel} and {stride}")
+    if size + before + after < kernel:
+        raise ValueError(f"a kernel of {kernel} does not fit into {size} pixels padded by {before} and {after}")
+    return (size + before + after - kernel) // stride + 1

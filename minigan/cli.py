@@ -1,0 +1,237 @@
+"""The command line: one function for each subcommand. A UserError ends in its sentence and exit code 2."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from minigan import __version__
+from minigan.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One sentence instead of a page of usage."""
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+        return arguments.command(arguments) or 0
+    except UserError as error:
+        print(f"minigan: {error}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("minigan: out of memory: choose a smaller --batch, or a smaller --count", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("minigan: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `minigan doctor | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="minigan", description="Generative adversarial networks from scratch in NumPy.")
+    parser.add_argument("--version", action="version", version=f"minigan {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, command, summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("train", train, "Train a generator and a discriminator; pictures, curves and checkpoints go to a folder.")
+    sub.add_argument("--preset", help="the architecture and its recipe (default: digits): see `minigan train --list`")
+    sub.add_argument("--list", action="store_true", help="describe the presets and end")
+    sub.add_argument("--data", metavar="mnist|PATH", help="images: IDX files, .npy, .npz, or a folder of pictures")
+    sub.add_argument("--epochs", type=int, metavar="N", help="totals of the run: it ends at the first one that")
+    sub.add_argument("--steps", type=int, metavar="N", help="is reached; without any, the preset's number of epochs")
+    sub.add_argument("--minutes", type=float, metavar="M")
+    sub.add_argument("--batch", type=int, metavar="N", help="images in a batch")
+    sub.add_argument("--lr", type=float, metavar="X", help="Adam's learning rate, for both players")
+    sub.add_argument("--loss", metavar="NAME", help="non_saturating (default) or minimax, the saturating original")
+    sub.add_argument("--label-smoothing", type=float, metavar="X", help="real images count as 1 - X")
+    sub.add_argument("--d-steps", type=int, metavar="K", help="discriminator steps for each generator step")
+    sub.add_argument("--simultaneous", action=argparse.BooleanOptionalAction, help="both players learn from one pass")
+    sub.add_argument("--average", type=float, metavar="X", help="decay of the moving average of G's weights; 0: none")
+    _add_backend(sub)
+    sub.add_argument("--seed", type=int, metavar="N", help="decides everything (default 0)")
+    sub.add_argument("--checkpoint-every", type=int, metavar="N", help="epochs between kept checkpoints (default 5)")
+    sub.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: runs/PRESET)")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in RUN, to the same bits as if unbroken")
+    sub.add_argument("--quiet", action="store_true", help="no bar and no tables, for scripts")
+
+    sub = add("sample", sample, "Draw pictures from a trained generator.")
+    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    sub.add_argument("--count", type=int, default=100, metavar="N", help="how many (default 100)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default 0)")
+    sub.add_argument("--out", type=Path, metavar="FILE", help=".png: a grid; .npy: uint8 (default: RUN/sample.png)")
+    _add_backend(sub)
+
+    add("doctor", doctor, "Say which backends run here, and why the others do not.")
+    return parser
+
+
+def _add_backend(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--backend", metavar="NAME", help="auto (default), numpy, numba or cupy")
+    sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+
+
+# ---------------------------------------------------------------- train
+
+
+def train(arguments) -> int:
+    from minigan import run  # what a command needs is imported when it runs: `minigan --help` is quick
+
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    for name in ("command", "out", "resume", "quiet", "list"):
+        given.pop(name, None)
+    if arguments.list:
+        return _list_presets()
+    out = arguments.out or Path("runs") / given.get("preset", "digits")
+    training = _resume(given, out) if arguments.resume else _begin(given, out)
+    say = (lambda *words, **how: None) if arguments.quiet else print
+    _introduce(training, out, arguments.resume, say)
+    if training.finished():
+        say(f"{out} has reached its total already: to go on, give a larger --epochs, --steps or --minutes")
+    elif training.backend.NAME == "numba":
+        say("preparing the kernels (compiled once on a machine, then kept on its disk) ...", end=" ", flush=True)
+        say(f"{training.warm_up():.1f} s")
+    try:
+        run.play(training, out, arguments.quiet)
+    except run.Stopped as stopped:
+        print(
+            f"minigan: stopped at step {training.step} and saved: go on by `minigan train --resume --out {out}`",
+            file=sys.stderr,
+        )
+        return 128 + stopped.signal
+    say(_closing(training, out))
+    return 0
+
+
+def _begin(given: dict, out: Path):
+    from minigan import run
+    from minigan.train import Config
+
+    return run.begin(Config.of(**_settings(given)), out)
+
+
+def _resume(given: dict, out: Path):
+    from minigan import run
+
+    free = {"epochs", "steps", "minutes", "backend", "threads"}
+    settings, config = _settings(given), run.read_config(out)
+    fixed = {name for name, value in settings.items() if name not in free and value != getattr(config, name)}
+    if fixed:
+        name = min(fixed)
+        raise UserError(
+            f"{out} was begun with {name} {getattr(config, name)}, and a resumed run goes on as it began: leave out "
+            f"{name}, or begin a new run"
+        )
+    return run.resume(out, **{name: value for name, value in settings.items() if name in free})
+
+
+def _settings(given: dict) -> dict:
+    """The options under the names of Config's fields."""
+    settings = dict(given)
+    if "lr" in settings:
+        settings["lr_g"] = settings["lr_d"] = settings.pop("lr")
+    if settings.get("data", "mnist") != "mnist":
+        settings["data"] = str(Path(settings["data"]).absolute())  # a run may be resumed from another folder
+    return settings
+
+
+def _introduce(training, out: Path, resumed: bool, say) -> None:
+    from minigan import backends, models, run
+
+    config, shape = training.config, training.data.images.shape
+    say(f"data       {training.data.name}: {shape[0]:,} images of {shape[1]} x {shape[2]} x {shape[3]}")
+    say(f"preset     {config.preset}; generator: noise {models.noise_size(training.G)}")
+    say(models.table(training.G, (models.noise_size(training.G),)))
+    say(f"           discriminator: image {shape[1]} x {shape[2]} x {shape[3]}")
+    say(models.table(training.D, shape[1:]))
+    say(f"backend    {backends.choose()[1] if config.backend == 'auto' else training.backend.NAME}")
+    totals = ((name, getattr(config, name)) for name in run.TOTALS)
+    end = " or ".join(f"{n:g} {name if n > 1 else name[:-1]}" for name, n in totals if n is not None) or "Ctrl-C"
+    say(f"training   batch {config.batch}, Adam {config.lr_g:g} and {config.lr_d:g}, ends after {end}")
+    say(f"run        {out}" + (f", from step {training.step}" if resumed else ""))
+
+
+def _closing(training, out: Path) -> str:
+    from minigan import run
+
+    lines = [f"\n{training.step:,} steps, {training.seconds:.0f} s of training. In {out}:"]
+    lines += [f"  {name:<16} {meaning}" for name, meaning in run.CONTENTS.items() if (out / name).exists()]
+    lines.append(f"Next: minigan sample {out} --count 100 --seed 1 --out more.png")
+    return "\n".join(lines)
+
+
+def _list_presets() -> int:
+    import inspect
+
+    from minigan import models
+    from minigan.train import RECIPES, Config
+
+    for name in RECIPES:
+        print(f"{name:<10} {inspect.getdoc(models.PRESETS[name]).splitlines()[0]}")
+        c = Config.of(name)
+        print(f"{'':<10} {c.epochs} epochs, batch {c.batch}, Adam {c.lr_g:g} and {c.lr_d:g}, beta1 {c.beta1:g}")
+    return 0
+
+
+# ---------------------------------------------------------------- sample
+
+
+def sample(arguments) -> int:
+    import numpy as np
+
+    from minigan import backends, plots, run
+    from minigan.checkpoint import write_atomically
+
+    out = arguments.out or arguments.run / "sample.png"
+    if out.suffix not in (".png", ".npy"):
+        raise UserError(f"--out is a .png (a grid) or .npy (uint8 images) file, got {out}")
+    if arguments.count < 1 or arguments.seed < 0:
+        raise UserError(f"--count is at least 1 and --seed at least 0, got {arguments.count} and {arguments.seed}")
+    backend = backends.load(arguments.backend or "auto")
+    backend.set_threads(arguments.threads)
+    images = run.draw(run.generator(arguments.run, backend), arguments.count, np.random.default_rng(arguments.seed))
+    with run.writing(out.parent):
+        if out.suffix == ".png":
+            plots.save_grid(out, images)
+        else:
+            import io
+
+            buffer = io.BytesIO()
+            np.save(buffer, images[..., 0] if images.shape[-1] == 1 else images)
+            write_atomically(out, buffer.getvalue())
+    print(f"{arguments.count} samples in {out}")
+    return 0
+
+
+# ---------------------------------------------------------------- doctor
+
+
+def doctor(arguments) -> int:
+    import importlib.metadata
+    import platform
+
+    from minigan import backends, datasets
+
+    print(f"minigan {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for package in ("numpy", "numba", "cupy"):
+        try:
+            print(f"{package:<8} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{package:<8} not installed")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"cores    {cores} that this process may use")
+    print(f"data     {datasets.mnist('all').images.shape[0]:,} embedded MNIST images, whole")
+    for name, cause in backends.status().items():
+        print(f"backend  {name:<6} {'runs here' if cause is None else 'does not run here: ' + cause}")
+    print(f"auto     takes {backends.choose()[1].removeprefix('backend ')}")
+    return 0

@@ -1,0 +1,631 @@
+"""The layers, each with its forward and its hand-written backward pass.
+
+A layer is stateless apart from `params` (learned) and `buffers` (kept, not learned)::
+
+    y, cache  = layer.forward(x, train=True)
+    dx, grads = layer.backward(dy, cache, need_dx=True, need_grads=True)
+
+The cache is returned and never stored, because a discriminator sees a real and a fake batch before it goes back
+through either. `grads` has the keys of `params`. What is not needed is None and is not computed: to freeze a network is
+not to ask for its gradients, to detach one is to drop its cache.
+
+`train=True` normalises by the batch's own statistics and drops units; `train=False` uses the running statistics and
+drops nothing. `track=False` leaves the running statistics as they are: a player that only helps in the other's step
+learns nothing, not even those.
+
+Second derivatives, which the gradient penalties need, go through a layer's linearisation: `tangent` pushes a change tx
+of x forward to the change ty = (dy/dx) tx of y, and `tangent_backward` goes back through the pair (y, ty)::
+
+    ty, tangent_cache = layer.tangent(tx, cache)
+    dx, dtx, grads    = layer.tangent_backward(dy, dty, cache, tangent_cache, need_dx=True)
+
+Images are (N, H, W, C). Everything has the dtype of x, which must be the dtype of the weights.
+"""
+
+import math
+
+import numpy as np
+
+from minigan import backends
+
+# ---------------------------------------------------------------- initialisation
+
+
+def normal(std: float):
+    """Weights from N(0, std^2); DCGAN takes std = 0.02 (Radford et al. 2016, section 3)."""
+    return lambda rng, shape, fan_in, fan_out: std * rng.standard_normal(shape, dtype=np.float32)
+
+
+def glorot_uniform(rng, shape, fan_in, fan_out):
+    """Weights from U(-a, a), a = sqrt(6 / (fan_in + fan_out)): keeps the variance of signals and of gradients about
+    the same from layer to layer (Glorot and Bengio 2010, section 4.2)."""
+    a = math.sqrt(6 / (fan_in + fan_out))
+    return rng.uniform(-a, a, shape).astype(np.float32)
+
+
+def he_normal(rng, shape, fan_in, fan_out):
+    """Weights from N(0, 2 / fan_in): the same for ReLU, which halves the signal (He et al. 2015, section 2.2)."""
+    return math.sqrt(2 / fan_in) * rng.standard_normal(shape, dtype=np.float32)
+
+
+# ---------------------------------------------------------------- what layers have in common
+
+
+class Layer:
+    """What every layer has: parameters, buffers, and the backend on which it computes. It is born on the CPU."""
+
+    def __init__(self, params: dict | None = None, buffers: dict | None = None):
+        self.params = params or {}
+        self.buffers = buffers or {}
+        self.backend = backends.load("numpy")
+
+    def to(self, backend, dtype=None) -> "Layer":
+        """Moves parameters and buffers to the backend (a module, or a name for `backends.load`) and, if a dtype is
+        given, to that precision. Returns the layer. Whole-number buffers (counters) stay as they are."""
+        backend = backends.load(backend) if isinstance(backend, str) else backend
+        for tensors in (self.params, self.buffers):
+            for name, value in tensors.items():
+                if value.dtype.kind != "u":
+                    tensors[name] = backend.asarray(self.backend.to_numpy(value), dtype=dtype or value.dtype)
+        self.backend = backend
+        return self
+
+    @property
+    def n_params(self) -> int:
+        """How many numbers this layer learns."""
+        return sum(p.size for p in self.params.values())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def tangent(self, tx, cache):
+        """ty = (dy/dx) tx, and what `tangent_backward` needs of it: how y would move if x moved along tx."""
+        raise NotImplementedError(f"{self!r} has no rule for second derivatives: a gradient penalty cannot pass it")
+
+    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        """(dx, dtx, grads) from the gradients of y and of ty. A dy or dx of None is zero: straight layers make none."""
+        raise NotImplementedError(f"{self!r} has no rule for second derivatives: a gradient penalty cannot pass it")
+
+    def _expect(self, x, shape: tuple, advice: str) -> None:
+        """Raises ValueError unless x has this shape ("N" stands for any size) and the dtype of the weights."""
+        if len(x.shape) != len(shape) or any(n != s for n, s in zip(x.shape, shape, strict=True) if isinstance(s, int)):
+            expected = "(" + ", ".join(map(str, shape)) + ")"
+            raise ValueError(f"{type(self).__name__} expects x {expected}, got {tuple(x.shape)}: {advice}")
+        for value in self.params.values():
+            if value.dtype != x.dtype and "c" not in (value.dtype.kind, x.dtype.kind):  # c: the complex step
+                raise ValueError(
+                    f"{type(self).__name__} has {value.dtype} weights, got x of {x.dtype}: "
+                    f"convert x, or the network with .to(backend, dtype={x.dtype})"
+                )
+
+
+def _sum_to_bias(dy):
+    """db[o] = sum of dy[..., o]: the gradient of a bias that was added everywhere."""
+    return dy.sum(axis=tuple(range(dy.ndim - 1)))
+
+
+# ---------------------------------------------------------------- layers with weights
+
+
+class _Affine(Layer):
+    """y = A(w) x + b with A linear in w, so that ty = A(w) tx: the same map, without the bias."""
+
+    def tangent(self, tx, cache):
+        return self._linear(tx), tx
+
+    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        dx = None
+        dtx, grads = self.backward(dty, tangent_cache, need_dx)  # ty = A(w) tx
+        if "b" in grads:
+            grads["b"] = self.backend.xp.zeros_like(grads["b"])
+        if dy is not None:  # y = A(w) x + b
+            dx, more = self.backward(dy, cache, need_dx)
+            grads = {name: grads[name] + more[name] for name in grads}
+        return dx, dtx, grads
+
+
+class Dense(_Affine):
+    """y = x w + b; x (N, n_in), w (n_in, n_out), b (n_out,), y (N, n_out)."""
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = True, rng, init=glorot_uniform):
+        params = {"w": init(rng, (n_in, n_out), n_in, n_out)}
+        if bias:
+            params["b"] = np.zeros(n_out, np.float32)
+        super().__init__(params)
+        self.n_in, self.n_out = n_in, n_out
+
+    def __repr__(self) -> str:
+        return f"Dense({self.n_in} -> {self.n_out})"
+
+    def forward(self, x, train=True, track=True):
+        self._expect(x, ("N", self.n_in), "put Flatten() before it")
+        y = self._linear(x)  # (N, n_out)
+        if "b" in self.params:
+            y += self.params["b"]
+        return y, x
+
+    def _linear(self, x):
+        return x @ self.params["w"]
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        x, dx, grads = cache, None, None
+        if need_dx:  # y = x w
+            dx = dy @ self.params["w"].T  # (N, n_in)
+        if need_grads:
+            grads = {"w": x.T @ dy}  # (n_in, n_out)
+            if "b" in self.params:
+                grads["b"] = _sum_to_bias(dy)
+        return dx, grads
+
+
+class Conv2d(_Affine):
+    """y[n,p,q,o] = sum_ijc xpad[n, p*stride+i, q*stride+j, c] w[i,j,c,o] + b[o].
+
+    x (N, H, W, c_in), w (kernel, kernel, c_in, c_out), y (N, P, Q, c_out) with
+    P = (H + before + after - kernel) // stride + 1. `pad` is an int or the pair (before, after): TensorFlow's "same"
+    for a 5x5 kernel of stride 2 on an even size is (1, 2). As everywhere in the field, the kernel is not flipped.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        pad: int | tuple[int, int] = 0,
+        bias: bool = True,
+        rng,
+        init=glorot_uniform,
+    ):
+        params = {"w": init(rng, (kernel, kernel, c_in, c_out), kernel**2 * c_in, kernel**2 * c_out)}
+        if bias:
+            params["b"] = np.zeros(c_out, np.float32)
+        super().__init__(params)
+        self.c_in, self.c_out, self.kernel, self.stride, self.pad = c_in, c_out, kernel, stride, backends.pads(pad)
+
+    def __repr__(self) -> str:
+        return f"Conv2d({self.c_in} -> {self.c_out}, {self.kernel}x{self.kernel}, stride {self.stride})"
+
+    def forward(self, x, train=True, track=True):
+        self._expect(x, ("N", "H", "W", self.c_in), _image_advice(x, self.c_in))
+        y = self._linear(x)  # (N, P, Q, c_out)
+        if "b" in self.params:
+            y += self.params["b"]
+        return y, x
+
+    def _linear(self, x):
+        return self.backend.conv2d(x, self.params["w"], self.stride, self.pad)
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        x, w, dx, grads = cache, self.params["w"], None, None
+        if need_dx:  # y = conv2d(x, w)
+            dx = self.backend.conv2d_grad_x(dy, w, x.shape, self.stride, self.pad)
+        if need_grads:
+            grads = {"w": self.backend.conv2d_grad_w(dy, x, w.shape, self.stride, self.pad)}
+            if "b" in self.params:
+                grads["b"] = _sum_to_bias(dy)
+        return dx, grads
+
+
+class ConvTranspose2d(_Affine):
+    """The adjoint of the convolution that goes the other way: y = conv2d_grad_x(x, w) + b.
+
+    x (N, H, W, c_in) -> y (N, P, Q, c_out) with P = stride*(H-1) + kernel - before - after + output_pad. The weight
+    (kernel, kernel, c_out, c_in) is that of the convolution y -> x whose adjoint this is: <conv(y), x> = <y, this(x)>.
+    Several sizes P give the same H under that convolution; `output_pad` (below stride) chooses among them.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        pad: int | tuple[int, int] = 0,
+        output_pad: int = 0,
+        bias: bool = True,
+        rng,
+        init=glorot_uniform,
+    ):
+        if not 0 <= output_pad < stride:
+            raise ValueError(f"output_pad is at least 0 and below the stride {stride}, got {output_pad}")
+        params = {"w": init(rng, (kernel, kernel, c_out, c_in), kernel**2 * c_in, kernel**2 * c_out)}
+        if bias:
+            params["b"] = np.zeros(c_out, np.float32)
+        super().__init__(params)
+        self.c_in, self.c_out, self.kernel, self.stride = c_in, c_out, kernel, stride
+        self.pad, self.output_pad = backends.pads(pad), output_pad
+
+    def __repr__(self) -> str:
+        return f"ConvTranspose2d({self.c_in} -> {self.c_out}, {self.kernel}x{self.kernel}, stride {self.stride})"
+
+    def forward(self, x, train=True, track=True):
+        self._expect(x, ("N", "H", "W", self.c_in), _image_advice(x, self.c_in))
+        y = self._linear(x)  # (N, P, Q, c_out)
+        if "b" in self.params:
+            y += self.params["b"]
+        return y, x
+
+    def _linear(self, x):
+        N, H, W, _ = x.shape
+        P, Q = (self.stride * (size - 1) + self.kernel - sum(self.pad) + self.output_pad for size in (H, W))
+        if min(P, Q) < 1:
+            raise ValueError(f"{self!r} with pad {self.pad} leaves nothing of x {tuple(x.shape)}: reduce pad")
+        return self.backend.conv2d_grad_x(x, self.params["w"], (N, P, Q, self.c_out), self.stride, self.pad)
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        x, w, dx, grads = cache, self.params["w"], None, None
+        if need_dx:  # y = conv2d_grad_x(x, w), linear in x; the adjoint of the adjoint is the convolution itself
+            dx = self.backend.conv2d(dy, w, self.stride, self.pad)
+        if need_grads:  # <y, dy> = <x, conv2d(dy, w)>: in the convolution dy is the input and x the output's gradient
+            grads = {"w": self.backend.conv2d_grad_w(x, dy, w.shape, self.stride, self.pad)}
+            if "b" in self.params:
+                grads["b"] = _sum_to_bias(dy)
+        return dx, grads
+
+
+def _image_advice(x, channels: int) -> str:
+    """What to do about an x that is no image of that many channels."""
+    if len(x.shape) == 2:
+        side = math.isqrt(x.shape[1] // channels)
+        if side * side * channels == x.shape[1]:
+            return f"put Reshape({side}, {side}, {channels}) before it"
+    return f"images are (N, H, W, C), here with C = {channels}"
+
+
+class BatchNorm(Layer):
+    """y = gamma * xhat + beta, xhat = (x - mean) / sqrt(var + eps), for each channel (the last axis) by itself.
+
+    In training, mean and var (the biased one) are the batch's, over all axes but the last, and the running ones follow:
+    running = momentum * running + (1 - momentum) * batch. Otherwise the running ones are used. x (N, ..., channels).
+    (Ioffe and Szegedy 2015, algorithm 1; TensorFlow's momentum, which is one minus PyTorch's.)
+    """
+
+    def __init__(self, channels: int, *, momentum: float = 0.9, eps: float = 1e-5):
+        super().__init__(
+            {"gamma": np.ones(channels, np.float32), "beta": np.zeros(channels, np.float32)},
+            {"mean": np.zeros(channels, np.float32), "var": np.ones(channels, np.float32)},
+        )
+        self.channels, self.momentum, self.eps = channels, momentum, eps
+
+    def __repr__(self) -> str:
+        return f"BatchNorm({self.channels})"
+
+    def forward(self, x, train=True, track=True):
+        self._expect(x, (*"NHW"[: len(x.shape) - 1], self.channels), f"its last axis holds {self.channels} channels")
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            mean = x.mean(axis=axes)
+            centred = x - mean
+            var = (centred * centred).mean(axis=axes)
+            if track:
+                for name, batch in (("mean", mean), ("var", var)):
+                    running = self.buffers[name]
+                    running[...] = self.momentum * running + (1 - self.momentum) * batch
+        else:
+            mean, var = self.buffers["mean"], self.buffers["var"]
+            centred = x - mean
+        inv_std = 1 / self.backend.xp.sqrt(var + self.eps)  # (C,)
+        xhat = centred * inv_std
+        return self.params["gamma"] * xhat + self.params["beta"], (xhat, inv_std, train)
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        xhat, inv_std, train = cache
+        dx = None
+        dbeta = _sum_to_bias(dy)  # y = gamma * xhat + beta
+        dgamma = _sum_to_bias(dy * xhat)
+        if need_dx:
+            scale = self.params["gamma"] * inv_std
+            if train:  # mean and var are functions of x: what they contribute is what is taken off here
+                M = dy.size // dy.shape[-1]
+                dx = scale * (dy - dbeta / M - xhat * (dgamma / M))
+            else:
+                dx = scale * dy
+        return dx, {"gamma": dgamma, "beta": dbeta} if need_grads else None
+
+    def tangent(self, tx, cache):
+        xhat, inv_std, train = cache
+        txhat = inv_std * (self._off_statistics(tx, xhat) if train else tx)
+        return self.params["gamma"] * txhat, (tx, txhat)
+
+    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        """With s = inv_std, P = off_statistics (its own transpose), u = gamma * dty, mean over all axes but the last:
+
+        <u, txhat> = s <u, P tx> depends on x through s and through the xhat in P, hence the extra term
+        dx = - s^2 (xhat mean(u * P tx) + P(u mean(xhat * tx) + tx mean(xhat * u))).
+        """
+        (xhat, inv_std, train), (tx, txhat) = cache, tangent_cache
+        dtx, grads = self.backward(dty, (txhat, inv_std, train), need_dx=False)  # ty = gamma * txhat
+        grads["beta"] = self.backend.xp.zeros_like(grads["beta"])
+        dx = None
+        if need_dx:
+            u = self.params["gamma"] * dty
+            dtx = inv_std * (self._off_statistics(u, xhat) if train else u)  # txhat = s P tx
+            if train:
+                axes = tuple(range(u.ndim - 1))
+                Ptx = self._off_statistics(tx, xhat)
+                bent = u * (xhat * tx).mean(axis=axes) + tx * (xhat * u).mean(axis=axes)
+                dx = -(inv_std**2) * (xhat * (u * Ptx).mean(axis=axes) + self._off_statistics(bent, xhat))
+        if dy is not None:  # y = gamma * xhat + beta
+            straight, more = self.backward(dy, cache, need_dx)
+            dx = straight if dx is None else dx + straight
+            grads = {name: grads[name] + more[name] for name in grads}
+        return dx, dtx, grads
+
+    @staticmethod
+    def _off_statistics(t, xhat):
+        """P t = t - mean(t) - xhat mean(xhat * t): t without what the batch's mean and variance take off."""
+        axes = tuple(range(t.ndim - 1))
+        return t - t.mean(axis=axes) - xhat * (xhat * t).mean(axis=axes)
+
+
+# ---------------------------------------------------------------- layers without weights
+
+
+class _Elementwise(Layer):
+    """A layer that learns nothing: its `backward` is `gradient(dy, cache)`, computed only if dx is needed."""
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        return self.gradient(dy, cache) if need_dx else None, {} if need_grads else None
+
+    def tangent(self, tx, cache):
+        return self.gradient(tx, cache), tx  # y[i] depends on x[i] alone: dy/dx is diagonal, its own transpose
+
+    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        if not need_dx:
+            return None, None, {}
+        dx = self.curvature(dty, tangent_cache, cache)
+        if dy is not None:
+            dx = self.gradient(dy, cache) if dx is None else dx + self.gradient(dy, cache)
+        return dx, self.gradient(dty, cache), {}
+
+    def curvature(self, dty, tx, cache):
+        """What ty = f'(x) tx contributes to dx: dty * tx * f''(x). None: f is straight."""
+        return None
+
+
+class LeakyReLU(_Elementwise):
+    """y = x where x > 0, else slope * x. At the kink x = 0 the slope counts as `slope`."""
+
+    def __init__(self, slope: float = 0.2):
+        super().__init__()
+        self.slope = slope
+
+    def __repr__(self) -> str:
+        return f"LeakyReLU({self.slope})"
+
+    def forward(self, x, train=True, track=True):
+        positive = x.real > 0
+        return self.backend.xp.where(positive, x, self.slope * x), positive
+
+    def gradient(self, dy, positive):
+        return self.backend.xp.where(positive, dy, self.slope * dy)
+
+
+class ReLU(LeakyReLU):
+    """y = max(x, 0)."""
+
+    def __init__(self):
+        super().__init__(0.0)
+
+    def __repr__(self) -> str:
+        return "ReLU()"
+
+
+class Tanh(_Elementwise):
+    """y = tanh(x)."""
+
+    def forward(self, x, train=True, track=True):
+        y = self.backend.xp.tanh(x)
+        return y, y
+
+    def gradient(self, dy, y):  # tanh' = 1 - tanh^2
+        return dy * (1 - y * y)
+
+    def curvature(self, dty, tx, y):  # tanh'' = -2 tanh tanh'
+        return -2 * dty * tx * y * (1 - y * y)
+
+
+class Sigmoid(_Elementwise):
+    """y = 1 / (1 + exp(-x)), written as (1 + tanh(x/2)) / 2 so that no x overflows.
+
+    A discriminator ends in logits, not in this layer: the losses take the sigmoid into themselves.
+    """
+
+    def forward(self, x, train=True, track=True):
+        y = 0.5 * (1 + self.backend.xp.tanh(0.5 * x))
+        return y, y
+
+    def gradient(self, dy, y):  # sigmoid' = sigmoid (1 - sigmoid)
+        return dy * (y * (1 - y))
+
+    def curvature(self, dty, tx, y):  # sigmoid'' = sigmoid' (1 - 2 sigmoid)
+        return dty * tx * (y * (1 - y)) * (1 - 2 * y)
+
+
+class Dropout(_Elementwise):
+    """y = x * mask, mask = 0 with probability `rate`, else 1 / (1 - rate), so that the mean stays (Srivastava 2014).
+
+    The mask is a hash of (key, draws, position), not a sequence: it is the same on every backend and for any number
+    of threads, and a checkpoint keeps it by keeping two numbers. `rng` gives the key; every training pass counts one
+    draw, whichever player's step it serves. The rate is held to a multiple of 1/65536.
+    """
+
+    def __init__(self, rate: float, *, rng):
+        if not 0 <= rate < 1:
+            raise ValueError(f"a dropout rate is at least 0 and below 1, got {rate}")
+        key = rng.integers(2**64, dtype=np.uint64)
+        super().__init__(buffers={"key": np.array(key), "draws": np.zeros((), np.uint64)})
+        self.rate = rate
+
+    def __repr__(self) -> str:
+        return f"Dropout({self.rate})"
+
+    def forward(self, x, train=True, track=True):
+        threshold = min(round(65536 * self.rate), 65535)
+        if not train or threshold == 0:
+            return x, None
+        stream = _mix64(int(self.buffers["key"]) + _GOLDEN * int(self.buffers["draws"]))
+        self.buffers["draws"] += np.uint64(1)
+        keep = _random_uint16(self.backend.xp, stream, x.size).reshape(x.shape) >= threshold
+        mask = keep * x.real.dtype.type(65536 / (65536 - threshold))
+        return x * mask, mask
+
+    def gradient(self, dy, mask):  # y = x * mask
+        return dy if mask is None else dy * mask
+
+
+_GOLDEN, _BITS64 = 0x9E3779B97F4A7C15, 2**64 - 1
+
+
+def _mix64(z: int) -> int:
+    """SplitMix64's finaliser (Steele et al. 2014): every bit of the result depends on every bit of z."""
+    z &= _BITS64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _BITS64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _BITS64
+    return z ^ (z >> 31)
+
+
+def _random_uint16(xp, stream: int, n: int):
+    """n uniform 16-bit numbers: _mix64(stream + i * _GOLDEN) for i = 1, 2, ..., four numbers from each."""
+    z = xp.arange(1, -(-n // 4) + 1, dtype=xp.uint64) * _GOLDEN + stream
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    return (z ^ (z >> 31)).view(xp.uint16)[:n]
+
+
+class Reshape(_Elementwise):
+    """y is x (N, ...) in the shape (N, *shape)."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.shape = shape
+
+    def __repr__(self) -> str:
+        return f"Reshape({', '.join(map(str, self.shape))})"
+
+    def forward(self, x, train=True, track=True):
+        if math.prod(x.shape[1:]) != math.prod(self.shape):
+            raise ValueError(
+                f"{self!r} expects {math.prod(self.shape)} numbers for each sample, got x {tuple(x.shape)}"
+            )
+        return x.reshape(len(x), *self.shape), x.shape
+
+    def gradient(self, dy, x_shape):
+        return dy.reshape(x_shape)
+
+    def tangent(self, tx, x_shape):
+        return tx.reshape(len(tx), *self.shape), tx
+
+
+class Flatten(_Elementwise):
+    """y (N, H*W*C) is x (N, H, W, C) with each sample in one row."""
+
+    def forward(self, x, train=True, track=True):
+        return x.reshape(len(x), -1), x.shape
+
+    def gradient(self, dy, x_shape):
+        return dy.reshape(x_shape)
+
+    def tangent(self, tx, x_shape):
+        return tx.reshape(len(tx), -1), tx
+
+
+class Upsample(_Elementwise):
+    """Nearest-neighbour upsampling ("reverse pooling"): each pixel becomes a block of factor x factor equal ones.
+
+    x (N, H, W, C) -> y (N, factor*H, factor*W, C).
+    """
+
+    def __init__(self, factor: int):
+        if factor < 1:
+            raise ValueError(f"an upsampling factor is at least 1, got {factor}")
+        super().__init__()
+        self.factor = factor
+
+    def __repr__(self) -> str:
+        return f"Upsample({self.factor})"
+
+    def forward(self, x, train=True, track=True):
+        self._expect(x, ("N", "H", "W", "C"), "images have four axes")
+        return self._repeat(x), x.shape
+
+    def _repeat(self, x):
+        return x.repeat(self.factor, axis=1).repeat(self.factor, axis=2)
+
+    def gradient(self, dy, x_shape):  # y[n, f*h+i, f*w+j, c] = x[n,h,w,c]: the block's gradients add
+        N, H, W, C = x_shape
+        return dy.reshape(N, H, self.factor, W, self.factor, C).sum(axis=(2, 4))
+
+    def tangent(self, tx, x_shape):
+        return self._repeat(tx), tx
+
+
+# ---------------------------------------------------------------- a network
+
+
+class Sequential(Layer):
+    """y = last(... second(first(x))). Its parameters and buffers are named by position: "0.w", "0.b", "2.gamma", ..."""
+
+    def __init__(self, *layers: Layer):
+        self.layers = layers
+        self.backend = layers[0].backend
+
+    @property
+    def params(self) -> dict:
+        return self._named("params")
+
+    @property
+    def buffers(self) -> dict:
+        return self._named("buffers")
+
+    def _named(self, kind: str) -> dict:
+        return {f"{i}.{k}": v for i, layer in enumerate(self.layers) for k, v in getattr(layer, kind).items()}
+
+    def to(self, backend, dtype=None) -> "Sequential":
+        for layer in self.layers:
+            layer.to(backend, dtype)
+        self.backend = self.layers[0].backend
+        return self
+
+    def __repr__(self) -> str:
+        return "Sequential(\n" + "".join(f"    {i}: {layer!r}\n" for i, layer in enumerate(self.layers)) + ")"
+
+    def forward(self, x, train=True, track=True):
+        caches = []
+        for layer in self.layers:
+            x, cache = layer.forward(x, train, track)
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        grads = {} if need_grads else None
+        # Below the first layer that learns, nobody needs dx unless the caller does.
+        first = next((i for i, layer in enumerate(self.layers) if layer.params), 0) if need_grads else len(self.layers)
+        dx = dy
+        for i in reversed(range(len(self.layers))):
+            dx, layer_grads = self.layers[i].backward(dx, cache[i], need_dx or i > first, need_grads)
+            if need_grads:
+                grads |= {f"{i}.{k}": g for k, g in layer_grads.items()}
+            if dx is None:
+                break
+        return dx, grads
+
+    def tangent(self, tx, cache):
+        tangent_caches = []
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            tx, tangent_cache = layer.tangent(tx, layer_cache)
+            tangent_caches.append(tangent_cache)
+        return tx, tangent_caches
+
+    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        grads = {}
+        for i in reversed(range(len(self.layers))):
+            need = need_dx or any(layer.params for layer in self.layers[:i])
+            dy, dty, layer_grads = self.layers[i].tangent_backward(dy, dty, cache[i], tangent_cache[i], need)
+            grads |= {f"{i}.{k}": g for k, g in layer_grads.items()}
+            if dty is None:
+                break
+        return dy, dty, grads

@@ -1,0 +1,87 @@
+"""The adversarial losses, computed from logits l (the discriminator's output before the sigmoid s(l)).
+
+    loss, d_real, d_fake = losses.non_saturating.discriminator(real_logits, fake_logits)
+    loss, d_fake         = losses.non_saturating.generator(fake_logits)
+
+Each value is a mean over the batch and comes with its gradient with respect to the logits. From logits and not from
+probabilities, because log(s(l)) = -softplus(-l) holds for every l, where s(l) itself rounds to 0 or 1 and loses the
+gradient: float32 is exact at l = +-100 here.
+
+Both players of Goodfellow et al. 2014 (section 3 and algorithm 1). The discriminator, in both losses, maximises
+log s(l_real) + log(1 - s(l_fake)); at the equilibrium, where it cannot tell and answers l = 0, its loss is 2 ln 2.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The two players' losses under one name."""
+
+    name: str
+    discriminator: Callable
+    generator: Callable
+
+
+def sigmoid(l):
+    """s(l) = 1 / (1 + exp(-l)), by tanh so that no l overflows."""
+    return 0.5 * (1 + _xp(l).tanh(0.5 * l))
+
+
+def softplus(l):
+    """log(1 + exp(l)) = max(l, 0) + log1p(exp(-|l|)); its derivative is sigmoid(l)."""
+    xp = _xp(l)
+    positive = l.real > 0
+    return xp.where(positive, l, 0 * l) + xp.log1p(xp.exp(xp.where(positive, -l, l)))
+
+
+def _discriminator(real_logits, fake_logits, smoothing=0.0):
+    """mean softplus(-l_real) + mean softplus(l_fake): -log s(l_real) - log(1 - s(l_fake)).
+
+    With one-sided label smoothing the real images' target is t = 1 - smoothing instead of 1 (Salimans et al. 2016,
+    section 3.4): t softplus(-l) + (1 - t) softplus(l) = softplus(-l) + smoothing * l.
+    """
+    _expect_logits(real_logits=real_logits, fake_logits=fake_logits)
+    loss = (softplus(-real_logits) + smoothing * real_logits).mean() + softplus(fake_logits).mean()
+    d_real = (smoothing - sigmoid(-real_logits)) / real_logits.size
+    d_fake = sigmoid(fake_logits) / fake_logits.size
+    return loss, d_real, d_fake
+
+
+def _non_saturating_generator(fake_logits):
+    """mean softplus(-l_fake): the generator maximises log s(l_fake); its gradient is largest where D is sure."""
+    _expect_logits(fake_logits=fake_logits)
+    return softplus(-fake_logits).mean(), -sigmoid(-fake_logits) / fake_logits.size
+
+
+def _minimax_generator(fake_logits):
+    """-mean softplus(l_fake): the generator minimises log(1 - s(l_fake)); its gradient vanishes where D is sure."""
+    _expect_logits(fake_logits=fake_logits)
+    return -softplus(fake_logits).mean(), -sigmoid(fake_logits) / fake_logits.size
+
+
+non_saturating = Loss("non_saturating", _discriminator, _non_saturating_generator)
+minimax = Loss("minimax", _discriminator, _minimax_generator)
+LOSSES = {loss.name: loss for loss in (non_saturating, minimax)}
+
+
+def smoothed(loss: Loss, smoothing: float) -> Loss:
+    """The same game with one-sided label smoothing: real images count as 1 - smoothing."""
+    if not 0 <= smoothing < 0.5:
+        raise ValueError(f"label smoothing is at least 0 and below 0.5, got {smoothing}")
+    return replace(loss, discriminator=partial(_discriminator, smoothing=smoothing))
+
+
+def _xp(x):
+    return x.__array_namespace__() if hasattr(x, "__array_namespace__") else np
+
+
+def _expect_logits(**logits) -> None:
+    """One logit a sample, (N, 1) or (N,): logits (N, 1, 1, 1) against labels (N,) would broadcast to (N, 1, 1, N)."""
+    for name, l in logits.items():
+        if l.size == 0 or l.shape not in ((l.size,), (l.size, 1)):
+            raise ValueError(f"{name} are one number a sample, (N, 1), got {tuple(l.shape)}: end D with Dense(n, 1)")

@@ -1,0 +1,206 @@
+"""The networks, each a table that reads from noise to image and from image to logit.
+
+`build(preset, rng=rng)` makes a (generator, discriminator) pair; `table` prints one with shapes and parameter counts.
+A generator takes noise (N, noise_size) to images (N, H, W, C) in [-1, 1], a discriminator images to logits (N, 1).
+"""
+
+import numpy as np
+
+from minigan.errors import UserError
+from minigan.layers import (
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Dense,
+    Dropout,
+    Flatten,
+    LeakyReLU,
+    Reshape,
+    Sequential,
+    Tanh,
+    Upsample,
+    normal,
+)
+
+
+def small(rng, H, W, C):
+    """The field's common small DCGAN (after Radford et al. 2016): the yardstick."""
+    dcgan = dict(rng=rng, init=normal(0.02))
+    h, w = _quarter("small", H, W)
+    generator = Sequential(
+        Dense(64, h * w * 64, bias=False, **dcgan),
+        Reshape(h, w, 64),
+        BatchNorm(64),
+        LeakyReLU(0.2),
+        ConvTranspose2d(64, 32, 4, stride=2, pad=1, bias=False, **dcgan),
+        BatchNorm(32),
+        LeakyReLU(0.2),
+        ConvTranspose2d(32, C, 4, stride=2, pad=1, **dcgan),
+        Tanh(),
+    )
+    discriminator = Sequential(
+        Conv2d(C, 32, 4, stride=2, pad=1, **dcgan),
+        LeakyReLU(0.2),
+        Conv2d(32, 64, 4, stride=2, pad=1, **dcgan),
+        LeakyReLU(0.2),
+        Flatten(),
+        Dense(h * w * 64, 1, **dcgan),
+    )
+    return generator, discriminator
+
+
+def tutorial(rng, H, W, C):
+    """TensorFlow's DCGAN tutorial, with Keras's defaults where it is silent (batch norm, Glorot, biases in D).
+
+    TensorFlow's "same" on an even size: a 5x5 kernel of stride 2 pads 1 before and 2 after, of stride 1 2 and 2.
+    """
+    keras = dict(eps=1e-3, momentum=0.99)
+    h, w = _quarter("tutorial", H, W)
+    generator = Sequential(
+        Dense(100, h * w * 256, bias=False, rng=rng),
+        BatchNorm(h * w * 256, **keras),
+        LeakyReLU(0.3),
+        Reshape(h, w, 256),
+        ConvTranspose2d(256, 128, 5, stride=1, pad=2, bias=False, rng=rng),
+        BatchNorm(128, **keras),
+        LeakyReLU(0.3),
+        ConvTranspose2d(128, 64, 5, stride=2, pad=(1, 2), bias=False, rng=rng),
+        BatchNorm(64, **keras),
+        LeakyReLU(0.3),
+        ConvTranspose2d(64, C, 5, stride=2, pad=(1, 2), bias=False, rng=rng),
+        Tanh(),
+    )
+    discriminator = Sequential(
+        Conv2d(C, 64, 5, stride=2, pad=(1, 2), rng=rng),
+        LeakyReLU(0.3),
+        Dropout(0.3, rng=rng),
+        Conv2d(64, 128, 5, stride=2, pad=(1, 2), rng=rng),
+        LeakyReLU(0.3),
+        Dropout(0.3, rng=rng),
+        Flatten(),
+        Dense(h * w * 128, 1, rng=rng),
+    )
+    return generator, discriminator
+
+
+def mlp(rng, H, W, C):
+    """Dense layers only, as in the first GAN (Goodfellow et al. 2014), with leaky units in place of maxout."""
+    generator = Sequential(
+        Dense(100, 256, rng=rng),
+        LeakyReLU(0.2),
+        Dense(256, 512, rng=rng),
+        LeakyReLU(0.2),
+        Dense(512, H * W * C, rng=rng),
+        Tanh(),
+        Reshape(H, W, C),
+    )
+    discriminator = Sequential(
+        Flatten(),
+        Dense(H * W * C, 512, rng=rng),
+        LeakyReLU(0.2),
+        Dropout(0.3, rng=rng),
+        Dense(512, 256, rng=rng),
+        LeakyReLU(0.2),
+        Dropout(0.3, rng=rng),
+        Dense(256, 1, rng=rng),
+    )
+    return generator, discriminator
+
+
+def mp_gan(rng, H, W, C):
+    """Two convolutions with dropout between against transposed convolutions up to size and a last convolution.
+
+    The discriminator's sigmoid head is Dense(n, 1) here and its sigmoid is in the loss, where it cannot saturate.
+    """
+    h, w = _quarter("mp-gan", H, W)
+    generator = Sequential(
+        Dense(100, h * w * 64, rng=rng),
+        LeakyReLU(0.2),
+        Reshape(h, w, 64),
+        ConvTranspose2d(64, 64, 4, stride=2, pad=1, rng=rng),
+        LeakyReLU(0.2),
+        ConvTranspose2d(64, 64, 4, stride=2, pad=1, rng=rng),
+        LeakyReLU(0.2),
+        Conv2d(64, C, 7, pad=3, rng=rng),
+        Tanh(),
+    )
+    discriminator = Sequential(
+        Conv2d(C, 64, 3, stride=2, pad=(0, 1), rng=rng),
+        LeakyReLU(0.2),
+        Dropout(0.4, rng=rng),
+        Conv2d(64, 64, 3, stride=2, pad=(0, 1), rng=rng),
+        LeakyReLU(0.2),
+        Dropout(0.4, rng=rng),
+        Flatten(),
+        Dense(h * w * 64, 1, rng=rng),
+    )
+    return generator, discriminator
+
+
+def upsample(rng, H, W, C):
+    """A small noise image grows by nearest-neighbour upsampling ("reverse pooling") and convolution: no checkerboard
+    (Odena et al. 2016)."""
+    dcgan = dict(rng=rng, init=normal(0.02))
+    h, w = _quarter("upsample", H, W)
+    generator = Sequential(
+        Reshape(h, w, 2),
+        Conv2d(2, 64, 3, pad=1, bias=False, **dcgan),
+        BatchNorm(64),
+        LeakyReLU(0.2),
+        Upsample(2),
+        Conv2d(64, 64, 3, pad=1, bias=False, **dcgan),
+        BatchNorm(64),
+        LeakyReLU(0.2),
+        Upsample(2),
+        Conv2d(64, 32, 3, pad=1, bias=False, **dcgan),
+        BatchNorm(32),
+        LeakyReLU(0.2),
+        Conv2d(32, C, 3, pad=1, **dcgan),
+        Tanh(),
+    )
+    discriminator = small(rng, H, W, C)[1]
+    return generator, discriminator
+
+
+PRESETS = {"digits": small, "small": small, "tutorial": tutorial, "mlp": mlp, "mp-gan": mp_gan, "upsample": upsample}
+
+
+def build(preset: str, *, rng: np.random.Generator, image_shape: tuple[int, int, int] = (28, 28, 1)):
+    """(generator, discriminator) on the CPU, in float32, for square images (H, W, C), with weights drawn from rng.
+
+    Raises UserError for an unknown preset and for an image that it cannot make.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset {preset!r}: choose {', '.join(PRESETS)}")
+    H, W, C = image_shape
+    if H != W:
+        raise UserError(f"images are square, got {H} x {W}: crop or pad them")
+    return PRESETS[preset](rng, H, W, C)
+
+
+def noise_size(generator: Sequential) -> int:
+    """How many numbers of noise the generator takes for an image."""
+    first = generator.layers[0]
+    return first.n_in if isinstance(first, Dense) else int(np.prod(first.shape))
+
+
+def table(network: Sequential, input_shape: tuple[int, ...]) -> str:
+    """One line a layer: what it is, the shape that leaves it, and how many numbers it learns."""
+    x = network.backend.asarray(np.zeros((1, *input_shape), next(iter(network.params.values())).dtype))
+    lines = []
+    for layer in network.layers:
+        x, _ = layer.forward(x, train=False)
+        shape = " x ".join(map(str, x.shape[1:]))
+        lines.append(f"  {layer!r:<42}{shape:>14}{layer.n_params:>11,}")
+    total = sum(layer.n_params for layer in network.layers)
+    return "\n".join([*lines, f"  {'parameters':<42}{'':>14}{total:>11,}"])
+
+
+def _quarter(preset: str, H: int, W: int) -> tuple[int, int]:
+    """The size at which a generator that doubles twice begins."""
+    if H % 4 or H < 8:
+        raise UserError(
+            f"preset {preset} makes images whose side is a multiple of 4, from 8 up, got {H}: resize them, or take "
+            "--preset mlp"
+        )
+    return H // 4, W // 4

@@ -1,0 +1,88 @@
+"""Pictures: grids of samples, the film of a training, the curves of a history. The only importer of matplotlib."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from minigan.checkpoint import write_atomically
+
+GAP = 2  # pixels between the images of a grid
+GREY = 48  # their colour
+
+
+def grid(images: np.ndarray, columns: int = 10, scale: int = 2) -> np.ndarray:
+    """uint8 (N, H, W, C), C 1 or 3 -> one uint8 picture (height, width, C), row by row, each pixel scale x scale."""
+    N, H, W, C = images.shape
+    rows = -(-N // columns)
+    H, W = scale * H, scale * W
+    picture = np.full((rows * (H + GAP) + GAP, columns * (W + GAP) + GAP, C), GREY, np.uint8)
+    for n, image in enumerate(images.repeat(scale, axis=1).repeat(scale, axis=2)):
+        top, left = GAP + n // columns * (H + GAP), GAP + n % columns * (W + GAP)
+        picture[top : top + H, left : left + W] = image
+    return picture
+
+
+def save_grid(path: Path, images: np.ndarray, columns: int = 10, scale: int = 2) -> None:
+    """Writes the grid of uint8 images (N, H, W, C) as a PNG."""
+    _save(path, _pillow(grid(images, columns, scale)), "PNG", optimize=True)
+
+
+def save_film(path: Path, frames: list[Path], last: np.ndarray | None = None) -> None:
+    """A GIF of PNG files, at half their size, and of one more picture (height, width, C) after them; it rests on the
+    end for two seconds."""
+    pictures = [Image.open(frame) for frame in frames] + ([] if last is None else [_pillow(last)])
+    halves = [picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX) for picture in pictures]
+    durations = [250] * (len(halves) - 1) + [2000]  # milliseconds
+    _save(path, halves[0], "GIF", save_all=True, append_images=halves[1:], duration=durations, loop=0, optimize=True)
+
+
+def save_curves(path: Path, curves: dict[str, np.ndarray], steps_an_epoch: int) -> None:
+    """Two panels over the epochs: the losses, and the mean probability "real" that D gives to real and to fake.
+
+    `curves` has an array (steps,) for each of d_loss, g_loss, d_real, d_fake. Faint: every step; bold: the mean of
+    the steps about it. Dotted: where the game stands when D cannot tell, losses 2 ln 2 and ln 2, probability 1/2.
+    """
+    # A Figure of its own, without pyplot: no window system, no global state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    for panel, names, levels in (
+        (panels[0], {"d_loss": "discriminator", "g_loss": "generator"}, (2 * np.log(2), np.log(2))),
+        (panels[1], {"d_real": "D(real)", "d_fake": "D(fake)"}, (0.5,)),
+    ):
+        for colour, (name, label) in zip(("tab:blue", "tab:orange"), names.items(), strict=True):
+            y = curves[name]
+            x = np.arange(1, len(y) + 1) / steps_an_epoch
+            panel.plot(x, y, color=colour, alpha=0.2, linewidth=0.5)
+            panel.plot(*_smooth(x, y), color=colour, label=label)
+        for level in levels:
+            panel.axhline(level, color="grey", linestyle=":", linewidth=1)
+        panel.legend(loc="upper right")
+    panels[0].set_ylabel("loss")
+    panels[1].set(ylabel='probability "real"', xlabel="epoch", ylim=(0, 1))
+    if len(curves["d_loss"]):
+        panels[0].set_ylim(0, 1.1 * np.percentile(np.concatenate([curves["d_loss"], curves["g_loss"]]), 99.5))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100, format="png")
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def _smooth(x: np.ndarray, y: np.ndarray, points: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Means of consecutive stretches, about `points` of them."""
+    width = max(1, len(y) // points)
+    n = len(y) // width * width
+    return x[:n].reshape(-1, width).mean(axis=1), y[:n].reshape(-1, width).mean(axis=1)
+
+
+def _pillow(picture: np.ndarray) -> Image.Image:
+    """(height, width, C) as a Pillow image, grey for C = 1."""
+    return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+
+
+def _save(path: Path, image: Image.Image, kind: str, **options) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    write_atomically(Path(path), buffer.getvalue())

@@ -1,0 +1,277 @@
+"""The folder of a run: begun, gone on with, filled while a training plays, and read again to draw samples.
+
+    runs/digits/checkpoints/epoch-0005.npz     the whole state, every few epochs
+    runs/digits/samples/epoch-0001.png         pictures from one fixed noise; 0000 is before the first step
+
+and the files of CONTENTS.
+"""
+
+import csv
+import io
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from minigan import backends, checkpoint, datasets, models, plots
+from minigan.errors import UserError
+from minigan.train import Config, Training, draw_images, draw_noise
+
+CONTENTS = {
+    "final.png": "a hundred samples",
+    "training.gif": "the same noise, epoch by epoch",
+    "losses.png": "losses and probabilities over the epochs",
+    "history.csv": "the same as numbers, a row an epoch",
+    "checkpoint.npz": "the whole state, to go on from",
+    "config.json": "every choice",
+}
+SAVE_SECONDS = 120  # at the latest; an epoch may be long
+TOTALS = ("epochs", "steps", "minutes")
+
+
+class Stopped(Exception):
+    """Ctrl-C or a polite kill: the state is saved. `signal` is the signal's number."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by signal {number}")
+        self.signal = number
+
+
+# ---------------------------------------------------------------- opening
+
+
+def begin(config: Config, out: Path) -> Training:
+    """A new training in the new folder `out`. Raises UserError, before anything is written, for whatever is wrong."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(
+            f"{out} exists already: go on with it by `minigan train --resume --out {out}`, or name another by --out"
+        )
+    training = Training(config, datasets.load(config.data), load_backend(config))
+    with writing(out):
+        for folder in (out, out / "checkpoints", out / "samples"):
+            folder.mkdir(parents=True, exist_ok=True)
+        _write_config(out, config)
+        _save_pictures_of_epoch(training, out)
+        checkpoint.save(out / "checkpoint.npz", *training.state())
+    return training
+
+
+def resume(out: Path, **changes) -> Training:
+    """The training in `out` as it was at its newest checkpoint; `changes` may set other totals, backend or threads.
+
+    A total among the changes replaces all three. Raises UserError where there is nothing to go on with.
+    """
+    config = read_config(out)
+    if any(name in changes for name in TOTALS):
+        config = replace(config, **dict.fromkeys(TOTALS))
+    config = replace(config, **changes)
+    training = Training(config, datasets.load(config.data), load_backend(config))
+    training.load_state(out / "checkpoint.npz", *_load_checkpoint(out))
+    with writing(out):
+        _write_config(out, config)
+    return training
+
+
+def read_config(out: Path) -> Config:
+    """The config of the run in `out`. Raises UserError where `out` is no run."""
+    try:
+        return Config.from_json((out / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{out} is not the folder of a run: cannot read config.json ({error.strerror})") from None
+    except UserError as error:
+        raise UserError(f"{out / 'config.json'}: {error}") from None
+
+
+def load_backend(config: Config):
+    """The config's backend, with its number of threads set."""
+    backend = backends.load(config.backend)
+    backend.set_threads(config.threads)
+    return backend
+
+
+def generator(out: Path, backend):
+    """The generator of the run in `out` as samples are drawn from it (its moving average, where there is one)."""
+    config, (arrays, facts) = read_config(out), _load_checkpoint(out)
+    network, _ = models.build(config.preset, rng=np.random.default_rng(0), image_shape=facts["data"]["shape"][1:])
+    prefixes = ("average.", "average.buffer.") if config.average else ("G.", "G.")
+    targets = {prefixes[0] + k: v for k, v in network.params.items()}
+    targets |= {prefixes[1] + k: v for k, v in network.buffers.items()}
+    saved = {name: arrays[name] for name in targets if name in arrays}
+    checkpoint.restore(out / "checkpoint.npz", saved, targets, np.asarray)
+    return network.to(backend)
+
+
+def draw(network, count: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 images (count, H, W, C) that the generator `network` makes of noise from rng."""
+    return draw_images(network, draw_noise(network, rng, count))
+
+
+def _load_checkpoint(out: Path) -> tuple[dict, dict]:
+    """The newest checkpoint; if it is damaged the error names the newest kept one that is whole."""
+    try:
+        return checkpoint.load(out / "checkpoint.npz")
+    except checkpoint.CheckpointError as error:
+        for kept in sorted((out / "checkpoints").glob("epoch-*.npz"), reverse=True):
+            try:
+                checkpoint.load(kept)
+            except checkpoint.CheckpointError:
+                continue
+            raise checkpoint.CheckpointError(
+                f"{error}: go back to the last kept one by `cp {kept} {out / 'checkpoint.npz'}`"
+            ) from None
+        raise
+
+
+# ---------------------------------------------------------------- filling
+
+
+def play(training: Training, out: Path, quiet: bool = False) -> None:
+    """Plays to the end of the run, drawing and saving on the way; a bar and a line an epoch unless `quiet`.
+
+    Raises Stopped for Ctrl-C or SIGTERM, after saving; UserError where the disk refuses or the training diverges.
+    """
+    saved = time.monotonic()
+    with writing(out), _Interrupt() as interrupt, _Bar(training, quiet) as bar:
+        for record in training.records():
+            bar.show(record)
+            if record["end_of_epoch"]:
+                _save_pictures_of_epoch(training, out)
+                _save(training, out)
+                bar.tell_epoch(training.history[-1])
+                saved = time.monotonic()
+            elif interrupt.signal or time.monotonic() - saved > SAVE_SECONDS:
+                _save(training, out)
+                saved = time.monotonic()
+            if interrupt.signal:
+                raise Stopped(interrupt.signal)
+        _save(training, out)
+        _save_pictures_of_end(training, out)
+
+
+def _save(training: Training, out: Path) -> None:
+    """checkpoint.npz and history.csv, and the epoch's own checkpoint when it is one to keep."""
+    arrays, facts = training.state()
+    checkpoint.save(out / "checkpoint.npz", arrays, facts)
+    if training.epoch and not training.cursor and training.epoch % training.config.checkpoint_every == 0:
+        kept = out / "checkpoints" / f"epoch-{training.epoch:04d}.npz"
+        if not kept.exists():
+            checkpoint.save(kept, arrays, facts)
+    text = io.StringIO()
+    rows = training.rows()
+    if rows:
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        checkpoint.write_atomically(out / "history.csv", text.getvalue().encode())
+
+
+def _write_config(out: Path, config: Config) -> None:
+    checkpoint.write_atomically(out / "config.json", config.to_json().encode())
+
+
+def _picture_of_epoch(out: Path, epoch: int) -> Path:
+    return out / "samples" / f"epoch-{epoch:04d}.png"
+
+
+def _save_pictures_of_epoch(training: Training, out: Path) -> None:
+    plots.save_grid(_picture_of_epoch(out, training.epoch), draw_images(training.sampler, training.fixed_noise[:60]))
+
+
+def _save_pictures_of_end(training: Training, out: Path) -> None:
+    images = draw_images(training.sampler, training.fixed_noise)
+    plots.save_grid(out / "final.png", images, scale=3)
+    frames = [path for epoch in range(training.epoch + 1) if (path := _picture_of_epoch(out, epoch)).exists()]
+    plots.save_film(out / "training.gif", frames, plots.grid(images[:60]) if training.cursor else None)
+    curves = np.array(training.curves).reshape(-1, len(training.CURVES))
+    named = {name: curves[:, i] for i, name in enumerate(training.CURVES)}
+    plots.save_curves(out / "losses.png", named, training.steps_an_epoch)
+
+
+class writing:
+    """Turns the disk's refusal into one sentence that says what is safe and what to do."""
+
+    def __init__(self, out: Path):
+        self.out = out
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, OSError):
+            raise UserError(
+                f"cannot write to {self.out} ({error.strerror or error}): what was saved is whole; make room, or "
+                f"give the right to write, then try again (a run goes on by --resume)"
+            ) from None
+
+
+class _Interrupt:
+    """Notes Ctrl-C and SIGTERM, so that a step ends before the run does. A second Ctrl-C does not wait."""
+
+    def __init__(self):
+        self.signal = 0
+
+    def _note(self, number, frame):
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __enter__(self):
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _Bar:
+    """The progress of a training: images for each second, losses, mean probabilities, time left."""
+
+    def __init__(self, training: Training, quiet: bool):
+        self.training, self.quiet = training, quiet
+        self.images_a_step = training.images_a_step
+        last, minutes = training.steps_in_all(), training.config.minutes
+        self.by_time = minutes is not None
+        unit = dict(total=round(60 * minutes), unit="s") if self.by_time else dict(total=last, unit="step")
+        done = training.seconds if self.by_time else training.step
+        form = "{percentage:3.0f}%|{bar:24}| {elapsed} gone, {remaining} left{postfix}"
+        often = 0.25 if sys.stderr.isatty() else 30  # seconds: a log file wants fewer lines
+        self.bar = tqdm(**unit, initial=done, bar_format=form, disable=quiet, dynamic_ncols=True, mininterval=often)
+        self.recent: dict[str, float] = {}
+
+    def show(self, record: dict) -> None:
+        if self.quiet:
+            return
+        for name in Training.CURVES:  # a running mean, for single steps flicker
+            self.recent[name] = 0.98 * self.recent.get(name, record[name]) + 0.02 * record[name]
+        goal = min(self.training.seconds, self.bar.total) if self.by_time else record["step"]
+        self.bar.set_postfix_str(
+            f"{self.images_a_step * self._speed(record):,.0f} img/s, "
+            + "loss D {d_loss:.2f} G {g_loss:.2f}, D(real) {d_real:.2f} D(fake) {d_fake:.2f}".format(**self.recent),
+            refresh=False,
+        )
+        self.bar.update(goal - self.bar.n)
+
+    def _speed(self, record: dict) -> float:
+        """Steps a second since this bar began, the training's own time only."""
+        if not hasattr(self, "start"):
+            self.start = (record["step"] - 1, self.training.seconds)
+            return 0.0
+        return (record["step"] - self.start[0] - 1) / max(self.training.seconds - self.start[1], 1e-9)
+
+    def tell_epoch(self, row: dict) -> None:
+        if not self.quiet:
+            self.bar.write(
+                "epoch {epoch:3d}  {epoch_seconds:6.1f} s  {images_per_second:7,.0f} img/s  loss D {d_loss:.3f} "
+                "G {g_loss:.3f}  D(real) {d_real:.3f}  D(fake) {d_fake:.3f}".format(**row)
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.bar.close()

@@ -1,0 +1,322 @@
+"""Training: `Config` holds every choice, `Training` the whole state, and its `records` play the game step by step.
+
+    training = Training(Config.of("small", epochs=3), datasets.load("mnist"), backends.load("numba"))
+    for record in training.records():
+        print(record)                      # whoever consumes the records draws, prints, saves or stops
+
+One seed decides everything. Weights, noise and shuffling have random streams of their own, so that looking at samples,
+saving or stopping between two steps changes nothing.
+"""
+
+import array
+import json
+import math
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+
+from minigan import datasets, game, losses, models, optim
+from minigan.checkpoint import restore
+from minigan.errors import UserError
+
+# What each preset takes where nothing else is asked for; the rest is as in Config.
+RECIPES = {
+    "digits": dict(epochs=12, batch=64, lr_g=1e-3, lr_d=1e-3, average=0.999),
+    "small": dict(epochs=20),
+    "tutorial": dict(epochs=50, batch=256, lr_g=1e-4, lr_d=1e-4, beta1=0.9, eps=1e-7, simultaneous=True),
+    "mlp": dict(epochs=30),
+    "mp-gan": dict(epochs=10),
+    "upsample": dict(epochs=5),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every choice of a run. `Config.of(preset)` fills in the preset's recipe; a total that is None sets no end."""
+
+    preset: str = "digits"
+    data: str = "mnist"
+    backend: str = "auto"
+    threads: int | None = None  # CPU threads; None: all cores. Decides the time, never the result
+    seed: int = 0
+    epochs: int | None = None  # totals of the run: the first one reached ends it
+    steps: int | None = None  # generator updates
+    minutes: float | None = None  # of training, drawing and saving not counted
+    batch: int = 128
+    loss: str = "non_saturating"
+    label_smoothing: float = 0.0  # real images count as 1 - label_smoothing
+    lr_g: float = 2e-4  # Adam's, for each player
+    lr_d: float = 2e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    eps: float = 1e-8
+    d_steps: int = 1  # discriminator steps for each generator step
+    simultaneous: bool = False  # both players learn from one pass
+    average: float = 0.0  # decay of the moving average of G's weights, from which samples are drawn; 0: none
+    checkpoint_every: int = 5  # epochs between the checkpoints that are kept
+
+    @classmethod
+    def of(cls, preset: str = "digits", **choices) -> "Config":
+        """The preset's recipe, with choices in place of what they name. Any total given replaces the recipe's."""
+        if preset not in RECIPES:
+            raise UserError(f"unknown preset {preset!r}: choose {', '.join(RECIPES)}")
+        recipe = dict(RECIPES[preset])
+        if any(choices.get(total) is not None for total in ("epochs", "steps", "minutes")):
+            recipe["epochs"] = None
+        return cls(preset=preset, **recipe | choices)
+
+    def __post_init__(self):
+        def expect(good: bool, what: str, came) -> None:
+            if not good:
+                raise UserError(f"{what}, got {came}")
+
+        expect(self.preset in RECIPES, f"unknown preset: choose {', '.join(RECIPES)}", repr(self.preset))
+        expect(self.loss in losses.LOSSES, f"unknown loss: choose {', '.join(losses.LOSSES)}", repr(self.loss))
+        expect(self.seed >= 0, "a seed is a whole number from 0 up", self.seed)
+        for name in ("epochs", "steps", "threads", "batch", "d_steps", "checkpoint_every"):
+            value = getattr(self, name)
+            expect(value is None or value >= 1, f"{name} is at least 1", value)
+        expect(self.batch >= 2, "batch is at least 2, for batch norm has no variance from one image", self.batch)
+        expect(self.minutes is None or 0 < self.minutes < math.inf, "minutes are positive", self.minutes)
+        for name in ("lr_g", "lr_d", "eps"):
+            value = getattr(self, name)
+            expect(0 < value < math.inf, f"{name} is positive and finite", value)
+        for name in ("beta1", "beta2", "average"):
+            expect(0 <= getattr(self, name) < 1, f"{name} is at least 0 and below 1", getattr(self, name))
+        expect(0 <= self.label_smoothing < 0.5, "label_smoothing is at least 0 and below 0.5", self.label_smoothing)
+        expect(
+            not (self.simultaneous and self.d_steps > 1),
+            "simultaneous updates are one step of each player: leave out d_steps or simultaneous",
+            f"d_steps {self.d_steps}",
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """The config that `to_json` wrote. Raises UserError for anything else."""
+        try:
+            choices = json.loads(text)
+            unknown = sorted(choices.keys() - {field.name for field in fields(cls)})
+            if not unknown:
+                return cls(**choices)
+        except (ValueError, TypeError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"not the config of a run: {error}") from None
+        raise UserError(f"the config has {', '.join(unknown)}, which this version of minigan does not know: upgrade it")
+
+
+class Diverged(UserError):
+    """A loss or a weight is no longer a finite number."""
+
+
+class Training:
+    """The two players, their optimizers, the random streams and the place in the data: all that decides what follows.
+
+    `step` counts generator updates, `epoch` completed passes over the data, `cursor` the images of this epoch used so
+    far, `seconds` the time spent in steps.
+    """
+
+    CURVES = ("d_loss", "g_loss", "d_real", "d_fake")  # kept for every step
+
+    def __init__(self, config: Config, data: datasets.Images, backend):
+        self.config, self.data, self.backend = config, data, backend
+        if len(data.images) < config.batch * config.d_steps:
+            raise UserError(
+                f"a step takes {config.batch * config.d_steps} images and {data.name} has {len(data.images)}: "
+                f"choose a smaller --batch"
+            )
+        weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
+        self.G, self.D = models.build(config.preset, rng=weights, image_shape=data.images.shape[1:])
+        self.G.to(backend)
+        self.D.to(backend)
+        adam = dict(beta1=config.beta1, beta2=config.beta2, eps=config.eps)
+        self.opt_g = optim.Adam(self.G, lr=config.lr_g, **adam)
+        self.opt_d = optim.Adam(self.D, lr=config.lr_d, **adam)
+        self.average = optim.MovingAverage(self.G, config.average) if config.average else None
+        self.loss = losses.smoothed(losses.LOSSES[config.loss], config.label_smoothing)
+        self.fixed_noise = draw_noise(self.G, fixed, 100)  # what every picture of the run is made from
+        self.step = self.epoch = self.cursor = 0
+        self.seconds = 0.0
+        self.history: list[dict] = []  # a row for each completed epoch
+        self.curves = array.array("f")  # len(CURVES) numbers for each step
+        self._order = None  # the shuffled indices of this epoch
+
+    # ---- playing
+
+    def records(self) -> Iterator[dict]:
+        """Plays until a total of the config is reached; after every step yields step, epoch, the step's losses and
+        mean probabilities, and end_of_epoch. Raises Diverged when a loss or a weight is no longer finite."""
+        while not self.finished():
+            start = time.perf_counter()
+            with np.errstate(over="ignore", invalid="ignore"):  # `_check_finite` says it better than a warning
+                record = self._play()
+                self.backend.synchronize()
+                self.seconds += time.perf_counter() - start
+                self.step += 1
+                self._check_finite(record)
+            self.curves.extend(record[name] for name in self.CURVES)
+            record["end_of_epoch"] = self.cursor + self.images_a_step > len(self.data.images)
+            if record["end_of_epoch"]:
+                self.history.append(self._row())
+                self.epoch, self.cursor, self._order = self.epoch + 1, 0, None
+            yield {"step": self.step, "epoch": self.epoch} | record
+
+    def finished(self) -> bool:
+        """Whether a total of the config is reached."""
+        c = self.config
+        reached = ((c.epochs, self.epoch), (c.steps, self.step), (c.minutes, self.seconds / 60))
+        return any(total is not None and done >= total for total, done in reached)
+
+    def steps_in_all(self) -> int | None:
+        """The step at which epochs or steps end the run, or None if only the minutes do."""
+        c = self.config
+        ends = [total for total in (c.steps, c.epochs and c.epochs * self.steps_an_epoch) if total is not None]
+        return min(ends, default=None)
+
+    def _play(self) -> dict:
+        """One round: the discriminator's steps, then the generator's."""
+        G, D = self.G, self.D
+        if self.config.simultaneous:
+            z = draw_noise(G, self.noise, self.config.batch)
+            record = game.simultaneous_step(G, D, self.opt_d, self.opt_g, self._next_batch(), z, self.loss)
+        else:
+            for _ in range(self.config.d_steps):
+                z = draw_noise(G, self.noise, self.config.batch)
+                record = game.discriminator_step(G, D, self.opt_d, self._next_batch(), z, self.loss)
+            z = draw_noise(G, self.noise, self.config.batch)
+            record |= game.generator_step(G, D, self.opt_g, z, self.loss)
+        if self.average:
+            self.average.update()
+        return {name: float(value) for name, value in record.items()}
+
+    @property
+    def images_a_step(self) -> int:
+        """Real images that one round uses."""
+        return self.config.batch * self.config.d_steps
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Rounds in one pass over the data; what is left over is not used in that pass."""
+        return len(self.data.images) // self.images_a_step
+
+    def _next_batch(self):
+        """The next real images (batch, H, W, C) in [-1, 1], in the order that the seed and the epoch decide."""
+        if self._order is None:
+            self._order = np.random.default_rng([self.config.seed, 3, self.epoch]).permutation(len(self.data.images))
+        chosen = self._order[self.cursor : self.cursor + self.config.batch]
+        self.cursor += self.config.batch
+        return self.backend.asarray(datasets.scale(self.data.images[chosen]))
+
+    def _check_finite(self, record: dict) -> None:
+        bad = [name for name in self.CURVES if not math.isfinite(record[name])]
+        for player, network in (("G", self.G), ("D", self.D)):
+            # One product a tensor finds any NaN or infinity; squares overflow only for weights that are lost as well.
+            bad += [
+                f"{player}.{k}" for k, w in network.params.items() if not math.isfinite(float(w.ravel() @ w.ravel()))
+            ]
+        if bad:
+            raise Diverged(
+                f"step {self.step}: {', '.join(bad)} is no longer a finite number, so the run stops: "
+                f"try a smaller --lr (now {self.config.lr_g} for G, {self.config.lr_d} for D)"
+            )
+
+    # ---- looking
+
+    @property
+    def sampler(self):
+        """The generator from which pictures are drawn: the moving average where there is one."""
+        return self.average.network if self.average else self.G
+
+    def rows(self) -> list[dict]:
+        """The history so far: a row for each epoch, the last one perhaps not complete."""
+        return self.history + ([self._row()] if self.cursor else [])
+
+    def _row(self) -> dict:
+        before = self.history[-1] if self.history else {"step": 0, "seconds": 0.0}
+        part = np.array(self.curves).reshape(-1, len(self.CURVES))[before["step"] :]
+        seconds = self.seconds - before["seconds"]
+        return {
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            "seconds": round(self.seconds, 3),
+            "epoch_seconds": round(seconds, 3),
+            "images_per_second": round(len(part) * self.images_a_step / max(seconds, 1e-9), 1),
+            **{name: round(float(part[:, i].mean(dtype=np.float64)), 6) for i, name in enumerate(self.CURVES)},
+        }
+
+    # ---- the state, for a checkpoint
+
+    def tensors(self) -> dict:
+        """Every array that decides what follows, by name; `restore` writes into these very arrays."""
+        owners = {
+            "G": self.G.params | self.G.buffers,
+            "D": self.D.params | self.D.buffers,
+            "opt_g": self.opt_g.state,
+            "opt_d": self.opt_d.state,
+            "average": self.average.state if self.average else {},
+        }
+        return {f"{owner}.{name}": value for owner, values in owners.items() for name, value in values.items()}
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict]:
+        """(arrays, facts) for `checkpoint.save`."""
+        arrays = {name: self.backend.to_numpy(value) for name, value in self.tensors().items()}
+        arrays["curves"] = np.array(self.curves, dtype=np.float32)
+        facts = {
+            "data": fingerprint(self.data),
+            "noise": self.noise.bit_generator.state,
+            "history": self.history,
+            **{name: getattr(self, name) for name in ("step", "epoch", "cursor", "seconds")},
+        }
+        return arrays, facts
+
+    def load_state(self, path, arrays: dict[str, np.ndarray], facts: dict) -> None:
+        """Takes over a state read from the checkpoint at `path`. Raises UserError where it is not this run's."""
+        if facts["data"] != fingerprint(self.data):
+            raise UserError(
+                f"{path} was trained on {facts['data']['name']}, {facts['data']['shape']}, with other contents than "
+                f"{self.config.data} has now: restore the data, or begin a new run"
+            )
+        arrays = dict(arrays)
+        curves = arrays.pop("curves", np.zeros(0, np.float32))
+        restore(path, arrays, self.tensors(), self.backend.asarray)
+        self.curves = array.array("f", curves.tobytes())
+        self.noise.bit_generator.state = facts["noise"]
+        self.history = facts["history"]
+        for name in ("step", "epoch", "cursor", "seconds"):
+            setattr(self, name, facts[name])
+        self._order = None
+
+    def warm_up(self) -> float:
+        """Plays one round with throw-away networks, so that no compilation hides in the first epoch's time.
+
+        Returns the seconds it took.
+        """
+        start = time.perf_counter()
+        data = datasets.Images(self.data.images[:2], None, self.data.name)
+        config = replace(self.config, batch=2, d_steps=1, steps=1, epochs=None, minutes=None)
+        for _ in Training(config, data, self.backend).records():
+            pass
+        return time.perf_counter() - start
+
+
+def draw_noise(generator, rng: np.random.Generator, count: int):
+    """Noise (count, noise_size) from N(0, 1), drawn on the CPU so that every backend plays with the same."""
+    z = rng.standard_normal((count, models.noise_size(generator)), dtype=np.float32)
+    return generator.backend.asarray(z)
+
+
+def draw_images(generator, z) -> np.ndarray:
+    """uint8 images (N, H, W, C) from noise (N, noise_size), with running statistics; changes nothing."""
+    parts = [generator.forward(z[i : i + 256], train=False)[0] for i in range(0, len(z), 256)]
+    return datasets.unscale(np.concatenate([generator.backend.to_numpy(part) for part in parts]))
+
+
+def fingerprint(data: datasets.Images) -> dict:
+    """What tells these images from others: name, shape, and a checksum of every pixel."""
+    return {"name": data.name, "shape": list(data.images.shape), "crc32": zlib.crc32(data.images)}

@@ -1,0 +1,98 @@
+"""The command line: help, refusals in one sentence, the doctor. (Training and sampling: test_run.py.)"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minigan
+from minigan import backends, datasets
+from minigan.cli import main
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["doctor"]])
+def test_help_is_there(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: minigan")
+    options = re.findall(r"^  (--[\w-]+)", text, re.M)
+    assert all(re.search(rf"{option}\b[^\n]*\n? +\S|{option} \S+ +\S", text) for option in options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["paint"], "invalid choice: 'paint'"),
+        (["train", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["train", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["train", "--preset", "huge"], "unknown preset 'huge': choose digits, small"),
+        (["train", "--backend", "abacus"], "unknown backend 'abacus': choose auto, numpy, numba, cupy"),
+        (["train", "--data", "nowhere"], "nowhere"),
+        (["train", "--batch", "100000"], "a step takes 100000 images and mnist-train has 60000"),
+        (["train", "--batch", "1"], "batch is at least 2"),
+        (["train", "--lr", "-1"], "lr_g is positive"),
+        (["train", "--loss", "mse"], "unknown loss"),
+        (["sample", "none"], "none is not the folder of a run"),
+        (["sample", "none", "--count", "0"], "--count is at least 1"),
+        (["sample", "none", "--out", "x.bmp"], "--out is a .png (a grid) or .npy"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(arguments, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert says in output.err and output.err.startswith("minigan: ") and output.err.count("\n") == 1
+    assert output.out == "" and not list(tmp_path.iterdir())
+
+
+def test_train_lists_the_presets(capsys):
+    assert main(["train", "--list"]) == 0
+    text = capsys.readouterr().out
+    assert "digits" in text and "TensorFlow's DCGAN tutorial" in text and "batch 256" in text
+
+
+def test_the_doctor_says_what_runs(capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert f"minigan {minigan.__version__}" in text and "70,000 embedded MNIST images" in text
+    for name, cause in backends.status().items():
+        assert re.search(rf"backend +{name} +" + ("runs here" if cause is None else "does not run here: "), text)
+        assert cause is None or cause in text
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m minigan train --list | head -c 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert result.stdout == "d" and result.stderr == ""
+
+
+# ---------------------------------------------------------------- the package
+
+
+def test_import_is_light():
+    """`import minigan` and `minigan --help` bring in no numba, matplotlib, cupy or PIL."""
+    program = (
+        "import sys, minigan, minigan.cli; minigan.cli._parser();"
+        "heavy = {'numba', 'matplotlib', 'cupy', 'PIL', 'scipy'} & set(sys.modules); sys.exit(', '.join(heavy) or 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_only_plots_imports_matplotlib():
+    package = Path(minigan.__file__).parent
+    importers = {
+        path.name
+        for path in package.rglob("*.py")
+        if re.search(r"^\s*(import|from) matplotlib", path.read_text(), re.M)
+    }
+    assert importers == {"plots.py"}
+
+
+def test_the_package_holds_its_data():
+    assert len(datasets.mnist("all").images) == 70_000

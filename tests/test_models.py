@@ -1,0 +1,78 @@
+"""The architectures: shapes, sizes, and what they refuse."""
+
+import numpy as np
+import pytest
+
+from minigan import models
+from minigan.errors import UserError
+
+# Counted by hand from the issue's tables: (generator, discriminator) learn this many numbers on 28 x 28 x 1.
+COUNTS = {
+    "small": (64 * 3136 + 2 * 64 + 64 * 32 * 16 + 2 * 32 + 32 * 16 + 1, 16 * 32 + 32 + 32 * 64 * 16 + 64 + 3136 + 1),
+    "tutorial": (
+        100 * 12544 + 2 * 12544 + 256 * 128 * 25 + 2 * 128 + 128 * 64 * 25 + 2 * 64 + 64 * 25,
+        25 * 64 + 64 + 64 * 128 * 25 + 128 + 6272 + 1,
+    ),
+}
+
+
+@pytest.mark.parametrize("preset", models.PRESETS)
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (8, 8, 1)])
+def test_noise_becomes_images_and_images_become_logits(preset, shape):
+    rng = np.random.default_rng(0)
+    G, D = models.build(preset, rng=rng, image_shape=shape)
+    z = rng.standard_normal((3, models.noise_size(G)), dtype=np.float32)
+    images, _ = G.forward(z)
+    assert images.shape == (3, *shape) and images.dtype == np.float32
+    assert np.abs(images).max() <= 1
+    logits, _ = D.forward(images)
+    assert logits.shape == (3, 1) and logits.dtype == np.float32
+
+
+@pytest.mark.parametrize("preset", COUNTS)
+def test_parameter_counts(preset):
+    G, D = models.build(preset, rng=np.random.default_rng(0))
+    for network, count in zip((G, D), COUNTS[preset], strict=True):
+        assert network.n_params == sum(p.size for p in network.params.values()) == count
+        assert f"{count:,}" in models.table(network, (models.noise_size(G),) if network is G else (28, 28, 1))
+
+
+def test_the_seed_decides_the_weights():
+    def weights(seed):
+        G, D = models.build("tutorial", rng=np.random.default_rng(seed), image_shape=(8, 8, 1))
+        return {**G.params, **G.buffers, **{f"D{k}": v for k, v in (D.params | D.buffers).items()}}
+
+    a, b, c = weights(1), weights(1), weights(2)
+    assert all(np.array_equal(a[k], b[k]) for k in a)
+    assert not np.array_equal(a["0.w"], c["0.w"]) and a["D2.key"] != c["D2.key"]
+
+
+def test_small_starts_from_dcgan_weights_and_tutorial_from_glorot():
+    G, _ = models.build("small", rng=np.random.default_rng(0))
+    assert abs(G.params["0.w"].std() - 0.02) < 0.0005 and abs(G.params["0.w"].mean()) < 0.0005
+    G, _ = models.build("tutorial", rng=np.random.default_rng(0))
+    limit = np.sqrt(6 / (100 + 12544))
+    assert 0.999 * limit < np.abs(G.params["0.w"]).max() <= limit
+    assert G.layers[1].eps == 1e-3 and G.layers[1].momentum == 0.99
+
+
+def test_tutorial_pads_as_tensorflow_does():
+    """TensorFlow's "same" pads max((ceil(H/s) - 1) * s + K - H, 0) in all, the smaller half before."""
+    G, D = models.build("tutorial", rng=np.random.default_rng(0))
+    for layer, size in ((D.layers[0], 28), (D.layers[3], 14), (G.layers[4], 7), (G.layers[7], 14), (G.layers[10], 28)):
+        total = max((-(-size // layer.stride) - 1) * layer.stride + layer.kernel - size, 0)
+        assert layer.pad == (total // 2, total - total // 2), layer
+
+
+@pytest.mark.parametrize(
+    ("preset", "shape", "says"),
+    [
+        ("dcgan", (28, 28, 1), "unknown preset 'dcgan': choose digits"),
+        ("small", (28, 32, 1), "square, got 28 x 32"),
+        ("small", (30, 30, 1), "multiple of 4"),
+        ("tutorial", (4, 4, 1), "from 8 up, got 4"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(preset, shape, says):
+    with pytest.raises(UserError, match=says):
+        models.build(preset, rng=np.random.default_rng(0), image_shape=shape)

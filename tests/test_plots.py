@@ -1,0 +1,49 @@
+"""Pictures: every pixel of a grid where it belongs, films that play, curves that are drawn."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minigan import plots
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_places_every_image(channels, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (7, 5, 5, channels), dtype=np.uint8)
+    plots.save_grid(tmp_path / "g.png", images, columns=3, scale=2)
+    picture = np.asarray(Image.open(tmp_path / "g.png")).reshape(3 * 12 + 2, 3 * 12 + 2, channels)
+    for n, image in enumerate(images):
+        top, left = 2 + n // 3 * 12, 2 + n % 3 * 12
+        assert np.array_equal(picture[top : top + 10 : 2, left : left + 10 : 2], image)
+        assert np.array_equal(picture[top + 1 : top + 10 : 2, left + 1 : left + 10 : 2], image)
+    assert (picture[26:, 14:] == plots.GREY).all() and (picture[:2] == plots.GREY).all()
+
+
+def test_a_film_has_its_frames_in_order(tmp_path):
+    shades = [0, 80, 160, 240]
+    for n, shade in enumerate(shades[:3]):
+        plots.save_grid(tmp_path / f"{n}.png", np.full((1, 4, 4, 1), shade, np.uint8))
+    frames = [tmp_path / f"{n}.png" for n in range(3)]
+    plots.save_film(tmp_path / "f.gif", frames, plots.grid(np.full((1, 4, 4, 1), shades[3], np.uint8)))
+    with Image.open(tmp_path / "f.gif") as film:
+        assert film.n_frames == 4 and film.info["loop"] == 0
+        for n, shade in enumerate(shades):
+            film.seek(n)
+            assert abs(int(np.asarray(film.convert("L"))[3, 3]) - shade) <= 2
+
+
+@pytest.mark.parametrize("steps", [0, 1, 250])
+def test_curves_are_drawn_for_any_length(steps, tmp_path):
+    rng = np.random.default_rng(0)
+    curves = {name: rng.random(steps, dtype=np.float32) for name in ("d_loss", "g_loss", "d_real", "d_fake")}
+    plots.save_curves(tmp_path / "c.png", curves, steps_an_epoch=100)
+    picture = np.asarray(Image.open(tmp_path / "c.png").convert("RGB")).astype(int)
+    assert picture.shape == (600, 800, 3)
+    blue = (picture[..., 2] - picture[..., 0] > 60).sum()  # the discriminator's curve
+    assert blue > 500 if steps > 1 else blue < 500
+
+
+def test_smoothing_keeps_the_mean():
+    x, y = np.arange(1000.0), np.random.default_rng(0).random(1000)
+    xs, ys = plots._smooth(x, y)
+    assert len(xs) == 100 and np.isclose(ys.mean(), y.mean()) and np.isclose(ys[3], y[30:40].mean())

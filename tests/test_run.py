@@ -1,0 +1,265 @@
+"""The folder of a run, driven as a person drives it: fresh processes, Ctrl-C, kills, full disks, damaged files.
+
+Two runs are the same if every array and every fact in their checkpoints hashes to the same SHA-256.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minigan import backends, checkpoint, run
+from minigan.cli import main
+from minigan.errors import UserError
+
+RUNS_HERE = [name for name in backends.available() if name != "cupy"]
+# Batch norm, dropout, Adam and a moving average: every kind of state there is. 70 images make 4 steps an epoch.
+OPTIONS = ["--preset", "tutorial", "--batch", "16", "--average", "0.9", "--checkpoint-every", "2", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "tiny.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (70, 8, 8), dtype=np.uint8))
+    return str(path)
+
+
+def minigan(*arguments, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "minigan", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def sha256(path) -> str:
+    """Of every array and every fact, but for what the clock says."""
+    arrays, facts = checkpoint.load(path)
+    del facts["seconds"]
+    for row in facts["history"]:
+        for name in ("seconds", "epoch_seconds", "images_per_second"):
+            del row[name]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, a in sorted(arrays.items()):
+        digest.update(f"{name} {a.dtype} {a.shape}".encode() + a.tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module", params=RUNS_HERE)
+def unbroken(request, data, tmp_path_factory):
+    """(backend, folder) of a run of three epochs."""
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    result = minigan("train", *OPTIONS, "--data", data, "--backend", request.param, "--epochs", 3, "--out", out)
+    assert result.returncode == 0, result.stderr
+    return request.param, out
+
+
+# ---------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize("broken_at", [["--epochs", 1], ["--steps", 6]])
+def test_a_resumed_run_ends_in_the_very_same_bits(unbroken, data, tmp_path, broken_at):
+    backend, whole = unbroken
+    out = tmp_path / "run"
+    first = minigan("train", *OPTIONS, "--data", data, "--backend", backend, *broken_at, "--out", out)
+    assert first.returncode == 0, first.stderr
+    assert sha256(out / "checkpoint.npz") != sha256(whole / "checkpoint.npz")
+    second = minigan("train", "--resume", "--out", out, "--epochs", 3, "--threads", 1, "--quiet")
+    assert second.returncode == 0, second.stderr
+    assert sha256(out / "checkpoint.npz") == sha256(whole / "checkpoint.npz")
+    for picture in ("final.png", "samples/epoch-0003.png"):
+        assert (out / picture).read_bytes() == (whole / picture).read_bytes()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_stopped_or_killed_run_goes_on_to_the_same_bits(data, tmp_path, number, code):
+    long = ["train", *OPTIONS[:-1], "--data", data, "--backend", "numpy", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minigan", *long, "--epochs", "100000"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    kept = tmp_path / "run" / "checkpoints" / "epoch-0002.npz"
+    deadline = time.monotonic() + 60
+    while not kept.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    _, facts = checkpoint.load(tmp_path / "run" / "checkpoint.npz")
+    assert facts["step"] >= 8
+    if number != signal.SIGKILL:
+        assert f"stopped at step {facts['step']} and saved: go on by `minigan train --resume --out" in errors
+        assert "Traceback" not in errors
+    epochs = facts["epoch"] + 2
+    assert main(["train", "--resume", "--out", str(tmp_path / "run"), "--epochs", str(epochs), "--quiet"]) == 0
+    whole = tmp_path / "whole"
+    assert main([*long[:-1], str(whole), "--epochs", str(epochs), "--quiet"]) == 0
+    assert sha256(tmp_path / "run" / "checkpoint.npz") == sha256(whole / "checkpoint.npz")
+
+
+def test_a_second_resume_has_nothing_to_do(unbroken, capsys):
+    before = sha256(unbroken[1] / "checkpoint.npz")
+    assert main(["train", "--resume", "--out", str(unbroken[1])]) == 0
+    assert "has reached its total already" in capsys.readouterr().out
+    assert sha256(unbroken[1] / "checkpoint.npz") == before
+
+
+# ---------------------------------------------------------------- what a run leaves
+
+
+def test_the_folder_holds_what_is_promised(unbroken):
+    _, out = unbroken
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    samples = {f"samples/epoch-{n:04d}.png" for n in range(4)}
+    assert names == {*run.CONTENTS, *samples, "checkpoints/epoch-0002.npz"}
+    with open(out / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"] and float(rows[2]["d_loss"]) > 0
+    assert list(rows[0])[:3] == ["epoch", "step", "seconds"]
+    with Image.open(out / "training.gif") as film:
+        assert film.n_frames == 4
+    with Image.open(out / "final.png") as picture:
+        assert picture.size == (10 * (3 * 8 + 2) + 2,) * 2
+    assert json.loads((out / "config.json").read_text())["preset"] == "tutorial"
+
+
+def test_samples_repeat_from_their_seed(unbroken, tmp_path):
+    drawn = []
+    for name, seed in (("a.npy", 1), ("b.npy", 1), ("c.npy", 2)):
+        assert (
+            main(["sample", str(unbroken[1]), "--count", "12", "--seed", str(seed), "--out", str(tmp_path / name)]) == 0
+        )
+        drawn.append(np.load(tmp_path / name))
+        assert drawn[-1].shape == (12, 8, 8) and drawn[-1].dtype == np.uint8
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+    assert main(["sample", str(unbroken[1]), "--count", "12", "--out", str(tmp_path / "grid.png")]) == 0
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (10 * 18 + 2, 2 * 18 + 2)
+
+
+def test_samples_come_from_the_moving_average(unbroken):
+    arrays, _ = checkpoint.load(unbroken[1] / "checkpoint.npz")
+    network = run.generator(unbroken[1], backends.load("numpy"))
+    assert np.array_equal(network.params["0.w"], arrays["average.0.w"])
+    assert np.array_equal(network.buffers["1.mean"], arrays["average.buffer.1.mean"])
+    assert not np.array_equal(arrays["average.0.w"], arrays["G.0.w"])
+
+
+def test_colour_pictures_work_from_end_to_end(tmp_path):
+    np.save(tmp_path / "rgb.npy", np.random.default_rng(0).integers(0, 256, (20, 12, 12, 3), dtype=np.uint8))
+    out = str(tmp_path / "run")
+    options = ["--preset", "small", "--data", str(tmp_path / "rgb.npy"), "--batch", "8", "--steps", "2", "--quiet"]
+    assert main(["train", *options, "--backend", "numpy", "--out", out]) == 0
+    assert main(["sample", out, "--count", "3", "--out", str(tmp_path / "s.npy")]) == 0
+    assert np.load(tmp_path / "s.npy").shape == (3, 12, 12, 3)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def refused(capsys, *arguments) -> str:
+    """The one sentence with which the command ends; exit code 2."""
+    capsys.readouterr()
+    assert main(list(map(str, arguments))) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("minigan: ") and errors.count("\n") == 1
+    return errors
+
+
+def test_a_run_is_never_overwritten(unbroken, data, capsys):
+    before = sha256(unbroken[1] / "checkpoint.npz")
+    says = refused(capsys, "train", *OPTIONS, "--data", data, "--out", unbroken[1])
+    assert "exists already" in says and f"minigan train --resume --out {unbroken[1]}" in says
+    assert sha256(unbroken[1] / "checkpoint.npz") == before
+
+
+def test_what_was_begun_otherwise_is_not_resumed(unbroken, capsys):
+    says = refused(capsys, "train", "--resume", "--out", unbroken[1], "--batch", 32)
+    assert "was begun with batch 16" in says
+    refused(capsys, "train", "--resume", "--out", unbroken[1], "--lr", 0.1)
+    refused(capsys, "train", "--resume", "--out", unbroken[1], "--preset", "small")
+
+
+def test_what_is_no_run_is_refused(tmp_path, capsys):
+    for command in (["train", "--resume", "--out", tmp_path], ["sample", tmp_path], ["sample", tmp_path / "none"]):
+        assert "is not the folder of a run" in refused(capsys, *command)
+    (tmp_path / "config.json").write_text("{}")
+    assert "checkpoint.npz does not exist" in refused(capsys, "sample", tmp_path)
+
+
+def test_a_damaged_checkpoint_names_the_way_back(unbroken, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[1], out)
+    content = bytearray((out / "checkpoint.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (out / "checkpoint.npz").write_bytes(content)
+    says = refused(capsys, "train", "--resume", "--out", out, "--epochs", 4)
+    assert "damaged" in says
+    way_back = says[says.index("`cp ") + 1 : says.rindex("`")].split()
+    subprocess.run(way_back, check=True)
+    assert main(["train", "--resume", "--out", str(out), "--epochs", "3", "--quiet"]) == 0
+    assert sha256(out / "checkpoint.npz") == sha256(unbroken[1] / "checkpoint.npz")
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(unbroken, data, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[1], out)
+    config = json.loads((out / "config.json").read_text()) | {"preset": "small"}
+    (out / "config.json").write_text(json.dumps(config))
+    assert "another architecture" in refused(capsys, "train", "--resume", "--out", out, "--epochs", 4)
+    assert "another architecture" in refused(capsys, "sample", out)
+
+
+def test_a_full_disk_ends_in_a_sentence_and_keeps_the_last_checkpoint(unbroken, tmp_path):
+    """A limit on the size of files stands in for the full disk: the write fails in the middle."""
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[1], out)
+    before = sha256(out / "checkpoint.npz")
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
+        f"from minigan.cli import main; sys.exit(main(['train', '--resume', '--out', {str(out)!r}, '--epochs', '5']))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "cannot write to" in result.stderr and "File too large" in result.stderr
+    assert sha256(out / "checkpoint.npz") == before
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_divergence_keeps_the_last_good_checkpoint(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--data", data, "--backend", "numpy", "--lr", "1e30", "--epochs", "9", "--out", out]
+    says = refused(capsys, "train", *OPTIONS, *options)
+    assert "is no longer a finite number" in says
+    arrays, _ = checkpoint.load(out / "checkpoint.npz")
+    assert all(np.isfinite(a).all() for name, a in arrays.items() if a.dtype.kind == "f")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_without_the_right_to_write_is_refused(data, tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert "cannot write to" in refused(capsys, "train", *OPTIONS, "--data", data, "--out", tmp_path / "run")
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    says = refused(capsys, "train", *OPTIONS, "--data", data, "--out", tmp_path / "file" / "run")
+    assert "cannot write to" in says and "Not a directory" in says
+
+
+def test_nothing_is_left_behind_by_a_refused_beginning(data, tmp_path):
+    from minigan.train import Config
+
+    for choices in ({"batch": 999, "data": data}, {"data": str(tmp_path / "none")}, {"backend": "abacus"}):
+        with pytest.raises(UserError):
+            run.begin(Config.of("small", **choices), tmp_path / "run")
+        assert not (tmp_path / "run").exists()

@@ -1,0 +1,223 @@
+"""Training: one seed decides everything, the state is whole, totals and refusals are as said."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from minigan import backends, datasets
+from minigan.errors import UserError
+from minigan.train import RECIPES, Config, Diverged, Training, draw_images
+
+RUNS_HERE = [name for name in backends.available() if name != "cupy"]
+TINY = datasets.Images(np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8), None, "tiny")
+
+
+def training(backend="numpy", data=TINY, **choices) -> Training:
+    config = Config.of(**{"preset": "tutorial", "batch": 16, "epochs": 2, "average": 0.9, **choices})
+    return Training(config, data, backends.load(backend))
+
+
+def same(a: Training, b: Training) -> bool:
+    """Whether two trainings are in the same state, to the bit."""
+    (arrays, facts), (arrays_b, facts_b) = a.state(), b.state()
+    assert arrays.keys() == arrays_b.keys()
+    facts["seconds"] = facts_b["seconds"] = 0  # of the clock
+    for row in facts["history"] + facts_b["history"]:
+        row.update(seconds=0, epoch_seconds=0, images_per_second=0)
+    return facts == facts_b and all(arrays[k].tobytes() == arrays_b[k].tobytes() for k in arrays)
+
+
+# ---------------------------------------------------------------- one seed decides everything
+
+
+@pytest.mark.parametrize("backend", RUNS_HERE)
+@pytest.mark.parametrize("choices", [{"simultaneous": False, "d_steps": 2}, {"simultaneous": True}])
+def test_the_seed_decides_every_bit(backend, choices):
+    a, b, c = (training(backend, seed=seed, **choices) for seed in (5, 5, 6))
+    for t in (a, b, c):
+        list(t.records())
+    assert same(a, b) and not same(a, c)
+
+
+@pytest.mark.parametrize("backend", RUNS_HERE)
+def test_the_number_of_threads_decides_no_bit(backend):
+    results = []
+    for threads in (1, 2, 3, 4):
+        backends.load(backend).set_threads(threads)
+        results.append(training(backend))
+        list(results[-1].records())
+    backends.load(backend).set_threads(None)
+    assert all(same(results[0], other) for other in results[1:])
+
+
+def test_looking_changes_nothing():
+    a, b = training(), training()
+    for _ in a.records():
+        draw_images(a.sampler, a.fixed_noise)
+        a.state(), a.rows()
+    list(b.records())
+    assert same(a, b)
+
+
+@pytest.mark.parametrize("backend", RUNS_HERE)
+def test_a_miniature_training_reproduces_its_losses(backend):
+    """Losses of four steps of `small` on fixed pixels, as the reference gave them when this test was written."""
+    t = training(backend, preset="small", average=0.0, lr_g=2e-3, lr_d=2e-3)
+    losses = [[record["d_loss"], record["g_loss"]] for record in t.records()][:4]
+    np.testing.assert_allclose(losses, MINIATURE, rtol=2e-5)
+
+
+MINIATURE = [[1.386106, 0.693525], [1.384614, 0.692029], [1.382402, 0.693617], [1.380173, 0.69536]]
+
+
+@pytest.mark.parametrize("backend", RUNS_HERE)
+def test_a_state_goes_on_to_the_same_bits(backend):
+    """Saved in the middle of an epoch and restored into a new Training."""
+    whole, first = training(backend), training(backend)
+    list(whole.records())
+    for record in first.records():
+        if record["step"] == 6:  # an epoch is 70 // 16 = 4 steps
+            break
+    second = training(backend)
+    second.load_state("here", *first.state())
+    assert (second.step, second.epoch, second.cursor) == (6, 1, 32)
+    list(second.records())
+    assert same(whole, second)
+
+
+def test_each_epoch_shows_each_image_at_most_once():
+    numbered = datasets.Images(np.repeat(np.arange(70, dtype=np.uint8), 64).reshape(70, 8, 8, 1), None, "numbered")
+    t = training(data=numbered, epochs=None, steps=8)
+    orders = []
+    for epoch in range(2):
+        t.epoch, t.cursor, t._order = epoch, 0, None
+        seen = [datasets.unscale(t._next_batch())[:, 0, 0, 0] for _ in range(4)]
+        orders.append(np.concatenate(seen))
+        assert len(set(orders[-1])) == 64
+    assert not np.array_equal(*orders)
+
+
+def test_records_and_history_say_what_happened():
+    t = training()
+    records = list(t.records())
+    assert [r["step"] for r in records] == list(range(1, 9))
+    assert [r["end_of_epoch"] for r in records] == [False, False, False, True] * 2
+    assert [(row["epoch"], row["step"]) for row in t.history] == [(1, 4), (2, 8)]
+    for name in Training.CURVES:
+        assert np.isclose(t.history[1][name], np.mean([r[name] for r in records[4:]]), atol=1e-5)
+    assert 0 < t.history[0]["seconds"] < t.history[1]["seconds"]
+
+
+def test_an_unfinished_epoch_has_its_row():
+    t = training(epochs=None, steps=6)
+    list(t.records())
+    assert [(row["epoch"], row["step"]) for row in t.rows()] == [(1, 4), (2, 6)] and len(t.history) == 1
+
+
+# ---------------------------------------------------------------- totals
+
+
+@pytest.mark.parametrize(
+    ("totals", "steps"),
+    [({"epochs": 1}, 4), ({"steps": 3}, 3), ({"epochs": 1, "steps": 9}, 4), ({"minutes": 1e-9, "epochs": None}, 1)],
+)
+def test_the_first_total_reached_ends_the_run(totals, steps):
+    t = training(**{"epochs": None, **totals})
+    assert len(list(t.records())) == steps and t.finished()
+    assert t.steps_in_all() == (None if "minutes" in totals else steps)
+
+
+def test_a_total_replaces_the_recipes_epochs():
+    assert Config.of("small").epochs == RECIPES["small"]["epochs"]
+    assert Config.of("small", steps=5).epochs is None
+    assert Config.of("small", steps=5, epochs=2).epochs == 2
+
+
+# ---------------------------------------------------------------- config
+
+
+@pytest.mark.parametrize("preset", RECIPES)
+def test_a_config_is_rebuilt_from_its_json(preset):
+    config = Config.of(preset, seed=3, minutes=1.5)
+    assert Config.from_json(config.to_json()) == config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 4
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not the config"),
+        ("[]", "not the config"),
+        ('{"colour": 1}', "colour"),
+        ('{"batch": "x"}', "not the config"),
+    ],
+)
+def test_a_wrong_config_is_refused(text, says):
+    with pytest.raises(UserError, match=says):
+        Config.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        ({"preset": "big"}, "unknown preset"),
+        ({"loss": "mse"}, "unknown loss: choose non_saturating, minimax, got 'mse'"),
+        ({"batch": 1}, "batch is at least 2"),
+        ({"batch": 0}, "batch is at least 1"),
+        ({"epochs": 0}, "epochs is at least 1"),
+        ({"threads": 0}, "threads is at least 1"),
+        ({"seed": -1}, "a seed is a whole number from 0 up, got -1"),
+        ({"minutes": 0.0}, "minutes are positive"),
+        ({"minutes": float("nan")}, "minutes are positive"),
+        ({"lr_g": 0.0}, "lr_g is positive"),
+        ({"lr_d": float("inf")}, "lr_d is positive and finite"),
+        ({"beta1": 1.0}, "beta1 is at least 0 and below 1"),
+        ({"average": -0.1}, "average is at least 0"),
+        ({"label_smoothing": 0.5}, "label_smoothing is at least 0 and below 0.5"),
+        ({"simultaneous": True, "d_steps": 2}, "simultaneous updates are one step of each player"),
+    ],
+)
+def test_a_choice_out_of_range_is_refused(choice, says):
+    with pytest.raises(UserError, match=says):
+        Config.of(**choice)
+
+
+def test_more_batch_than_data_is_refused():
+    with pytest.raises(UserError, match="a step takes 80 images and tiny has 70: choose a smaller --batch"):
+        training(batch=40, d_steps=2, simultaneous=False)
+
+
+# ---------------------------------------------------------------- going wrong
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("player", ["G", "D"])
+def test_a_lost_weight_stops_the_run_with_the_step_named(player, value):
+    t = training()
+    with pytest.raises(Diverged, match=rf"step 3: .*{player}\.0\.w"):
+        for record in t.records():
+            if record["step"] == 2:
+                getattr(t, player).params["0.w"].flat[5] = value
+
+
+def test_too_large_a_learning_rate_diverges_in_a_sentence():
+    with pytest.raises(Diverged, match=r"step \d+: .* is no longer a finite number.*smaller --lr"):
+        list(training(lr_g=1e30, lr_d=1e30, epochs=20).records())
+
+
+def test_other_data_and_other_networks_are_refused():
+    t = training()
+    state = t.state()
+    other = datasets.Images(255 - TINY.images, None, "tiny")
+    with pytest.raises(UserError, match="other contents"):
+        training(data=other).load_state("there", *state)
+    with pytest.raises(UserError, match="another architecture"):
+        training(preset="small").load_state("there", *state)
+
+
+def test_warming_up_changes_nothing():
+    t, fresh = training(), training()
+    assert t.warm_up() > 0
+    assert same(t, fresh)
