@@ -1,0 +1,103 @@
+"""Images to learn from: MNIST, which comes with the package, and one's own files.
+
+    data = datasets.load("mnist")              # or a path: IDX files, .npy, .npz, a folder of pictures
+    x = datasets.scale(data.images[:128])      # (128, 28, 28, 1) uint8 -> float32 in [-1, 1]
+    pixels = datasets.unscale(x)               # and back, exactly
+
+Images stay uint8 in memory, a quarter of their size as float32, and each batch is scaled when it is used.
+
+`images` says what a data set is, `idx`, `arrays` and `pictures` each read one kind of file, `files` what they share.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+
+from minigan.datasets import arrays, idx, pictures
+from minigan.datasets.files import DataError, explain
+from minigan.datasets.images import MIN_SIDE, Images, scale, unscale
+
+__all__ = ["MIN_SIDE", "DataError", "Images", "load", "mnist", "scale", "unscale"]
+
+MNIST_FOLDER = Path(__file__).parent / "mnist"
+MNIST_SOURCE = "MNIST by Yann LeCun and Corinna Cortes, CC BY-SA 3.0"
+
+
+def mnist(split: str = "train") -> Images:
+    """The embedded MNIST digits: images (N, 28, 28, 1) uint8, labels (N,) int64 from 0 to 9; white ink on black.
+
+    `split` is "train" (N = 60,000), "test" (10,000) or "all" (70,000: train, then test). Each call reads the files
+    anew, so the arrays are the caller's to change. A DataError names an unknown split.
+
+    MNIST is by Yann LeCun and Corinna Cortes, who license it under Creative Commons Attribution-Share Alike 3.0.
+    """
+    parts = {"train": ["train"], "test": ["t10k"], "all": ["train", "t10k"]}.get(split)
+    if parts is None:
+        raise DataError(f'MNIST has no split {split!r}: ask for "train", "test" or "all"')
+    loaded = [idx.load(MNIST_FOLDER / f"{part}-images-idx3-ubyte.gz") for part in parts]
+    if any(part.labels is None for part in loaded):
+        raise DataError(f"{MNIST_FOLDER}: the label files that belong to the package are gone: install minigan again")
+    images = np.concatenate([part.images for part in loaded])
+    labels = np.concatenate([part.labels for part in loaded])
+    return Images(images, labels, name=f"mnist-{split}", source=MNIST_SOURCE)
+
+
+def load(spec: str | Path) -> Images:
+    """Images (N, H, W, C) uint8, square, of at least 4 x 4 pixels, with C = 1 (grey) or 3 (RGB).
+
+    `spec` is "mnist", the embedded training images (write ./mnist for a folder of that name), or a path to
+
+    - a folder with IDX files, as MNIST, Fashion-MNIST, KMNIST and EMNIST are distributed, plain or .gz; the training
+      images are taken where there are several, and the labels beside them;
+    - one IDX images file, plain or .gz;
+    - a .npy or .npz array of images: see `arrays.load`;
+    - a folder of pictures: see `pictures.load`.
+
+    A folder that holds both IDX files and pictures is read for the IDX files.
+
+    A DataError says in one sentence which file is wrong, where, how, and what to do.
+    """
+    if str(spec) == "mnist":
+        return mnist()
+    if not str(spec) or "\0" in str(spec):
+        raise DataError(f'the name of the data, {str(spec)!r}, is no path: give "mnist", or a file or folder')
+    path = Path(os.path.expanduser(spec))  # the shell leaves the ~ in --data=~/faces
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return _load_file(path)
+        if not stat.S_ISDIR(mode):
+            raise DataError(f"{path}: expected a file or a folder, got a device or pipe: copy the data into a file")
+        return _load_folder(path)
+    except OSError as error:
+        raise explain(path, error) from None
+    except MemoryError:
+        raise DataError(f"{path}: the images do not fit in memory: use fewer or smaller ones") from None
+
+
+def _load_file(path: Path) -> Images:
+    suffix = path.suffix.lower()
+    if suffix in (".npy", ".npz"):
+        return arrays.load(path)
+    if suffix in pictures.SUFFIXES:
+        raise DataError(f"{path}: expected many images, got one picture: give the folder that holds the pictures")
+    return idx.load(path)  # IDX files have no settled suffix; their first four bytes tell
+
+
+def _load_folder(path: Path) -> Images:
+    if path.suffix.lower() in (".npy", ".npz", ".gz"):
+        raise DataError(f"{path}: expected a file, got a directory: give a file inside it, or rename the directory")
+    found = idx.find_images(path)
+    if found is not None:
+        return idx.load(found)
+    if pictures.find(path):
+        return pictures.load(path)
+    held = sorted(file.name for file in path.iterdir() if file.suffix.lower() in (".npy", ".npz"))
+    found = "neither" if any(path.iterdir()) else "an empty folder"
+    hint = f"give the file itself, such as {path / held[0]}" if held else "is this the right folder?"
+    raise DataError(
+        f"{path}: expected IDX image files (named like train-images-idx3-ubyte.gz) or pictures "
+        f"({', '.join(pictures.SUFFIXES)}) in this folder, found {found}: {hint}"
+    )

@@ -1,0 +1,171 @@
+"""IDX files, the format of MNIST and its relatives.
+
+    offset 0   two zero bytes
+    offset 2   element type: 0x08 is unsigned bytes
+    offset 3   number of dimensions: 3 for images (N, H, W), 1 for labels (N,)
+    offset 4   each dimension, as 4 bytes, most significant first
+    then       the elements, last dimension fastest
+
+The header is checked byte by byte before any of the elements is read. Source: http://yann.lecun.com/exdb/mnist/
+"""
+
+import gzip
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from minigan.datasets.files import DataError, open_file, read_bytes
+from minigan.datasets.images import Images, check_size
+
+ELEMENT_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
+CONTENTS = {1: "labels", 3: "images"}
+
+# train-images-idx3-ubyte, t10k-images.idx3-ubyte, emnist-letters-train-images-idx3-ubyte.gz
+IMAGES_NAME = re.compile(r".*images[-.]idx3-ubyte(\.gz)?", re.IGNORECASE)
+
+# What a wrong magic number often turns out to be.
+OTHER_KINDS = {
+    b"\x1f\x8b": "is this file compressed twice?",
+    b"\x93N": "is this a NumPy array, to be renamed to .npy?",
+    b"PK": "is this a zip archive, to be unpacked, or renamed to .npz if NumPy wrote it?",
+    b"\x89P": "is this a picture? give the folder that holds it",
+    b"\xff\xd8": "is this a picture? give the folder that holds it",
+    b"<!": "is this a web page, saved in place of the data? download it again",
+    b"<h": "is this a web page, saved in place of the data? download it again",
+}
+
+
+def load(path: Path) -> Images:
+    """The images (N, H, W, 1) in the IDX file `path`, with the labels (N,) beside it where the names say so.
+
+    EMNIST stores each image with rows and columns exchanged. A file whose name starts with "emnist" is therefore
+    transposed to upright, and `source` says so; the content cannot tell, so under any other name it is left alone.
+    Labels are kept as stored: those of EMNIST's letters run from 1 to 26.
+    """
+    x = read(path, dims=3)  # (N, H, W)
+    source = f"IDX file {path.name}"
+    if path.name.lower().startswith("emnist"):
+        x = np.ascontiguousarray(x.transpose(0, 2, 1))
+        source += " (EMNIST: rows and columns exchanged back)"
+
+    labels, labels_path = None, find_labels(path)
+    if labels_path is not None:
+        labels = read(labels_path, dims=1).astype(np.int64)
+        source += f", labels {labels_path.name}"
+        if len(labels) != len(x):
+            raise DataError(
+                f"{labels_path}: at offset 4, expected {len(x)} labels, one for each image of {path.name}, "
+                f"got {len(labels)}: these two files do not belong together"
+            )
+    name = re.sub(r"[-.]?images[-.]idx3-ubyte$", "", path.name.removesuffix(".gz"), flags=re.IGNORECASE)
+    return Images(x[..., None], labels, name=name or path.name, source=source)
+
+
+def find_images(folder: Path) -> Path | None:
+    """The IDX images file in `folder`, the training images where there are others; None if there is no such file.
+
+    A file that is there both plain and as .gz counts once, and the plain one is read. A DataError lists the choice
+    where a folder holds several, as EMNIST's does.
+    """
+    files = sorted(path for path in folder.iterdir() if IMAGES_NAME.fullmatch(path.name) and path.is_file())
+    files = [path for path in files if path.suffix != ".gz" or path.with_suffix("") not in files]
+    files = [path for path in files if "train" in path.name.lower()] or files
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise DataError(f"{folder}: expected one file of training images, found {names}: give the path of one of them")
+    return files[0] if files else None
+
+
+def find_labels(path: Path) -> Path | None:
+    """The labels file that belongs to the images file `path`, plain or .gz; None if the name does not say or it is
+    not there. x-images-idx3-ubyte has x-labels-idx1-ubyte beside it."""
+    head, images, tail = path.name.rpartition("images")
+    if not images:
+        return None
+    first = path.with_name(head + "labels" + tail.replace("idx3", "idx1"))
+    other = first.with_suffix("") if first.suffix == ".gz" else first.with_name(first.name + ".gz")
+    return next((candidate for candidate in (first, other) if candidate.exists()), None)
+
+
+def read(path: Path, dims: int) -> np.ndarray:
+    """The elements of an IDX file of unsigned bytes, plain or gzip: images (N, H, W) if `dims` is 3, labels (N,) if 1.
+
+    Whether it is compressed is seen from its first bytes, not from its name: browsers unpack some downloads and leave
+    the .gz. A DataError names the offset of the first wrong byte (of the unpacked bytes, where it is compressed).
+    """
+    with open_file(path) as file:
+        packed = read_bytes(file, 2, path) == b"\x1f\x8b"
+        file.seek(0)
+        stream = gzip.GzipFile(fileobj=file) if packed else file
+        size = os.fstat(file.fileno()).st_size
+
+        magic = read_bytes(stream, 4, path)
+        check_magic(magic, path, dims)
+        start = 4 + 4 * dims
+        header = read_bytes(stream, 4 * dims, path, at=4)
+        if len(header) < 4 * dims:
+            raise DataError(
+                f"{path}: at offset {4 + len(header)}, the file ends inside its header of {start} bytes: it is "
+                "truncated, download or copy it again"
+            )
+        shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(0, 4 * dims, 4))
+        if dims == 3:
+            check_size(f"{path}: at offset {4 if shape[0] == 0 else 8}", *shape)
+
+        promised = math.prod(shape)
+        text = f"{' x '.join(map(str, shape))} = {promised} bytes of {CONTENTS[dims]}"
+        # Before anything is allocated: deflate cannot shrink its input by more than a factor of 1032.
+        if promised > (1032 * size if packed else size - start):
+            have = f"a compressed file of {size} bytes cannot hold them" if packed else f"only {size - start} follow it"
+            raise DataError(
+                f"{path}: at offset 4, the header promises {text}, but {have}: the file is truncated or "
+                "its header damaged, download or copy it again"
+            )
+        data = read_bytes(stream, promised, path, at=start)
+        if len(data) < promised:
+            raise DataError(
+                f"{path}: at offset {start + len(data)}, the file ends after {len(data)} of the {text} that its "
+                "header promises: it is truncated, download or copy it again"
+            )
+        # Reading on to the end also makes gzip verify its checksum.
+        if read_bytes(stream, 1, path, at=start + promised):
+            raise DataError(
+                f"{path}: at offset {start + promised}, expected the end of the file after {text}, got more bytes: "
+                "the header or the file is damaged, download or copy it again"
+            )
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def check_magic(magic: bytes, path: Path, dims: int) -> None:
+    """DataError unless the file's first four bytes announce unsigned bytes in `dims` dimensions."""
+    expected = f"expected the IDX magic number 0x{0x0800 + dims:08x} (unsigned bytes, {_count(dims)})"
+    if not magic:
+        raise DataError(f"{path}: at offset 0, {expected}, got an empty file: download or copy it again")
+    if len(magic) < 4:
+        raise DataError(
+            f"{path}: at offset {len(magic)}, {expected}, got the end of the file: download or copy it again"
+        )
+    got = f"got 0x{magic.hex()}"
+    if magic[:2] != b"\0\0":
+        hint = OTHER_KINDS.get(bytes(magic[:2]), "minigan reads IDX, .npy and .npz files and folders of pictures")
+        raise DataError(f"{path}: at offset 0, {expected}, {got}: {hint}")
+    if magic[2] != 0x08:
+        kind = ELEMENT_TYPES.get(magic[2])
+        came = f"0x{magic[2]:02x}, which is {kind}" if kind else f"0x{magic[2]:02x}, which IDX does not know"
+        raise DataError(
+            f"{path}: at offset 2, expected element type 0x08 (unsigned bytes), got {came}: save the pixels "
+            "as unsigned bytes, or as a .npy file"
+        )
+    if magic[3] != dims:
+        other = CONTENTS.get(magic[3])
+        hint = f"is this a file of {other}?" if other else "save images of other shapes, such as RGB, as a .npy file"
+        raise DataError(
+            f"{path}: at offset 3, expected {_count(dims)} for {CONTENTS[dims]}, got {_count(magic[3])}: {hint}"
+        )
+
+
+def _count(dims: int) -> str:
+    return f"{dims} dimension{'' if dims == 1 else 's'}"
