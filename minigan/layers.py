@@ -99,11 +99,6 @@ class Layer:
                 )
 
 
-def _sum_to_bias(dy):
-    """db[o] = sum of dy[..., o]: the gradient of a bias that was added everywhere."""
-    return dy.sum(axis=tuple(range(dy.ndim - 1)))
-
-
 # ---------------------------------------------------------------- layers with weights
 
 
@@ -154,7 +149,7 @@ class Dense(_Affine):
         if need_grads:
             grads = {"w": x.T @ dy}  # (n_in, n_out)
             if "b" in self.params:
-                grads["b"] = _sum_to_bias(dy)
+                grads["b"] = self.backend.sum_rows(dy)
         return dx, grads
 
 
@@ -204,7 +199,7 @@ class Conv2d(_Affine):
         if need_grads:
             grads = {"w": self.backend.conv2d_grad_w(dy, x, w.shape, self.stride, self.pad)}
             if "b" in self.params:
-                grads["b"] = _sum_to_bias(dy)
+                grads["b"] = self.backend.sum_rows(dy)
         return dx, grads
 
 
@@ -262,7 +257,7 @@ class ConvTranspose2d(_Affine):
         if need_grads:  # <y, dy> = <x, conv2d(dy, w)>: in the convolution dy is the input and x the output's gradient
             grads = {"w": self.backend.conv2d_grad_w(x, dy, w.shape, self.stride, self.pad)}
             if "b" in self.params:
-                grads["b"] = _sum_to_bias(dy)
+                grads["b"] = self.backend.sum_rows(dy)
         return dx, grads
 
 
@@ -295,40 +290,36 @@ class BatchNorm(Layer):
 
     def forward(self, x, train=True, track=True):
         self._expect(x, (*"NHW"[: len(x.shape) - 1], self.channels), f"its last axis holds {self.channels} channels")
+        gamma, beta = self.params["gamma"], self.params["beta"]
         if train:
-            axes = tuple(range(x.ndim - 1))
-            mean = x.mean(axis=axes)
-            centred = x - mean
-            var = (centred * centred).mean(axis=axes)
+            y, mean, var = self.backend.batchnorm(x, gamma, beta, self.eps)
             if track:
                 for name, batch in (("mean", mean), ("var", var)):
                     running = self.buffers[name]
                     running[...] = self.momentum * running + (1 - self.momentum) * batch
         else:
-            mean, var = self.buffers["mean"], self.buffers["var"]
-            centred = x - mean
-        inv_std = 1 / self.backend.xp.sqrt(var + self.eps)  # (C,)
-        xhat = centred * inv_std
-        return self.params["gamma"] * xhat + self.params["beta"], (xhat, inv_std, train)
+            mean, var = self.buffers["mean"].copy(), self.buffers["var"].copy()  # as they were in this pass
+            y = gamma / (var + self.eps) ** 0.5 * (x - mean) + beta
+        return y, (x, mean, var, train)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
-        xhat, inv_std, train = cache
-        dx = None
-        dbeta = _sum_to_bias(dy)  # y = gamma * xhat + beta
-        dgamma = _sum_to_bias(dy * xhat)
-        if need_dx:
-            scale = self.params["gamma"] * inv_std
-            if train:  # mean and var are functions of x: what they contribute is what is taken off here
-                M = dy.size // dy.shape[-1]
-                dx = scale * (dy - dbeta / M - xhat * (dgamma / M))
-            else:
-                dx = scale * dy
-        return dx, {"gamma": dgamma, "beta": dbeta} if need_grads else None
+        x, mean, var, train = cache
+        gamma = self.params["gamma"]
+        if train:
+            dx, dgamma, dbeta = self.backend.batchnorm_grad(dy, x, gamma, mean, var, self.eps)
+        else:  # y = gamma * xhat + beta with a fixed mean and var
+            inv_std = 1 / (var + self.eps) ** 0.5  # (C,)
+            dx = gamma * inv_std * dy
+            dbeta = self.backend.sum_rows(dy)
+            dgamma = self.backend.sum_rows(dy * (inv_std * (x - mean)))
+        return dx if need_dx else None, {"gamma": dgamma, "beta": dbeta} if need_grads else None
 
     def tangent(self, tx, cache):
-        xhat, inv_std, train = cache
+        x, mean, var, train = cache
+        inv_std = 1 / (var + self.eps) ** 0.5  # (C,)
+        xhat = inv_std * (x - mean)
         txhat = inv_std * (self._off_statistics(tx, xhat) if train else tx)
-        return self.params["gamma"] * txhat, (tx, txhat)
+        return self.params["gamma"] * txhat, (tx, txhat, xhat, inv_std)
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
         """With s = inv_std, P = off_statistics (its own transpose), u = gamma * dty, mean over all axes but the last:
@@ -336,10 +327,10 @@ class BatchNorm(Layer):
         <u, txhat> = s <u, P tx> depends on x through s and through the xhat in P, hence the extra term
         dx = - s^2 (xhat mean(u * P tx) + P(u mean(xhat * tx) + tx mean(xhat * u))).
         """
-        (xhat, inv_std, train), (tx, txhat) = cache, tangent_cache
-        dtx, grads = self.backward(dty, (txhat, inv_std, train), need_dx=False)  # ty = gamma * txhat
-        grads["beta"] = self.backend.xp.zeros_like(grads["beta"])
-        dx = None
+        (*_, train), (tx, txhat, xhat, inv_std) = cache, tangent_cache
+        dgamma = self.backend.sum_rows(dty * txhat)  # ty = gamma * txhat
+        grads = {"gamma": dgamma, "beta": self.backend.xp.zeros_like(dgamma)}
+        dx = dtx = None
         if need_dx:
             u = self.params["gamma"] * dty
             dtx = inv_std * (self._off_statistics(u, xhat) if train else u)  # txhat = s P tx
@@ -390,6 +381,8 @@ class LeakyReLU(_Elementwise):
     """y = x where x > 0, else slope * x. At the kink x = 0 the slope counts as `slope`."""
 
     def __init__(self, slope: float = 0.2):
+        if not slope >= 0:
+            raise ValueError(f"a leaky slope is at least 0, got {slope}")
         super().__init__()
         self.slope = slope
 
@@ -397,11 +390,11 @@ class LeakyReLU(_Elementwise):
         return f"LeakyReLU({self.slope})"
 
     def forward(self, x, train=True, track=True):
-        positive = x.real > 0
-        return self.backend.xp.where(positive, x, self.slope * x), positive
+        y = self.backend.leaky_relu(x, self.slope)
+        return y, y
 
-    def gradient(self, dy, positive):
-        return self.backend.xp.where(positive, dy, self.slope * dy)
+    def gradient(self, dy, y):  # y is positive just where x is
+        return self.backend.leaky_relu_grad(dy, y, self.slope)
 
 
 class ReLU(LeakyReLU):
@@ -467,33 +460,12 @@ class Dropout(_Elementwise):
         threshold = min(round(65536 * self.rate), 65535)
         if not train or threshold == 0:
             return x, None
-        stream = _mix64(int(self.buffers["key"]) + _GOLDEN * int(self.buffers["draws"]))
+        stream = backends.mix64(int(self.buffers["key"]) + backends.GOLDEN * int(self.buffers["draws"]))
         self.buffers["draws"] += np.uint64(1)
-        keep = _random_uint16(self.backend.xp, stream, x.size).reshape(x.shape) >= threshold
-        mask = keep * x.real.dtype.type(65536 / (65536 - threshold))
-        return x * mask, mask
+        return self.backend.dropout(x, threshold, stream), (threshold, stream)
 
-    def gradient(self, dy, mask):  # y = x * mask
-        return dy if mask is None else dy * mask
-
-
-_GOLDEN, _BITS64 = 0x9E3779B97F4A7C15, 2**64 - 1
-
-
-def _mix64(z: int) -> int:
-    """SplitMix64's finaliser (Steele et al. 2014): every bit of the result depends on every bit of z."""
-    z &= _BITS64
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _BITS64
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _BITS64
-    return z ^ (z >> 31)
-
-
-def _random_uint16(xp, stream: int, n: int):
-    """n uniform 16-bit numbers: _mix64(stream + i * _GOLDEN) for i = 1, 2, ..., four numbers from each."""
-    z = xp.arange(1, -(-n // 4) + 1, dtype=xp.uint64) * _GOLDEN + stream
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
-    return (z ^ (z >> 31)).view(xp.uint16)[:n]
+    def gradient(self, dy, cache):  # y = x * mask; the mask is made again rather than kept
+        return dy if cache is None else self.backend.dropout(dy, *cache)
 
 
 class Reshape(_Elementwise):

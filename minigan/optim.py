@@ -76,12 +76,7 @@ class Adam(Optimizer):
 
     def _update(self, w, dw, name):
         m, v, t = self.state[f"m.{name}"], self.state[f"v.{name}"], int(self.state["t"])
-        m *= self.beta1
-        m += (1 - self.beta1) * dw
-        v *= self.beta2
-        v += (1 - self.beta2) * dw * dw
-        m_unbias, v_unbias = 1 / (1 - self.beta1**t), 1 / (1 - self.beta2**t)
-        w -= self.lr * m_unbias * m / ((v_unbias * v) ** 0.5 + self.eps)
+        self.network.backend.adam(w, dw, m, v, self.lr, self.beta1, self.beta2, self.eps, t)
 
 
 class MovingAverage:

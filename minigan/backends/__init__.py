@@ -15,13 +15,25 @@ Every backend module has these names with these signatures; whoever holds a back
     conv2d_grad_x(dy, w, x_shape, stride, pad)     (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)
     conv2d_grad_w(dy, x, w_shape, stride, pad)     (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)
 
+    sum_rows(dy)                                   (..., C) -> (C,): the gradient of a bias
+    leaky_relu(x, slope)                           y
+    leaky_relu_grad(dy, y, slope)                  dx
+    batchnorm(x, gamma, beta, eps)                 (..., C) -> y, mean (C,), var (C,)
+    batchnorm_grad(dy, x, gamma, mean, var, eps)   dx, dgamma (C,), dbeta (C,)
+    dropout(x, threshold, stream)                  y; on dy, the same call gives dx
+    adam(w, dw, m, v, lr, beta1, beta2, eps, t)    updates w, m and v in place
+
 With `pad = (before, after)` zeros around height and width alike, and `P = (H + before + after - K) // stride + 1`:
 
     y[n,p,q,o]  = sum_ijc  xpad[n, p*stride+i, q*stride+j, c] * w[i,j,c,o]
     dx          = the sum of  dy[n,p,q,o] * w[i,j,c,o]  over all the places where y read that pixel of x
     dw[i,j,c,o] = sum_npq  xpad[n, p*stride+i, q*stride+j, c] * dy[n,p,q,o]
 
-A transposed convolution IS `conv2d_grad_x`, so three operations serve both layers. The result has the dtype of its
+The other operations are passes over memory, which take a large share of a step where they are not compiled; what they
+compute stands in the reference. Dropout keeps element i of x if the i-th 16-bit number of `stream` is at least
+`threshold`: four such numbers, lowest first, from each of mix64(stream + GOLDEN), mix64(stream + 2 * GOLDEN), ...
+
+A transposed convolution IS `conv2d_grad_x`, so three operations serve both layers. Every result has the dtype of its
 inputs: float32 to train, float64 to check gradients (the reference takes complex128 too). `pad` may be an int.
 
 `numpy_backend` is the reference: it reads like the equations. The others must give the same numbers up to rounding.
@@ -95,6 +107,17 @@ def status() -> dict[str, str | None]:
         except BackendUnavailable as cause:
             result[name] = str(cause)
     return result
+
+
+GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / the golden ratio: multiples of it spread evenly
+
+
+def mix64(z: int) -> int:
+    """SplitMix64's finaliser (Steele et al. 2014): every bit of the result depends on every bit of z."""
+    z &= 2**64 - 1
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return z ^ (z >> 31)
 
 
 def pads(pad: int | tuple[int, int]) -> tuple[int, int]:

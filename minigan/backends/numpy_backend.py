@@ -7,7 +7,7 @@ under the kernel, and `windows` shows them all without copying.
 import numpy as np
 import threadpoolctl
 
-from minigan.backends import conv_size, pads
+from minigan.backends import GOLDEN, conv_size, pads
 
 NAME = "numpy"
 xp = np
@@ -66,3 +66,61 @@ def windows(x: np.ndarray, kernel: int, stride: int, pad: int | tuple[int, int])
     xpad = np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
     view = np.lib.stride_tricks.sliding_window_view(xpad, (kernel, kernel), axis=(1, 2))  # (N, ., ., C, K, K)
     return view[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)[:, :P, :Q]
+
+
+def sum_rows(dy: np.ndarray) -> np.ndarray:
+    """The sum over all axes but the last; (..., C) -> (C,)"""
+    return dy.sum(axis=tuple(range(dy.ndim - 1)))
+
+
+def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:
+    """y = x where x > 0, else slope * x."""
+    return np.where(x.real > 0, x, slope * x)
+
+
+def leaky_relu_grad(dy: np.ndarray, y: np.ndarray, slope: float) -> np.ndarray:
+    """dx = dy where y > 0, else slope * dy; with slope >= 0 y is positive just where x was."""
+    return np.where(y.real > 0, dy, slope * dy)
+
+
+def batchnorm(
+    x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y = gamma * (x - mean) / sqrt(var + eps) + beta, with the batch's mean and (biased) variance of each channel."""
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axis=axes)  # (C,)
+    centred = x - mean
+    var = (centred * centred).mean(axis=axes)  # (C,)
+    return gamma / np.sqrt(var + eps) * centred + beta, mean, var
+
+
+def batchnorm_grad(
+    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, mean: np.ndarray, var: np.ndarray, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dx = gamma / std * (dy - mean of dy - xhat * mean of dy * xhat): mean and var are functions of x, and what they
+    contribute is what is taken off. dgamma = sum of dy * xhat, dbeta = sum of dy."""
+    M = dy.size // dy.shape[-1]
+    inv_std = 1 / np.sqrt(var + eps)  # (C,)
+    xhat = inv_std * (x - mean)  # y = gamma * xhat + beta
+    dbeta, dgamma = sum_rows(dy), sum_rows(dy * xhat)
+    dx = gamma * inv_std * (dy - dbeta / M - xhat * (dgamma / M))
+    return dx, dgamma, dbeta
+
+
+def dropout(x: np.ndarray, threshold: int, stream: int) -> np.ndarray:
+    """y = x * mask, mask = 0 where the position's 16-bit number is below the threshold, else 1 / (share of the rest)."""
+    z = np.arange(1, -(-x.size // 4) + 1, dtype=np.uint64) * GOLDEN + stream  # mix64, four numbers from each
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    numbers = (z ^ (z >> 31)).astype("<u8", copy=False).view("<u2")[: x.size]
+    mask = (numbers >= threshold) * x.real.dtype.type(65536 / (65536 - threshold))
+    return x * mask.reshape(x.shape)
+
+
+def adam(w, dw, m, v, lr: float, beta1: float, beta2: float, eps: float, t: int) -> None:
+    """w -= lr * mhat / (sqrt(vhat) + eps), with mhat = m / (1 - beta1^t) and vhat = v / (1 - beta2^t), in place."""
+    m *= beta1
+    m += (1 - beta1) * dw
+    v *= beta2
+    v += (1 - beta2) * dw * dw
+    w -= lr / (1 - beta1**t) * m / (np.sqrt(1 / (1 - beta2**t) * v) + eps)
