@@ -48,12 +48,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--preset", help="the architecture and its recipe (default: digits): see `minigan train --list`")
     sub.add_argument("--list", action="store_true", help="describe the presets and end")
     sub.add_argument("--data", metavar="mnist|PATH", help="images: IDX files, .npy, .npz, or a folder of pictures")
+    sub.add_argument("--conditional", action="store_const", const=True, help="both players see the labels")
+    sub.add_argument("--unconditional", dest="conditional", action="store_const", const=False, help="they do not")
     sub.add_argument("--epochs", type=int, metavar="N", help="totals of the run: it ends at the first one that")
     sub.add_argument("--steps", type=int, metavar="N", help="is reached; without any, the preset's number of epochs")
     sub.add_argument("--minutes", type=float, metavar="M")
     sub.add_argument("--batch", type=int, metavar="N", help="images in a batch")
     sub.add_argument("--lr", type=float, metavar="X", help="Adam's learning rate, for both players")
-    sub.add_argument("--loss", metavar="NAME", help="non_saturating (default) or minimax, the saturating original")
+    sub.add_argument("--decay", action=argparse.BooleanOptionalAction, help="it falls in a straight line to 0")
+    sub.add_argument("--loss", metavar="NAME", help="non_saturating, hinge, or minimax, the saturating original")
     sub.add_argument("--label-smoothing", type=float, metavar="X", help="real images count as 1 - X")
     sub.add_argument("--d-steps", type=int, metavar="K", help="discriminator steps for each generator step")
     sub.add_argument("--simultaneous", action=argparse.BooleanOptionalAction, help="both players learn from one pass")
@@ -69,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
     sub.add_argument("--count", type=int, default=100, metavar="N", help="how many (default 100)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default 0)")
+    sub.add_argument("--digit", type=int, metavar="D", help="this label only (of a run that was trained with labels)")
     sub.add_argument("--out", type=Path, metavar="FILE", help=".png: a grid; .npy: uint8 (default: RUN/sample.png)")
     _add_backend(sub)
 
@@ -146,16 +150,21 @@ def _settings(given: dict) -> dict:
 
 
 def _introduce(training, out: Path, resumed: bool, say) -> None:
-    from minigan import backends, models, run
+    from minigan import backends, models
+    from minigan.train import TOTALS
 
     config, shape = training.config, training.data.images.shape
     say(f"data       {training.data.name}: {shape[0]:,} images of {shape[1]} x {shape[2]} x {shape[3]}")
+    if training.classes:
+        say(f"labels     {training.classes}, seen by both players")
+    elif config.conditional:
+        say("labels     none in these data, so the players are trained without")
     say(f"preset     {config.preset}; generator: noise {models.noise_size(training.G)}")
     say(models.table(training.G, (models.noise_size(training.G),)))
     say(f"           discriminator: image {shape[1]} x {shape[2]} x {shape[3]}")
     say(models.table(training.D, shape[1:]))
     say(f"backend    {backends.choose()[1] if config.backend == 'auto' else training.backend.NAME}")
-    totals = ((name, getattr(config, name)) for name in run.TOTALS)
+    totals = ((name, getattr(config, name)) for name in TOTALS)
     end = " or ".join(f"{n:g} {name if n > 1 else name[:-1]}" for name, n in totals if n is not None) or "Ctrl-C"
     say(f"training   batch {config.batch}, Adam {config.lr_g:g} and {config.lr_d:g}, ends after {end}")
     say(f"run        {out}" + (f", from step {training.step}" if resumed else ""))
@@ -189,7 +198,7 @@ def _list_presets() -> int:
 def sample(arguments) -> int:
     import numpy as np
 
-    from minigan import backends, plots, run
+    from minigan import backends, models, plots, run
     from minigan.checkpoint import write_atomically
 
     out = arguments.out or arguments.run / "sample.png"
@@ -199,10 +208,11 @@ def sample(arguments) -> int:
         raise UserError(f"--count is at least 1 and --seed at least 0, got {arguments.count} and {arguments.seed}")
     backend = backends.load(arguments.backend or "auto")
     backend.set_threads(arguments.threads)
-    images = run.draw(run.generator(arguments.run, backend), arguments.count, np.random.default_rng(arguments.seed))
+    network = run.generator(arguments.run, backend)
+    images = run.draw(network, arguments.count, np.random.default_rng(arguments.seed), arguments.digit)
     with run.writing(out.parent):
         if out.suffix == ".png":
-            plots.save_grid(out, images)
+            plots.save_grid(out, images, 10 if arguments.digit is not None else run.columns(models.classes(network)))
         else:
             import io
 

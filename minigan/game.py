@@ -3,20 +3,23 @@
 A network's parameters and its batch statistics move in its own step only. In the other player's step it computes with
 the statistics of the batch in hand, but `track=False` keeps the running ones as they were. (Counters of dropout draws
 are random state, not knowledge: they move with every draw.)
+
+Where images have labels, labels (N,) travel beside them: the fakes of a discriminator step are asked for with the
+labels of its real images, those of a generator step with labels of their own.
 """
 
 from minigan.losses import Loss, sigmoid
 
 
-def discriminator_step(G, D, opt_d, real, z, loss: Loss) -> dict:
+def discriminator_step(G, D, opt_d, real, z, loss: Loss, labels=None) -> dict:
     """D learns to tell: real images towards 1, G's fakes towards 0; the two gradients add to one update.
 
     real (N, H, W, C), z (N, noise). Returns d_loss, and d_real and d_fake: the mean probability "real" before the
     update, as 0-d arrays.
     """
-    fake, _ = G.forward(z, track=False)  # (N, H, W, C); G's cache is dropped: nothing flows back into G
-    real_logits, real_cache = D.forward(real)  # (N, 1)
-    fake_logits, fake_cache = D.forward(fake)
+    fake, _ = G.forward(z, track=False, labels=labels)  # (N, H, W, C); G's cache is dropped: nothing flows back into G
+    real_logits, real_cache = D.forward(real, labels=labels)  # (N, 1)
+    fake_logits, fake_cache = D.forward(fake, labels=labels)
     d_loss, d_real_logits, d_fake_logits = loss.discriminator(real_logits, fake_logits)
     _, real_grads = D.backward(d_real_logits, real_cache, need_dx=False)
     _, fake_grads = D.backward(d_fake_logits, fake_cache, need_dx=False)
@@ -24,13 +27,13 @@ def discriminator_step(G, D, opt_d, real, z, loss: Loss) -> dict:
     return {"d_loss": d_loss, "d_real": sigmoid(real_logits).mean(), "d_fake": sigmoid(fake_logits).mean()}
 
 
-def generator_step(G, D, opt_g, z, loss: Loss) -> dict:
+def generator_step(G, D, opt_g, z, loss: Loss, labels=None) -> dict:
     """G learns to deceive the D of this moment. D passes the gradient on and computes none of its own.
 
     z (N, noise). Returns g_loss as a 0-d array.
     """
-    fake, fake_cache = G.forward(z)  # (N, H, W, C)
-    logits, d_cache = D.forward(fake, track=False)  # (N, 1)
+    fake, fake_cache = G.forward(z, labels=labels)  # (N, H, W, C)
+    logits, d_cache = D.forward(fake, track=False, labels=labels)  # (N, 1)
     g_loss, d_logits = loss.generator(logits)
     d_fake, _ = D.backward(d_logits, d_cache, need_grads=False)  # (N, H, W, C)
     _, grads = G.backward(d_fake, fake_cache, need_dx=False)
@@ -38,14 +41,14 @@ def generator_step(G, D, opt_g, z, loss: Loss) -> dict:
     return {"g_loss": g_loss}
 
 
-def simultaneous_step(G, D, opt_d, opt_g, real, z, loss: Loss) -> dict:
+def simultaneous_step(G, D, opt_d, opt_g, real, z, loss: Loss, labels=None) -> dict:
     """Both players learn from one pass: G's gradient comes from D as it was before D's update.
 
     Cheaper than the two steps in turn by one pass through each network; TensorFlow's DCGAN tutorial does it.
     """
-    fake, g_cache = G.forward(z)
-    real_logits, real_cache = D.forward(real)
-    fake_logits, fake_cache = D.forward(fake)
+    fake, g_cache = G.forward(z, labels=labels)
+    real_logits, real_cache = D.forward(real, labels=labels)
+    fake_logits, fake_cache = D.forward(fake, labels=labels)
     d_loss, d_real_logits, d_fake_logits = loss.discriminator(real_logits, fake_logits)
     g_loss, dg_fake_logits = loss.generator(fake_logits)
     _, real_grads = D.backward(d_real_logits, real_cache, need_dx=False)

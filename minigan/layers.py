@@ -11,7 +11,8 @@ not to ask for its gradients, to detach one is to drop its cache.
 
 `train=True` normalises by the batch's own statistics and drops units; `train=False` uses the running statistics and
 drops nothing. `track=False` leaves the running statistics as they are: a player that only helps in the other's step
-learns nothing, not even those.
+learns nothing, not even those. Labels, where there are any, go to `network.forward(x, labels=labels)`, which hands them
+to the layers that take them (`takes_labels`).
 
 Second derivatives, which the gradient penalties need, go through a layer's linearisation: `tangent` pushes a change tx
 of x forward to the change ty = (dy/dx) tx of y, and `tangent_backward` goes back through the pair (y, ty)::
@@ -22,6 +23,7 @@ of x forward to the change ty = (dy/dx) tx of y, and `tangent_backward` goes bac
 Images are (N, H, W, C). Everything has the dtype of x, which must be the dtype of the weights.
 """
 
+import copy
 import math
 
 import numpy as np
@@ -53,6 +55,8 @@ def he_normal(rng, shape, fan_in, fan_out):
 
 class Layer:
     """What every layer has: parameters, buffers, and the backend on which it computes. It is born on the CPU."""
+
+    takes_labels = False  # whether forward has an argument `labels`
 
     def __init__(self, params: dict | None = None, buffers: dict | None = None):
         self.params = params or {}
@@ -352,6 +356,145 @@ class BatchNorm(Layer):
         return t - t.mean(axis=axes) - xhat * (xhat * t).mean(axis=axes)
 
 
+class SpectralNorm(Layer):
+    """A layer whose weight is divided by its largest singular value: w / sigma, so that it stretches nothing more than
+    its own kind of layer with sigma = 1 does (Miyato et al. 2018).
+
+    With w as a matrix (..., O), sigma = u' w v where u and v are the singular vectors. They are buffers, and each
+    tracked training pass brings them closer by one power iteration: u = w v / |w v|, v = w' u / |w' u|. The gradient
+    takes them as fixed: d sigma / dw = u v', hence dw = (dW - <dW, W> u v') / sigma for W = w / sigma.
+    """
+
+    def __init__(self, layer: Layer, *, rng):
+        v = rng.standard_normal(layer.params["w"].shape[-1], dtype=np.float32)
+        super().__init__(layer.params, {"u": np.zeros(layer.params["w"][..., 0].size, np.float32), "v": v})
+        self.layer, self.takes_labels = layer, layer.takes_labels
+        for _ in range(10):
+            self._power_iteration()
+
+    def to(self, backend, dtype=None) -> "SpectralNorm":
+        super().to(backend, dtype)  # the params are the inner layer's own
+        self.layer.backend = self.backend
+        return self
+
+    def __repr__(self) -> str:
+        return f"SpectralNorm({self.layer!r})"
+
+    def forward(self, x, train=True, track=True, **labels):
+        if train and track:
+            self._power_iteration()
+        u, v = self.buffers["u"].copy(), self.buffers["v"].copy()  # as they are in this pass
+        w = self.params["w"]
+        sigma = u @ (w.reshape(-1, w.shape[-1]) @ v)
+        layer = copy.copy(self.layer)  # the same layer with the other weight
+        layer.params = self.params | {"w": w / sigma}
+        y, cache = layer.forward(x, train, track, **labels)
+        return y, (layer, cache, u, v, sigma)
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        layer, cache, u, v, sigma = cache
+        dx, grads = layer.backward(dy, cache, need_dx, need_grads)
+        return dx, self._through_sigma(grads, layer, u, v, sigma) if need_grads else None
+
+    def tangent(self, tx, cache):
+        return cache[0].tangent(tx, cache[1])
+
+    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        layer, cache, u, v, sigma = cache
+        dx, dtx, grads = layer.tangent_backward(dy, dty, cache, tangent_cache, need_dx)
+        return dx, dtx, self._through_sigma(grads, layer, u, v, sigma)
+
+    def _through_sigma(self, grads, layer, u, v, sigma):
+        """The gradient of w from that of W = w / sigma."""
+        dW, W = grads["w"], layer.params["w"]
+        shrinks = (dW * W).sum() * (u[:, None] * v).reshape(W.shape)
+        return grads | {"w": (dW - shrinks) / sigma}
+
+    def _power_iteration(self) -> None:
+        w, u, v = self.params["w"], self.buffers["u"], self.buffers["v"]
+        matrix = w.reshape(-1, w.shape[-1])  # (..., O)
+        for vector, image in ((u, lambda: matrix @ v), (v, lambda: matrix.T @ u)):
+            longer = image()
+            vector[...] = longer / (longer @ longer + 1e-12) ** 0.5
+
+
+# ---------------------------------------------------------------- layers that take labels
+
+
+class OneHot(Layer):
+    """y = [x, e_label]: the label as `classes` further numbers, one of them 1; (N, n) -> (N, n + classes)."""
+
+    takes_labels = True
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.classes = classes
+
+    def __repr__(self) -> str:
+        return f"OneHot({self.classes})"
+
+    def forward(self, x, train=True, track=True, labels=None):
+        self._expect(x, ("N", "n"), "put it before the first Dense")
+        xp = self.backend.xp
+        return xp.concatenate([x, one_hot(self, labels, x)], axis=1), x.shape
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        return dy[:, : cache[1]] if need_dx else None, {} if need_grads else None
+
+
+class Projection(Layer):
+    """The projection discriminator's head: y = x w + b + <x, e_label>, a logit that may depend on the label.
+
+    x (N, n_in), w (n_in, 1), b (1,), e (classes, n_in), y (N, 1). The second term asks "is this a good 7?", the first
+    "is this a good image?" (Miyato and Koyama 2018, equation 3).
+    """
+
+    takes_labels = True
+
+    def __init__(self, n_in: int, classes: int, *, rng, init=glorot_uniform):
+        super().__init__(
+            {
+                "w": init(rng, (n_in, 1), n_in, 1),
+                "b": np.zeros(1, np.float32),
+                "e": init(rng, (classes, n_in), n_in, 1),
+            }
+        )
+        self.n_in, self.classes = n_in, classes
+
+    def __repr__(self) -> str:
+        return f"Projection({self.n_in} -> 1, {self.classes} labels)"
+
+    def forward(self, x, train=True, track=True, labels=None):
+        self._expect(x, ("N", self.n_in), "put Flatten() before it")
+        chosen = one_hot(self, labels, x)  # (N, classes)
+        return self._linear(x, chosen) + self.params["b"], (x, chosen)
+
+    def _linear(self, x, chosen):
+        return x @ self.params["w"] + (x * (chosen @ self.params["e"])).sum(axis=1, keepdims=True)
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        (x, chosen), dx, grads = cache, None, None
+        if need_dx:  # y = x w + <x, chosen e>
+            dx = dy * (self.params["w"][:, 0] + chosen @ self.params["e"])  # (N, n_in)
+        if need_grads:
+            grads = {"w": x.T @ dy, "b": dy.sum(axis=0), "e": chosen.T @ (dy * x)}
+        return dx, grads
+
+    def tangent(self, tx, cache):
+        return self._linear(tx, cache[1]), (tx, cache[1])
+
+    tangent_backward = _Affine.tangent_backward
+
+
+def one_hot(layer, labels, x):
+    """(N, classes), 1 in the column of each label, in the dtype of x. Raises ValueError for labels that do not fit."""
+    xp = layer.backend.xp
+    if labels is None or tuple(labels.shape) != (len(x),):
+        came = "none" if labels is None else tuple(labels.shape)
+        raise ValueError(f"{layer!r} expects labels ({len(x)},), one for each row of x, got {came}")
+    return (labels[:, None] == xp.arange(layer.classes)).astype(x.dtype)
+
+
 # ---------------------------------------------------------------- layers without weights
 
 
@@ -565,10 +708,15 @@ class Sequential(Layer):
     def __repr__(self) -> str:
         return "Sequential(\n" + "".join(f"    {i}: {layer!r}\n" for i, layer in enumerate(self.layers)) + ")"
 
-    def forward(self, x, train=True, track=True):
+    @property
+    def takes_labels(self) -> bool:
+        return any(layer.takes_labels for layer in self.layers)
+
+    def forward(self, x, train=True, track=True, labels=None):
         caches = []
         for layer in self.layers:
-            x, cache = layer.forward(x, train, track)
+            taken = {"labels": labels} if layer.takes_labels else {}
+            x, cache = layer.forward(x, train, track, **taken)
             caches.append(cache)
         return x, caches
 

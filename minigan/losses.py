@@ -7,8 +7,9 @@ Each value is a mean over the batch and comes with its gradient with respect to 
 probabilities, because log(s(l)) = -softplus(-l) holds for every l, where s(l) itself rounds to 0 or 1 and loses the
 gradient: float32 is exact at l = +-100 here.
 
-Both players of Goodfellow et al. 2014 (section 3 and algorithm 1). The discriminator, in both losses, maximises
-log s(l_real) + log(1 - s(l_fake)); at the equilibrium, where it cannot tell and answers l = 0, its loss is 2 ln 2.
+`non_saturating` and `minimax` are those of Goodfellow et al. 2014 (section 3 and algorithm 1). Their discriminator
+maximises log s(l_real) + log(1 - s(l_fake)); at the equilibrium, where it cannot tell and answers l = 0, its loss is
+2 ln 2. `hinge` has no probabilities: it wants l_real above 1 and l_fake below -1.
 """
 
 from collections.abc import Callable
@@ -64,15 +65,38 @@ def _minimax_generator(fake_logits):
     return -softplus(fake_logits).mean(), -sigmoid(fake_logits) / fake_logits.size
 
 
+def _hinge_discriminator(real_logits, fake_logits):
+    """mean max(0, 1 - l_real) + mean max(0, 1 + l_fake): what is told apart by a margin teaches nothing more.
+
+    (Lim and Ye 2017; Miyato et al. 2018, equation 16. The generator's side is -mean l_fake.)
+    """
+    _expect_logits(real_logits=real_logits, fake_logits=fake_logits)
+    real_gap, fake_gap = 1 - real_logits, 1 + fake_logits
+    real_open, fake_open = real_gap.real > 0, fake_gap.real > 0
+    loss = (real_gap * real_open).mean() + (fake_gap * fake_open).mean()
+    d_real = real_open * real_logits.dtype.type(-1 / real_logits.size)
+    d_fake = fake_open * fake_logits.dtype.type(1 / fake_logits.size)
+    return loss, d_real, d_fake
+
+
+def _hinge_generator(fake_logits):
+    """-mean l_fake."""
+    _expect_logits(fake_logits=fake_logits)
+    return -fake_logits.mean(), _xp(fake_logits).full_like(fake_logits, -1 / fake_logits.size)
+
+
 non_saturating = Loss("non_saturating", _discriminator, _non_saturating_generator)
 minimax = Loss("minimax", _discriminator, _minimax_generator)
-LOSSES = {loss.name: loss for loss in (non_saturating, minimax)}
+hinge = Loss("hinge", _hinge_discriminator, _hinge_generator)
+LOSSES = {loss.name: loss for loss in (non_saturating, minimax, hinge)}
 
 
 def smoothed(loss: Loss, smoothing: float) -> Loss:
     """The same game with one-sided label smoothing: real images count as 1 - smoothing."""
     if not 0 <= smoothing < 0.5:
         raise ValueError(f"label smoothing is at least 0 and below 0.5, got {smoothing}")
+    if loss.discriminator is not _discriminator:
+        raise ValueError(f"label smoothing moves the targets 0 and 1, which {loss.name} does not have")
     return replace(loss, discriminator=partial(_discriminator, smoothing=smoothing))
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from minigan import backends, checkpoint, datasets, models, plots
 from minigan.errors import UserError
-from minigan.train import Config, Training, draw_images, draw_noise
+from minigan.train import TOTALS, Config, Training, draw_images, draw_noise, labels_in_turn
 
 CONTENTS = {
     "final.png": "a hundred samples",
@@ -30,7 +30,6 @@ CONTENTS = {
     "config.json": "every choice",
 }
 SAVE_SECONDS = 120  # at the latest; an epoch may be long
-TOTALS = ("epochs", "steps", "minutes")
 
 
 class Stopped(Exception):
@@ -96,7 +95,8 @@ def load_backend(config: Config):
 def generator(out: Path, backend):
     """The generator of the run in `out` as samples are drawn from it (its moving average, where there is one)."""
     config, (arrays, facts) = read_config(out), _load_checkpoint(out)
-    network, _ = models.build(config.preset, rng=np.random.default_rng(0), image_shape=facts["data"]["shape"][1:])
+    shape = dict(image_shape=facts["data"]["shape"][1:], classes=facts["classes"])
+    network, _ = models.build(config.preset, rng=np.random.default_rng(0), **shape)
     prefixes = ("average.", "average.buffer.") if config.average else ("G.", "G.")
     targets = {prefixes[0] + k: v for k, v in network.params.items()}
     targets |= {prefixes[1] + k: v for k, v in network.buffers.items()}
@@ -105,9 +105,23 @@ def generator(out: Path, backend):
     return network.to(backend)
 
 
-def draw(network, count: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 images (count, H, W, C) that the generator `network` makes of noise from rng."""
-    return draw_images(network, draw_noise(network, rng, count))
+def draw(network, count: int, rng: np.random.Generator, digit: int | None = None) -> np.ndarray:
+    """uint8 images (count, H, W, C) that the generator `network` makes of noise from rng.
+
+    A conditional generator is asked for label 0, 1, ... in turn, or always for `digit`.
+    """
+    n = models.classes(network)
+    if digit is not None and not 0 <= digit < n:
+        raise UserError(f"this run knows {f'the labels 0 to {n - 1}' if n else 'no labels'}, got {digit}")
+    labels = labels_in_turn(network, count, n)
+    if digit is not None:
+        labels = network.backend.xp.full_like(labels, digit)
+    return draw_images(network, draw_noise(network, rng, count), labels)
+
+
+def columns(classes: int) -> int:
+    """Of a grid: one a label, where that makes a grid worth looking at."""
+    return classes if 2 <= classes <= 20 else 10
 
 
 def _load_checkpoint(out: Path) -> tuple[dict, dict]:
@@ -178,14 +192,14 @@ def _picture_of_epoch(out: Path, epoch: int) -> Path:
 
 
 def _save_pictures_of_epoch(training: Training, out: Path) -> None:
-    plots.save_grid(_picture_of_epoch(out, training.epoch), draw_images(training.sampler, training.fixed_noise[:60]))
+    plots.save_grid(_picture_of_epoch(out, training.epoch), training.pictures(60), columns(training.classes))
 
 
 def _save_pictures_of_end(training: Training, out: Path) -> None:
-    images = draw_images(training.sampler, training.fixed_noise)
-    plots.save_grid(out / "final.png", images, scale=3)
+    images, width = training.pictures(), columns(training.classes)
+    plots.save_grid(out / "final.png", images, width, scale=3)
     frames = [path for epoch in range(training.epoch + 1) if (path := _picture_of_epoch(out, epoch)).exists()]
-    plots.save_film(out / "training.gif", frames, plots.grid(images[:60]) if training.cursor else None)
+    plots.save_film(out / "training.gif", frames, plots.grid(images[:60], width) if training.cursor else None)
     curves = np.array(training.curves).reshape(-1, len(training.CURVES))
     named = {name: curves[:, i] for i, name in enumerate(training.CURVES)}
     plots.save_curves(out / "losses.png", named, training.steps_an_epoch)

@@ -23,14 +23,21 @@ from minigan.checkpoint import restore
 from minigan.errors import UserError
 
 # What each preset takes where nothing else is asked for; the rest is as in Config.
+DIGITS = dict(
+    conditional=True, epochs=12, batch=64, loss="hinge", lr_g=1e-3, lr_d=1e-3, beta1=0.0, decay=True, average=0.999
+)
 RECIPES = {
-    "digits": dict(epochs=12, batch=64, lr_g=1e-3, lr_d=1e-3, average=0.999),
+    "digits": DIGITS,
+    "digits-unlabelled": DIGITS | dict(conditional=False),
     "small": dict(epochs=20),
     "tutorial": dict(epochs=50, batch=256, lr_g=1e-4, lr_d=1e-4, beta1=0.9, eps=1e-7, simultaneous=True),
     "mlp": dict(epochs=30),
     "mp-gan": dict(epochs=10),
     "upsample": dict(epochs=5),
 }
+
+
+TOTALS = ("epochs", "steps", "minutes")
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Config:
     epochs: int | None = None  # totals of the run: the first one reached ends it
     steps: int | None = None  # generator updates
     minutes: float | None = None  # of training, drawing and saving not counted
+    conditional: bool = False  # both players see the labels, where the data have any
     batch: int = 128
     loss: str = "non_saturating"
     label_smoothing: float = 0.0  # real images count as 1 - label_smoothing
@@ -53,6 +61,8 @@ class Config:
     beta1: float = 0.5
     beta2: float = 0.999
     eps: float = 1e-8
+    decay: bool = False  # both learning rates fall in a straight line to 0 at the horizon
+    horizon: dict | None = None  # the totals for which the run was begun; going on beyond them changes nothing before
     d_steps: int = 1  # discriminator steps for each generator step
     simultaneous: bool = False  # both players learn from one pass
     average: float = 0.0  # decay of the moving average of G's weights, from which samples are drawn; 0: none
@@ -64,9 +74,11 @@ class Config:
         if preset not in RECIPES:
             raise UserError(f"unknown preset {preset!r}: choose {', '.join(RECIPES)}")
         recipe = dict(RECIPES[preset])
-        if any(choices.get(total) is not None for total in ("epochs", "steps", "minutes")):
+        if any(choices.get(total) is not None for total in TOTALS):
             recipe["epochs"] = None
-        return cls(preset=preset, **recipe | choices)
+        choices = recipe | choices
+        horizon = {total: choices[total] for total in TOTALS if choices.get(total) is not None}
+        return cls(preset=preset, **{"horizon": horizon} | choices)
 
     def __post_init__(self):
         def expect(good: bool, what: str, came) -> None:
@@ -87,6 +99,12 @@ class Config:
         for name in ("beta1", "beta2", "average"):
             expect(0 <= getattr(self, name) < 1, f"{name} is at least 0 and below 1", getattr(self, name))
         expect(0 <= self.label_smoothing < 0.5, "label_smoothing is at least 0 and below 0.5", self.label_smoothing)
+        expect(
+            not self.label_smoothing or self.loss != "hinge",
+            "hinge has no targets to smooth: leave out label_smoothing, or choose another loss",
+            f"label_smoothing {self.label_smoothing}",
+        )
+        expect(not self.decay or self.horizon, "decay needs a total to end at: give epochs, steps or minutes", "none")
         expect(
             not (self.simultaneous and self.d_steps > 1),
             "simultaneous updates are one step of each player: leave out d_steps or simultaneous",
@@ -132,15 +150,20 @@ class Training:
                 f"choose a smaller --batch"
             )
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
-        self.G, self.D = models.build(config.preset, rng=weights, image_shape=data.images.shape[1:])
+        self.classes = int(data.labels.max()) + 1 if config.conditional and data.labels is not None else 0
+        shape = dict(image_shape=data.images.shape[1:], classes=self.classes)
+        self.G, self.D = models.build(config.preset, rng=weights, **shape)
         self.G.to(backend)
         self.D.to(backend)
         adam = dict(beta1=config.beta1, beta2=config.beta2, eps=config.eps)
         self.opt_g = optim.Adam(self.G, lr=config.lr_g, **adam)
         self.opt_d = optim.Adam(self.D, lr=config.lr_d, **adam)
         self.average = optim.MovingAverage(self.G, config.average) if config.average else None
-        self.loss = losses.smoothed(losses.LOSSES[config.loss], config.label_smoothing)
+        self.loss = losses.LOSSES[config.loss]
+        if config.label_smoothing:
+            self.loss = losses.smoothed(self.loss, config.label_smoothing)
         self.fixed_noise = draw_noise(self.G, fixed, 100)  # what every picture of the run is made from
+        self.fixed_labels = labels_in_turn(self.G, 100, self.classes)
         self.step = self.epoch = self.cursor = 0
         self.seconds = 0.0
         self.history: list[dict] = []  # a row for each completed epoch
@@ -169,9 +192,12 @@ class Training:
 
     def finished(self) -> bool:
         """Whether a total of the config is reached."""
-        c = self.config
-        reached = ((c.epochs, self.epoch), (c.steps, self.step), (c.minutes, self.seconds / 60))
-        return any(total is not None and done >= total for total, done in reached)
+        return self._progress({total: getattr(self.config, total) for total in TOTALS}) >= 1
+
+    def _progress(self, totals: dict) -> float:
+        """The part of the totals that is played, 1 when the first of them is reached; 0 where there are none."""
+        done = {"epochs": self.step / self.steps_an_epoch, "steps": self.step, "minutes": self.seconds / 60}
+        return max((done[name] / total for name, total in totals.items() if total is not None), default=0.0)
 
     def steps_in_all(self) -> int | None:
         """The step at which epochs or steps end the run, or None if only the minutes do."""
@@ -181,16 +207,22 @@ class Training:
 
     def _play(self) -> dict:
         """One round: the discriminator's steps, then the generator's."""
-        G, D = self.G, self.D
-        if self.config.simultaneous:
-            z = draw_noise(G, self.noise, self.config.batch)
-            record = game.simultaneous_step(G, D, self.opt_d, self.opt_g, self._next_batch(), z, self.loss)
+        G, D, c = self.G, self.D, self.config
+        if c.decay:
+            left = max(0.0, 1 - self._progress(c.horizon))
+            self.opt_g.lr, self.opt_d.lr = c.lr_g * left, c.lr_d * left
+        if c.simultaneous:
+            real, labels = self._next_batch()
+            z = draw_noise(G, self.noise, c.batch)
+            record = game.simultaneous_step(G, D, self.opt_d, self.opt_g, real, z, self.loss, labels)
         else:
-            for _ in range(self.config.d_steps):
-                z = draw_noise(G, self.noise, self.config.batch)
-                record = game.discriminator_step(G, D, self.opt_d, self._next_batch(), z, self.loss)
-            z = draw_noise(G, self.noise, self.config.batch)
-            record |= game.generator_step(G, D, self.opt_g, z, self.loss)
+            for _ in range(c.d_steps):
+                real, labels = self._next_batch()
+                z = draw_noise(G, self.noise, c.batch)
+                record = game.discriminator_step(G, D, self.opt_d, real, z, self.loss, labels)
+            z = draw_noise(G, self.noise, c.batch)
+            labels = draw_labels(G, self.noise, c.batch, self.classes)
+            record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels)
         if self.average:
             self.average.update()
         return {name: float(value) for name, value in record.items()}
@@ -206,12 +238,14 @@ class Training:
         return len(self.data.images) // self.images_a_step
 
     def _next_batch(self):
-        """The next real images (batch, H, W, C) in [-1, 1], in the order that the seed and the epoch decide."""
+        """The next real images (batch, H, W, C) in [-1, 1], in the order that the seed and the epoch decide, and their
+        labels (batch,), or None for networks without labels."""
         if self._order is None:
             self._order = np.random.default_rng([self.config.seed, 3, self.epoch]).permutation(len(self.data.images))
         chosen = self._order[self.cursor : self.cursor + self.config.batch]
         self.cursor += self.config.batch
-        return self.backend.asarray(datasets.scale(self.data.images[chosen]))
+        labels = self.backend.asarray(self.data.labels[chosen]) if self.classes else None
+        return self.backend.asarray(datasets.scale(self.data.images[chosen])), labels
 
     def _check_finite(self, record: dict) -> None:
         bad = [name for name in self.CURVES if not math.isfinite(record[name])]
@@ -232,6 +266,11 @@ class Training:
     def sampler(self):
         """The generator from which pictures are drawn: the moving average where there is one."""
         return self.average.network if self.average else self.G
+
+    def pictures(self, count: int = 100) -> np.ndarray:
+        """uint8 images (count, H, W, C) of the first `count` of the run's fixed noise."""
+        labels = None if self.fixed_labels is None else self.fixed_labels[:count]
+        return draw_images(self.sampler, self.fixed_noise[:count], labels)
 
     def rows(self) -> list[dict]:
         """The history so far: a row for each epoch, the last one perhaps not complete."""
@@ -269,6 +308,7 @@ class Training:
         arrays["curves"] = np.array(self.curves, dtype=np.float32)
         facts = {
             "data": fingerprint(self.data),
+            "classes": self.classes,
             "noise": self.noise.bit_generator.state,
             "history": self.history,
             **{name: getattr(self, name) for name in ("step", "epoch", "cursor", "seconds")},
@@ -298,7 +338,8 @@ class Training:
         Returns the seconds it took.
         """
         start = time.perf_counter()
-        data = datasets.Images(self.data.images[:2], None, self.data.name)
+        labels = self.data.labels[:2] if self.classes else None
+        data = datasets.Images(self.data.images[:2], labels, self.data.name)
         config = replace(self.config, batch=2, d_steps=1, steps=1, epochs=None, minutes=None)
         for _ in Training(config, data, self.backend).records():
             pass
@@ -311,10 +352,23 @@ def draw_noise(generator, rng: np.random.Generator, count: int):
     return generator.backend.asarray(z)
 
 
-def draw_images(generator, z) -> np.ndarray:
+def draw_labels(generator, rng: np.random.Generator, count: int, classes: int):
+    """Labels (count,), each of 0 ... classes - 1 as likely as any other; None where there are no classes."""
+    return generator.backend.asarray(rng.integers(classes, size=count)) if classes else None
+
+
+def labels_in_turn(generator, count: int, classes: int):
+    """Labels 0, 1, ..., classes - 1, 0, 1, ...: (count,); None where there are no classes."""
+    return generator.backend.asarray(np.arange(count) % classes) if classes else None
+
+
+def draw_images(generator, z, labels=None) -> np.ndarray:
     """uint8 images (N, H, W, C) from noise (N, noise_size), with running statistics; changes nothing."""
-    parts = [generator.forward(z[i : i + 256], train=False)[0] for i in range(0, len(z), 256)]
-    return datasets.unscale(np.concatenate([generator.backend.to_numpy(part) for part in parts]))
+    parts = []
+    for part in (slice(i, i + 256) for i in range(0, len(z), 256)):
+        images, _ = generator.forward(z[part], train=False, labels=None if labels is None else labels[part])
+        parts.append(datasets.unscale(generator.backend.to_numpy(images)))
+    return np.concatenate(parts)
 
 
 def fingerprint(data: datasets.Images) -> dict:

@@ -30,7 +30,7 @@ def test_help_is_there(command, capsys):
         (["paint"], "invalid choice: 'paint'"),
         (["train", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
         (["train", "--colour", "red"], "unrecognized arguments: --colour red"),
-        (["train", "--preset", "huge"], "unknown preset 'huge': choose digits, small"),
+        (["train", "--preset", "huge"], "unknown preset 'huge': choose digits, digits-unlabelled, small"),
         (["train", "--backend", "abacus"], "unknown backend 'abacus': choose auto, numpy, numba, cupy"),
         (["train", "--data", "nowhere"], "nowhere"),
         (["train", "--batch", "100000"], "a step takes 100000 images and mnist-train has 60000"),

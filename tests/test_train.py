@@ -92,7 +92,7 @@ def test_each_epoch_shows_each_image_at_most_once():
     orders = []
     for epoch in range(2):
         t.epoch, t.cursor, t._order = epoch, 0, None
-        seen = [datasets.unscale(t._next_batch())[:, 0, 0, 0] for _ in range(4)]
+        seen = [datasets.unscale(t._next_batch()[0])[:, 0, 0, 0] for _ in range(4)]
         orders.append(np.concatenate(seen))
         assert len(set(orders[-1])) == 64
     assert not np.array_equal(*orders)
@@ -163,7 +163,7 @@ def test_a_wrong_config_is_refused(text, says):
     ("choice", "says"),
     [
         ({"preset": "big"}, "unknown preset"),
-        ({"loss": "mse"}, "unknown loss: choose non_saturating, minimax, got 'mse'"),
+        ({"loss": "mse"}, "unknown loss: choose non_saturating, minimax, hinge, got 'mse'"),
         ({"batch": 1}, "batch is at least 2"),
         ({"batch": 0}, "batch is at least 1"),
         ({"epochs": 0}, "epochs is at least 1"),

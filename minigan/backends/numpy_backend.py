@@ -108,7 +108,7 @@ def batchnorm_grad(
 
 
 def dropout(x: np.ndarray, threshold: int, stream: int) -> np.ndarray:
-    """y = x * mask, mask = 0 where the position's 16-bit number is below the threshold, else 1 / (share of the rest)."""
+    """y = x * mask, mask = 0 where the position's 16-bit number is below the threshold, else 1 / (the share kept)."""
     z = np.arange(1, -(-x.size // 4) + 1, dtype=np.uint64) * GOLDEN + stream  # mix64, four numbers from each
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB
