@@ -12,6 +12,7 @@ maximises log s(l_real) + log(1 - s(l_fake)); at the equilibrium, where it canno
 2 ln 2. `hinge` has no probabilities: it wants l_real above 1 and l_fake below -1.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,11 +22,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Loss:
-    """The two players' losses under one name."""
+    """The two players' losses under one name, and their values where D cannot tell and answers every image with 0."""
 
     name: str
     discriminator: Callable
     generator: Callable
+    undecided: tuple[float, float]
 
 
 def sigmoid(l):
@@ -85,9 +87,9 @@ def _hinge_generator(fake_logits):
     return -fake_logits.mean(), _xp(fake_logits).full_like(fake_logits, -1 / fake_logits.size)
 
 
-non_saturating = Loss("non_saturating", _discriminator, _non_saturating_generator)
-minimax = Loss("minimax", _discriminator, _minimax_generator)
-hinge = Loss("hinge", _hinge_discriminator, _hinge_generator)
+non_saturating = Loss("non_saturating", _discriminator, _non_saturating_generator, (2 * math.log(2), math.log(2)))
+minimax = Loss("minimax", _discriminator, _minimax_generator, (2 * math.log(2), -math.log(2)))
+hinge = Loss("hinge", _hinge_discriminator, _hinge_generator, (2.0, 0.0))
 LOSSES = {loss.name: loss for loss in (non_saturating, minimax, hinge)}
 
 

@@ -38,11 +38,11 @@ def save_film(path: Path, frames: list[Path], last: np.ndarray | None = None) ->
     _save(path, halves[0], "GIF", save_all=True, append_images=halves[1:], duration=durations, loop=0, optimize=True)
 
 
-def save_curves(path: Path, curves: dict[str, np.ndarray], steps_an_epoch: int) -> None:
+def save_curves(path: Path, curves: dict[str, np.ndarray], steps_an_epoch: int, undecided: tuple[float, float]) -> None:
     """Two panels over the epochs: the losses, and the mean probability "real" that D gives to real and to fake.
 
     `curves` has an array (steps,) for each of d_loss, g_loss, d_real, d_fake. Faint: every step; bold: the mean of
-    the steps about it. Dotted: where the game stands when D cannot tell, losses 2 ln 2 and ln 2, probability 1/2.
+    the steps about it. Dotted: where the game stands when D cannot tell, its losses `undecided`, the probability 1/2.
     """
     # A Figure of its own, without pyplot: no window system, no global state.
     from matplotlib.figure import Figure
@@ -50,21 +50,21 @@ def save_curves(path: Path, curves: dict[str, np.ndarray], steps_an_epoch: int) 
     figure = Figure(figsize=(8, 6), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     for panel, names, levels in (
-        (panels[0], {"d_loss": "discriminator", "g_loss": "generator"}, (2 * np.log(2), np.log(2))),
-        (panels[1], {"d_real": "D(real)", "d_fake": "D(fake)"}, (0.5,)),
+        (panels[0], {"d_loss": "discriminator", "g_loss": "generator"}, undecided),
+        (panels[1], {"d_real": "D(real)", "d_fake": "D(fake)"}, (0.5, 0.5)),
     ):
-        for colour, (name, label) in zip(("tab:blue", "tab:orange"), names.items(), strict=True):
+        for colour, (name, label), level in zip(("tab:blue", "tab:orange"), names.items(), levels, strict=True):
             y = curves[name]
             x = np.arange(1, len(y) + 1) / steps_an_epoch
             panel.plot(x, y, color=colour, alpha=0.2, linewidth=0.5)
             panel.plot(*_smooth(x, y), color=colour, label=label)
-        for level in levels:
-            panel.axhline(level, color="grey", linestyle=":", linewidth=1)
+            panel.axhline(level, color=colour, linestyle=":", linewidth=1)
         panel.legend(loc="upper right")
     panels[0].set_ylabel("loss")
     panels[1].set(ylabel='probability "real"', xlabel="epoch", ylim=(0, 1))
     if len(curves["d_loss"]):
-        panels[0].set_ylim(0, 1.1 * np.percentile(np.concatenate([curves["d_loss"], curves["g_loss"]]), 99.5))
+        low, high = np.percentile(np.concatenate([curves["d_loss"], curves["g_loss"]]), (0.5, 99.5))
+        panels[0].set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) + 1e-6)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, format="png")
     write_atomically(Path(path), buffer.getvalue())

@@ -202,7 +202,7 @@ def _save_pictures_of_end(training: Training, out: Path) -> None:
     plots.save_film(out / "training.gif", frames, plots.grid(images[:60], width) if training.cursor else None)
     curves = np.array(training.curves).reshape(-1, len(training.CURVES))
     named = {name: curves[:, i] for i, name in enumerate(training.CURVES)}
-    plots.save_curves(out / "losses.png", named, training.steps_an_epoch)
+    plots.save_curves(out / "losses.png", named, training.steps_an_epoch, training.loss.undecided)
 
 
 class writing:

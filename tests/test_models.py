@@ -37,6 +37,26 @@ def test_parameter_counts(preset):
         assert f"{count:,}" in models.table(network, (models.noise_size(G),) if network is G else (28, 28, 1))
 
 
+@pytest.mark.parametrize("preset", [p for p in models.PRESETS if p != "upsample"])
+def test_with_classes_both_players_take_labels(preset):
+    rng = np.random.default_rng(0)
+    G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1), classes=3)
+    assert models.classes(G) == 3 and models.noise_size(G) in (64, 100)
+    z = np.repeat(rng.standard_normal((1, models.noise_size(G)), dtype=np.float32), 3, axis=0)
+    images, _ = G.forward(z, train=False, labels=np.arange(3))
+    assert np.abs(images[0] - images[1]).max() > 1e-4  # the same noise, another label
+    logits, _ = D.forward(np.repeat(images[:1], 3, axis=0), train=False, labels=np.arange(3))
+    assert len(np.unique(logits)) == 3
+    with pytest.raises(ValueError, match=r"expects labels \(3,\), one for each row of x, got none"):
+        G.forward(z)
+    assert "OneHot(3)" in models.table(G, (models.noise_size(G),))
+
+
+def test_upsample_takes_no_labels():
+    with pytest.raises(UserError, match="takes no labels"):
+        models.build("upsample", rng=np.random.default_rng(0), classes=10)
+
+
 def test_the_seed_decides_the_weights():
     def weights(seed):
         G, D = models.build("tutorial", rng=np.random.default_rng(seed), image_shape=(8, 8, 1))

@@ -36,7 +36,7 @@ def test_a_film_has_its_frames_in_order(tmp_path):
 def test_curves_are_drawn_for_any_length(steps, tmp_path):
     rng = np.random.default_rng(0)
     curves = {name: rng.random(steps, dtype=np.float32) for name in ("d_loss", "g_loss", "d_real", "d_fake")}
-    plots.save_curves(tmp_path / "c.png", curves, steps_an_epoch=100)
+    plots.save_curves(tmp_path / "c.png", curves, steps_an_epoch=100, undecided=(0.9, 0.1))
     picture = np.asarray(Image.open(tmp_path / "c.png").convert("RGB")).astype(int)
     assert picture.shape == (600, 800, 3)
     blue = (picture[..., 2] - picture[..., 0] > 60).sum()  # the discriminator's curve

@@ -263,3 +263,33 @@ def test_nothing_is_left_behind_by_a_refused_beginning(data, tmp_path):
         with pytest.raises(UserError):
             run.begin(Config.of("small", **choices), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------- labels
+
+
+def test_a_labelled_run_draws_one_digit_or_all(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=pixels, labels=np.arange(40) % 4)
+    out = tmp_path / "run"
+    options = ["--data", tmp_path / "data.npz", "--batch", "8", "--steps", "3", "--backend", "numpy", "--out", out]
+    assert main(["train", *map(str, options)]) == 0
+    assert "labels     4, seen by both players" in capsys.readouterr().out
+    with Image.open(out / "final.png") as picture:
+        assert picture.width == 4 * 26 + 2  # a column a label
+    drawn = {}
+    for name, digit in (("all", []), ("twos", ["--digit", "2"])):
+        file = str(tmp_path / f"{name}.npy")
+        assert main(["sample", str(out), "--count", "8", *digit, "--backend", "numpy", "--out", file]) == 0
+        drawn[name] = np.load(file)
+    same_label = [bool((a == b).all()) for a, b in zip(drawn["all"], drawn["twos"], strict=True)]
+    assert same_label == [False, False, True, False] * 2  # the noise is the same, the label differs but for the twos
+    assert "this run knows the labels 0 to 3, got 4" in refused(capsys, "sample", out, "--digit", 4)
+
+
+def test_data_without_labels_train_without_and_say_so(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--data", data, "--batch", "8", "--steps", "2", "--backend", "numpy", "--out", str(out)]
+    assert main(["train", *options]) == 0
+    assert "labels     none in these data" in capsys.readouterr().out
+    assert "this run knows no labels" in refused(capsys, "sample", out, "--digit", 1)

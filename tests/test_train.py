@@ -115,6 +115,64 @@ def test_an_unfinished_epoch_has_its_row():
     assert [(row["epoch"], row["step"]) for row in t.rows()] == [(1, 4), (2, 6)] and len(t.history) == 1
 
 
+# ---------------------------------------------------------------- labels
+
+
+def labelled(**choices) -> Training:
+    """Images whose every pixel is 25 times their label: what G makes of a label can be read off."""
+    labels = np.arange(70) % 10
+    images = np.repeat(25 * labels.astype(np.uint8), 64).reshape(70, 8, 8, 1)
+    data = datasets.Images(images, labels, "numbered")
+    return training(data=data, **{"preset": "digits", "average": 0.0, "batch": 32} | choices)
+
+
+def test_a_conditional_generator_learns_what_its_labels_mean():
+    t = labelled(epochs=None, steps=400, lr_g=3e-3, lr_d=3e-3)
+    list(t.records())
+    means = t.pictures(100).mean(axis=(1, 2, 3)).reshape(10, 10).mean(axis=0)  # a column a label
+    assert np.corrcoef(means, np.arange(10))[0, 1] > 0.9
+
+
+def test_batches_bring_their_own_labels():
+    real, labels = labelled()._next_batch()
+    assert np.array_equal(datasets.unscale(real)[:, 0, 0, 0], 25 * labels)
+
+
+def test_without_labels_the_players_are_unconditional():
+    assert training(preset="digits").classes == 0  # the data have none
+    assert labelled(conditional=False).classes == 0  # not asked for
+    t = labelled()
+    assert t.classes == 10 and t.fixed_labels.tolist() == list(range(10)) * 10
+
+
+def test_labels_and_spectral_norm_go_on_to_the_same_bits():
+    whole, first, second = (labelled(epochs=3, average=0.9) for _ in range(3))
+    list(whole.records())
+    for record in first.records():
+        if record["step"] == 3:
+            break
+    second.load_state("here", *first.state())
+    list(second.records())
+    assert same(whole, second)
+
+
+# ---------------------------------------------------------------- the learning rate
+
+
+def test_the_learning_rate_falls_to_zero_at_the_horizon():
+    t = training(epochs=None, steps=8, decay=True, lr_g=4e-3, lr_d=8e-3)
+    rates = [(t.opt_g.lr, t.opt_d.lr) for _ in t.records()]
+    np.testing.assert_allclose(rates, [(4e-3 * (1 - i / 8), 8e-3 * (1 - i / 8)) for i in range(8)])
+    with pytest.raises(UserError, match="decay needs a total"):
+        Config(decay=True)
+
+
+def test_going_on_beyond_the_horizon_keeps_it():
+    config = Config.of("digits", epochs=3)
+    assert config.horizon == {"epochs": 3}
+    assert dataclasses.replace(config, epochs=9).horizon == {"epochs": 3}
+
+
 # ---------------------------------------------------------------- totals
 
 
@@ -176,6 +234,7 @@ def test_a_wrong_config_is_refused(text, says):
         ({"beta1": 1.0}, "beta1 is at least 0 and below 1"),
         ({"average": -0.1}, "average is at least 0"),
         ({"label_smoothing": 0.5}, "label_smoothing is at least 0 and below 0.5"),
+        ({"label_smoothing": 0.1}, "hinge has no targets to smooth"),
         ({"simultaneous": True, "d_steps": 2}, "simultaneous updates are one step of each player"),
     ],
 )

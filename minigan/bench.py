@@ -1,0 +1,98 @@
+"""Measuring: functions that take turns, so that a noisy neighbour disturbs all of them alike; and what was measured on.
+
+`minigan bench` is the short version for a reader's own machine; the scripts in benchmarks/ use the same two functions.
+"""
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from minigan import backends, losses, models
+from minigan.game import discriminator_step, generator_step
+from minigan.optim import Adam
+
+
+def take_turns(functions: list[Callable[[], object]], seconds: float, least: int = 3) -> list[list[float]]:
+    """The functions in turn, until each had its seconds, `least` times at least: every duration of each, in seconds."""
+    durations: list[list[float]] = [[] for _ in functions]
+    deadline = time.perf_counter() + seconds * len(functions)
+    while len(durations[0]) < least or time.perf_counter() < deadline:
+        for function, times in zip(functions, durations, strict=True):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+    return durations
+
+
+def summary(times: list[float]) -> dict:
+    """Median and quartiles in milliseconds, and how many runs they are of."""
+    low, median, high = np.quantile(times, [0.25, 0.5, 0.75]) * 1e3
+    return {"median_ms": round(median, 3), "quartiles_ms": [round(low, 3), round(high, 3)], "runs": len(times)}
+
+
+def machine() -> dict:
+    """What a figure was measured on: processor, cores, system, and the versions of what took part."""
+    versions = {"python": platform.python_version()}
+    for name in ("numpy", "numba", "llvmlite", "cupy", "torch", "tensorflow"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].split(":")[1].strip() if names else cpu
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "versions": versions}
+
+
+class Step:
+    """One full training step, D on real and on fake, then G through D, ready to be called again and again."""
+
+    def __init__(self, preset: str, batch: int, backend, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.G, self.D = models.build(preset, rng=rng)
+        self.G.to(backend)
+        self.D.to(backend)
+        self.opt_g, self.opt_d = (Adam(network, lr=2e-4, beta1=0.5) for network in (self.G, self.D))
+        noise = (batch, models.noise_size(self.G))
+        self.real = backend.asarray(rng.uniform(-1, 1, (batch, 28, 28, 1)).astype(np.float32))
+        self.z_d, self.z_g = (backend.asarray(rng.standard_normal(noise, dtype=np.float32)) for _ in range(2))
+        self.backend = backend
+
+    def __call__(self) -> dict:
+        record = discriminator_step(self.G, self.D, self.opt_d, self.real, self.z_d, losses.non_saturating)
+        record |= generator_step(self.G, self.D, self.opt_g, self.z_g, losses.non_saturating)
+        self.backend.synchronize()
+        return record
+
+
+def compare_backends(preset: str, batches: list[int], names: list[str], seconds: float) -> list[dict]:
+    """A row for each batch and backend: the time of a full step. The first step of each is checked, not timed.
+
+    Raises AssertionError where two backends play different games.
+    """
+    rows = []
+    for batch in batches:
+        steps = [Step(preset, batch, backends.load(name)) for name in names]
+        first = [{key: float(value) for key, value in step().items()} for step in steps]
+        for name, record in zip(names, first, strict=True):
+            for key, value in record.items():
+                expected = first[0][key]
+                assert abs(value - expected) < 1e-3 * max(1, abs(expected)), f"{name} {key}: {value}, not {expected}"
+        for name, times in zip(names, take_turns(steps, seconds), strict=True):
+            row = {"preset": preset, "batch": batch, "backend": name, **summary(times)}
+            rows.append(row | {"images_per_second": round(1e3 * batch / row["median_ms"])})
+    return rows
+
+
+def overtakes(rows: list[dict], challenger: str, champion: str) -> int | None:
+    """The smallest batch from which on the challenger is the faster one; None if it never is."""
+    times = {(row["batch"], row["backend"]): row["median_ms"] for row in rows}
+    batches = sorted({row["batch"] for row in rows})
+    faster = [times[batch, challenger] < times[batch, champion] for batch in batches]
+    return next((batch for i, batch in enumerate(batches) if all(faster[i:])), None)
