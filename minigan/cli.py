@@ -1,6 +1,7 @@
 """The command line: one function for each subcommand. A UserError ends in its sentence and exit code 2."""
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -75,6 +76,22 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--digit", type=int, metavar="D", help="this label only (of a run that was trained with labels)")
     sub.add_argument("--out", type=Path, metavar="FILE", help=".png: a grid; .npy: uint8 (default: RUN/sample.png)")
     _add_backend(sub)
+
+    sub = add("gradcheck", gradcheck, "Check every gradient; exit code 1 when anything is wrong.")
+    sub.add_argument("--backend", metavar="NAME", action="append", help="may be repeated (default: all that run here)")
+    sub.add_argument("--all", action="store_true", help="a line for every tensor, not only the worst of each subject")
+    sub.add_argument("--planted", action="store_true", help="plant mistakes in minigan's source; are they caught?")
+    sub.add_argument("--update", type=Path, metavar="FILE", help="with --planted: write the table into this README")
+    sub.add_argument("--json", action="store_true", help="everything, for programs")
+
+    sub = add(
+        "bench", bench, "Time a full training step on every backend that runs here, side by side (half a minute)."
+    )
+    sub.add_argument("--preset", default="small", metavar="NAME", help="the networks (default small)")
+    sub.add_argument("--batch", type=int, nargs="+", default=[16, 64, 256], metavar="N", help="default 16 64 256")
+    sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    sub.add_argument("--seconds", type=float, default=2.0, metavar="X", help="for each backend and batch (default 2)")
+    sub.add_argument("--json", action="store_true", help="print the figures as JSON")
 
     add("doctor", doctor, "Say which backends run here, and why the others do not.")
     return parser
@@ -220,6 +237,123 @@ def sample(arguments) -> int:
             np.save(buffer, images[..., 0] if images.shape[-1] == 1 else images)
             write_atomically(out, buffer.getvalue())
     print(f"{arguments.count} samples in {out}")
+    return 0
+
+
+# ---------------------------------------------------------------- gradcheck
+
+
+def gradcheck(arguments) -> int:
+    if arguments.update and not arguments.planted:
+        raise UserError("--update writes the table of planted mistakes: add --planted")
+    if arguments.planted:
+        return _plant(arguments)
+    import dataclasses
+    import time
+
+    from minigan import backends, checks
+    from minigan.gradcheck import digest, table
+
+    reports = []
+    for name in dict.fromkeys(arguments.backend or backends.available()):
+        backend = checks.load(name)
+        backend.set_threads(1)  # the arrays are small
+        start = time.perf_counter()
+        rows = checks.report(backend)
+        seconds, wrong = time.perf_counter() - start, sum(not row.ok for row in rows)
+        reports.append({"backend": backend.NAME, "seconds": seconds, "wrong": wrong, "rows": rows})
+        if not arguments.json:
+            print(table(rows if arguments.all else digest(rows)))
+            count = sum(row.compared for row in rows)
+            end = f"{wrong} wrong" if wrong else "all right"
+            print(f"{backend.NAME}: {count:,} numbers of {len(rows)} tensors and facts in {seconds:.1f} s, {end}\n")
+    if arguments.json:
+        _print_json([r | {"rows": [dataclasses.asdict(row) for row in r["rows"]]} for r in reports])
+    return int(any(r["wrong"] for r in reports))
+
+
+def _plant(arguments) -> int:
+    from minigan import planted
+
+    if arguments.backend:
+        raise UserError("mistakes are planted under the numpy backend: leave --backend out")
+    if arguments.update:
+        with _naming(arguments.update):
+            planted.block(arguments.update.read_text(encoding="utf-8"))
+    outcomes = planted.attempt_all()
+    if arguments.json:
+        _print_json(
+            [
+                {"family": o.mistake.family, "title": o.mistake.title, "caught_by": o.caught_by, "weak": o.weak}
+                for o in outcomes
+            ]
+        )
+    else:
+        print(f"{planted.details(outcomes)}\n\n{planted.summary(outcomes)}")
+    if arguments.update:
+        planted.update(arguments.update, outcomes)
+    return int(not all(o.caught_by for o in outcomes))
+
+
+def _print_json(value) -> None:
+    """JSON has no NaN and no infinity: null."""
+    import json
+    import math
+
+    def plain(v):
+        if isinstance(v, dict):
+            return {k: plain(w) for k, w in v.items()}
+        if isinstance(v, list | tuple):
+            return [plain(w) for w in v]
+        return None if isinstance(v, float) and not math.isfinite(v) else v
+
+    print(json.dumps(plain(value)))
+
+
+@contextlib.contextmanager
+def _naming(path: Path):
+    """A file that cannot be read is named in the one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: give a file that can be read and written") from error
+
+
+# ---------------------------------------------------------------- bench
+
+
+def bench(arguments) -> int:
+    from minigan import backends, models
+    from minigan import bench as measuring
+
+    if min(arguments.batch) < 2 or not 0 < arguments.seconds <= 600:
+        raise UserError(
+            f"--batch is at least 2 and --seconds from 0 to 600, got {arguments.batch}, {arguments.seconds}"
+        )
+    if arguments.preset not in models.PRESETS:
+        raise UserError(f"unknown preset {arguments.preset!r}: choose {', '.join(models.PRESETS)}")
+    names = backends.available()
+    for name in names:
+        backends.load(name).set_threads(arguments.threads)
+    machine = measuring.machine()
+    rows = measuring.compare_backends(arguments.preset, sorted(arguments.batch), names, arguments.seconds)
+    if arguments.json:
+        _print_json({"machine": machine, "threads": arguments.threads, "results": rows})
+        return 0
+    print(
+        f"{machine['cpu']}, {arguments.threads or machine['cores']} threads; a full training step of {arguments.preset}"
+    )
+    reference = {row["batch"]: row["median_ms"] for row in rows if row["backend"] == "numpy"}
+    for row in rows:
+        print(
+            "batch {batch:4d}  {backend:6s} {median_ms:9.1f} ms ({quartiles_ms[0]:.1f}-{quartiles_ms[1]:.1f}) "
+            "{images_per_second:8,d} images/s  {:5.1f} x numpy".format(
+                reference[row["batch"]] / row["median_ms"], **row
+            )
+        )
+    if "cupy" in names:
+        batch = measuring.overtakes(rows, "cupy", "numba" if "numba" in names else "numpy")
+        print(f"the GPU is ahead from batch {batch} on" if batch else "the GPU is never ahead at these batches")
     return 0
 
 

@@ -1,5 +1,7 @@
 """The command line: help, refusals in one sentence, the doctor. (Training and sampling: test_run.py.)"""
 
+import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from minigan import backends, datasets
 from minigan.cli import main
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["doctor"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["gradcheck"], ["bench"], ["doctor"]])
 def test_help_is_there(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
@@ -37,6 +39,8 @@ def test_help_is_there(command, capsys):
         (["train", "--batch", "1"], "batch is at least 2"),
         (["train", "--lr", "-1"], "lr_g is positive"),
         (["train", "--loss", "mse"], "unknown loss"),
+        (["bench", "--preset", "huge"], "unknown preset 'huge'"),
+        (["bench", "--batch", "1"], "--batch is at least 2"),
         (["sample", "none"], "none is not the folder of a run"),
         (["sample", "none", "--count", "0"], "--count is at least 1"),
         (["sample", "none", "--out", "x.bmp"], "--out is a .png (a grid) or .npy"),
@@ -54,6 +58,48 @@ def test_train_lists_the_presets(capsys):
     assert main(["train", "--list"]) == 0
     text = capsys.readouterr().out
     assert "digits" in text and "TensorFlow's DCGAN tutorial" in text and "batch 256" in text
+
+
+def test_bench_compares_the_backends(capsys):
+    options = ["bench", "--batch", "4", "8", "--threads", "1", "--seconds", "0.01"]
+    assert main([*options, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    rows = {(row["batch"], row["backend"]): row for row in report["results"]}
+    assert rows.keys() == {(batch, name) for batch in (4, 8) for name in backends.available()}
+    assert all(row["runs"] >= 3 and row["median_ms"] > 0 for row in rows.values())
+    assert report["machine"]["versions"]["numpy"]
+    assert main(options) == 0
+    text = capsys.readouterr().out
+    assert text.count("images/s") == len(rows) and "1.0 x numpy" in text
+
+
+def test_bench_plays_nothing_unequal(monkeypatch):
+    """Backends whose first step differs are not timed."""
+    from minigan import bench, losses
+
+    calls, right = [], losses.non_saturating
+
+    def drifting(fake_logits):
+        calls.append(0)
+        loss, d_fake = right.generator(fake_logits)
+        return loss + (len(calls) > 1), d_fake
+
+    monkeypatch.setattr(losses, "non_saturating", dataclasses.replace(right, generator=drifting))
+    with pytest.raises(AssertionError, match="g_loss"):
+        bench.compare_backends("small", [4], ["numpy", "numpy"], 0.0)
+
+
+@pytest.mark.parametrize(("gpu", "batch"), [([9, 5, 1], 64), ([1, 1, 1], 16), ([9, 9, 9], None), ([1, 9, 1], 256)])
+def test_a_challenger_overtakes_where_it_stays_ahead(gpu, batch):
+    from minigan.bench import overtakes
+
+    times = {"cupy": gpu, "numba": [2, 6, 8]}
+    rows = [
+        {"batch": size, "backend": name, "median_ms": ms}
+        for name in times
+        for size, ms in zip((16, 64, 256), times[name], strict=True)
+    ]
+    assert overtakes(rows, "cupy", "numba") == batch
 
 
 def test_the_doctor_says_what_runs(capsys):
