@@ -6,12 +6,14 @@ with numerical derivatives. That shows the backward pass to fit the forward pass
 compared with plain loops or a closed formula, written here a second time and in another way.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from minigan import backends, gradcheck, layers, losses, models, optim, penalties
+from minigan.errors import UserError
 from minigan.gradcheck import Row, compare, randomize
 from minigan.layers import (
     BatchNorm,
@@ -21,15 +23,19 @@ from minigan.layers import (
     Dropout,
     Flatten,
     LeakyReLU,
+    OneHot,
+    Projection,
     ReLU,
     Reshape,
     Sequential,
     Sigmoid,
+    SpectralNorm,
     Tanh,
     Upsample,
 )
 
 EXACT = 1e-12  # float64 against another order of the same sums
+FEW = {"coordinates": 2, "directions": 1}  # one random direction shows any mistake; `preset_steps` tries more
 
 
 def report(backend, only: Callable[[str], bool] = lambda name: True) -> list[Row]:
@@ -47,59 +53,69 @@ def fact(subject: str, tensor: str, true: bool, otherwise: str) -> Row:
 # ---------------------------------------------------------------- layers
 
 
-def layer_cases(rng) -> list[tuple[str, layers.Layer, tuple, bool]]:
-    """(what, layer, shape of x, train): every kind of layer in every mode."""
-    return [
-        ("Dense", Dense(5, 3, rng=rng), (4, 5), True),
-        ("Dense, no bias", Dense(5, 3, bias=False, rng=rng), (4, 5), True),
-        ("Conv2d 3x3", Conv2d(2, 3, 3, pad=1, rng=rng), (2, 4, 3, 2), True),
-        ("Conv2d 4x4 stride 2", Conv2d(3, 2, 4, stride=2, pad=1, rng=rng), (2, 5, 4, 3), True),
-        ('Conv2d 5x5 stride 2 "same"', Conv2d(1, 3, 5, stride=2, pad=(1, 2), bias=False, rng=rng), (2, 6, 4, 1), True),
-        ("ConvTranspose2d 4x4 stride 2", ConvTranspose2d(3, 2, 4, stride=2, pad=1, rng=rng), (2, 3, 2, 3), True),
+def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.Layer, tuple, dict]]:
+    """(what, layer, shape of x, arguments of forward): every kind of layer in every mode, its numbers drawn anew."""
+    labels = backend.asarray(np.array([2, 0, 1, 1]))
+    for what, layer, shape, how in (
+        ("Dense", Dense(5, 3, rng=rng), (4, 5), {}),
+        ("Dense, no bias", Dense(5, 3, bias=False, rng=rng), (4, 5), {}),
+        ("Conv2d 3x3", Conv2d(2, 3, 3, pad=1, rng=rng), (2, 4, 3, 2), {}),
+        ("Conv2d 4x4 stride 2", Conv2d(3, 2, 4, stride=2, pad=1, rng=rng), (2, 5, 4, 3), {}),
+        ('Conv2d 5x5 stride 2 "same"', Conv2d(1, 3, 5, stride=2, pad=(1, 2), bias=False, rng=rng), (2, 6, 4, 1), {}),
+        ("ConvTranspose2d 4x4 stride 2", ConvTranspose2d(3, 2, 4, stride=2, pad=1, rng=rng), (2, 3, 2, 3), {}),
         (
             "ConvTranspose2d 3x3 stride 3",
             ConvTranspose2d(2, 3, 3, stride=3, pad=(0, 1), output_pad=2, rng=rng),
             (2, 2, 3, 2),
-            True,
+            {},
         ),
-        ("BatchNorm of images", BatchNorm(3, eps=1e-3), (3, 2, 2, 3), True),
-        ("BatchNorm of rows", BatchNorm(4), (5, 4), True),
-        ("BatchNorm, running statistics", BatchNorm(4, eps=1e-3), (5, 4), False),
-        ("LeakyReLU", LeakyReLU(0.3), (4, 5), True),
-        ("ReLU", ReLU(), (4, 5), True),
-        ("Tanh", Tanh(), (4, 5), True),
-        ("Sigmoid", Sigmoid(), (4, 5), True),
-        ("Dropout", Dropout(0.4, rng=rng), (4, 9), True),
-        ("Dropout, not training", Dropout(0.4, rng=rng), (4, 5), False),
-        ("Reshape", Reshape(2, 3, 2), (2, 12), True),
-        ("Flatten", Flatten(), (2, 3, 2, 2), True),
-        ("Upsample", Upsample(3), (2, 2, 3, 2), True),
+        ("SpectralNorm of Dense", SpectralNorm(Dense(5, 3, rng=rng), rng=rng), (4, 5), {}),
+        ("SpectralNorm of Conv2d", SpectralNorm(Conv2d(2, 3, 3, pad=1, rng=rng), rng=rng), (2, 3, 3, 2), {}),
+        ("BatchNorm of images", BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
+        ("BatchNorm of rows", BatchNorm(4), (5, 4), {}),
+        ("BatchNorm, running statistics", BatchNorm(4, eps=1e-3), (5, 4), {"train": False}),
+        ("OneHot", OneHot(3), (4, 5), {"labels": labels}),
+        ("Projection", Projection(5, 3, rng=rng), (4, 5), {"labels": labels}),
+        ("LeakyReLU", LeakyReLU(0.3), (4, 5), {}),
+        ("ReLU", ReLU(), (4, 5), {}),
+        ("Tanh", Tanh(), (4, 5), {}),
+        ("Sigmoid", Sigmoid(), (4, 5), {}),
+        ("Dropout", Dropout(0.4, rng=rng), (4, 9), {}),
+        ("Dropout, not training", Dropout(0.4, rng=rng), (4, 5), {"train": False}),
+        ("Reshape", Reshape(2, 3, 2), (2, 12), {}),
+        ("Flatten", Flatten(), (2, 3, 2, 2), {}),
+        ("Upsample", Upsample(3), (2, 2, 3, 2), {}),
         (
             "Sequential",
             Sequential(Reshape(2, 2, 2), Conv2d(2, 3, 3, pad=1, rng=rng), Tanh(), Flatten(), Dense(12, 2, rng=rng)),
             (3, 8),
-            True,
+            {},
         ),
-    ]
+        (
+            "Sequential with labels",
+            Sequential(OneHot(3), Dense(8, 4, rng=rng), LeakyReLU(0.2), Projection(4, 3, rng=rng)),
+            (4, 5),
+            {"labels": labels},
+        ),
+    ):
+        yield what, randomize(layer.to(backend, dtype), rng), shape, how
 
 
 def layer_gradients(backend) -> Iterator[Row]:
     """dx and every parameter's gradient; on the reference by complex step too."""
     rng = np.random.default_rng(1)
-    for what, layer, shape, train in layer_cases(rng):
-        randomize(layer.to(backend, np.float64), rng)
+    for what, layer, shape, how in layer_cases(backend, rng):
         x = rng.standard_normal(shape)
         for method in ("central", "complex") if backend.NAME == "numpy" else ("central",):
-            yield from gradcheck.check_layer(layer, x, train=train, method=method, subject=what, rng=rng)
+            yield from gradcheck.check_layer(layer, x, **how, method=method, subject=what, coordinates=24, rng=rng)
 
 
 def layer_contract(backend) -> Iterator[Row]:
     """float32 in, float32 out; a gradient that is not needed is None and changes no other; inputs stay as they are."""
     rng = np.random.default_rng(2)
-    for what, layer, shape, train in layer_cases(rng):
-        randomize(layer.to(backend), rng)
+    for what, layer, shape, how in layer_cases(backend, rng, np.float32):
         x = backend.asarray(rng.standard_normal(shape), dtype=np.float32)
-        y, cache = layer.forward(x, train)
+        y, cache = layer.forward(x, **how)
         dy = backend.asarray(rng.standard_normal(y.shape), dtype=np.float32)
         x_before, dy_before = backend.to_numpy(x).copy(), backend.to_numpy(dy).copy()
         dx, grads = layer.backward(dy, cache)
@@ -119,24 +135,39 @@ def layer_contract(backend) -> Iterator[Row]:
 def forward_values(backend) -> Iterator[Row]:
     """What each layer computes, against plain loops and formulas."""
     rng = np.random.default_rng(3)
-    for what, layer, shape, train in layer_cases(rng):
+    for what, layer, shape, how in layer_cases(backend, rng):
         if isinstance(layer, Dropout | Sequential):
             continue
-        randomize(layer.to(backend, np.float64), rng)
         x = rng.standard_normal(shape)
-        expected = plain_forward(layer, x, train)
-        y, _ = layer.forward(backend.asarray(x), train)
-        yield compare(what, "y", "plain loops", backend.to_numpy(y), expected, EXACT)
+        expected = plain_forward(layer, x, **how)
+        y, _ = layer.forward(backend.asarray(x), **how)
+        # Spectral norm adds 1e-12 under its root.
+        tolerance = 10 * EXACT if isinstance(layer, SpectralNorm) else EXACT
+        yield compare(what, "y", "plain loops", backend.to_numpy(y), expected, tolerance)
 
 
-def plain_forward(layer, x: np.ndarray, train: bool) -> np.ndarray:
+def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.ndarray:
     """The layer's y as its definition says it, slowly."""
+    if isinstance(layer, SpectralNorm):
+        inner = copy.copy(layer.layer)
+        w = layer.backend.to_numpy(layer.params["w"])
+        sigma = np.linalg.svd(w.reshape(-1, w.shape[-1]), compute_uv=False)[0]
+        inner.params = layer.params | {"w": layer.params["w"] / sigma}
+        return plain_forward(inner, x, train)
+    if isinstance(layer, OneHot):
+        chosen = layer.backend.to_numpy(labels)
+        return np.array(
+            [[*row, *(float(c == label) for c in range(layer.classes))] for row, label in zip(x, chosen, strict=True)]
+        )
     p, buffers = ({k: layer.backend.to_numpy(v) for k, v in d.items()} for d in (layer.params, layer.buffers))
     if isinstance(layer, Dense):
         y = [
             [sum(x[n, i] * p["w"][i, o] for i in range(layer.n_in)) for o in range(layer.n_out)] for n in range(len(x))
         ]
         return np.array(y) + p.get("b", 0.0)
+    if isinstance(layer, Projection):
+        chosen = [int(label) for label in labels]
+        return x @ p["w"] + p["b"] + np.array([[row @ p["e"][c]] for row, c in zip(x, chosen, strict=True)])
     if isinstance(layer, Conv2d):
         return plain_conv(x, p["w"], layer.stride, layer.pad) + p.get("b", 0.0)
     if isinstance(layer, ConvTranspose2d):
@@ -272,15 +303,16 @@ def loss_values(backend) -> Iterator[Row]:
             (0.9 * log1pexp(-real) + 0.1 * log1pexp(real)).mean() + log1pexp(fake).mean(),
             log1pexp(-fake).mean(),
         ),
+        "hinge": (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(), -fake.mean()),
     }
     tried = {**losses.LOSSES, "smoothed": losses.smoothed(losses.non_saturating, 0.1)}
     for name, loss in tried.items():
         for method in ("central", "complex"):
             yield from gradcheck.check_loss(loss, real, fake, method=method, subject=name)
-        if name in plain:
-            got = loss.discriminator(real, fake)[0], loss.generator(fake)[0]
-            for player, value, expected in zip(("discriminator", "generator"), got, plain[name], strict=True):
-                yield compare(f"{name}: {player}", "value", "formula", value, expected, EXACT)
+        got = loss.discriminator(real, fake)[0], loss.generator(fake)[0]
+        for player, value, expected in zip(("discriminator", "generator"), got, plain[name], strict=True):
+            yield compare(f"{name}: {player}", "value", "formula", value, expected, EXACT)
+    yield from classifier_loss(rng)
     far = np.array([[-100.0], [100.0]], np.float32)
     value, d_real, d_fake = losses.non_saturating.discriminator(far, far)
     yield compare("logits +-100 in float32", "loss", "formula", value, 100.0, 0.0)
@@ -291,6 +323,29 @@ def loss_values(backend) -> Iterator[Row]:
     yield compare("logits +-100 in float32", "G d fake", "formula", d_fake, np.array([[-0.5], [0.0]]), 1e-40)
     dtypes = {str(a.dtype) for a in (value, d_real, d_fake)}
     yield fact("logits +-100 in float32", "dtype", dtypes == {"float32"}, f"float32 in, {dtypes} out")
+
+
+def classifier_loss(rng) -> Iterator[Row]:
+    """-log of the label's share of exp(logit), and that it neither overflows nor changes its dtype."""
+    logits, labels = rng.standard_normal((5, 4)), np.array([3, 0, 1, 1, 2])
+    for method, moving in (("central", logits), ("complex", logits.astype(complex))):
+        yield from gradcheck.check(
+            lambda moving=moving: losses.cross_entropy(moving, labels)[0],
+            lambda: {"logits": losses.cross_entropy(logits, labels)[1]},
+            {"logits": moving},
+            subject="cross_entropy",
+            method=method,
+        )
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = -np.mean([np.log(shares[n, label]) for n, label in enumerate(labels)])
+    yield compare("cross_entropy", "value", "formula", losses.cross_entropy(logits, labels)[0], expected, EXACT)
+    far = np.array([[-100.0, 100.0], [100.0, -100.0]], np.float32)
+    value, d_logits = losses.cross_entropy(far, np.array([0, 0]))
+    yield compare("cross_entropy at +-100 in float32", "value", "formula", value, 100.0, 0.0)
+    expected = np.array([[-0.5, 0.5], [0.0, 0.0]])
+    yield compare("cross_entropy at +-100 in float32", "d logits", "formula", d_logits, expected, 1e-40)
+    dtypes = {str(value.dtype), str(d_logits.dtype)}
+    yield fact("cross_entropy at +-100 in float32", "dtype", dtypes == {"float32"}, f"float32 in, {dtypes} out")
 
 
 def optimizer_steps(backend) -> Iterator[Row]:
@@ -404,9 +459,11 @@ def whole_steps(backend) -> Iterator[Row]:
         ("generator", losses.minimax, False),
         ("simultaneous", losses.non_saturating, True),
     ):
-        game = small_game(backend, np.random.default_rng(11))
+        G, D, real, z = small_game(backend, np.random.default_rng(11))
+        # Equal batches once, or a cache of the wrong batch would only be a shape error.
+        game = G, D, real[: len(z)] if train else real, z
         name = f"{which} step" if train else f"{which} step, running statistics"
-        yield from gradcheck.check_step(which, *game, loss, train=train, subject=name, coordinates=8, directions=2)
+        yield from gradcheck.check_step(which, *game, loss, train=train, subject=name, **FEW)
 
 
 def isolation(backend) -> Iterator[Row]:
@@ -478,20 +535,26 @@ def expected_statistics(which, G, D, real, z) -> dict:
 
 
 def preset_steps(backend) -> Iterator[Row]:
-    """Whole steps of every architecture in `models`, at 8 x 8 pixels."""
-    for preset in {build: name for name, build in models.PRESETS.items()}.values():  # one name for each table
-        for which, train in (
-            ("discriminator", True),
-            ("discriminator", False),
-            ("generator", True),
-            ("generator", False),
-            ("simultaneous", True),
+    """Whole steps of every architecture in `models`, at 8 x 8 pixels, without labels and with them."""
+    names = {build: name for name, build in models.PRESETS.items()}.values()  # one name for each table
+    for preset in names:
+        for which, train, classes in (
+            ("discriminator", True, 0),
+            ("discriminator", False, 3),
+            ("generator", True, 3),
+            ("generator", False, 0),
+            ("simultaneous", True, 0),
         ):
             rng = np.random.default_rng(13)
-            G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1))
+            try:
+                G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1), classes=classes)
+            except UserError:  # this architecture takes no labels
+                classes = 0
+                G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1))
             for network in (G, D):
                 randomize(network.to(backend, np.float64), rng)
-            real, z = rng.standard_normal((4, 8, 8, 1)), rng.standard_normal((3, models.noise_size(G)))
+            real, z = rng.standard_normal((4, 8, 8, 1)), rng.standard_normal((4, models.noise_size(G)))
+            subject = f"{preset}: {which}" + ("" if train else ", running statistics")
             yield from gradcheck.check_step(
                 which,
                 G,
@@ -500,7 +563,8 @@ def preset_steps(backend) -> Iterator[Row]:
                 z,
                 losses.non_saturating,
                 train=train,
-                subject=f"{preset}: {which}" + ("" if train else ", running statistics"),
+                labels=backend.asarray(np.array([1, 0, 2, 1])) if classes else None,
+                subject=subject + (", labels" if classes else ""),
                 coordinates=8,
                 directions=2,
                 rng=rng,
@@ -513,7 +577,7 @@ def preset_steps(backend) -> Iterator[Row]:
 def smooth_critic(backend, rng) -> Sequential:
     """A discriminator through which all the terms of second derivatives pass."""
     D = Sequential(
-        Conv2d(1, 2, 3, stride=2, pad=1, rng=rng),
+        SpectralNorm(Conv2d(1, 2, 3, stride=2, pad=1, rng=rng), rng=rng),
         BatchNorm(2),
         Tanh(),
         Upsample(2),
@@ -537,14 +601,15 @@ def penalty_gradients(backend) -> Iterator[Row]:
     def gp(D, train):
         return penalties.wgan_gp(D, real, fake, rng=np.random.default_rng(15), weight=7.0, train=train)
 
-    for train in (True, False):
-        mode = "" if train else ", running statistics"
-        for what, penalty in (
-            ("R1", lambda D, train=train: penalties.r1(D, real, weight=3.0, train=train)),
-            ("R2", lambda D, train=train: penalties.r2(D, fake, weight=3.0, train=train)),
-            ("WGAN-GP", lambda D, train=train: gp(D, train)),
-        ):
-            yield from gradcheck.check_penalty(penalty, D, subject=what + mode, coordinates=8, directions=2)
+    before = bits(D)
+    for what, penalty in (
+        ("R1", lambda D: penalties.r1(D, real, weight=3.0)),
+        ("R2, running statistics", lambda D: penalties.r2(D, fake, weight=3.0, train=False)),
+        ("WGAN-GP", lambda D: gp(D, True)),
+    ):
+        yield from gradcheck.check_penalty(penalty, D, subject=what, **FEW)
+        penalty(D)
+        yield fact(what, "statistics", bits(D) == before, "the penalty moves D's parameters or running statistics")
     # Values: the gradients of the images by central differences, sample by sample (running statistics: no crosstalk).
     share = backend.asarray(np.random.default_rng(15).random((3, 1, 1, 1)))
     for what, x, value, function in (
@@ -601,13 +666,14 @@ def weak(backend) -> Iterator[Row]:
     """For comparison: what from-scratch projects usually test with. Freshly initialised layers, the gradient of sum(y)
     (a cotangent of ones), a tolerance of 0.1, the losses likewise, and one step of each player that gives numbers."""
     rng = np.random.default_rng(16)
-    for what, layer, shape, train in layer_cases(rng):
-        layer.to(backend, np.float64)
+    for what, layer, shape, how in layer_cases(backend, rng):
+        if isinstance(layer, BatchNorm):
+            layer = BatchNorm(layer.channels, eps=layer.eps).to(backend, np.float64)
         x = rng.standard_normal(shape)
         yield from gradcheck.check_layer(
-            layer, x, train=train, cotangent=lambda rng, shape: np.ones(shape), tolerance=0.1, subject=what
+            layer, x, **how, cotangent=lambda rng, shape: np.ones(shape), tolerance=0.1, subject=what, coordinates=12
         )
-        y, _ = layer.forward(backend.asarray(x), train)
+        y, _ = layer.forward(backend.asarray(x), **how)
         yield fact(what, "y", bool(np.isfinite(backend.to_numpy(y)).all()), "not finite")
     for loss in losses.LOSSES.values():
         yield from gradcheck.check_loss(loss, rng.standard_normal((5, 1)), rng.standard_normal((5, 1)), tolerance=0.1)

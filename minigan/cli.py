@@ -77,6 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, metavar="FILE", help=".png: a grid; .npy: uint8 (default: RUN/sample.png)")
     _add_backend(sub)
 
+    sub = add(
+        "evaluate", evaluate, "Measure a run's samples: a judge trained by minigan itself compares them with MNIST."
+    )
+    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run on 28 x 28 grey images")
+    sub.add_argument("--count", type=int, default=10_000, metavar="N", help="how many samples (default 10000)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise and the bootstrap (default 0)")
+    sub.add_argument("--json", action="store_true", help="print the figures as JSON")
+    _add_backend(sub)
+
     sub = add("gradcheck", gradcheck, "Check every gradient; exit code 1 when anything is wrong.")
     sub.add_argument("--backend", metavar="NAME", action="append", help="may be repeated (default: all that run here)")
     sub.add_argument("--all", action="store_true", help="a line for every tensor, not only the worst of each subject")
@@ -237,6 +246,36 @@ def sample(arguments) -> int:
             np.save(buffer, images[..., 0] if images.shape[-1] == 1 else images)
             write_atomically(out, buffer.getvalue())
     print(f"{arguments.count} samples in {out}")
+    return 0
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+def evaluate(arguments) -> int:
+    import json
+
+    import numpy as np
+
+    from minigan import backends, models, plots, run
+    from minigan import evaluate as judging
+    from minigan.checkpoint import write_atomically
+
+    if arguments.count < 100 or arguments.seed < 0:
+        raise UserError(f"--count is at least 100 and --seed at least 0, got {arguments.count} and {arguments.seed}")
+    backend = backends.load(arguments.backend or "auto")
+    backend.set_threads(arguments.threads)
+    network = run.generator(arguments.run, backend)
+    images = run.draw(network, arguments.count, np.random.default_rng(arguments.seed))
+    n = models.classes(network)
+    labels = np.arange(arguments.count) % n if n == judging.CLASSES else None
+    report = judging.evaluate(judging.Judge(backend=backend), images, labels, arguments.seed)
+    text = json.dumps(report, indent=1)
+    with run.writing(arguments.run):
+        write_atomically(arguments.run / "evaluate.json", (text + "\n").encode())
+        picture = arguments.run / "evaluate.png"
+        plots.save_report(picture, images[:200], run.columns(n), report, judging.EXPLAINED)
+    print(text if arguments.json else f"{judging.table(report)}\nas a page: {picture}")
     return 0
 
 

@@ -252,6 +252,7 @@ def check_layer(
     x,
     *,
     train: bool = True,
+    labels=None,
     method: str = "central",
     cotangent: Callable = random_cotangent,
     rng: np.random.Generator | None = None,
@@ -268,12 +269,13 @@ def check_layer(
     exact = _copy(layer)
     x = backend.asarray(backend.to_numpy(x).astype(np.float64))
     put_back = keeper(exact)
-    c = backend.asarray(cotangent(rng, exact.forward(x, train)[0].shape))
+    how = {"train": train} | ({} if labels is None else {"labels": labels})
+    c = backend.asarray(cotangent(rng, exact.forward(x, **how)[0].shape))
     put_back()
 
     def gradient():
         put_back()
-        _, cache = exact.forward(x, train)
+        _, cache = exact.forward(x, **how)
         dx, grads = exact.backward(c.copy(), cache)
         return {"x": dx, **grads}
 
@@ -284,7 +286,7 @@ def check_layer(
 
     def value():
         put_back_moving()
-        return c * moving.forward(moving_x, train)[0]
+        return c * moving.forward(moving_x, **how)[0]
 
     return check(
         value,
@@ -358,6 +360,7 @@ def check_step(
     loss: Loss,
     *,
     train: bool = True,
+    labels=None,
     tolerance: float = WHOLE,
     subject: str | None = None,
     **options,
@@ -380,7 +383,7 @@ def check_step(
     def gradient():
         put_back()
         opt_g, opt_d = Recorder(), Recorder()
-        run_step(which, as_asked(G), as_asked(D), opt_g, opt_d, real, z, loss)
+        run_step(which, as_asked(G), as_asked(D), opt_g, opt_d, real, z, loss, labels)
         grads = {}
         for player, optimizer in (("G", opt_g), ("D", opt_d)):
             grads |= {f"{player} {name}": grad for name, grad in (optimizer.grads or {}).items()}
@@ -388,9 +391,9 @@ def check_step(
 
     def logits():
         put_back()
-        fake = G.forward(z, train)[0]
-        real_logits = None if which == "generator" else D.forward(real, train)[0]
-        return real_logits, D.forward(fake, train)[0]
+        fake = G.forward(z, train, labels=labels)[0]
+        real_logits = None if which == "generator" else D.forward(real, train, labels=labels)[0]
+        return real_logits, D.forward(fake, train, labels=labels)[0]
 
     rows = []
     for player, network, value in (
@@ -422,13 +425,13 @@ class Recorder:
         self.grads = grads
 
 
-def run_step(which: str, G, D, opt_g, opt_d, real, z, loss: Loss) -> dict:
+def run_step(which: str, G, D, opt_g, opt_d, real, z, loss: Loss, labels=None) -> dict:
     """The step of that name in `game`."""
     if which == "discriminator":
-        return game.discriminator_step(G, D, opt_d, real, z, loss)
+        return game.discriminator_step(G, D, opt_d, real, z, loss, labels)
     if which == "generator":
-        return game.generator_step(G, D, opt_g, z, loss)
-    return game.simultaneous_step(G, D, opt_d, opt_g, real, z, loss)
+        return game.generator_step(G, D, opt_g, z, loss, labels)
+    return game.simultaneous_step(G, D, opt_d, opt_g, real, z, loss, labels)
 
 
 class _Evaluating:
@@ -437,8 +440,8 @@ class _Evaluating:
     def __init__(self, network):
         self.network = network
 
-    def forward(self, x, train=True, track=True):
-        return self.network.forward(x, train=False, track=False)
+    def forward(self, x, train=True, track=True, labels=None):
+        return self.network.forward(x, train=False, track=False, labels=labels)
 
     def __getattr__(self, name):
         return getattr(self.network, name)
@@ -458,6 +461,10 @@ def randomize(network: Layer, rng: np.random.Generator) -> Layer:
             return rng.standard_normal(shape) / math.sqrt(math.prod(shape[:-1]))
         if kind == "var":
             return rng.uniform(0.5, 2, shape)
+        if kind in ("u", "v"):  # spectral norm's gradient holds where these are the singular vectors
+            w = network.backend.to_numpy(network.params[name[:-1] + "w"])
+            left, _, right = np.linalg.svd(w.reshape(-1, w.shape[-1]), full_matrices=False)
+            return left[:, 0] if kind == "u" else right[0]
         return (kind == "gamma") + 0.3 * rng.standard_normal(shape)
 
     for tensors in (network.params, network.buffers):
@@ -510,3 +517,16 @@ def table(rows: list[Row]) -> str:
             f"{row.verdict:<9}{1000 * row.seconds:>6.0f} ms"
         )
     return "\n".join([*lines, *(str(row) for row in rows if not row.ok)])
+
+
+def digest(rows: list[Row]) -> list[Row]:
+    """The rows of one subject and method as one: its worst tensor, with the numbers and the time of all."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.subject, row.method), []).append(row)
+    result = []
+    for group in groups.values():
+        worst = max(group, key=lambda row: (not row.ok, row.verdict == "kink", row.error))
+        compared, seconds = sum(row.compared for row in group), sum(row.seconds for row in group)
+        result.append(replace(worst, compared=compared, seconds=seconds))
+    return result

@@ -93,6 +93,23 @@ hinge = Loss("hinge", _hinge_discriminator, _hinge_generator, (2.0, 0.0))
 LOSSES = {loss.name: loss for loss in (non_saturating, minimax, hinge)}
 
 
+def cross_entropy(logits, labels):
+    """-mean log p[label] with p = softmax(l): the loss of a classifier, and its gradient (p - one_hot(label)) / N.
+
+    logits (N, classes), labels (N,) from 0 to classes - 1. The row's largest logit is taken off before exp, which
+    changes no p and keeps exp from overflowing.
+    """
+    xp = _xp(logits)
+    if logits.ndim != 2 or tuple(labels.shape) != (len(logits),):
+        raise ValueError(
+            f"expected logits (N, classes) and labels (N,), got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))  # (N, classes)
+    one_hot = labels[:, None] == xp.arange(logits.shape[1])
+    return -(log_p * one_hot).sum() / len(logits), (xp.exp(log_p) - one_hot) / len(logits)
+
+
 def smoothed(loss: Loss, smoothing: float) -> Loss:
     """The same game with one-sided label smoothing: real images count as 1 - smoothing."""
     if not 0 <= smoothing < 0.5:

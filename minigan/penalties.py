@@ -12,24 +12,27 @@ the ordinary weight gradient back through that computation (`layer.tangent_backw
 biases have no part and the slopes of leaky units are frozen; smooth activations and batch norm have slopes that move
 with x, and add a term each. The cost is about that of one more forward and backward pass.
 
+With batch norm the gradient of each image includes what it does to the others' logits; where a batch norm stands right
+before the last layer S does not depend on x at all, and the penalty is zero: take train=False there, or no batch norm.
+
 A penalty leaves the running statistics as they are. The value is a 0-d array, `grads` has the keys of `D.params`.
 """
 
 
-def r1(D, real, *, weight: float = 10.0, train: bool = True):
+def r1(D, real, *, weight: float = 10.0, train: bool = True, labels=None):
     """weight/2 * mean |g_n|^2 on real images (N, H, W, C): D is to be flat where the data are (Mescheder et al. 2018,
     section 4.1)."""
-    g, cache = _input_gradient(D, real, train)  # (N, H, W, C)
+    g, cache = _input_gradient(D, real, train, labels)  # (N, H, W, C)
     value = weight / 2 * _square_norms(g).mean()
     return value, _weight_gradient(D, cache, weight / len(g) * g)
 
 
-def r2(D, fake, *, weight: float = 10.0, train: bool = True):
+def r2(D, fake, *, weight: float = 10.0, train: bool = True, labels=None):
     """The same on G's images: D is to be flat where the fakes are (Mescheder et al. 2018, section 4.1)."""
-    return r1(D, fake, weight=weight, train=train)
+    return r1(D, fake, weight=weight, train=train, labels=labels)
 
 
-def wgan_gp(D, real, fake, *, rng, weight: float = 10.0, train: bool = True):
+def wgan_gp(D, real, fake, *, rng, weight: float = 10.0, train: bool = True, labels=None):
     """weight * mean (|g_n| - 1)^2 at random points between real and fake images, one point on the line of each pair.
 
     At g_n = 0 the norm has a kink, and sqrt's derivative there is infinite: the root of many a NaN. Of the slopes that
@@ -38,16 +41,16 @@ def wgan_gp(D, real, fake, *, rng, weight: float = 10.0, train: bool = True):
     xp = D.backend.xp
     share = D.backend.asarray(rng.random((len(real),) + (1,) * (real.ndim - 1)), dtype=real.dtype)  # (N, 1, 1, 1)
     x = share * real + (1 - share) * fake
-    g, cache = _input_gradient(D, x, train)  # (N, H, W, C)
+    g, cache = _input_gradient(D, x, train, labels)  # (N, H, W, C)
     norm = xp.sqrt(_square_norms(g))  # (N,)
     value = weight * ((norm - 1) ** 2).mean()
     slope = 2 * weight / len(g) * (norm - 1) / xp.where(norm > 0, norm, 1)  # d value / d norm / norm; times g = 0 below
     return value, _weight_gradient(D, cache, slope.reshape(share.shape) * g)
 
 
-def _input_gradient(D, x, train):
+def _input_gradient(D, x, train, labels):
     """g = dS/dx, the input gradient of the sum of all logits, and the cache of the forward pass."""
-    logits, cache = D.forward(x, train=train, track=False)  # (N, 1)
+    logits, cache = D.forward(x, train=train, track=False, labels=labels)  # (N, 1)
     g, _ = D.backward(D.backend.xp.ones_like(logits), cache, need_grads=False)
     return g, cache
 

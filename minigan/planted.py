@@ -457,7 +457,7 @@ MISTAKES = [
         "losses",
         "G: probabilities clipped, so that no gradient is left at logit -20",
         "return softplus(-fake_logits).mean(), -sigmoid(-fake_logits)",
-        "return softplus(-fake_logits).mean(), -(abs(fake_logits) < 17) * sigmoid(-fake_logits)",
+        "return softplus(-fake_logits).mean(), -1.0 * (abs(fake_logits) < 17) * sigmoid(-fake_logits)",
     ),
     Mistake(
         "losses",
@@ -472,6 +472,20 @@ MISTAKES = [
         "softplus: overflows",
         "return xp.where(positive, l, 0 * l) + xp.log1p(xp.exp(xp.where(positive, -l, l)))",
         "return xp.log1p(xp.exp(l))",
+    ),
+    Mistake(
+        "losses",
+        "losses",
+        "cross entropy: gradient not divided by the batch",
+        "(xp.exp(log_p) - one_hot) / len(logits)",
+        "xp.exp(log_p) - one_hot",
+    ),
+    Mistake(
+        "losses",
+        "losses",
+        "cross entropy: overflows",
+        "shifted = logits - logits.max(axis=1, keepdims=True)",
+        "shifted = logits",
     ),
     # ---------------------------------------------------------------- optimizers
     Mistake("optimizers", "optim", "SGD: uphill", "w -= self.lr * v", "w += self.lr * v"),
@@ -590,15 +604,15 @@ MISTAKES = [
         "the game",
         "game",
         "D step: moves G's running statistics",
-        "fake, _ = G.forward(z, track=False)",
-        "fake, _ = G.forward(z)",
+        "fake, _ = G.forward(z, track=False, labels=labels)",
+        "fake, _ = G.forward(z, labels=labels)",
     ),
     Mistake(
         "the game",
         "game",
         "D step: fakes from G's running statistics",
-        "fake, _ = G.forward(z, track=False)",
-        "fake, _ = G.forward(z, train=False)",
+        "fake, _ = G.forward(z, track=False, labels=labels)",
+        "fake, _ = G.forward(z, train=False, labels=labels)",
     ),
     Mistake(
         "the game",
@@ -625,22 +639,22 @@ MISTAKES = [
         "the game",
         "game",
         "G step: moves D's running statistics",
-        "logits, d_cache = D.forward(fake, track=False)",
-        "logits, d_cache = D.forward(fake)",
+        "logits, d_cache = D.forward(fake, track=False, labels=labels)",
+        "logits, d_cache = D.forward(fake, labels=labels)",
     ),
     Mistake(
         "the game",
         "game",
         "G step: through D's running statistics",
-        "logits, d_cache = D.forward(fake, track=False)",
-        "logits, d_cache = D.forward(fake, train=False)",
+        "logits, d_cache = D.forward(fake, track=False, labels=labels)",
+        "logits, d_cache = D.forward(fake, train=False, labels=labels)",
     ),
     Mistake(
         "the game",
         "game",
         "G step: does not move G's running statistics",
-        "fake, fake_cache = G.forward(z)",
-        "fake, fake_cache = G.forward(z, track=False)",
+        "fake, fake_cache = G.forward(z, labels=labels)",
+        "fake, fake_cache = G.forward(z, track=False, labels=labels)",
     ),
     Mistake(
         "the game",
@@ -666,9 +680,9 @@ MISTAKES = [
     Mistake(
         "the game",
         "game",
-        "simultaneous step: D learns from a batch drawn for evaluation",
-        "    fake, g_cache = G.forward(z)\n    real_logits, real_cache = D.forward(real)",
-        "    fake, g_cache = G.forward(z)\n    real_logits, real_cache = D.forward(real, train=False)",
+        "simultaneous step: D sees the real images with its running statistics",
+        "fake, g_cache = G.forward(z, labels=labels)\n    real_logits, real_cache = D.forward(real, labels=labels)",
+        "fake, g_cache = G.forward(z, labels=labels)\n    real_logits, real_cache = D.forward(real, train=False)",
     ),
     # ---------------------------------------------------------------- second derivatives
     Mistake(
@@ -774,8 +788,59 @@ MISTAKES = [
         "second derivatives",
         "penalties",
         "penalties move D's running statistics",
-        "D.forward(x, train=train, track=False)",
-        "D.forward(x, train=train)",
+        "D.forward(x, train=train, track=False, labels=labels)",
+        "D.forward(x, train=train, labels=labels)",
+    ),
+    # ---------------------------------------------------------------- compiled backend
+    # Only in lines of plain Python: changed compiled code would have to be compiled again for each mistake.
+    Mistake(
+        "compiled backend",
+        "backends.numba_backend",
+        "convolution: padding after in place of before",
+        "conv_size(W, K, stride, pad), pads(pad)[0]",
+        "conv_size(W, K, stride, pad), pads(pad)[1]",
+    ),
+    Mistake(
+        "compiled backend",
+        "backends.numba_backend",
+        "input gradient: padding after in place of before",
+        "x_shape, len(w), pads(pad)[0]",
+        "x_shape, len(w), pads(pad)[1]",
+    ),
+    Mistake(
+        "compiled backend",
+        "backends.numba_backend",
+        "weight gradient: padding after in place of before",
+        "w_shape[0], pads(pad)[0]",
+        "w_shape[0], pads(pad)[1]",
+    ),
+    Mistake(
+        "compiled backend",
+        "backends.numba_passes",
+        "batch norm: eps left out of dx",
+        "inv_std = (1 / np.sqrt(var + eps))",
+        "inv_std = (1 / np.sqrt(var))",
+    ),
+    Mistake(
+        "compiled backend",
+        "backends.numba_passes",
+        "leaky ReLU: slope lost in dx",
+        "dy.dtype.type(slope)",
+        "dy.dtype.type(0)",
+    ),
+    Mistake(
+        "compiled backend",
+        "backends.numba_passes",
+        "dropout: kept units not scaled up",
+        "x.dtype.type(65536 / (65536 - threshold))",
+        "x.dtype.type(1)",
+    ),
+    Mistake(
+        "compiled backend",
+        "backends.numba_passes",
+        "Adam: bias correction of the second moment left out",
+        "step, unbias = lr / (1 - beta1**t), 1 / (1 - beta2**t)",
+        "step, unbias = lr / (1 - beta1**t), 1.0",
     ),
 ]
 
@@ -855,7 +920,8 @@ def attempt(mistake: Mistake) -> Outcome:
     """Plants it and runs every check."""
     wrong, crashed = [], []
     with planted(mistake) as checks, np.errstate(all="ignore"):
-        backend = checks.load("numpy")
+        backend = checks.load("numba" if "numba" in mistake.module else "numpy")
+        backend.set_threads(1)  # the arrays are small, and other cores have other mistakes
         for name, check in checks.CHECKS.items():
             try:
                 if not all(row.ok for row in check(backend)):
@@ -873,7 +939,8 @@ def attempt_all(mistakes: list[Mistake] | None = None) -> list[Outcome]:
     """All of them, one process for each core."""
     mistakes = MISTAKES if mistakes is None else mistakes
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(os.cpu_count() or 1, 4), mp_context=context) as pool:
+    workers = min(os.cpu_count() or 1, 4)
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
         return list(pool.map(attempt, mistakes, chunksize=4))
 
 
@@ -882,10 +949,11 @@ def attempt_all(mistakes: list[Mistake] | None = None) -> list[Outcome]:
 
 def details(outcomes: list[Outcome]) -> str:
     """One line a mistake: what caught it, and whether the weak checks would have."""
-    lines = [f"{'planted mistake':<80}{'weak checks':<13}caught by"]
-    for o in outcomes:
-        title = f"{o.mistake.family}: {o.mistake.title}"
-        lines.append(f"{title[:79]:<80}{'caught' if o.weak else 'missed':<13}{', '.join(o.caught_by) or 'NOTHING'}")
+    titles = [f"{o.mistake.family}: {o.mistake.title}" for o in outcomes]
+    width = max(map(len, titles), default=0)
+    lines = [f"{'planted mistake':<{width}}  {'weak checks':<13}caught by"]
+    for o, title in zip(outcomes, titles, strict=True):
+        lines.append(f"{title:<{width}}  {'caught' if o.weak else 'missed':<13}{', '.join(o.caught_by) or 'NOTHING'}")
     return "\n".join(lines)
 
 

@@ -70,6 +70,36 @@ def save_curves(path: Path, curves: dict[str, np.ndarray], steps_an_epoch: int, 
     write_atomically(Path(path), buffer.getvalue())
 
 
+def save_report(path: Path, images: np.ndarray, columns: int, report: dict, explained: dict[str, str]) -> None:
+    """One page: a grid of samples (N, H, W, C), how often each digit occurs, and the report's figures as text."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    left.imshow(grid(images, columns, scale=1).squeeze(), cmap="gray", vmin=0, vmax=255)
+    left.set_axis_off()
+    left.set_title(f"samples, of {report['count']:,}")
+    histogram = right.inset_axes([0, 0.62, 1, 0.33])
+    for k, (who, colour) in enumerate((("samples", "tab:orange"), ("real", "tab:blue"))):
+        share = np.array(report[who]["classes"]) / sum(report[who]["classes"])
+        histogram.bar(np.arange(len(share)) + 0.4 * k - 0.2, 100 * share, 0.4, color=colour, label=who)
+    histogram.set_xticks(range(len(share)))
+    histogram.set(ylabel="% read as this digit", ylim=(0, None))
+    histogram.legend(ncols=2, loc="lower center")
+    rows = [
+        [text, *(f"{report[who][name]['value']:.3f}" for who in ("samples", "real"))]
+        for name, text in explained.items()
+        if name in report["samples"]
+    ]
+    text = right.table(rows, colLabels=["", "samples", "real"], colWidths=[0.68, 0.16, 0.16], bbox=[0, 0, 1, 0.5])
+    text.auto_set_font_size(False)
+    text.set_fontsize(8)
+    right.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100, format="png")
+    write_atomically(Path(path), buffer.getvalue())
+
+
 def _smooth(x: np.ndarray, y: np.ndarray, points: int = 100) -> tuple[np.ndarray, np.ndarray]:
     """Means of consecutive stretches, about `points` of them."""
     width = max(1, len(y) // points)

@@ -3,21 +3,21 @@
 What a convolution is to the CPU
 --------------------------------
 Whatever its stride, padding and direction, a convolution is a sum of products in which one factor is found through
-offsets and the other is read in whole vectors:
+tables of offsets and the other is read in whole vectors, all arrays flat:
 
-    y[out[m] + o] = sum_k  x[rows[m] + steps[k]] * w[w_steps[k] + o]                 all arrays flat
+    y[out[m] + o]  =  sum_k  x[rows[m] + steps[k]]  *  w[w_steps[k] + o]
 
-For `conv2d`, row m is an output pixel, step k a tap (i, j, c) of the kernel: `rows[m]` is where that pixel's window
-begins in the padded image, `steps[k]` how far the tap lies from there. Nothing is copied into an "im2col" matrix: the
-window is read where it lies. Exchange rows and steps (row = tap, step = pixel) and it is the gradient of w; other
-tables make it the gradient of x, or a plain matrix product.
+In `conv2d`, row m is an output pixel, step k a tap (i, j, c) of the kernel: rows[m] is where the pixel's window begins
+in the padded image, steps[k] how far the tap lies from there. Nothing is copied into an "im2col" matrix: the window is
+read where it lies. Exchange rows and steps (row = tap, step = pixel) and it is the gradient of w; other tables make it
+the gradient of x, or a plain matrix product.
 
 The tile
 --------
-A core multiplies and adds two vectors of LANES numbers in one instruction (FMA). It can start one or two of them in
-every cycle, but each needs its numbers in registers, and a load from the nearest cache feeds only about one of them.
-So a number that was loaded must be used several times before it is dropped. The tile computes ROWS x 2 vectors of y
-at once and keeps them in registers over the whole sum; one step k of it is, for AVX-512 (32 registers of 16 floats):
+A core multiplies and adds two vectors of numbers in one instruction (FMA). It can start one or two in every cycle, but
+each needs its numbers in registers, and the nearest cache delivers about two numbers or vectors in a cycle. So what was
+loaded must be used several times before it is dropped. The tile computes ROWS x 2 vectors of y at once and keeps them
+in registers over the whole sum. For AVX-512 (32 registers of 16 floats) one step k of it is
 
                                   w[k, 0:16]      w[k, 16:32]            2 loads
                                 +--------------+--------------+
@@ -29,21 +29,26 @@ at once and keeps them in registers over the whole sum; one step k of it is, for
 
 What each number costs:
 
-    28 registers   the sums y, never written to memory before the end; 2 hold w[k], 1 the broadcast x: 31 of 32
-    16 loads       for 28 FMAs: the two load units keep pace with the two FMA units, and no cycle waits
-    28 sums        independent of one another: an FMA takes 4 cycles, two start in each, so 8 would be enough to hide it
-    2 vectors      with 1, every FMA would need a load of its own; with 3 (9 rows) fewer w would fit in a short batch
-    14 rows        as many as fit; 7x7 and 14x14 maps have 49 and 196 pixels, whole tiles of 14 for every two images
+    28 registers   the sums y, written to memory once, at the end; 2 more hold w[k] and 1 the broadcast x: 31 of 32
+    16 loads       and two for the offsets, for 28 FMAs: the loads keep pace with two FMAs a cycle, and none waits
+    28 sums        that do not depend on one another: an FMA takes 4 cycles, so 8 under way at once keep two units busy
+    2 vectors      with 1 every FMA would need a load of its own; with 3 only 9 rows fit, and 48 columns fill up badly
+    14 rows        as many as fit; maps of 7x7 and 14x14 pixels fill them: 49 and 196 are 3.5 and 14 times 14
 
-A machine with 16 registers holds 6 x 2 (12 + 2 + 1 = 15): AVX2 with 8 lanes, SSE with 4. `ROWS` and `VECTOR_BYTES` below
-say it in code. float64 halves the lanes and changes nothing else.
+A CPU with 16 registers takes 6 rows (12 + 2 + 1 = 15): AVX2 with 8 lanes, SSE with 4. float64 has half the lanes, and
+nothing else changes.
 
-The vectors of w are stored in "panels" of PANEL = 2 * LANES columns, so that a tile reads w from front to back. Columns
-that do not fill a panel are padded with zeros, rows that do not fill a tile repeat the last one (the same number is
-computed and stored again), and so the tile itself has no edge cases.
+w is stored in "panels" of 2 vectors, so that a tile reads it from front to back. Columns that do not fill a panel are
+padded with zeros, rows that do not fill a tile repeat the last one (the same number, computed and stored again), and so
+the tile itself has no edge cases. Each sum over k is taken in one order by one thread: no result depends on the number
+of threads.
 
-The sum over k is taken in one order by one thread: no result depends on the number of threads.
+Below: the tile as LLVM instructions, the compiled loops around it, and the tables that make them the three convolutions
+and the matrix product.
 """
+
+import functools
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -52,15 +57,18 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-_, _, CPU_FEATURES = cpu_target.target_context.codegen().magic_tuple()  # honours NUMBA_CPU_NAME and NUMBA_CPU_FEATURES
-ARM = "+neon" in CPU_FEATURES
-AVX512 = "+avx512f" in CPU_FEATURES
-VECTOR_BYTES = 64 if AVX512 else 32 if "+avx" in CPU_FEATURES else 16
+TRIPLE, _, FEATURES = cpu_target.target_context.codegen().magic_tuple()  # honours NUMBA_CPU_NAME and NUMBA_CPU_FEATURES
+AVX512, AVX, SSE = (f"+{name}," in f"{FEATURES}," for name in ("avx512f", "avx", "sse2"))
+ARM = TRIPLE.startswith(("aarch64", "arm64"))
+VECTOR_BYTES = 64 if AVX512 else 32 if AVX else 16
 REGISTERS = 32 if AVX512 or ARM else 16
+REGISTER_LETTER = "w" if ARM else "v" if AVX512 else "x" if SSE else None  # LLVM's name for "any vector register"
 VECTORS = 2
-PANEL_BYTES = VECTORS * VECTOR_BYTES
 ROWS = (REGISTERS - VECTORS - 1) // VECTORS  # 14 or 6
-REGISTER_CLASS = "w" if ARM else "v" if AVX512 else "x"  # LLVM's letter for "any vector register"
+PANEL_BYTES = VECTORS * VECTOR_BYTES
+
+CACHE_BYTES = 256 * 1024  # of padded images: what half of a small second-level cache holds
+CHUNKS = 8  # partial sums of a weight gradient; fixed, since the bits of the result depend on it
 
 
 def panel_width(dtype) -> int:
@@ -70,100 +78,259 @@ def panel_width(dtype) -> int:
 
 @intrinsic
 def tile(typing_context, x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add):
-    """The sum above for rows m to m + ROWS and one panel of columns, over steps first to first + count.
+    """The sum above for rows m to m + ROWS and one panel of columns, over steps first to first + count:
 
-        y[y_at + out[m+r] + o] = sum_k x[x_at + rows[m+r] + steps[first+k]] * w[w_at + w_steps[k] + o]   (+= if `add`)
+        y[y_at + out[m+r] + o]  =  sum_k  x[x_at + rows[m+r] + steps[first+k]]  *  w[w_at + w_steps[first+k] + o]
 
-    x, w and y are flat float arrays of one dtype, the tables flat int64. Nothing is checked: the tables are the bounds.
+    or, with `add`, that sum added to the y that is there. x, w and y are flat arrays of one float type, the tables flat
+    arrays of int64. Nothing is checked: the tables are the bounds.
     """
     signature = types.void(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
+    names = ("x", "x_at", "rows", "m", "steps", "first", "count", "w", "w_at", "w_steps", "y", "y_at", "out", "add")
+    size = x.dtype.bitwidth // 8
+    lanes = VECTOR_BYTES // size
 
     def codegen(context, builder, signature, args):
-        arguments = dict(
-            zip("x x_at rows m steps first count w w_at w_steps y y_at out add".split(), args, strict=True)
-        )
-        kinds = dict(zip(arguments, signature.args, strict=True))
+        kinds, values = dict(zip(names, signature.args, strict=True)), dict(zip(names, args, strict=True))
+        vector = ir.VectorType(context.get_value_type(x.dtype), lanes)
 
-        def pointer(name):
-            return context.make_array(kinds[name])(context, builder, arguments[name]).data
+        def whole(number):
+            return ir.Constant(ir.IntType(64), number)
 
         def integer(name):
-            return context.cast(builder, arguments[name], kinds[name], types.int64)
+            return context.cast(builder, values[name], kinds[name], types.int64)
 
-        def constant(value):
-            return ir.Constant(ir.IntType(64), value)
+        def begin(array, at=None):
+            """A pointer to the array's first number, or to number `at`."""
+            data = context.make_array(kinds[array])(context, builder, values[array]).data
+            return data if at is None else behind(data, at)
 
-        def offset(start, *amounts):
-            for amount in amounts:
-                start = builder.gep(start, [amount])
-            return start
+        def behind(pointer, distance):
+            return builder.gep(pointer, [distance])
 
-        number = context.get_value_type(kinds["x"].dtype)
-        lanes = VECTOR_BYTES * 8 // kinds["x"].dtype.bitwidth
-        vector = ir.VectorType(number, lanes)
-        undefined = ir.Constant(vector, ir.Undefined)
-        first_lane = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-        fmuladd = cgutils.get_or_insert_function(  # one FMA where the CPU has it, else a multiplication and an addition
-            builder.module,
-            ir.FunctionType(vector, [vector] * 3),
-            f"llvm.fmuladd.v{lanes}f{kinds['x'].dtype.bitwidth}",
-        )
+        def vector_behind(pointer, v):
+            return builder.bitcast(behind(pointer, whole(v * lanes)), vector.as_pointer())
 
-        def vector_pointer(start, v):
-            return builder.bitcast(offset(start, constant(v * lanes)), vector.as_pointer())
+        def load_vector(pointer, v):
+            return builder.load(vector_behind(pointer, v), align=size)
 
-        def load_vector(start, v):
-            return builder.load(vector_pointer(start, v), align=number_bytes)
+        def fetch(pointer):
+            """Asks for the memory that will be written, so that the stores at the end need not wait for it."""
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3])
+            prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            for_writing, keep, data = (ir.Constant(ir.IntType(32), number) for number in (1, 3, 1))
+            builder.call(prefetch, [builder.bitcast(pointer, ir.IntType(8).as_pointer()), for_writing, keep, data])
 
-        def broadcast(value):
+        def load_broadcast(pointer):
+            undefined, zero = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+            first_lane = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
             return builder.shuffle_vector(
-                builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0)), undefined, first_lane
+                builder.insert_element(undefined, builder.load(pointer), zero), undefined, first_lane
             )
 
-        def pinned(value):
-            """The same value, which LLVM must have computed here. Left to itself its scheduler loads all the
-            broadcasts of a step first, runs out of registers, and the tile is three times slower."""
-            passed_on = ir.FunctionType(vector, [vector])
-            return builder.asm(passed_on, "", f"={REGISTER_CLASS},0", [value], True)
+        def multiply_add(a, b, total):
+            """total + a * b: one FMA where the CPU has it, else a multiplication and an addition.
 
-        number_bytes = kinds["x"].dtype.bitwidth // 8
-        m = integer("m")
-        row_numbers = [builder.add(m, constant(r)) for r in range(ROWS)]
-        x_rows = [
-            offset(pointer("x"), integer("x_at"), builder.load(offset(pointer("rows"), row))) for row in row_numbers
-        ]
-        y_rows = [
-            offset(pointer("y"), integer("y_at"), builder.load(offset(pointer("out"), row))) for row in row_numbers
-        ]
-        w, w_steps = offset(pointer("w"), integer("w_at")), pointer("w_steps")
-        steps = offset(pointer("steps"), integer("first"))
+            The empty piece of assembler says that the sum is needed just here. Left to itself, LLVM's scheduler first
+            loads all the broadcasts of a step, runs out of registers, and the tile is three times slower.
+            """
+            kind = ir.FunctionType(vector, [vector] * 3)
+            fmuladd = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{lanes}f{8 * size}")
+            total = builder.call(fmuladd, [a, b, total])
+            if REGISTER_LETTER is None:
+                return total
+            return builder.asm(
+                ir.FunctionType(vector, [vector]), "", f"={REGISTER_LETTER},0", [total], side_effect=True
+            )
+
+        row_numbers = [builder.add(integer("m"), whole(r)) for r in range(ROWS)]
+        x_rows = [behind(begin("x", integer("x_at")), builder.load(begin("rows", row))) for row in row_numbers]
+        y_rows = [behind(begin("y", integer("y_at")), builder.load(begin("out", row))) for row in row_numbers]
+        w_begin, steps, w_steps = (
+            begin("w", integer("w_at")),
+            begin("steps", integer("first")),
+            begin("w_steps", integer("first")),
+        )
         zero = ir.Constant(vector, [0.0] * lanes)
         sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(VECTORS)] for _ in range(ROWS)]
 
-        with builder.if_then(context.cast(builder, arguments["add"], kinds["add"], types.boolean)):
+        for y_row in y_rows:
+            for v in range(VECTORS):
+                fetch(vector_behind(y_row, v))
+
+        with builder.if_then(context.cast(builder, values["add"], kinds["add"], types.boolean)):
             for y_row, row_sums in zip(y_rows, sums, strict=True):
                 for v, total in enumerate(row_sums):
                     builder.store(load_vector(y_row, v), total)
 
         with cgutils.for_range(builder, integer("count")) as loop:
-            w_k = offset(w, builder.load(offset(w_steps, loop.index)))
+            w_k = behind(w_begin, builder.load(behind(w_steps, loop.index)))
             w_vectors = [load_vector(w_k, v) for v in range(VECTORS)]
-            step = builder.load(offset(steps, loop.index))
+            step = builder.load(behind(steps, loop.index))
             for x_row, row_sums in zip(x_rows, sums, strict=True):
-                x_vector = broadcast(builder.load(offset(x_row, step)))
+                x_vector = load_broadcast(behind(x_row, step))
                 for w_vector, total in zip(w_vectors, row_sums, strict=True):
-                    product = builder.call(fmuladd, [x_vector, w_vector, builder.load(total)])
-                    builder.store(pinned(product), total)
+                    builder.store(multiply_add(x_vector, w_vector, builder.load(total)), total)
 
         for y_row, row_sums in zip(y_rows, sums, strict=True):
             for v, total in enumerate(row_sums):
-                builder.store(builder.load(total), vector_pointer(y_row, v), align=number_bytes)
+                builder.store(builder.load(total), vector_behind(y_row, v), align=size)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-# Tables and panels, made by NumPy before the compiled loops run.
+# Compiled loops around the tile ---------------------------------------------------------------------------------------
+#
+# All on flat arrays. They live in this file because Numba, which keeps them on disk with the tile inside, looks at a
+# function's own file to see whether what it kept is still true.
+
+
+@njit(parallel=True, cache=True)
+def products(x, rows, steps, w, w_steps, y, out, tasks):
+    """Many products with the same tables. A task is (x_at, w_at, y_at, first row, last row, first step, last step)."""
+    for t in prange(len(tasks)):
+        x_at, w_at, y_at, first_row, last_row, first, last = tasks[t]
+        for m in range(first_row, last_row, ROWS):
+            count = last - first
+            tile(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, False)
+
+
+@njit(cache=True)
+def copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp):
+    """Images n to n + images of x (N,H,W,C), each into the middle of its place in xpad (images,Hp,Wp,C)."""
+    size = W * C
+    for image in range(images):
+        for h in range(H):
+            source = x[((n + image) * H + h) * size :][:size]
+            target = xpad[((image * Hp + h + before) * Wp + before) * C :][:size]
+            for t in range(size):
+                target[t] = source[t]
+
+
+@njit(parallel=True, cache=True)
+def convolve_groups(x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, y, out):
+    """y = the windows of padded x, times w. A class of pixels is (first row, last row, first step, last step, w's first
+    step, w's last step): it sums over some of the steps for which w has panels.
+
+    A thread pads a group of images into a buffer that stays in its cache, and computes all of y that belongs to them.
+    The last group begins early enough to be whole; what two groups share, both compute alike.
+    """
+    N, H, W, C = x.shape
+    columns, image_size = y.shape[3], y.shape[1] * y.shape[2] * y.shape[3]
+    width = PANEL_BYTES // x.itemsize
+    x, y = x.reshape(-1), y.reshape(-1)
+    for g in prange((N + group - 1) // group):
+        n = min(g * group, N - group)
+        xpad = np.zeros(group * Hp * Wp * C, x.dtype)
+        copy_padded(x, n, group, H, W, C, before, xpad, Hp, Wp)
+        for a in range(len(classes)):
+            first_row, last_row, first, last, w_first, w_last = classes[a]
+            count = last - first
+            for o in range(0, columns, width):
+                w_at, y_at = w_first * (columns - width) + (w_last - w_first) * o, n * image_size + o
+                for m in range(first_row, last_row, ROWS):
+                    tile(xpad, 0, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, False)
+
+
+@njit(parallel=True, cache=True)
+def correlate_chunks(x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts, out):
+    """parts[chunk] = windows of padded x, times dy, summed over the chunk's images: row = tap, step = pixel.
+
+    The number of chunks is fixed by the batch, whatever the number of threads, and so is the order of every sum.
+    """
+    N, H, W, C = x.shape
+    columns, pixels = dy.shape[3], dy.shape[1] * dy.shape[2]
+    chunks, part_size = parts.shape[0], parts.shape[1] * parts.shape[2]
+    width = PANEL_BYTES // x.itemsize
+    x, dy, parts = x.reshape(-1), dy.reshape(-1), parts.reshape(-1)
+    for chunk in prange(chunks):
+        start, stop = chunk * N // chunks, (chunk + 1) * N // chunks
+        xpad = np.zeros(group * Hp * Wp * C, x.dtype)
+        for n in range(start, stop, group):
+            images = min(group, stop - n)
+            copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp)
+            for o in range(0, columns, width):
+                for m in range(0, len(rows), ROWS):
+                    dy_at, part_at = n * pixels * columns + o, chunk * part_size + o
+                    count, add = images * pixels, n > start
+                    tile(xpad, 0, rows, m, steps, 0, count, dy, dy_at, dy_steps, parts, part_at, out, add)
+
+
+@njit(parallel=True, cache=True)
+def spread_images(dy, w, rows, steps, w_steps, out, dx, K, stride, before):
+    """dx for few channels: all K*K*C products of every pixel of dy at once, then each is added where it belongs."""
+    N, H, W, C = dx.shape
+    P, Q, O = dy.shape[1:]
+    columns, width = len(w) // O, PANEL_BYTES // dy.itemsize
+    dy = dy.reshape(-1)
+    for n in prange(N):
+        dwindow = np.empty(len(rows) * columns, dx.dtype)
+        for o in range(0, columns, width):
+            for m in range(0, len(rows), ROWS):
+                tile(dy, n * P * Q * O, rows, m, steps, 0, O, w, o * O, w_steps, dwindow, o, out, False)
+        dx_image = dx[n].reshape(-1)
+        dx_image[:] = 0
+        for p in range(P):
+            for q in range(Q):
+                top, left = p * stride - before, q * stride - before
+                j = max(0, -left)
+                run = (min(K, W - left) - j) * C  # the part of a window's row that lies inside the image
+                for i in range(max(0, -top), min(K, H - top)):
+                    source = dwindow[(p * Q + q) * columns + (i * K + j) * C :][:run]
+                    target = dx_image[((top + i) * W + left + j) * C :][:run]
+                    for t in range(run):
+                        target[t] += source[t]
+
+
+@njit(parallel=True, cache=True)
+def pack(b, b_row, b_column, K, N, packed):
+    """b (K,N), whatever its strides, in panels (panels, K, PANEL); columns that b has not are zeros."""
+    width = PANEL_BYTES // b.itemsize
+    for p in prange(len(packed)):
+        at, columns = p * width * b_column, min(width, N - p * width)
+        panel = packed[p].reshape(-1)
+        if columns < width:
+            panel[:] = 0
+        for first in range(0, K, 64):  # so many rows of the panel stay in the nearest cache
+            rows = range(first, min(first + 64, K))
+            if b_column == 1:
+                for k in rows:
+                    source, target = b[at + k * b_row :][:columns], panel[k * width :][:columns]
+                    for o in range(columns):
+                        target[o] = source[o]
+            else:
+                for o in range(columns):
+                    source, target = b[at + o * b_column :], panel[o:]
+                    for k in rows:
+                        target[k * width] = source[k * b_row]
+
+
+@njit(cache=True, fastmath={"reassoc", "contract"})
+def dot_rows(a, b):
+    """a @ b.T for few rows of b; the order of each sum is fixed when this is compiled."""
+    y = np.empty((len(a), len(b)), a.dtype)
+    for m in range(len(a)):
+        for n in range(len(b)):
+            total = a.dtype.type(0)
+            for k in range(a.shape[1]):
+                total += a[m, k] * b[n, k]
+            y[m, n] = total
+    return y
+
+
+@njit(cache=True)
+def add_rows(a, b):
+    """(a.T @ b).T for few columns of b: its rows are sums of rows of a."""
+    y = np.zeros((b.shape[1], a.shape[1]), a.dtype)
+    for k in range(len(a)):
+        for n in range(len(y)):
+            for m in range(a.shape[1]):
+                y[n, m] += b[k, n] * a[k, m]
+    return y
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
 
 
 def whole_tiles(offsets: np.ndarray) -> np.ndarray:
@@ -184,109 +351,175 @@ def whole_panels(x: np.ndarray) -> np.ndarray:
 
 def panels(w: np.ndarray) -> np.ndarray:
     """(k, columns) -> (panels, k, PANEL): the columns in panels, each stored from front to back."""
-    w = whole_panels(w)
-    return np.ascontiguousarray(w.reshape(len(w), -1, panel_width(w.dtype)).transpose(1, 0, 2))
+    w, width = whole_panels(w), panel_width(w.dtype)
+    return np.ascontiguousarray(w.reshape(len(w), w.shape[1] // width, width).transpose(1, 0, 2))
 
 
-# The loops around the tile. x, w and y are flat; numba caches them on disk with the tile inside.
+def offsets(*axes: np.ndarray) -> np.ndarray:
+    """Every sum of one number from each axis, the last axis fastest."""
+    return functools.reduce(np.add.outer, axes).ravel()
 
 
-@njit(parallel=True, cache=True)
-def products(x, x_at, rows, steps, w, w_at, w_steps, y, y_at, out):
-    """Many products with the same tables: number t begins at x_at[t], w_at[t] and y_at[t] and fills one panel of y."""
-    for t in prange(len(x_at)):
-        for m in range(0, len(rows), ROWS):
-            tile(x, x_at[t], rows, m, steps, 0, len(steps), w, w_at[t], w_steps, y, y_at[t], out, False)
+def tasks(x_at, w_at, y_at, rows: tuple, steps: tuple) -> np.ndarray:
+    """The table of tasks of `products`: where each begins, its first and last row, its first and last step."""
+    return np.stack(np.broadcast_arrays(x_at, w_at, y_at, *rows, *steps), axis=-1).reshape(-1, 7)
 
 
-@njit(cache=True)
-def copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp):
-    """Images n to n + images of x (N,H,W,C), each into the middle of its place in xpad (images,Hp,Wp,C)."""
-    for image in range(images):
-        for h in range(H):
-            source = ((n + image) * H + h) * W * C
-            target = ((image * Hp + h + before) * Wp + before) * C
-            for t in range(W * C):
-                xpad[target + t] = x[source + t]
+class Plan(NamedTuple):
+    """Where the tile reads and writes for a group of padded images."""
+
+    padded: tuple[int, int, int]  # zeros before the image; height and width with the zeros
+    group: int
+    rows: np.ndarray  # offsets of pixels
+    steps: np.ndarray  # offsets of taps
+    classes: np.ndarray  # of pixels with the same taps: see `convolve_groups`
+    out: np.ndarray
 
 
-@njit(parallel=True, cache=True)
-def convolve(x, before, Hp, Wp, group, rows, row_starts, steps, step_starts, w, w_steps, y, out):
-    """y = the windows of padded x, times w. One class or several: class a has rows, steps and panels of w of its own.
+def images_in_cache(N: int, image_bytes: int, pixels: int) -> int:
+    """How many images a thread pads at once: they fit in its cache, and their pixels fill whole tiles, or nearly."""
+    most = max(1, min(CACHE_BYTES // image_bytes, N // CHUNKS))
+    filled = [n * pixels / len(whole_tiles(np.arange(n * pixels))) for n in range(1, most + 1)]
+    return max(range(1, most + 1), key=lambda n: (round(filled[n - 1], 2), n))
 
-    A thread pads a group of images into a buffer that stays in its cache, and computes all of y that belongs to them.
-    The last group begins early enough to be whole; what two groups share, both compute alike.
+
+@functools.lru_cache(maxsize=256)
+def window_plan(x_shape, K, stride, before, y_shape, itemsize) -> Plan:
+    """conv2d: row = output pixel (p,q), step = tap (i,j,c). The rows of taps that lie in the padding are left out."""
+    (N, H, W, C), (_, P, Q, O) = x_shape, y_shape
+    Hp, Wp = (before + max(size, (out - 1) * stride + K - before) for size, out in ((H, P), (W, Q)))
+    group = images_in_cache(N, Hp * Wp * C * itemsize, Q)
+    images, q, k = (np.arange(n) for n in (group, Q, K))
+    inside = [(max(0, before - p * stride), min(K, H + before - p * stride)) for p in range(P)]
+    rows, classes, out = [], [], []
+    for first, last in dict.fromkeys(inside):  # of the K rows of taps
+        p = np.array([p for p in range(P) if inside[p] == (first, last)])
+        rows.append(whole_tiles(offsets(p * stride * Wp * C, images * Hp * Wp * C, q * stride * C)))
+        out.append(whole_tiles(offsets(p * Q * O, images * P * Q * O, q * O)))
+        classes.append((first * K * C, max(first, last) * K * C, 0, K * K * C))
+    steps = offsets(k * Wp * C, k * C, np.arange(C))
+    return Plan((before, Hp, Wp), group, *joined(rows, classes, out, steps))
+
+
+@functools.lru_cache(maxsize=256)
+def residue_plan(dy_shape, K, stride, before, dx_shape, itemsize) -> Plan:
+    """conv2d_grad_x: pixel h of x was read by the taps i with p*stride + i = h + before.
+
+    So all pixels with the same (h + before) % stride = a have the same taps a, a+stride, a+2*stride, ... and read
+    dy at p, p-1, p-2, ...: they are one class, with a small stride-1 convolution of its own.
     """
-    N, H, W, C = x.shape
-    columns, image_size = y.shape[3], y.shape[1] * y.shape[2] * y.shape[3]
-    width = PANEL_BYTES // x.itemsize
-    x, y = x.reshape(-1), y.reshape(-1)
-    for g in prange((N + group - 1) // group):
-        n = min(g * group, N - group)
-        xpad = np.zeros(group * Hp * Wp * C, x.dtype)
-        copy_padded(x, n, group, H, W, C, before, xpad, Hp, Wp)
-        for a in range(len(row_starts) - 1):
-            first, count = step_starts[a], step_starts[a + 1] - step_starts[a]
-            for o in range(0, columns, width):
-                for m in range(row_starts[a], row_starts[a + 1], ROWS):
-                    w_at = first * columns + count * o
-                    tile(xpad, 0, rows, m, steps, first, count, w, w_at, w_steps, y, n * image_size + o, out, False)
+    (N, P, Q, O), (_, H, W, C) = dy_shape, dx_shape
+    reach = (K - 1) // stride  # how far before p the last tap reads
+    Pp, Qp = (reach + max(size, (pixels - 1 + before) // stride + 1) for size, pixels in ((P, H), (Q, W)))
+    group = images_in_cache(N, Pp * Qp * O * itemsize, H * W)
+    images, o = np.arange(group), np.arange(O)
+    rows, steps, classes, out = [], [], [], []
+    for a in range(stride):
+        for b in range(stride):
+            h, v = (np.arange((residue - before) % stride, size, stride) for residue, size in ((a, H), (b, W)))
+            p, q = reach + (h + before) // stride, reach + (v + before) // stride
+            i, j = (np.arange(len(range(residue, K, stride))) for residue in (a, b))
+            first = sum(map(len, steps))
+            rows.append(whole_tiles(offsets(images * Pp * Qp * O, p * Qp * O, q * O)))
+            steps.append(offsets(-i * Qp * O, -j * O, o))
+            out.append(whole_tiles(offsets(images * H * W * C, h * W * C, v * C)))
+            classes.append((first, first + len(steps[-1])) * 2)
+    return Plan((reach, Pp, Qp), group, *joined(rows, classes, out, np.concatenate(steps)))
 
 
-@njit(parallel=True, cache=True)
-def correlate(x, before, Hp, Wp, group, rows, steps, dy, w_steps, parts, out):
-    """parts[chunk] = windows of padded x, times dy, summed over the chunk's images: row = tap, step = pixel.
-
-    The number of chunks is fixed by the batch, whatever the number of threads, and so is the order of every sum.
-    """
-    N, H, W, C = x.shape
-    columns, pixels = dy.shape[3], dy.shape[1] * dy.shape[2]
-    chunks, part_size = parts.shape[0], parts.shape[1] * parts.shape[2]
-    width = PANEL_BYTES // x.itemsize
-    x, dy, parts = x.reshape(-1), dy.reshape(-1), parts.reshape(-1)
-    for chunk in prange(chunks):
-        start, stop = chunk * N // chunks, (chunk + 1) * N // chunks
-        xpad = np.zeros(group * Hp * Wp * C, x.dtype)
-        for n in range(start, stop, group):
-            images = min(group, stop - n)
-            copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp)
-            for o in range(0, columns, width):
-                for m in range(0, len(rows), ROWS):
-                    tile(
-                        xpad,
-                        0,
-                        rows,
-                        m,
-                        steps,
-                        0,
-                        images * pixels,
-                        dy,
-                        n * pixels * columns + o,
-                        w_steps,
-                        parts,
-                        chunk * part_size + o,
-                        out,
-                        n > start,
-                    )
+def joined(rows: list, classes: list, out: list, steps: np.ndarray) -> tuple[np.ndarray, ...]:
+    """rows, steps, classes, out of a plan, from the rows of each class."""
+    starts = np.cumsum([0, *map(len, rows)])
+    table = np.column_stack([starts[:-1], starts[1:], np.array(classes)])
+    return np.concatenate(rows), steps, table, np.concatenate(out)
 
 
-@njit(parallel=True, cache=True)
-def spread(dy, w, rows, steps, w_steps, out, dx, K, stride, before):
-    """dx for few channels: all K*K*C products of every pixel of dy at once, then each is added where it belongs."""
-    N, H, W, C = dx.shape
-    P, Q, O = dy.shape[1:]
-    columns, width = len(w) // O, PANEL_BYTES // dy.itemsize
-    dy = dy.reshape(-1)
-    for n in prange(N):
-        dwindow = np.empty(len(rows) * columns, dx.dtype)
-        for o in range(0, columns, width):
-            for m in range(0, len(rows), ROWS):
-                tile(dy, n * P * Q * O, rows, m, steps, 0, O, w, o * O, w_steps, dwindow, o, out, False)
-        dx[n] = 0
-        for p in range(P):
-            for i in range(max(0, before - p * stride), min(K, H + before - p * stride)):
-                for q in range(Q):
-                    for j in range(max(0, before - q * stride), min(K, W + before - q * stride)):
-                        for c in range(C):
-                            product = dwindow[(p * Q + q) * columns + (i * K + j) * C + c]
-                            dx[n, p * stride + i - before, q * stride + j - before, c] += product
+# The operations, as `numba_backend` has them --------------------------------------------------------------------------
+
+
+def conv2d(x: np.ndarray, w: np.ndarray, stride: int, before: int, P: int, Q: int) -> np.ndarray:
+    (N, _, _, C), (K, _, _, O) = x.shape, w.shape
+    if few(O, x.dtype) and stride == 1 and before < K:  # the same sum as an input gradient, which has a way for it
+        return spread(x, mirrored(w), P, Q, 1, K - 1 - before)
+    y = np.empty((N, P, Q, whole_columns(O, x.dtype)), x.dtype)
+    return convolve(x, [w.reshape(K * K * C, O)], y, window_plan(x.shape, K, stride, before, y.shape, x.itemsize))
+
+
+def conv2d_grad_x(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, before: int) -> np.ndarray:
+    K, C = w.shape[1:3]
+    if few(C, dy.dtype):
+        return spread(dy, w, H, W, stride, before)
+    dx = np.empty((len(dy), H, W, whole_columns(C, dy.dtype)), dy.dtype)
+    taps = w.transpose(0, 1, 3, 2)  # (K,K,O,C)
+    classes = [taps[a::stride, b::stride].reshape(-1, C) for a in range(stride) for b in range(stride)]
+    return convolve(dy, classes, dx, residue_plan(dy.shape, K, stride, before, dx.shape, dy.itemsize))
+
+
+def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: int) -> np.ndarray:
+    (N, _, _, O), C = dy.shape, x.shape[3]
+    if few(O, dy.dtype) and not few(C, dy.dtype) and stride == 1 and before < K:  # x and dy change places
+        return mirrored(conv2d_grad_w(x, dy, K, 1, K - 1 - before))
+    dy = whole_panels(dy)
+    columns = dy.shape[3]
+    plan = window_plan(x.shape, K, stride, before, dy.shape, x.itemsize)
+    _, Hp, Wp = plan.padded
+    images, p, q = (np.arange(n) for n in (plan.group, *dy.shape[1:3]))
+    taps, pixels = whole_tiles(plan.steps), offsets(images * Hp * Wp * C, p * stride * Wp * C, q * stride * C)
+    parts = np.empty((min(CHUNKS, N), K * K * C, columns), dy.dtype)
+    dy_steps, out = np.arange(len(pixels)) * columns, whole_tiles(np.arange(K * K * C) * columns)
+    correlate_chunks(x, *plan.padded, plan.group, taps, pixels, dy, dy_steps, parts, out)
+    return np.ascontiguousarray(parts.sum(axis=0)[:, :O]).reshape(K, K, C, O)
+
+
+def few(channels: int, dtype) -> bool:
+    """Whether so few channels would leave most of a panel empty."""
+    return 4 * channels <= panel_width(dtype)
+
+
+def mirrored(w: np.ndarray) -> np.ndarray:
+    """(K,K,C,O) -> (K,K,O,C), turned by half a turn: the weight of the transposed convolution."""
+    return np.ascontiguousarray(w[::-1, ::-1].transpose(0, 1, 3, 2))
+
+
+def convolve(x: np.ndarray, classes: list[np.ndarray], y: np.ndarray, plan: Plan) -> np.ndarray:
+    """Fills y, whose channels are whole panels, and returns those that belong to w; classes: (taps, columns) each."""
+    columns = classes[0].shape[1]
+    w = np.concatenate([panels(part).ravel() for part in classes])
+    w_steps = np.arange(len(plan.steps)) * panel_width(x.dtype)
+    convolve_groups(x, *plan.padded, plan.group, plan.rows, plan.steps, plan.classes, w, w_steps, y, plan.out)
+    return np.ascontiguousarray(y[..., :columns])
+
+
+def spread(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, before: int) -> np.ndarray:
+    """conv2d_grad_x for few channels: the K*K*C products of a pixel of dy fill a panel where its C would not."""
+    (N, P, Q, O), (K, _, C, _) = dy.shape, w.shape
+    w = panels(w.reshape(K * K * C, O).T)
+    count, _, width = w.shape
+    rows, out = (whole_tiles(np.arange(P * Q) * size) for size in (O, count * width))
+    dx = np.empty((N, H, W, C), dy.dtype)
+    spread_images(dy, w.ravel(), rows, np.arange(O), np.arange(O) * width, out, dx, K, stride, before)
+    return dx
+
+
+def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b, (M,K), (K,N) -> (M,N), for contiguous or transposed matrices of one dtype."""
+    a, b = (x if x.flags.c_contiguous or x.T.flags.c_contiguous else np.ascontiguousarray(x) for x in (a, b))
+    (M, K), N = a.shape, b.shape[1]
+    if few(N, a.dtype):
+        return (
+            np.ascontiguousarray(add_rows(a.T, b).T)
+            if a.T.flags.c_contiguous
+            else dot_rows(a, np.ascontiguousarray(b.T))
+        )
+    (a_row, a_step), (b_row, b_column) = ([stride // x.itemsize for stride in x.strides] for x in (a, b))
+    columns, width = whole_columns(N, a.dtype), panel_width(a.dtype)
+    packed, y = np.empty((columns // width, K, width), a.dtype), np.empty((M, columns), a.dtype)
+    pack(b.ravel(order="K"), b_row, b_column, K, N, packed)
+    rows, o = np.arange(M), np.arange(0, columns, width)[:, None]
+    first = np.arange(0, M, 4 * ROWS)  # a task: four tiles high, one panel wide
+    products(
+        a.ravel(order="K"), whole_tiles(rows * a_row), np.arange(K) * a_step,
+        packed.ravel(), np.arange(K) * width, y.ravel(), whole_tiles(rows * columns),
+        tasks(0, o * K, o, (first, np.minimum(first + 4 * ROWS, M)), (0, K)),
+    )  # fmt: skip
+    return np.ascontiguousarray(y[:, :N])

@@ -2,15 +2,16 @@
 
 Three ways to the same sums, each the check of the next:
 
-    *_loops      the plain loops: the specification, and the path of every machine and dtype that the tile does not serve
-    the tile     `microkernel` does the arithmetic; here are the tables of offsets that make it a convolution
-    fourier_*    fewer multiplications, for small maps with many channels
+    *_loops        the plain loops: the specification, and the way of dtypes and machines that the tile does not serve
+    microkernel    a register tile: the same products at the CPU's full speed
+    fourier_*      fewer products, on the same tile, for small maps with many channels
 
 The results do not depend on the number of threads, to the bit: work is cut into pieces whose size never depends on it,
 each output is summed by one thread in one order, and partial sums are added in a fixed order.
 """
 
 import functools
+import itertools
 import os
 import warnings
 from typing import NamedTuple
@@ -34,7 +35,7 @@ import numba  # noqa: E402
 from numba import njit, prange  # noqa: E402
 
 from minigan.backends import microkernel  # noqa: E402
-from minigan.backends.microkernel import panel_width, panels, whole_columns, whole_panels, whole_tiles  # noqa: E402
+from minigan.backends.microkernel import offsets, panel_width, tasks, whole_tiles  # noqa: E402
 from minigan.backends.numba_passes import (  # noqa: E402, F401
     adam,
     batchnorm,
@@ -48,8 +49,7 @@ from minigan.backends.numba_passes import (  # noqa: E402, F401
 NAME = "numba"
 xp = np
 
-CACHE_BYTES = 256 * 1024  # padded images for the tile: what half of a small second-level cache holds
-CHUNKS = 8  # partial sums of a weight gradient; fixed, since the bits of the result depend on it
+FOURIER_MARGIN = 1.5  # how many multiplications of the plain sum cost as much as one on the way through a spectrum
 
 
 def asarray(x, dtype=None) -> np.ndarray:
@@ -80,13 +80,9 @@ def conv2d(x: np.ndarray, w: np.ndarray, stride: int, pad: int | tuple[int, int]
     P, Q, before = conv_size(H, K, stride, pad), conv_size(W, K, stride, pad), pads(pad)[0]
     if not tiled(x, w):
         return conv2d_loops(x, w, stride, before, P, Q)
-    if few(O, x) and stride == 1 and before < K:  # as the input gradient that it also is
-        return spread(x, mirrored(w), P, Q, 1, K - 1 - before)
-    transform = fourier_transform(H, W, K, stride, before, P, Q, x.dtype)
-    if transform.pays(N, C, O, x.dtype):
+    if transform := fourier_transform(N, H, W, C, K, O, stride, before, P, Q, x.dtype):
         return fourier_conv2d(x, w, (N, P, Q, O), transform)
-    y = np.empty((N, P, Q, whole_columns(O, x.dtype)), x.dtype)
-    return convolve(x, [w.reshape(K * K * C, O)], y, window_plan(N, H, W, C, K, stride, before, y.shape, x.itemsize))
+    return microkernel.conv2d(x, w, stride, before, P, Q)
 
 
 def conv2d_grad_x(
@@ -102,15 +98,9 @@ def conv2d_grad_x(
     agree("x and w", C, w.shape[2])
     if not tiled(dy, w):
         return conv2d_grad_x_loops(dy, w, H, W, stride, before)
-    if few(C, dy):
-        return spread(dy, w, H, W, stride, before)
-    transform = fourier_transform(H, W, K, stride, before, P, Q, dy.dtype)
-    if transform.pays(N, C, O, dy.dtype):
+    if transform := fourier_transform(N, H, W, C, K, O, stride, before, P, Q, dy.dtype):
         return fourier_grad_x(dy, w, x_shape, transform)
-    dx = np.empty((N, H, W, whole_columns(C, dy.dtype)), dy.dtype)
-    taps = w.transpose(0, 1, 3, 2)  # (K,K,O,C)
-    classes = [taps[a::stride, b::stride].reshape(-1, C) for a in range(stride) for b in range(stride)]
-    return convolve(dy, classes, dx, residue_plan(dy.shape, K, stride, before, dx.shape, dy.itemsize))
+    return microkernel.conv2d_grad_x(dy, w, H, W, stride, before)
 
 
 def conv2d_grad_w(
@@ -124,12 +114,16 @@ def conv2d_grad_w(
     agree("x and w", C, w_shape[2])
     if not tiled(dy, x):
         return conv2d_grad_w_loops(dy, x, K, stride, before)
-    if few(O, dy) and not few(C, dy) and stride == 1 and before < K:  # x and dy change places
-        return mirrored(conv2d_grad_w(x, dy, (K, K, O, C), 1, K - 1 - before))
-    transform = fourier_transform(H, W, K, stride, before, P, Q, dy.dtype)
-    if transform.pays(N, C, O, dy.dtype):
+    if transform := fourier_transform(N, H, W, C, K, O, stride, before, P, Q, dy.dtype):
         return fourier_grad_w(dy, x, w_shape, transform)
-    return correlate(dy, x, window_plan(N, H, W, C, K, stride, before, dy.shape, x.itemsize), K)
+    return microkernel.conv2d_grad_w(dy, x, K, stride, before)
+
+
+def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b, (M,K), (K,N) -> (M,N), with the same bits for any number of threads, which BLAS does not promise."""
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"matmul: {a.shape} @ {b.shape} do not fit together")
+    return microkernel.matmul(a, b) if tiled(a, b) and a.dtype == b.dtype else a @ b
 
 
 def contiguous(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -142,11 +136,6 @@ def agree(names: str, a: int, b: int) -> None:
     """Compiled loops check no bounds, so sizes that must be equal are compared here."""
     if a != b:
         raise ValueError(f"{names} do not belong together: {a} against {b}")
-
-
-def mirrored(w: np.ndarray) -> np.ndarray:
-    """(K,K,C,O) -> (K,K,O,C), turned by half a turn: the weight of the transposed convolution."""
-    return np.ascontiguousarray(w[::-1, ::-1].transpose(0, 1, 3, 2))
 
 
 # The plain loops ------------------------------------------------------------------------------------------------------
@@ -225,330 +214,213 @@ def tile_works() -> bool:
     """Compiles the tile on a small product; on a machine where that fails, says so once."""
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     try:
-        works, cause = np.array_equal(matmul(x, x.T), np.array([[5, 14], [14, 50]])), "its result is wrong"
+        if np.array_equal(microkernel.matmul(x, x.T), [[5, 14], [14, 50]]):
+            return True
+        cause = "its results are wrong"
     except Exception as error:  # whatever the compiler may say: the loops serve
-        works, cause = False, str(error)
-    if not works:
-        warnings.warn(f"the fast convolutions do not run here ({cause}): plain loops take their place", stacklevel=2)
-    return works
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+    warning = f"the fast convolutions do not run on this machine, plain loops take over ({cause})"
+    warnings.warn(warning, RuntimeWarning, stacklevel=2)
+    return False
 
 
-def few(channels: int, x: np.ndarray) -> bool:
-    """Whether so few channels would leave most of a panel empty."""
-    return 4 * channels <= panel_width(x.dtype)
-
-
-class Plan(NamedTuple):
-    """Where the tile reads and writes: offsets of rows (pixels) and steps (taps) for a group of padded images.
-
-    Class a has rows row_starts[a] to row_starts[a+1] and steps step_starts[a] to step_starts[a+1].
-    """
-
-    padded: tuple[int, int, int]  # zeros before the image; height and width with the zeros
-    group: int
-    rows: np.ndarray
-    row_starts: np.ndarray
-    steps: np.ndarray
-    step_starts: np.ndarray
-    out: np.ndarray
-
-
-def offsets(*axes: np.ndarray) -> np.ndarray:
-    """Every sum of one number from each axis, the last axis fastest."""
-    return functools.reduce(np.add.outer, axes).ravel()
-
-
-def images_in_cache(N: int, image_bytes: int, pixels: int) -> int:
-    """How many images a thread pads at once: they fit in its cache, and their pixels fill whole tiles, or nearly."""
-    most = max(1, min(CACHE_BYTES // image_bytes, N // CHUNKS))
-    return max(range(1, most + 1), key=lambda n: (round(n * pixels / len(whole_tiles(np.arange(n * pixels))), 2), n))
-
-
-@functools.lru_cache(maxsize=256)
-def window_plan(N, H, W, C, K, stride, before, y_shape, itemsize) -> Plan:
-    """conv2d: row = output pixel (p,q), step = tap (i,j,c)."""
-    _, P, Q, O = y_shape
-    Hp, Wp = max(H + before, (P - 1) * stride + K), max(W + before, (Q - 1) * stride + K)
-    group = images_in_cache(N, Hp * Wp * C * itemsize, P * Q)
-    images, p, q, k = (np.arange(n) for n in (group, P, Q, K))
-    rows = whole_tiles(offsets(images * Hp * Wp * C, p * stride * Wp * C, q * stride * C))
-    steps = offsets(k * Wp * C, k * C, np.arange(C))
-    out = whole_tiles(np.arange(group * P * Q) * O)
-    return Plan((before, Hp, Wp), group, rows, np.array([0, len(rows)]), steps, np.array([0, len(steps)]), out)
-
-
-@functools.lru_cache(maxsize=256)
-def residue_plan(dy_shape, K, stride, before, dx_shape, itemsize) -> Plan:
-    """conv2d_grad_x: pixel h of x was read by the taps i with p*stride + i = h + before.
-
-    So all pixels with the same (h + before) % stride = a have the same taps a, a+stride, a+2*stride, ... and read
-    dy at p, p-1, p-2, ...: they are one class, with a small stride-1 convolution of its own.
-    """
-    (N, P, Q, O), (_, H, W, C) = dy_shape, dx_shape
-    reach = (K - 1) // stride  # how far before p the last tap reads
-    Pp, Qp = (reach + max(size, (pixels - 1 + before) // stride + 1) for size, pixels in ((P, H), (Q, W)))
-    group = images_in_cache(N, Pp * Qp * O * itemsize, H * W)
-    images, o = np.arange(group), np.arange(O)
-    rows, steps, out = [], [], []
-    for a in range(stride):
-        for b in range(stride):
-            h, v = (np.arange((residue - before) % stride, size, stride) for residue, size in ((a, H), (b, W)))
-            p, q = reach + (h + before) // stride, reach + (v + before) // stride
-            i, j = np.arange(len(range(a, K, stride))), np.arange(len(range(b, K, stride)))
-            rows.append(whole_tiles(offsets(images * Pp * Qp * O, p * Qp * O, q * O)))
-            steps.append(offsets(-i * Qp * O, -j * O, o))
-            out.append(whole_tiles(offsets(images * H * W * C, h * W * C, v * C)))
-    starts = [np.cumsum([0, *map(len, tables)]) for tables in (rows, steps)]
-    return Plan(
-        (reach, Pp, Qp), group, np.concatenate(rows), starts[0], np.concatenate(steps), starts[1], np.concatenate(out)
-    )
-
-
-def convolve(x: np.ndarray, classes: list[np.ndarray], y: np.ndarray, plan: Plan) -> np.ndarray:
-    """Fills y, whose channels are whole panels, and returns those that belong to w; classes: (taps, columns) each."""
-    columns = classes[0].shape[1]
-    w = np.concatenate([panels(part).ravel() for part in classes])
-    w_steps = np.arange(len(plan.steps)) * panel_width(x.dtype)
-    microkernel.convolve(
-        x, *plan.padded, plan.group, plan.rows, plan.row_starts, plan.steps, plan.step_starts, w, w_steps, y, plan.out
-    )
-    return np.ascontiguousarray(y[..., :columns])
-
-
-def correlate(dy: np.ndarray, x: np.ndarray, plan: Plan, K: int) -> np.ndarray:
-    """conv2d_grad_w: conv2d's plan with rows and steps exchanged."""
-    (N, _, _, O), C = dy.shape, x.shape[3]
-    dy = whole_panels(dy)
-    columns = dy.shape[3]
-    taps, pixels = whole_tiles(plan.steps), plan.rows
-    parts = np.empty((min(CHUNKS, N), K * K * C, columns), dy.dtype)
-    dy_steps, out = np.arange(len(pixels)) * columns, whole_tiles(np.arange(K * K * C) * columns)
-    microkernel.correlate(x, *plan.padded, plan.group, taps, pixels, dy, dy_steps, parts, out)
-    return np.ascontiguousarray(parts.sum(axis=0)[:, :O]).reshape(K, K, C, O)
-
-
-def spread(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, before: int) -> np.ndarray:
-    """conv2d_grad_x for few channels: all K*K*C products of a pixel of dy fill a panel where its C would not."""
-    (N, P, Q, O), (K, _, C, _) = dy.shape, w.shape
-    w = panels(w.reshape(K * K * C, O).T)
-    rows, out = (whole_tiles(np.arange(P * Q) * size) for size in (O, w.shape[0] * w.shape[2]))
-    steps = np.arange(O)
-    dx = np.empty((N, H, W, C), dy.dtype)
-    microkernel.spread(dy, w.ravel(), rows, steps, steps * w.shape[2], out, dx, K, stride, before)
-    return dx
-
-
-def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a @ b for matrices (M,K), (K,N), contiguous or transposed; the same bits for any number of threads."""
-    a, b = (x if x.flags.c_contiguous or x.T.flags.c_contiguous else np.ascontiguousarray(x) for x in (a, b))
-    (M, K), N = a.shape, b.shape[1]
-    w = panels(b)
-    a_row, a_step = (stride // a.itemsize for stride in a.strides)
-    count, _, width = w.shape
-    y = np.empty((M, count * width), a.dtype)
-    block = min(M, 256)  # rows of one task; the last block begins early enough to be whole
-    block_starts = np.minimum(np.arange(0, M, block), M - block)
-    first_row, panel = (offset.ravel() for offset in np.meshgrid(block_starts, np.arange(count), indexing="ij"))
-    rows, steps = np.arange(block), np.arange(K)
-    products(
-        a.ravel(order="K"), first_row * a_row, rows * a_row, steps * a_step,
-        w, panel * K * width, steps * width,
-        y, first_row * count * width + panel * width, rows * count * width,
-    )  # fmt: skip
-    return np.ascontiguousarray(y[:, :N])
-
-
-# Fewer multiplications ------------------------------------------------------------------------------------------------
+# Fewer products -------------------------------------------------------------------------------------------------------
 #
 # The discrete Fourier transform turns a circular convolution into one product for each frequency. A stride of s makes
-# s * s "phases" of every image, (a, b) holding every s-th row from a and every s-th column from b: on each the kernel's
-# taps of the same phase act with stride 1, and the results add up. Written with real matrices only,
+# s * s "phases" of an image, (a, b) holding every s-th row from a and every s-th column from b: on each phase the taps
+# of the same phase act with stride 1, and what they give adds up. Written with real matrices only,
 #
 #     y = A.T @ sum over phases of (B @ x) * (G @ w)
 #     dx = B.T @ ((A @ dy) * (G @ w))        dw = G.T @ ((B @ x) * (A @ dy))
 #
-# where A, B and G act on the pixels of one channel. Only the product in the middle meets every pair of channels, so only
-# the number of its rows, the rank, counts when the channels are many: 121 for a 5x5 kernel on a 7x7 map, where the plain
-# sum has 7*7*5*5 = 1225. (Winograd's convolutions have the same form and fewer rows, but lose digits in float32, and the
-# more the larger the kernel. A Fourier transform loses none.)
+# where A, B and G act on the pixels of one channel. Only the product in the middle meets every pair of channels, so
+# only its length, the rank, counts when the channels are many: 121 for a 5x5 kernel on a 7x7 map, where the plain sum
+# has 7*7*5*5 = 1225. (Winograd's convolutions have the same form, but lose digits in float32, the more the larger the
+# kernel; cos and sin lose none.)
 
 
-class Phase(NamedTuple):
-    """One of the stride*stride sub-images."""
+class Side(NamedTuple):
+    """B, G or A above: it turns the pixels of x, the taps of w or the pixels of y into `rank` numbers."""
 
-    B: np.ndarray  # (rank, pixels of x in this phase)
-    pixels: np.ndarray  # h*W + v of each
-    G: np.ndarray  # (rank, taps of w in this phase)
-    taps: np.ndarray  # i*K + j of each
+    matrix: np.ndarray  # (rank, pixels), phase after phase
+    pixels: np.ndarray  # h*W + v, i*K + j or p*Q + q of each column
+    starts: np.ndarray  # phase s has the columns starts[s] to starts[s+1]
+
+    def forward(self, x, x_at, pixel_size, X, X_at, rank_size) -> None:
+        """X number r = sum over a phase's pixels of matrix[r, pixel] * x pixel, for the panels at x_at and X_at."""
+        rank, columns = self.matrix.shape
+        first, last = self.starts[:-1, None], self.starts[1:, None]
+        microkernel.products(
+            self.matrix.ravel(), whole_tiles(np.arange(rank) * columns), np.arange(columns),
+            x.ravel(), self.pixels * pixel_size, X.ravel(), whole_tiles(np.arange(rank) * rank_size),
+            tasks(0, x_at, X_at, (0, rank), (first, last)),
+        )  # fmt: skip
+
+    def backward(self, X, X_at, rank_size, x, x_at, pixel_size) -> None:
+        """x pixel = sum_r matrix[r, pixel] * X number r: the transposed matrix, and so `forward`'s gradient."""
+        rank, columns = self.matrix.shape
+        phases = [whole_tiles(np.arange(first, last)) for first, last in itertools.pairwise(self.starts)]
+        starts, rows = np.cumsum([0, *map(len, phases)]), np.concatenate(phases)
+        microkernel.products(
+            self.matrix.ravel(), rows, np.arange(rank) * columns,
+            X.ravel(), np.arange(rank) * rank_size, x.ravel(), self.pixels[rows] * pixel_size,
+            tasks(0, X_at, x_at, (starts[:-1, None], starts[1:, None]), (0, rank)),
+        )  # fmt: skip
 
 
 class Transform(NamedTuple):
-    A: np.ndarray  # (rank, P*Q)
-    phases: list[Phase]
-
-    @property
-    def inputs(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [(phase.B, phase.pixels) for phase in self.phases]
-
-    @property
-    def outputs(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [(self.A, np.arange(self.A.shape[1]))]
-
-    def pays(self, N: int, C: int, O: int, dtype) -> bool:
-        """Whether this is faster than the plain sum: counted in multiplications, with a margin for the extra memory."""
-        rank, outputs = self.A.shape
-        inputs, taps = (sum(len(phase[k]) for phase in self.phases) for k in (1, 3))
-        plain = N * outputs * taps * C * O
-        fourier = rank * (N * len(self.phases) * C * O + N * inputs * C + N * outputs * O + taps * C * O)
-        return C % panel_width(dtype) == 0 and O % panel_width(dtype) == 0 and 1.5 * fourier < plain
+    x: Side
+    w: Side
+    y: Side
+    rank: int
+    phases: int
 
 
-@functools.lru_cache(maxsize=64)
-def fourier_transform(H: int, W: int, K: int, stride: int, before: int, P: int, Q: int, dtype) -> Transform:
-    """The matrices, from float64.
+class Circle(NamedTuple):
+    """One axis of an image, wound around a circle: for each phase the pixels h of x with their coordinates m, and the
+    taps i of w with their coordinates t, so that y[p] = sum_t x[p+t] * w[t] in the phase.
 
-    With phase coordinates m of x, t of w and p of y, all of them along one axis: y[p] = sum_t x[p+t] * w[t]. A circle of
-    M places is long enough when no x[m] is taken for another x[p+t]. Then, with f the frequency and phi = 2 pi f / M,
-
-        Y = X * conj(W),  X = sum_m x[m] exp(-i phi m),  W = sum_t w[t] exp(-i phi t),  y[p] = 1/M sum_f Y exp(i phi p)
-
-    in two dimensions likewise. Of the frequencies f and -f one is enough, since x, w and y are real, and three real
-    products make a complex one (Gauss): with k1 = wr*(xr+xi), k2 = xr*(wi-wr), k3 = xi*(wr+wi),
-    (xr + i xi) * (wr + i wi) = (k1 - k3) + i (k1 + k2).
+    The circle has so many places that no x[m] is taken for another x[p+t].
     """
-    M1, row_phases = circle(H, K, stride, before, P)
-    M2, column_phases = circle(W, K, stride, before, Q)
-    f = np.argwhere(np.ones((M1, M2)))
-    place, opposite = f @ [M2, 1], (-f % [M1, M2]) @ [M2, 1]
-    real, pairs = f[place == opposite], f[place < opposite]  # X is real at f = -f
 
-    def waves(f, m1, m2):
-        """cos and sin of f1*m1 + f2*m2 turns: (frequencies, places)"""
-        angle = 2 * np.pi * (np.outer(f[:, 0], m1)[:, :, None] / M1 + np.outer(f[:, 1], m2)[:, None, :] / M2)
-        angle = angle.reshape(len(f), len(m1) * len(m2))
-        return np.cos(angle), np.sin(angle)
-
-    def matrix(*blocks):
-        return np.concatenate(blocks).astype(dtype)
-
-    p, q = np.arange(P), np.arange(Q)
-    one, (cos, sin) = waves(real, p, q)[0], waves(pairs, p, q)
-    A = matrix(one, 2 * (cos - sin), -2 * sin, -2 * cos) / dtype.type(M1 * M2)
-    phases = []
-    for h, m1, i, t1 in row_phases:
-        for v, m2, j, t2 in column_phases:
-            one, (cos, sin) = waves(real, m1, m2)[0], waves(pairs, m1, m2)
-            B = matrix(one, cos - sin, cos, -sin)
-            one, (cos, sin) = waves(real, t1, t2)[0], waves(pairs, t1, t2)
-            G = matrix(one, cos, sin - cos, cos + sin)
-            phases.append(Phase(B, offsets(h * W, v), G, offsets(i * K, j)))
-    return Transform(A, phases)
+    places: int
+    pixels: list[tuple[np.ndarray, np.ndarray]]
+    taps: list[tuple[np.ndarray, np.ndarray]]
 
 
-def circle(size: int, K: int, stride: int, before: int, outputs: int) -> tuple[int, list[tuple[np.ndarray, ...]]]:
-    """Along one axis: the places M of a circle that is long enough, and for each phase its pixels h at the coordinates
-    m and its taps i at the coordinates t."""
-    phases, M = [], 1
+def circle(size: int, K: int, stride: int, before: int, outputs: int) -> Circle:
+    places, pixels, taps = 1, [], []
     for a in range(stride):
         h, i = np.arange((a - before) % stride, size, stride), np.arange(a, K, stride)
         m, t = (h + before) // stride, i // stride
-        phases.append((h, m, i, t))
+        pixels.append((h, m))
+        taps.append((i, t))
         if len(m) and len(t):
-            M = max(M, outputs + t[-1] - m[0], m[-1] + 1)
-    return M, phases
+            places = max(places, outputs + t[-1] - m[0], m[-1] + 1)
+    return Circle(int(places), pixels, taps)
+
+
+@functools.lru_cache(maxsize=256)
+def fourier_transform(N, H, W, C, K, O, stride, before, P, Q, dtype) -> Transform | None:
+    """The matrices of a convolution; None where the plain sum is faster, or where channels do not fill panels.
+
+    Along one axis of M places, with phi = 2 pi f / M for the frequency f, and in two dimensions likewise:
+
+        Y = X * conj(W),  X = sum_m x[m] exp(-i phi m),  W = sum_t w[t] exp(-i phi t),  y[p] = 1/M sum_f Y exp(i phi p)
+
+    x, w and y are real, so of f and -f one is enough. Three real products make a complex one (Gauss): with
+    k1 = wr*(xr+xi), k2 = xr*(wi-wr) and k3 = xi*(wr+wi), (xr + i xi) * (wr + i wi) = (k1 - k3) + i (k1 + k2).
+    """
+    rows, columns = circle(H, K, stride, before, P), circle(W, K, stride, before, Q)
+    places, phases = rows.places * columns.places, stride * stride
+    rank = 3 * places // 2  # half of the frequencies, three products each
+    plain = N * P * Q * K * K * C * O
+    fourier = rank * (N * (phases * C * O + H * W * C + P * Q * O) + K * K * C * O)
+    width = panel_width(dtype)
+    if C % width or O % width or FOURIER_MARGIN * fourier > plain:
+        return None
+
+    M = np.array([rows.places, columns.places])
+    f = np.argwhere(np.ones(M))  # (frequencies, 2)
+    number, opposite = f @ [M[1], 1], -f % M @ [M[1], 1]
+    real, pairs = f[number == opposite], f[number < opposite]  # X is real where f is -f
+
+    def side(rows, columns, width, blocks) -> Side:
+        """The matrix made of cos and sin of f1*m1/M1 + f2*m2/M2 turns."""
+        matrix, pixels = [], []
+        for h, m1 in rows:
+            for v, m2 in columns:
+                turns = 2 * np.pi * np.stack([np.repeat(m1, len(m2)), np.tile(m2, len(m1))]) / M[:, None]
+                cos, sin = np.cos(pairs @ turns), np.sin(pairs @ turns)
+                matrix.append(np.concatenate([np.cos(real @ turns), *blocks(cos, sin)]))
+                pixels.append(offsets(h * width, v))
+        starts = np.cumsum([0, *map(len, pixels)])
+        return Side(np.concatenate(matrix, axis=1).astype(dtype), np.concatenate(pixels), starts)
+
+    p, q = np.arange(P), np.arange(Q)
+    x = side(rows.pixels, columns.pixels, W, lambda cos, sin: (cos - sin, cos, -sin))  # xr+xi, xr, xi
+    w = side(rows.taps, columns.taps, K, lambda cos, sin: (cos, sin - cos, cos + sin))  # wr, wi-wr, wr+wi
+    y = side([(p, p)], [(q, q)], Q, lambda cos, sin: (2 * (cos - sin), -2 * sin, -2 * cos))  # of k1, k2, k3
+    y = y._replace(matrix=y.matrix / dtype.type(places))
+    return Transform(x, w, y, len(x.matrix), phases)
 
 
 def fourier_conv2d(x: np.ndarray, w: np.ndarray, y_shape: tuple[int, ...], transform: Transform) -> np.ndarray:
-    C, S = x.shape[3], len(transform.phases)
-    X = spectrum(x, transform.inputs)  # (rank, N, S*C)
-    G_w = weight_panels(w, transform.phases, S * C, C * panel_width(w.dtype))
-    return from_spectrum(spectral_product(X, G_w), transform.outputs, y_shape)
+    C, S = w.shape[2], transform.phases
+    X = spectrum(transform.x, x)  # (N, rank, S*C)
+    G_w = weight_panels(transform.w, w, S * C, C * panel_width(w.dtype))  # (rank, panels, S*C, PANEL)
+    return from_spectrum(transform.y, spectral_product(X, G_w), y_shape)
 
 
 def fourier_grad_x(dy: np.ndarray, w: np.ndarray, x_shape: tuple[int, ...], transform: Transform) -> np.ndarray:
     C, O = w.shape[2:]
-    dY = spectrum(dy, transform.outputs)  # (rank, N, O)
-    G_w = weight_panels(np.ascontiguousarray(w.transpose(0, 1, 3, 2)), transform.phases, O, C * O)
-    return from_spectrum(spectral_product(dY, G_w), transform.inputs, x_shape)
+    dY = spectrum(transform.y, dy)  # (N, rank, O)
+    G_w = weight_panels(transform.w, w.transpose(0, 1, 3, 2), O, C * O)  # (rank, panels of S*C, O, PANEL)
+    return from_spectrum(transform.x, spectral_product(dY, G_w), x_shape)
 
 
 def fourier_grad_w(dy: np.ndarray, x: np.ndarray, w_shape: tuple[int, ...], transform: Transform) -> np.ndarray:
-    _, _, C, O = w_shape
-    X, dY = spectrum(x, transform.inputs), spectrum(dy, transform.outputs)
-    rank, N, SC = X.shape
-    r, o = np.arange(rank), panel_starts(O, x.dtype)
-    dW = np.empty((rank, SC, O), x.dtype)
-    products(
-        X, offsets(r * N * SC, 0 * o), np.arange(SC), np.arange(N) * SC,
-        dY, offsets(r * N * O, o), np.arange(N) * O,
-        dW, offsets(r * SC * O, o), np.arange(SC) * O,
+    (_, _, C, O), rank, S = w_shape, transform.rank, transform.phases
+    X = spectrum(transform.x, x)  # (N, rank, S*C)
+    dY = spectrum(transform.y, dy)  # (N, rank, O)
+    dW = np.empty((rank, S * C, O), x.dtype)
+    n, r, c = np.arange(len(x)), np.arange(rank)[:, None], np.arange(S * C)
+    o = panel_starts(O, x.dtype)
+    microkernel.products(
+        X.ravel(), whole_tiles(c), n * X[0].size, dY.ravel(), n * dY[0].size, dW.ravel(), whole_tiles(c * O),
+        tasks(r * S * C, r * O + o, r * S * C * O + o, (0, S * C), (0, len(x))),
     )  # fmt: skip
     dw = np.empty(w_shape, x.dtype)
-    at = offsets(np.arange(C) * O, o)
-    for s, (_, _, G, taps) in enumerate(transform.phases):
-        apply(G.T, dW, s * C * O + at, r * SC * O, dw, at, taps * C * O)
+    w_at = offsets(np.arange(C) * O, o)
+    transform.w.backward(dW, w_at + np.arange(S)[:, None] * C * O, dW[0].size, dw, w_at, C * O)
     return dw
 
 
-def spectrum(x: np.ndarray, matrices: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """(N,H,W,C) -> (rank, N, S*C): one matrix (rank, pixels) and the numbers of its pixels for each of S phases."""
-    N, C, S, rank = len(x), x.shape[3], len(matrices), len(matrices[0][0])
-    X = np.empty((rank, N, S * C), x.dtype)
-    n, c = np.arange(N), panel_starts(C, x.dtype)
-    for s, (matrix, pixels) in enumerate(matrices):
-        x_at, X_at = offsets(n * x[0].size, c), offsets(n * S * C, s * C + c)
-        apply(matrix, x, x_at, pixels * C, X, X_at, np.arange(rank) * X[0].size)
+def spectrum(side: Side, x: np.ndarray) -> np.ndarray:
+    """(N,H,W,C) -> (N, rank, S*C), of S phases"""
+    X = np.empty((len(x), len(side.matrix), (len(side.starts) - 1) * x.shape[3]), x.dtype)
+    x_at, X_at = image_places(x, X)
+    side.forward(x, x_at, x.shape[3], X, X_at, X.shape[2])
     return X
 
 
-def from_spectrum(X: np.ndarray, matrices: list[tuple[np.ndarray, np.ndarray]], x_shape: tuple[int, ...]) -> np.ndarray:
-    """(rank, N, S*C) -> (N,H,W,C) by the transposed matrices."""
+def from_spectrum(side: Side, X: np.ndarray, x_shape: tuple[int, ...]) -> np.ndarray:
+    """(N, rank, S*C) -> (N,H,W,C), by the transposed matrix"""
     x = np.empty(x_shape, X.dtype)
-    N, C, S, rank = len(x), x.shape[3], len(matrices), len(X)
-    n, c = np.arange(N), panel_starts(C, x.dtype)
-    for s, (matrix, pixels) in enumerate(matrices):
-        x_at, X_at = offsets(n * x[0].size, c), offsets(n * S * C, s * C + c)
-        apply(matrix.T, X, X_at, np.arange(rank) * X[0].size, x, x_at, pixels * C)
+    x_at, X_at = image_places(x, X)
+    side.backward(X, X_at, X.shape[2], x, x_at, x.shape[3])
     return x
 
 
-def weight_panels(w: np.ndarray, phases: list[Phase], length: int, phase_size: int) -> np.ndarray:
-    """G @ w in panels: (K,K,rows,columns) -> (rank, panels, length, PANEL); phase s begins s * phase_size behind."""
-    (rows, columns), (rank, _) = w.shape[2:], phases[0].G.shape
-    width = panel_width(w.dtype)
-    G_w = np.empty((rank, len(phases) * rows * columns // (length * width), length, width), w.dtype)
+def image_places(x: np.ndarray, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each image begins in x, and each of its phases in X (phases, images), for every panel of channels."""
+    n, c = np.arange(len(x)), panel_starts(x.shape[3], x.dtype)
+    phase = np.arange(0, X.shape[2], x.shape[3])[:, None]
+    return offsets(n * x[0].size, c), phase + offsets(n * X[0].size, c)
+
+
+def weight_panels(side: Side, w: np.ndarray, length: int, phase_size: int) -> np.ndarray:
+    """G @ w in panels: (K,K,rows,columns) -> (rank, panels, length, PANEL), each phase phase_size behind the last."""
+    w = np.ascontiguousarray(w)
+    (rows, columns), width = w.shape[2:], panel_width(w.dtype)
+    rank, phases = len(side.matrix), np.arange(len(side.starts) - 1)[:, None]
+    G_w = np.empty((rank, phases.size * rows * columns // (length * width), length, width), w.dtype)
     row, column = np.arange(rows), panel_starts(columns, w.dtype)
-    for s, (_, _, G, taps) in enumerate(phases):
-        w_at, G_at = offsets(row * columns, column), offsets(row * width, s * phase_size + column * length)
-        apply(G, w, w_at, taps * rows * columns, G_w, G_at, np.arange(rank) * G_w[0].size)
+    G_at = phases * phase_size + offsets(row * width, column * length)
+    side.forward(w, offsets(row * columns, column), rows * columns, G_w, G_at, G_w[0].size)
     return G_w
 
 
 def spectral_product(X: np.ndarray, G_w: np.ndarray) -> np.ndarray:
-    """(rank, N, k), (rank, panels, k, PANEL) -> (rank, N, panels * PANEL): a matrix product for each row of the rank."""
-    (rank, N, length), (_, count, _, width) = X.shape, G_w.shape
-    Y = np.empty((rank, N, count * width), X.dtype)
-    r, panel = np.arange(rank), np.arange(count)
-    products(
-        X, offsets(r * N * length, 0 * panel), np.arange(N) * length, np.arange(length),
-        G_w, offsets(r * count * length * width, panel * length * width), np.arange(length) * width,
-        Y, offsets(r * N * count * width, panel * width), np.arange(N) * count * width,
+    """(N, rank, k), (rank, panels, k, PANEL) -> (N, rank, panels * PANEL): a matrix product for each row of rank"""
+    (N, rank, length), (_, count, _, width) = X.shape, G_w.shape
+    Y = np.empty((N, rank, count * width), X.dtype)
+    n, r, k, panel = np.arange(N), np.arange(rank)[:, None], np.arange(length), np.arange(count)
+    microkernel.products(
+        X.ravel(), whole_tiles(n * X[0].size), k, G_w.ravel(), k * width, Y.ravel(), whole_tiles(n * Y[0].size),
+        tasks(r * length, (r * count + panel) * length * width, (r * count + panel) * width, (0, N), (0, length)),
     )  # fmt: skip
     return Y
-
-
-def apply(matrix, source, source_at, source_steps, target, target_at, target_rows) -> None:
-    """target row r = sum_k matrix[r,k] * source step k, for the panel of channels at each of the places *_at."""
-    count, length = matrix.shape
-    matrix = np.ascontiguousarray(matrix)
-    rows, steps = np.arange(count) * length, np.arange(length)
-    products(matrix, 0 * source_at, rows, steps, source, source_at, source_steps, target, target_at, target_rows)
-
-
-def products(x, x_at, rows, steps, w, w_at, w_steps, y, y_at, out) -> None:
-    """`microkernel.products` on contiguous arrays of any shape."""
-    x, w, y = (array.reshape(-1) for array in (x, w, y))
-    microkernel.products(x, x_at, whole_tiles(rows), steps, w, w_at, w_steps, y, y_at, whole_tiles(out))
 
 
 def panel_starts(columns: int, dtype) -> np.ndarray:

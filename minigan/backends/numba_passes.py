@@ -8,7 +8,7 @@ run over at most ROWS rows in the array's own precision and are added up in floa
 import numpy as np
 from numba import njit, prange
 
-from minigan.backends import GOLDEN
+from minigan.backends import GOLDEN, numpy_backend
 
 PIECE = 16384  # numbers: 64 kB of float32, which stays in a core's own cache
 ROWS, COLUMNS = 256, 512  # of a piece, where columns have sums
@@ -61,6 +61,8 @@ def dropout(x: np.ndarray, threshold: int, stream: int) -> np.ndarray:
 
 
 def adam(w, dw, m, v, lr: float, beta1: float, beta2: float, eps: float, t: int) -> None:
+    if not (w.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):  # reshape would move a copy
+        return numpy_backend.adam(w, dw, m, v, lr, beta1, beta2, eps, t)
     step, unbias = lr / (1 - beta1**t), 1 / (1 - beta2**t)
     numbers = [w.dtype.type(number) for number in (beta1, 1 - beta1, beta2, 1 - beta2, step, unbias, eps)]
     _adam(w.reshape(-1), np.ascontiguousarray(dw).reshape(-1), m.reshape(-1), v.reshape(-1), *numbers)

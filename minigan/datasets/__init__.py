@@ -7,6 +7,7 @@
 Images stay uint8 in memory, a quarter of their size as float32, and each batch is scaled when it is used.
 
 `images` says what a data set is, `idx`, `arrays` and `pictures` each read one kind of file, `files` what they share.
+`mixtures` are no images but points in the plane, with a density that is known.
 """
 
 import os
@@ -15,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan.datasets import arrays, idx, pictures
+from minigan.datasets import arrays, idx, mixtures, pictures
 from minigan.datasets.files import DataError, explain
 from minigan.datasets.images import MIN_SIDE, Images, scale, unscale
 
-__all__ = ["MIN_SIDE", "DataError", "Images", "load", "mnist", "scale", "unscale"]
+__all__ = ["MIN_SIDE", "DataError", "Images", "load", "mixtures", "mnist", "scale", "unscale"]
 
 MNIST_FOLDER = Path(__file__).parent / "mnist"
 MNIST_SOURCE = "MNIST by Yann LeCun and Corinna Cortes, CC BY-SA 3.0"

@@ -1,0 +1,298 @@
+"""Every convolution of the presets, on every rung of the ladder, and in PyTorch where it is installed.
+
+    python benchmarks/bench_ops.py [--presets tutorial small] [--batch N ...] [--threads N] [--json FILE] [--plot FILE]
+
+The rungs, from plain to fast:
+
+    loops    the equation as compiled loops, one number at a time (timed on 8 images)
+    numpy    im2col and a BLAS matrix product: the reference backend
+    tile     the register tile of `minigan.backends.microkernel`
+    numba    the numba backend: the tile, behind a Fourier transform where that needs fewer products
+    torch    PyTorch in its best memory layout, on an input padded beforehand
+
+A transposed convolution is the input gradient of a convolution, so three operations cover generator and discriminator.
+Results are compared with float64 before anything is timed. The rungs take turns, so that a noisy neighbour disturbs all
+of them alike. GFLOP/s count the multiplications and additions of the plain sum, zeros of the padding included: a rung
+that needs fewer of them can exceed the peak.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from minigan.backends import conv_size, load, numpy_backend, pads
+
+# preset: {layer: (H, C, O, kernel, stride, pad)}, each as a convolution from the larger map to the smaller one
+LAYERS = {
+    "tutorial": {
+        "7x7 128-256 5x5": (7, 128, 256, 5, 1, (2, 2)),
+        "14x14 64-128 5x5/2": (14, 64, 128, 5, 2, (1, 2)),
+        "28x28 1-64 5x5/2": (28, 1, 64, 5, 2, (1, 2)),
+    },
+    "small": {
+        "14x14 32-64 4x4/2": (14, 32, 64, 4, 2, (1, 1)),
+        "28x28 1-32 4x4/2": (28, 1, 32, 4, 2, (1, 1)),
+    },
+}
+BATCHES = {"tutorial": (256, 128), "small": (128, 64)}
+OPERATIONS = ("conv2d", "conv2d_grad_x", "conv2d_grad_w")
+RUNGS = ("loops", "numpy", "tile", "numba", "torch")
+LOOP_IMAGES = 8
+
+
+class Case:
+    """One layer with one batch: its arrays, and each rung's function for each operation."""
+
+    def __init__(self, N: int, H: int, C: int, O: int, K: int, stride: int, pad: tuple[int, int]):
+        rng = np.random.default_rng(0)
+        P = conv_size(H, K, stride, pad)
+        self.x, self.w, self.dy = (
+            rng.standard_normal(shape, np.float32) for shape in ((N, H, H, C), (K, K, C, O), (N, P, P, O))
+        )
+        self.stride, self.pad = stride, pad
+        self.gflop = 2e-9 * self.dy.size * K * K * C
+
+    def backend(self, backend) -> dict:
+        x, w, dy, stride, pad = self.x, self.w, self.dy, self.stride, self.pad
+        return {
+            "conv2d": lambda: backend.conv2d(x, w, stride, pad),
+            "conv2d_grad_x": lambda: backend.conv2d_grad_x(dy, w, x.shape, stride, pad),
+            "conv2d_grad_w": lambda: backend.conv2d_grad_w(dy, x, w.shape, stride, pad),
+        }
+
+    def direct(self, module, suffix: str, N: int) -> dict:
+        """The functions of `microkernel` or the plain loops, which take sizes in place of shapes and pads."""
+        x, w, dy, stride, before = self.x[:N], self.w, self.dy[:N], self.stride, pads(self.pad)[0]
+        conv2d, grad_x, grad_w = (getattr(module, name + suffix) for name in OPERATIONS)
+        return {
+            "conv2d": lambda: conv2d(x, w, stride, before, *dy.shape[1:3]),
+            "conv2d_grad_x": lambda: grad_x(dy, w, *x.shape[1:3], stride, before),
+            "conv2d_grad_w": lambda: grad_w(dy, x, len(w), stride, before),
+        }
+
+    def torch(self, channels_last: bool) -> dict:
+        import torch
+
+        before, after = self.pad
+        xpad = np.pad(self.x, ((0, 0), (before, after), (before, after), (0, 0)))
+        kind = torch.channels_last if channels_last else torch.contiguous_format
+        x, dy = (
+            torch.from_numpy(array).permute(0, 3, 1, 2).contiguous(memory_format=kind) for array in (xpad, self.dy)
+        )
+        w = torch.from_numpy(self.w).permute(3, 2, 0, 1).contiguous(memory_format=kind)
+        crop = slice(before, before + self.x.shape[1])
+
+        def back(y):
+            return y.permute(0, 2, 3, 1)
+
+        def weight(dw):
+            return dw.permute(2, 3, 1, 0)
+
+        return {
+            "conv2d": lambda: back(torch.nn.functional.conv2d(x, w, stride=self.stride)),
+            "conv2d_grad_x": lambda: back(torch.nn.grad.conv2d_input(x.shape, w, dy, self.stride))[:, crop, crop],
+            "conv2d_grad_w": lambda: weight(torch.nn.grad.conv2d_weight(x, w.shape, dy, self.stride)),
+        }
+
+    def rungs(self, chosen: list[str]) -> dict[str, list[dict]]:
+        """rung -> its ways to compute; the fastest way counts."""
+        ways = {}
+        for rung in chosen:
+            if rung == "numpy":
+                ways[rung] = [self.backend(numpy_backend)]
+            elif rung == "numba":
+                ways[rung] = [self.backend(load("numba"))]
+            elif rung == "torch":
+                ways[rung] = [self.torch(channels_last) for channels_last in (False, True)]
+            else:
+                from minigan.backends import microkernel, numba_backend
+
+                tile = self.direct(microkernel, "", len(self.x))
+                ways[rung] = [tile if rung == "tile" else self.direct(numba_backend, "_loops", LOOP_IMAGES)]
+        return ways
+
+    def check(self, operation: str, rung: str, y) -> None:
+        """Compares with the reference in float64, a few images at a time; ends the program if they differ."""
+        N = LOOP_IMAGES if rung == "loops" else len(self.x)
+        images = range(0, N, LOOP_IMAGES) if operation == "conv2d_grad_w" else range(0, LOOP_IMAGES, LOOP_IMAGES)
+        x, w, dy = (array.astype(np.float64) for array in (self.x, self.w, self.dy))
+        parts = [slice(n, min(n + LOOP_IMAGES, N)) for n in images]
+        if operation == "conv2d":
+            expected = numpy_backend.conv2d(x[parts[0]], w, self.stride, self.pad)
+        elif operation == "conv2d_grad_x":
+            expected = numpy_backend.conv2d_grad_x(dy[parts[0]], w, x[parts[0]].shape, self.stride, self.pad)
+        else:
+            expected = sum(numpy_backend.conv2d_grad_w(dy[p], x[p], w.shape, self.stride, self.pad) for p in parts)
+        error = np.abs(np.asarray(y)[: len(expected)] - expected).max() / np.abs(expected).max()
+        if not error < 1e-5:
+            sys.exit(f"{rung} {operation} is wrong: off by {error:.1e} of the largest number")
+
+
+def take_turns(functions: list, seconds: float) -> list[list[float]]:
+    """The functions in turn, until each had its seconds, three times at least: every duration of each."""
+    durations = [[] for _ in functions]
+    deadline = time.perf_counter() + seconds * len(functions)
+    while len(durations[0]) < 3 or time.perf_counter() < deadline:
+        for function, times in zip(functions, durations, strict=True):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+    return durations
+
+
+def measured_peak(threads: int) -> float:
+    """The most GFLOP/s seen here: the tile on data that stays in the nearest cache, or a BLAS matrix product."""
+    a = np.ones((1024, 1024), np.float32)
+    best = [2e-9 * 1024**3 / min(take_turns([lambda: a @ a], 1.0)[0])]
+    if importlib.util.find_spec("numba"):
+        from minigan.backends import microkernel
+
+        k, width = 128, microkernel.panel_width(np.float32)
+        m, count = microkernel.ROWS, 2000 * threads
+        x, w, y = np.ones(m * k, np.float32), np.ones(k * width, np.float32), np.empty(m * width * count, np.float32)
+        task = microkernel.tasks(0, 0, np.arange(count) % threads * m * width, (0, m), (0, k))
+        tables = x, np.arange(m) * k, np.arange(k), w, np.arange(k) * width, y, np.arange(m) * width, task
+        durations = take_turns([lambda: microkernel.products(*tables)], 1.0)[0]
+        best.append(2e-9 * count * m * k * width / min(durations))
+    return max(best)
+
+
+def measure(presets: list[str], batches: list[int] | None, rungs: list[str], seconds: float, peak: float) -> list[dict]:
+    rows = []
+    for preset in presets:
+        for batch in batches or BATCHES[preset]:
+            for layer, (H, C, O, K, stride, pad) in LAYERS[preset].items():
+                print(f"\n{preset}, batch {batch}: {layer}")
+                case = Case(batch, H, C, O, K, stride, pad)
+                ways = case.rungs(rungs)
+                for operation in OPERATIONS:
+                    flat = [(rung, way[operation]) for rung in rungs for way in ways[rung]]
+                    for rung, function in flat:
+                        case.check(operation, rung, function())
+                    timed = [(rung, function) for rung, function in flat if rung != "loops"]
+                    durations = take_turns([function for _, function in timed], seconds)
+                    results: dict[str, list[float]] = {}
+                    for (rung, _), times in zip(timed, durations, strict=True):
+                        results[rung] = min(results.get(rung, times), times, key=np.median)
+                    if "loops" in rungs:
+                        times = take_turns([dict(flat)["loops"]], 0)[0]
+                        results["loops"] = [t * batch / LOOP_IMAGES for t in times]
+                    for rung in rungs:
+                        times = results[rung]
+                        low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
+                        row = {
+                            "preset": preset, "batch": batch, "layer": layer, "operation": operation, "rung": rung,
+                            "median_ms": median * 1e3, "quartiles_ms": [low * 1e3, high * 1e3],
+                            "fastest_ms": min(times) * 1e3, "runs": len(times),
+                            "gflops": case.gflop / median, "share_of_peak": case.gflop / median / peak,
+                        }  # fmt: skip
+                        if "torch" in rungs:
+                            row["over_torch"] = median / np.median(results["torch"])
+                        rows.append(row)
+                        print(line(row))
+    return rows
+
+
+def line(row: dict) -> str:
+    spread = "-".join(f"{ms:.2f}" for ms in row["quartiles_ms"])
+    against = f"   {row['over_torch']:5.2f} of torch's time" if "over_torch" in row and row["rung"] != "torch" else ""
+    return (
+        f"  {row['operation']:14s} {row['rung']:6s} {row['median_ms']:9.2f} ms ({spread})"
+        f" {row['gflops']:6.0f} GFLOP/s {row['share_of_peak']:5.0%} of peak{against}"
+    )
+
+
+def machine() -> dict:
+    versions = {"python": platform.python_version()}
+    for name in ("numpy", "numba", "llvmlite", "torch"):
+        if importlib.util.find_spec(name):
+            versions[name] = __import__(name).__version__
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [entry for entry in Path("/proc/cpuinfo").read_text().splitlines() if entry.startswith("model name")]
+        cpu = names[0].split(":")[1].strip() if names else cpu
+    target = {}
+    if "numba" in versions:
+        import llvmlite.binding
+
+        from minigan.backends import microkernel
+
+        tile = f"{microkernel.ROWS} x {microkernel.VECTORS} vectors of {microkernel.VECTOR_BYTES} bytes"
+        target = {"target": llvmlite.binding.get_host_cpu_name(), "tile": tile}
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), **target, "versions": versions}
+
+
+def plot(report: dict, file: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows, rungs = report["results"], report["rungs"]
+    groups = list(dict.fromkeys((row["preset"], row["batch"], row["layer"]) for row in rows))
+    figure, panels = plt.subplots(1, 3, figsize=(15, 1.5 + 0.7 * len(groups)), sharey=True, layout="constrained")
+    for axes, operation in zip(panels, OPERATIONS, strict=True):
+        for k, rung in enumerate(rungs):
+            found = {(row["preset"], row["batch"], row["layer"]): row for row in rows
+                     if row["operation"] == operation and row["rung"] == rung}  # fmt: skip
+            places = np.arange(len(groups)) + (k - (len(rungs) - 1) / 2) * 0.8 / len(rungs)
+            axes.barh(places, [found[group]["gflops"] for group in groups], 0.8 / len(rungs), label=rung)
+        axes.axvline(report["peak_gflops"], color="black", linewidth=0.8, linestyle=":")
+        axes.set(title=operation, xlabel="GFLOP/s of the plain sum (dotted: measured peak)")
+        axes.set_yticks(range(len(groups)), [f"{preset}, batch {batch}\n{layer}" for preset, batch, layer in groups])
+    panels[0].invert_yaxis()
+    panels[-1].legend(loc="lower right")
+    figure.suptitle(f"{report['machine']['cpu']}, {report['threads']} threads, float32")
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", choices=LAYERS, default=list(LAYERS))
+    parser.add_argument("--batch", nargs="+", type=int, help="batch sizes; default: 256 and 128, small 128 and 64")
+    parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=list(RUNGS))
+    parser.add_argument("--threads", type=int, help="CPU threads; default: one for each core")
+    parser.add_argument("--seconds", type=float, default=0.3, help="for each operation on each rung (default 0.3)")
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--plot", metavar="FILE")
+    options = parser.parse_args()
+    if options.batch and min(options.batch) < LOOP_IMAGES:
+        parser.error(f"--batch is at least {LOOP_IMAGES}, got {min(options.batch)}")
+
+    present = {"numba": "loops tile numba", "torch": "torch"}
+    for package, rungs in present.items():
+        if not importlib.util.find_spec(package):
+            print(f"{package} is not installed: without {rungs}")
+            options.rungs = [rung for rung in options.rungs if rung not in rungs.split()]
+    threads = options.threads or len(
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
+    )
+    numpy_backend.set_threads(threads)
+    if importlib.util.find_spec("numba"):
+        load("numba").set_threads(threads)
+    if "torch" in options.rungs:
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+
+    report = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "threads": threads}
+    report["rungs"], report["peak_gflops"] = options.rungs, measured_peak(threads)
+    print(f"{report['machine']['cpu']}, {threads} threads, measured peak {report['peak_gflops']:.0f} GFLOP/s")
+    report["results"] = measure(options.presets, options.batch, options.rungs, options.seconds, report["peak_gflops"])
+    if options.json:
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+    if options.plot:
+        plot(report, options.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+# %% [markdown]
+# # 9. What the losses say
+#
+# **Question.** Which loss should the forger have, and what can one read from the curves?
+#
+# **Needs.** Lesson 8. **Takes** 15 seconds, with `--quick` 8.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+from _common import BLUE, GREEN, GREY, ORANGE, QUICK, save
+
+from minigan import game, losses, optim
+from minigan.datasets import mixtures
+from minigan.layers import Dense, LeakyReLU, Sequential, he_normal, normal
+
+# %% [markdown]
+# ## Two losses for the forger
+#
+# Let l be the critic's logit for a fake, so that `sigmoid(l)` is its probability of being real. The forger wants l to
+# rise. The minimax game of lesson 8 says "minimise log(1 - sigmoid(l))". Its slope is `-sigmoid(l)`. Goodfellow's
+# second proposal, the *non-saturating* loss, is "minimise -log sigmoid(l)". Its slope is `-(1 - sigmoid(l))`.
+#
+#     minimax           -softplus(l)      slope -sigmoid(l)
+#     non-saturating     softplus(-l)     slope -sigmoid(-l)
+#
+# Both fall as l rises, and both are best at the same place. But where the critic is **sure** that it sees a fake, l far
+# below 0, one slope is nearly 0 and the other nearly -1. And early in the game the critic *is* sure.
+
+
+# %%
+def sigmoid(l):
+    return 1 / (1 + np.exp(-l))
+
+
+def softplus(l):
+    return np.maximum(l, 0) + np.log1p(np.exp(-abs(l)))
+
+
+def minimax(l):
+    return -softplus(l), -sigmoid(l)  # the loss of one fake, and its slope
+
+
+def non_saturating(l):
+    return softplus(-l), -sigmoid(-l)
+
+
+l = np.linspace(-8, 8, 161)  # (161,)
+for ours, theirs in ((minimax, losses.minimax), (non_saturating, losses.non_saturating)):
+    loss, slope = theirs.generator(l)  # minigan's are means over the batch
+    assert np.isclose(loss, ours(l)[0].mean()) and np.allclose(slope, ours(l)[1] / l.size)
+assert abs(minimax(-8.0)[1]) < 0.001 and abs(non_saturating(-8.0)[1]) > 0.999
+
+# %% [markdown]
+# ## From logits, never from probabilities
+#
+# Why not compute p = sigmoid(l) first and take its logarithm then? In float32 p becomes exactly 0 or 1, and the
+# logarithm of 0 is -infinity. A popular way out is to clip p to at least 1e-8, and then **the slope is 0 for ever**:
+# the forger is told nothing. The right slope at l = -30 is -1. Only softplus knows.
+
+# %%
+l30 = np.float32([-30.0])
+
+
+def clipped(l):
+    return -np.log(np.maximum(1 / (1 + np.exp(-l)), np.float32(1e-8)))
+
+
+h = np.float32(0.5)
+assert clipped(l30 + h) == clipped(l30 - h)  # flat: no slope
+assert losses.non_saturating.generator(l30)[1] == -1
+with np.errstate(over="ignore", divide="ignore"):
+    assert np.log(1 / (1 + np.exp(np.float32(100)))) == -np.inf
+assert losses.non_saturating.generator(np.float32([-100]))[0] == 100
+
+# %% [markdown]
+# ## A critic with a head start
+#
+# Now with real networks: the critic of lesson 8 trains alone against a forger that stands still. How long is the
+# forger's gradient (over all its weights) under each loss?
+
+# %%
+data, BATCH, NOISE = mixtures.ring(8, radius=2, std=0.15), 128, 4
+
+
+def players(rng):
+    he = dict(rng=rng, init=he_normal)
+    far = dict(rng=rng, init=normal(0.05))  # first fakes: a blob in the middle
+    G = Sequential(Dense(NOISE, 64, **he), LeakyReLU(0.2), Dense(64, 64, **he), LeakyReLU(0.2), Dense(64, 2, **far))
+    D = Sequential(Dense(2, 64, **he), LeakyReLU(0.2), Dense(64, 64, **he), LeakyReLU(0.2), Dense(64, 1, rng=rng))
+    return G, D, optim.Adam(G, lr=2e-3, beta1=0.5), optim.Adam(D, lr=2e-3, beta1=0.5)
+
+
+def gradient_length(G, D, z, loss):
+    fake, cache_g = G.forward(z)  # (N, 2)
+    l, cache_d = D.forward(fake)  # (N, 1)
+    dfake, _ = D.backward(loss.generator(l)[1], cache_d, need_grads=False)
+    _, grads = G.backward(dfake, cache_g, need_dx=False)
+    return np.sqrt(sum((g**2).sum() for g in grads.values())), l.mean()
+
+
+rng = np.random.default_rng(0)
+G, D, _, opt_d = players(rng)
+z = rng.standard_normal((1000, NOISE), dtype=np.float32)
+head_start, lengths = np.arange(0, 401, 20), {"minimax": [], "non_saturating": []}
+for k in range(401):
+    if k % 20 == 0:
+        for name, values in lengths.items():
+            length, mean_logit = gradient_length(G, D, z, losses.LOSSES[name])
+            values.append(length)
+    noise = rng.standard_normal((BATCH, NOISE), dtype=np.float32)
+    game.discriminator_step(G, D, opt_d, data.sample(BATCH, rng), noise, losses.non_saturating)
+ratio = lengths["non_saturating"][-1] / lengths["minimax"][-1]
+print(f"after 400 rounds alone the critic gives a fake the logit {mean_logit:.1f};")
+print(f"the forger's gradient is {ratio:.0f} times longer with the non-saturating loss")
+
+# %% [markdown]
+# **The surer the critic, the less the minimax loss tells the forger; the non-saturating loss tells it the more.** This
+# is why minigan's GANs use it. (`Adam` makes steps of about one size whatever the slopes, so it hides the fault for a
+# while.)
+
+# %%
+assert ratio > 10
+assert lengths["minimax"][-1] < 0.5 * max(lengths["minimax"])
+assert lengths["non_saturating"][-1] > 2 * lengths["non_saturating"][0]
+
+# %% [markdown]
+# ## The numbers 2 ln 2 and ln 2
+#
+# If the fakes are as good as the real things, the best that D can do is to answer 1/2, l = 0. Then each of D's two
+# terms is -log(1/2) = ln 2 = 0.693, its loss is 2 ln 2 = 1.386, and G's is ln 2.
+
+# %%
+undecided = np.zeros((5, 1))
+assert np.isclose(losses.non_saturating.discriminator(undecided, undecided)[0], 2 * np.log(2))
+assert np.isclose(losses.non_saturating.generator(undecided)[0], np.log(2))
+
+# %% [markdown]
+# In general: for fixed densities p (real) and q (fake) the best D is p / (p + q), and its loss is `2 ln 2 - 2 JS`,
+# where JS, the Jensen-Shannon divergence, is 0 if p = q and ln 2 if they do not overlap. So **the best critic's loss is
+# a distance**: 1.386 says the same, 0 says apart. Here for p and q on five places:
+
+# %%
+p, q = np.array([0.1, 0.2, 0.4, 0.2, 0.1]), np.array([0.5, 0.2, 0.1, 0.1, 0.1])
+best = p / (p + q)
+best_loss = -(p * np.log(best)).sum() - (q * np.log(1 - best)).sum()
+m = (p + q) / 2
+js = ((p * np.log(p / m)).sum() + (q * np.log(q / m)).sum()) / 2
+assert np.isclose(best_loss, 2 * np.log(2) - 2 * js)
+for wobble in np.random.default_rng(1).normal(0, 0.02, (200, 5)):  # no other D does better
+    assert -(p * np.log(best + wobble)).sum() - (q * np.log(1 - best - wobble)).sum() >= best_loss
+
+# %% [markdown]
+# ## What the curves tell
+#
+# We play lesson 8's game and compare the losses with the truth: the share of fakes that lie well, which here, and only
+# because we know the data, can be counted.
+
+# %%
+rng = np.random.default_rng(0)
+G, D, opt_g, opt_d = players(rng)
+rounds = 1500 if QUICK else 3000
+curves, shares = [], []  # (rounds, 2): d_loss, g_loss; (rounds / 50,)
+for k in range(rounds):
+    noise = rng.standard_normal((2, BATCH, NOISE), dtype=np.float32)
+    record = game.discriminator_step(G, D, opt_d, data.sample(BATCH, rng), noise[0], losses.non_saturating)
+    record |= game.generator_step(G, D, opt_g, noise[1], losses.non_saturating)
+    curves.append((float(record["d_loss"]), float(record["g_loss"])))
+    if k % 50 == 49:
+        shares.append(data.coverage(G.forward(z, train=False)[0])[1])
+curves = np.array(curves)
+early, late = slice(100, 300), slice(-300, None)
+(d_early, g_early), (d_late, g_late) = curves[early].mean(axis=0), curves[late].mean(axis=0)
+print(f"rounds 100 to 300: loss D {d_early:.2f}, G {g_early:.2f}, {shares[5]:.0%} lie well")
+print(f"last 300 rounds:   loss D {d_late:.2f}, G {g_late:.2f}, {np.mean(shares[-6:]):.0%} lie well")
+
+# %% [markdown]
+# **The forger's loss rose while the forger became better.** It is measured against a critic that became better too: a
+# grade from an examiner who learns. So, reading curves:
+#
+# - both losses settle, D near or somewhat below 1.386, G near or above 0.693: a fair fight, the good case;
+# - D near 0, G ever larger: the critic has won; pictures will not improve;
+# - neither says how good the pictures are, or how varied. Look at them, or measure (minigan's `evaluate`).
+
+# %%
+assert g_late > g_early + 0.05 and np.mean(shares[-6:]) > 2 * shares[5]
+assert 1.0 < d_late < 1.45 and g_late > np.log(2)
+
+# %%
+figure, axes = plt.subplots(2, 2, figsize=(10, 6.6))
+for name, f, colour in (("minimax", minimax, ORANGE), ("non-saturating", non_saturating, BLUE)):
+    axes[0, 0].plot(l, f(l)[0], color=colour, label=name)
+    axes[0, 1].plot(l, -f(l)[1], color=colour, label=name)
+for axis in axes[0]:
+    axis.axvspan(-8, -3, color=GREY, alpha=0.15)
+    axis.set(xlabel="critic's logit: fake < 0 < real", xlim=(-8, 8))
+    axis.legend()
+axes[0, 0].set(title="the forger's loss for one fake", ylabel="loss")
+axes[0, 1].set(title="how hard it pushes", ylabel="-slope")
+axes[0, 0].text(-7.8, -7.5, "critic sure:\na fake")
+axes[1, 0].semilogy(head_start, lengths["minimax"], color=ORANGE, label="minimax")
+axes[1, 0].semilogy(head_start, lengths["non_saturating"], color=BLUE, label="non-saturating")
+axes[1, 0].set(title="a critic with a head start", xlabel="rounds that it trained alone", ylabel="forger's gradient")
+axes[1, 0].legend()
+smooth = curves[: rounds // 50 * 50].reshape(-1, 50, 2).mean(axis=1)
+at = np.arange(1, len(smooth) + 1) * 50
+for k, (name, colour, level) in enumerate((("critic's loss", BLUE, "2 ln 2"), ("forger's loss", ORANGE, "ln 2"))):
+    axes[1, 1].plot(at, smooth[:, k], color=colour, label=name)
+    axes[1, 1].axhline((2 - k) * np.log(2), color=colour, linestyle=":", linewidth=1)
+    axes[1, 1].text(rounds, (2 - k) * np.log(2) + 0.02, level, color=colour, ha="right")
+axes[1, 1].plot(at, shares, color=GREEN, label="share that lies well")
+axes[1, 1].set(title="a game, and the truth about it", xlabel="round", ylim=(0, 1.6))
+axes[1, 1].legend(loc="lower right")
+save(figure, "09_losses.png")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. At which probability p = sigmoid(l) do the two losses push equally hard?
+# 2. The critic gives every fake the probability 0.01 of being real. What is the non-saturating loss of the forger,
+#    about?
+
+# %% Exercise 1
+# p = ...
+# l = np.log(p / (1 - p))
+# assert np.isclose(minimax(l)[1], non_saturating(l)[1])
+
+# %% Exercise 2
+# g_loss = ...
+# l = np.log(0.01 / 0.99)  # D(fake) = 0.01
+# assert abs(non_saturating(l)[0] - g_loss) < 0.1
+
+# %% [markdown]
+# Next, [10_dcgan.py](10_dcgan.py): the same game, with images.

@@ -1,0 +1,654 @@
+"""The backends: every operation against plain loops in this file, the adjoint equations, bits, bounds and errors.
+
+What runs here is compared with arithmetic that shares no code with it. The compiled backend is also run for CPUs other
+than this one, between guard pages, and with its fast path broken.
+"""
+
+import importlib
+import itertools
+import os
+import platform
+import subprocess
+import sys
+import textwrap
+import types
+
+import numpy as np
+import pytest
+import scipy.signal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minigan import backends
+from minigan.backends import BackendUnavailable, conv_size, numpy_backend, pads
+from minigan.errors import UserError
+
+numba_backend = pytest.importorskip("minigan.backends.numba_backend")
+microkernel = importlib.import_module("minigan.backends.microkernel")
+
+NAMES = backends.available()
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+# (N, H, W, C, O, K, stride, pad): the layers of the presets with small batches, then what is awkward.
+PRESET_SHAPES = [
+    (12, 7, 7, 64, 32, 5, 1, (2, 2)),  # many channels, small map: through the spectrum
+    (12, 14, 14, 64, 128, 5, 2, (1, 2)),
+    (16, 7, 7, 64, 32, 5, 1, (1, 3)),
+    (3, 7, 7, 64, 96, 5, 1, (2, 2)),
+    (5, 28, 28, 1, 64, 5, 2, (1, 2)),
+    (9, 14, 14, 32, 64, 4, 2, 1),
+    (5, 28, 28, 1, 32, 4, 2, 1),
+    (3, 28, 28, 24, 1, 5, 1, 2),  # the last layer of an upsampling generator
+]
+AWKWARD_SHAPES = [
+    (1, 1, 1, 1, 1, 1, 1, 0),
+    (2, 6, 5, 3, 10, 3, 2, (0, 3)),
+    (1, 9, 4, 48, 24, 7, 3, (5, 1)),
+    (11, 5, 5, 33, 31, 2, 3, 1),  # the stride is longer than the kernel
+    (2, 3, 3, 1, 3, 3, 1, 4),  # windows that lie in the padding altogether
+    (17, 4, 4, 2, 2, 3, 1, 1),
+]
+
+
+# ---------------------------------------------------------------- the oracle
+
+
+def padded(x, pad):
+    before, after = pads(pad)
+    return np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+
+
+def window_pairs(dy, K):
+    """Every output pixel and tap: (p, q, i, j)."""
+    return itertools.product(range(dy.shape[1]), range(dy.shape[2]), range(K), range(K))
+
+
+def naive_conv2d(x, w, stride, pad):
+    xpad, (P, Q) = padded(x, pad), (conv_size(size, len(w), stride, pad) for size in x.shape[1:3])
+    y = np.zeros((len(x), P, Q, w.shape[3]), x.dtype)
+    for p, q, i, j in window_pairs(y, len(w)):
+        y[:, p, q] += xpad[:, p * stride + i, q * stride + j] @ w[i, j]
+    return y
+
+
+def naive_grad_x(dy, w, x_shape, stride, pad):
+    dx = padded(np.zeros(x_shape, dy.dtype), pad)
+    for p, q, i, j in window_pairs(dy, len(w)):
+        dx[:, p * stride + i, q * stride + j] += dy[:, p, q] @ w[i, j].T
+    before = pads(pad)[0]
+    return dx[:, before : before + x_shape[1], before : before + x_shape[2]]
+
+
+def naive_grad_w(dy, x, w_shape, stride, pad):
+    dw, xpad = np.zeros(w_shape, dy.dtype), padded(x, pad)
+    for p, q, i, j in window_pairs(dy, w_shape[0]):
+        dw[i, j] += xpad[:, p * stride + i, q * stride + j].T @ dy[:, p, q]
+    return dw
+
+
+def operands(shape, dtype=np.float64, seed=0):
+    """x, w, dy of one convolution."""
+    N, H, W, C, O, K, stride, pad = shape
+    rng = np.random.default_rng(seed)
+    P, Q = conv_size(H, K, stride, pad), conv_size(W, K, stride, pad)
+    return [rng.standard_normal(s).astype(dtype) for s in ((N, H, W, C), (K, K, C, O), (N, P, Q, O))]
+
+
+def results(backend, x, w, dy, stride, pad):
+    """The three convolutions by the backend, as NumPy arrays."""
+    x, w, dy = (backend.asarray(array) for array in (x, w, dy))
+    return [
+        backend.to_numpy(y)
+        for y in (
+            backend.conv2d(x, w, stride, pad),
+            backend.conv2d_grad_x(dy, w, x.shape, stride, pad),
+            backend.conv2d_grad_w(dy, x, w.shape, stride, pad),
+        )
+    ]
+
+
+def expectations(x, w, dy, stride, pad):
+    x, w, dy = (array.astype(np.float64) for array in (x, w, dy))
+    return [
+        naive_conv2d(x, w, stride, pad),
+        naive_grad_x(dy, w, x.shape, stride, pad),
+        naive_grad_w(dy, x, w.shape, stride, pad),
+    ]
+
+
+def assert_close(got, expected, bound):
+    """The largest error, as a share of the largest number."""
+    for y, y0, name in zip(got, expected, ("conv2d", "conv2d_grad_x", "conv2d_grad_w"), strict=True):
+        assert y.shape == y0.shape, name
+        assert np.abs(y - y0).max() <= bound * np.abs(y0).max() + bound, name
+
+
+# ---------------------------------------------------------------- the convolutions
+
+
+@pytest.mark.parametrize("shape", PRESET_SHAPES + AWKWARD_SHAPES, ids=str)
+def test_convolutions_are_the_sums_of_the_contract(shape, backend):
+    x, w, dy = operands(shape)
+    assert_close(results(backend, x, w, dy, *shape[6:]), expectations(x, w, dy, *shape[6:]), 1e-13)
+
+
+@pytest.mark.parametrize("shape", PRESET_SHAPES + AWKWARD_SHAPES, ids=str)
+def test_float32_stays_float32_and_exact_to_a_few_units(shape, backend):
+    """Within 2e-6 of the largest number: about twenty roundings, for sums of up to 6400 products."""
+    x, w, dy = operands(shape, np.float32)
+    got = results(backend, x, w, dy, *shape[6:])
+    assert [y.dtype for y in got] == [np.float32] * 3
+    assert all(y.flags.c_contiguous for y in got) or backend.NAME == "numpy"
+    assert_close(got, expectations(x, w, dy, *shape[6:]), 2e-6)
+
+
+@pytest.mark.parametrize("shape", PRESET_SHAPES + AWKWARD_SHAPES, ids=str)
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-12), (np.float32, 3e-6)], ids=["float64", "float32"])
+def test_each_convolution_is_the_others_adjoint(shape, dtype, bound, backend):
+    """<conv(x), dy> = <x, grad_x(dy)> = <w, grad_w(dy)>, relative to the norms."""
+    x, w, dy = operands(shape, dtype)
+    y, dx, dw = (array.astype(np.float64) for array in results(backend, x, w, dy, *shape[6:]))
+    size = np.linalg.norm(y) * np.linalg.norm(dy) + 1e-30
+    assert abs(np.vdot(y, dy) - np.vdot(x, dx)) <= bound * size
+    assert abs(np.vdot(y, dy) - np.vdot(w, dw)) <= bound * size
+
+
+def test_the_oracle_is_scipys_correlation():
+    for shape in AWKWARD_SHAPES:
+        (x, w, _), (stride, pad) = operands(shape), shape[6:]
+        y = naive_conv2d(x, w, stride, pad)
+        for n, o in np.ndindex(len(x), w.shape[3]):
+            plane = scipy.signal.correlate(padded(x, pad)[n], w[..., o], "valid", method="direct")[
+                ::stride, ::stride, 0
+            ]
+            np.testing.assert_allclose(y[n, ..., o], plane, rtol=1e-10, atol=1e-12)
+
+
+def test_small_maps_with_many_channels_go_through_the_spectrum():
+    """Else the tests here would not see that way at all."""
+    ways = []
+    for N, H, W, C, O, K, stride, pad in PRESET_SHAPES:
+        P, Q = conv_size(H, K, stride, pad), conv_size(W, K, stride, pad)
+        arguments = N, H, W, C, K, O, stride, pads(pad)[0], P, Q, np.dtype(np.float32)
+        ways.append(numba_backend.fourier_transform(*arguments) is not None)
+    assert ways == [True, True, True, False, False, False, False, False]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_spectrum_serves_any_kernel_stride_and_pad(dtype, monkeypatch):
+    """Also where it does not pay."""
+    monkeypatch.setattr(numba_backend, "FOURIER_MARGIN", 0)
+    numba_backend.fourier_transform.cache_clear()
+    width = microkernel.panel_width(dtype)
+    try:
+        for K, stride, pad in itertools.product((1, 2, 3, 4, 5), (1, 2, 3), ((0, 0), (1, 2), (3, 0))):
+            shape = (2, 6, 7, width, 2 * width, K, stride, pad)
+            x, w, dy = operands(shape, dtype)
+            bound = 3e-6 if dtype == np.float32 else 1e-13
+            reference = results(numpy_backend, *(array.astype(np.float64) for array in (x, w, dy)), stride, pad)
+            assert_close(results(numba_backend, x, w, dy, stride, pad), reference, bound)
+    finally:
+        numba_backend.fourier_transform.cache_clear()
+
+
+@st.composite
+def shapes(draw):
+    K, stride = draw(st.integers(1, 7)), draw(st.integers(1, 3))
+    pad = draw(st.tuples(st.integers(0, K), st.integers(0, K)))
+    least = max(1, K - sum(pad))
+    H, W = draw(st.integers(least, least + 8)), draw(st.integers(least, least + 8))
+    C, O = (draw(st.sampled_from([1, 2, 3, 5, 8, 9, 10, 16, 24, 32, 33, 48, 64])) for _ in "CO")
+    return draw(st.integers(1, 20)), H, W, C, O, K, stride, pad
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "numpy"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(shape=shapes(), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_any_shape_agrees_with_the_reference(name, dtype, shape, seed):
+    x, w, dy = operands(shape, dtype, seed)
+    reference = results(numpy_backend, *(array.astype(np.float64) for array in (x, w, dy)), *shape[6:])
+    got = results(backends.load(name), x, w, dy, *shape[6:])
+    assert [y.dtype for y in got] == [dtype] * 3
+    assert_close(got, reference, 3e-6 if dtype == np.float32 else 1e-13)
+
+
+def test_inputs_need_not_be_contiguous(backend):
+    shape = (4, 9, 8, 6, 5, 3, 2, 1)
+    x, w, dy = operands(shape)
+    expected = results(backend, x, w, dy, 2, 1)
+    spread_x = backend.asarray(np.repeat(x, 2, axis=0))[::2]
+    turned_w = backend.asarray(np.ascontiguousarray(w.T)).T
+    backward_dy = backend.asarray(np.ascontiguousarray(dy[:, ::-1]))[:, ::-1]
+    assert not (spread_x.flags.c_contiguous or turned_w.flags.c_contiguous or backward_dy.flags.c_contiguous)
+    got = [
+        backend.conv2d(spread_x, turned_w, 2, 1),
+        backend.conv2d_grad_x(backward_dy, turned_w, x.shape, 2, 1),
+        backend.conv2d_grad_w(backward_dy, spread_x, w.shape, 2, 1),
+    ]
+    for y, y0 in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(backend.to_numpy(y), y0)
+
+
+@pytest.mark.parametrize("shape", PRESET_SHAPES[:6], ids=str)
+def test_nan_comes_out_as_nan_and_stays_in_its_image(shape, backend):
+    x, w, dy = operands(shape, np.float32)
+    x[1, 3, 3, 0] = dy[1, 3, 3, 0] = np.nan
+    y, dx, dw = results(backend, x, w, dy, *shape[6:])
+    where = expectations(x, w, dy, *shape[6:])
+    for got, expected in zip((y, dx, dw), where, strict=True):
+        assert np.isnan(got[np.isnan(expected)]).all()
+    for got in (y, dx):
+        assert np.isfinite(np.delete(got, 1, axis=0)).all()
+
+
+def test_infinity_is_not_lost(backend):
+    x, w, dy = operands((2, 6, 6, 3, 4, 3, 1, 0), np.float32)
+    x[0, 2, 2, 1] = np.inf
+    with np.errstate(invalid="ignore"):  # NumPy's own warning about inf - inf in the gradients
+        y = results(backend, x, np.abs(w), dy, 1, 0)[0]
+    assert np.isposinf(y[0, :3, :3]).all()
+
+
+@pytest.mark.parametrize("N", [0, 1])
+def test_the_smallest_batches(N, backend):
+    x, w, dy = operands((N, 5, 5, 3, 4, 3, 2, 1))
+    y, dx, dw = results(backend, x, w, dy, 2, 1)
+    assert (y.shape, dx.shape, dw.shape) == ((N, 3, 3, 4), x.shape, w.shape)
+    assert N or not dw.any()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "cupy"])
+def test_channels_that_do_not_belong_together_are_refused(name):
+    backend = backends.load(name)
+    x, w, dy = operands((2, 5, 5, 3, 4, 3, 1, 1))
+    with pytest.raises(ValueError):
+        backend.conv2d(x[..., :2], w, 1, 1)
+    with pytest.raises(ValueError):
+        backend.conv2d_grad_x(dy[..., :2], w, x.shape, 1, 1)
+    with pytest.raises(ValueError):
+        backend.conv2d_grad_w(dy[:1], x, w.shape, 1, 1)
+    with pytest.raises(ValueError, match="does not fit"):
+        backend.conv2d(x, np.zeros((9, 9, 3, 4)), 1, 1)
+
+
+def test_the_reference_takes_complex_numbers():
+    """A complex step: the imaginary part of conv(x + i h) / h is the derivative, without cancellation."""
+    x, w, dy = operands((2, 6, 5, 3, 4, 3, 2, (0, 1)))
+    direction = np.random.default_rng(1).standard_normal(x.shape)
+    y = numpy_backend.conv2d(x + 1e-30j * direction, w.astype(complex), 2, (0, 1))
+    assert y.dtype == np.complex128
+    slope = np.vdot(y.imag / 1e-30, dy)
+    assert slope == pytest.approx(np.vdot(direction, naive_grad_x(dy, w, x.shape, 2, (0, 1))), rel=1e-12)
+    assert numpy_backend.conv2d_grad_x(dy + 0j, w, x.shape, 2, (0, 1)).dtype == np.complex128
+    assert numpy_backend.conv2d_grad_w(dy + 0j, x, w.shape, 2, (0, 1)).dtype == np.complex128
+
+
+# ---------------------------------------------------------------- the passes over memory
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "numpy"])
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-12), (np.float32, 2e-5)], ids=["float64", "float32"])
+@pytest.mark.parametrize("shape", [(3, 4, 5, 6), (700, 33), (2, 1, 1, 1100)], ids=str)
+def test_the_other_operations_agree_with_the_reference(name, dtype, bound, shape):
+    rng = np.random.default_rng(0)
+    x, dy, gamma, beta = (rng.standard_normal(s).astype(dtype) for s in (shape, shape, shape[-1], shape[-1]))
+    x += 3
+
+    def outputs(backend, dtype):
+        a, b, c, d = (backend.asarray(array.astype(dtype)) for array in (x, dy, gamma, beta))
+        y, mean, var = backend.batchnorm(a, c, d, 1e-3)
+        state = [backend.asarray(array.astype(dtype)) for array in (x, np.abs(dy), np.abs(x))]
+        backend.adam(state[0], b, *state[1:], 1e-3, 0.5, 0.999, 1e-8, 3)
+        all_outputs = [
+            backend.sum_rows(b),
+            backend.leaky_relu(a - 3, 0.2),
+            backend.leaky_relu_grad(b, a - 3, 0.2),
+            *(y, mean, var),
+            *backend.batchnorm_grad(b, a, c, mean, var, 1e-3),
+            backend.dropout(a, 20000, 12345),
+            *state,
+        ]
+        return [backend.to_numpy(array) for array in all_outputs]
+
+    for got, expected in zip(outputs(backends.load(name), dtype), outputs(numpy_backend, np.float64), strict=True):
+        assert got.dtype == dtype
+        assert np.abs(got - expected).max() <= bound * (np.abs(expected).max() + 1)
+
+
+# ---------------------------------------------------------------- threads
+
+
+def all_operations():
+    """The bits of everything that the compiled backend computes, for shapes that take every way through it."""
+    for shape, dtype in itertools.product(PRESET_SHAPES + AWKWARD_SHAPES, (np.float32, np.float64)):
+        yield from results(numba_backend, *operands(shape, dtype), *shape[6:])
+    rng = np.random.default_rng(0)
+    for M, K, N in ((300, 100, 200), (64, 700, 1), (1, 5, 3), (256, 784, 512)):
+        yield numba_backend.matmul(
+            rng.standard_normal((M, K)).astype(np.float32), rng.standard_normal((K, N)).astype(np.float32)
+        )
+    x = rng.standard_normal((3000, 40)).astype(np.float32)
+    y, mean, var = numba_backend.batchnorm(x, x[0], x[1], 1e-3)
+    yield from (y, mean, var, numba_backend.sum_rows(x), numba_backend.dropout(x, 9, 9))
+    yield from numba_backend.batchnorm_grad(y, x, x[0], mean, var, 1e-3)
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads():
+    try:
+        bits = []
+        for threads in (1, 2, 3, 4):
+            numba_backend.set_threads(threads)
+            bits.append([array.tobytes() for array in all_operations()])
+    finally:
+        numba_backend.set_threads(None)
+    assert bits[0] == bits[1] == bits[2] == bits[3]
+
+
+def test_a_result_does_not_depend_on_the_rest_of_the_batch():
+    """Image 3 of 20 is computed as it is alone among the same number of others."""
+    for shape in PRESET_SHAPES:
+        x, w, dy = operands(shape, np.float32)
+        y, dx, _ = results(numba_backend, x, w, dy, *shape[6:])
+        others, other_dy = x[::-1].copy(), dy[::-1].copy()
+        others[2], other_dy[2] = x[2], dy[2]
+        y2, dx2, _ = results(numba_backend, others, w, other_dy, *shape[6:])
+        np.testing.assert_array_equal(y[2], y2[2])
+        np.testing.assert_array_equal(dx[2], dx2[2])
+
+
+# ---------------------------------------------------------------- the matrix product
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("M", "K", "N"), [(1, 1, 1), (256, 100, 300), (33, 700, 1), (700, 33, 5), (5, 1, 300), (600, 7, 64)]
+)
+def test_matmul_contiguous_transposed_or_sliced(M, K, N, dtype, rng):
+    a, b = rng.standard_normal((M, K)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
+    expected = a.astype(np.float64) @ b.astype(np.float64)
+    layouts = (lambda m: m, lambda m: np.ascontiguousarray(m.T).T, lambda m: np.repeat(m, 2, axis=1)[:, ::2])
+    for left, right in itertools.product(layouts, layouts):
+        y = numba_backend.matmul(left(a), right(b))
+        assert y.dtype == dtype and y.flags.c_contiguous
+        assert np.abs(y - expected).max() <= (1e-6 if dtype == np.float32 else 1e-14) * K**0.5 * 10
+
+
+def test_matmul_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="do not fit together"):
+        numba_backend.matmul(np.zeros((2, 3)), np.zeros((4, 5)))
+
+
+# ---------------------------------------------------------------- the tile
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_tile_adds_what_its_tables_say(dtype, rng):
+    width, rows = microkernel.panel_width(dtype), 2 * microkernel.ROWS
+    x, w = rng.standard_normal(500).astype(dtype), rng.standard_normal(30 * width).astype(dtype)
+    row, step, w_step = rng.integers(0, 200, rows), rng.integers(0, 200, 40), rng.integers(0, 29 * width, 40)
+    y, out = np.full((2 * rows, width), np.nan, dtype), rng.permutation(2 * rows)[:rows] * width
+    task = microkernel.tasks(50, 3, 0, (0, rows), (5, 33))
+    microkernel.products(x, row, step, w, w_step, y.reshape(-1), out, task)
+    for m in range(rows):
+        for o in range(width):
+            total = sum(float(x[50 + row[m] + step[k]]) * float(w[3 + w_step[k] + o]) for k in range(5, 33))
+            assert y.reshape(-1)[out[m] + o] == pytest.approx(total, rel=1e-5, abs=1e-5)
+    assert np.isnan(np.delete(y, out // width, axis=0)).all()  # and nothing else is written
+
+
+def run(code: str, **environment) -> str:
+    """Runs the code in a fresh process and returns what it prints."""
+    completed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert completed.returncode == 0, f"exit {completed.returncode}: {completed.stderr[-3000:]}"
+    return completed.stdout
+
+
+CHECK_SHAPES = """
+    import numpy as np
+    import test_backends as t
+    for shape in t.PRESET_SHAPES + t.AWKWARD_SHAPES:
+        for dtype, bound in ((np.float32, 2e-6), (np.float64, 1e-13)):
+            x, w, dy = t.operands(shape, dtype)
+            expected = t.results(t.numpy_backend, *(a.astype(np.float64) for a in (x, w, dy)), *shape[6:])
+            t.assert_close(t.results(t.numba_backend, x, w, dy, *shape[6:]), expected, bound)
+    print(t.microkernel.ROWS, t.microkernel.VECTOR_BYTES, t.numba_backend.tile_works())
+"""
+
+
+@pytest.mark.skipif(not X86, reason="these are names of x86 CPUs")
+@pytest.mark.parametrize(
+    ("cpu", "features", "tile"),
+    [("haswell", "+avx,+avx2,+fma", "6 32 True"), ("generic", "", "6 16 True")],
+    ids=["haswell", "generic"],
+)
+def test_other_cpus_have_a_tile_of_their_own(cpu, features, tile, pytestconfig):
+    """The code for another CPU, which this one can run too; compiled once and kept in pytest's cache."""
+    folder = pytestconfig.cache.mkdir(f"numba-{cpu}")
+    printed = run(CHECK_SHAPES, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features, NUMBA_CACHE_DIR=str(folder))
+    assert printed.strip() == tile
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="guard pages are made by mprotect")
+@pytest.mark.parametrize("side", ["behind", "before"])
+def test_nothing_is_read_or_written_out_of_bounds(side):
+    """Every array, inputs and results, ends or begins at a page that kills the process if it is touched."""
+    run(
+        f"""
+        import ctypes, mmap
+        import numpy as np
+        import test_backends as t
+
+        libc, page, kept, plain_empty = ctypes.CDLL(None), mmap.PAGESIZE, [], np.empty
+
+        def guarded(shape, dtype=float, **_):
+            dtype = np.dtype(dtype)
+            size = int(np.prod(shape, dtype=int)) * dtype.itemsize
+            room = -(-size // page) * page
+            memory = mmap.mmap(-1, room + 2 * page)
+            address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            for guard in (address, address + page + room):
+                assert libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0  # no access
+            kept.append(memory)
+            begin = page + (room - size if {side!r} == "behind" else 0)
+            array = np.frombuffer(memory, np.uint8, size, begin).view(dtype).reshape(shape)
+            array.view(np.uint8).reshape(-1)[:] = 255  # NaN
+            return array
+
+        def copy(a):
+            b = guarded(a.shape, a.dtype)
+            b[...] = a
+            return b
+
+        for shape in t.PRESET_SHAPES + t.AWKWARD_SHAPES:
+            for dtype in (np.float32, np.float64):
+                x, w, dy = t.operands(shape, dtype)
+                expected = t.results(t.numba_backend, x, w, dy, *shape[6:])
+                np.empty = guarded
+                try:
+                    got = t.results(t.numba_backend, *map(copy, (x, w, dy)), *shape[6:])
+                    a, b = x.reshape(len(x), -1), w.reshape(-1, w.shape[3])
+                    t.numba_backend.matmul(copy(a), copy(a).T)
+                    t.numba_backend.matmul(copy(b).T, copy(b))
+                finally:
+                    np.empty = plain_empty
+                for y, y0 in zip(got, expected):
+                    assert y.tobytes() == y0.tobytes(), shape
+                kept.clear()
+        """
+    )
+
+
+def test_compiled_code_is_kept_on_disk():
+    """What this process compiled or found, a second process finds: no compilation hides in anyone's first step."""
+    code = """
+        import numpy as np
+        import test_backends as t
+        for shape in t.PRESET_SHAPES:
+            t.results(t.numba_backend, *t.operands(shape, np.float32), *shape[6:])
+        m = t.microkernel
+        compiled = [m.products, m.convolve_groups, m.correlate_chunks, m.spread_images]
+        print(sum(sum(f.stats.cache_misses.values()) for f in compiled), sum(len(f.stats.cache_hits) for f in compiled))
+    """
+    run(code)
+    assert run(code).split() == ["0", "4"]
+
+
+def test_where_the_tile_does_not_compile_plain_loops_serve(monkeypatch):
+    def broken(a, b):
+        raise RuntimeError("no such register\nand a long story")
+
+    monkeypatch.setattr(microkernel, "matmul", broken)
+    numba_backend.tile_works.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match=r"plain loops take over .*no such register\)$"):
+            assert not numba_backend.tile_works()
+        for shape in (PRESET_SHAPES[3], *AWKWARD_SHAPES):
+            x, w, dy = operands(shape)
+            assert_close(results(numba_backend, x, w, dy, *shape[6:]), expectations(x, w, dy, *shape[6:]), 1e-13)
+        assert numba_backend.matmul(np.eye(2), np.ones((2, 3))).tolist() == [[1, 1, 1]] * 2
+    finally:
+        numba_backend.tile_works.cache_clear()
+
+
+def test_a_tile_that_computes_nonsense_is_not_used(monkeypatch):
+    monkeypatch.setattr(microkernel, "matmul", lambda a, b: 2 * (a @ b))
+    numba_backend.tile_works.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="its results are wrong"):
+            assert not numba_backend.tile_works()
+    finally:
+        numba_backend.tile_works.cache_clear()
+
+
+def test_the_number_of_threads_is_the_users_choice():
+    code = """
+        import numba
+        from minigan.backends import numba_backend
+        first = numba.get_num_threads()
+        numba_backend.set_threads(1)
+        one = numba.get_num_threads()
+        numba_backend.set_threads(None)
+        print(first, one, numba.get_num_threads(), numba_backend.cores())
+    """
+    assert run(code, NUMBA_NUM_THREADS="3").split()[:3] == ["3", "1", "3"]
+    first, one, default, cores = run(
+        "import os; os.environ.pop('NUMBA_NUM_THREADS', None)" + textwrap.dedent(code)
+    ).split()
+    assert (first, one, default) == (cores, "1", cores)
+
+
+# ---------------------------------------------------------------- loading
+
+
+def test_an_unknown_backend_is_named_with_the_choices():
+    with pytest.raises(UserError, match=r"'jax'.*auto, numpy, numba, cupy"):
+        backends.load("jax")
+
+
+@pytest.fixture
+def cannot_import(monkeypatch):
+    """Makes the import of a backend's module fail with the given error."""
+    real = importlib.import_module
+
+    def breaking(errors):
+        def import_module(name, *rest):
+            for backend, error in errors.items():
+                if name.endswith(f".{backend}_backend"):
+                    raise error
+            return real(name, *rest)
+
+        monkeypatch.setattr(backends.importlib, "import_module", import_module)
+
+    return breaking
+
+
+MISSING = ModuleNotFoundError("No module named 'numba'", name="numba")
+
+
+def test_a_backend_whose_package_is_missing_says_how_to_get_it(cannot_import):
+    cannot_import({"numba": MISSING})
+    with pytest.raises(BackendUnavailable, match="needs the package numba: pip install numba"):
+        backends.load("numba")
+    assert "numba" not in backends.available()
+    assert "pip install numba" in backends.status()["numba"]
+
+
+def test_a_backend_whose_package_is_broken_says_why(cannot_import):
+    cannot_import({"numba": ImportError("Numba needs NumPy 2.3 or less")})
+    with pytest.raises(BackendUnavailable, match=r"Numba needs NumPy 2\.3 or less.*pip install --upgrade numba"):
+        backends.load("numba")
+
+
+def test_auto_takes_the_fastest_that_runs_and_says_why_not_the_others(cannot_import):
+    cannot_import({"cupy": BackendUnavailable("no GPU is visible")})
+    backend, why = backends.choose()
+    assert backend is numba_backend is backends.load("auto")
+    assert why == "backend numba (cupy: no GPU is visible)"
+
+    cannot_import({"cupy": BackendUnavailable("no GPU is visible"), "numba": MISSING})
+    backend, why = backends.choose()
+    assert backend is numpy_backend
+    assert "no GPU is visible" in why and "pip install numba" in why
+
+
+def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
+    gpu = types.ModuleType("gpu")
+    real = importlib.import_module
+    monkeypatch.setattr(
+        backends.importlib,
+        "import_module",
+        lambda name, *rest: gpu if name.endswith("cupy_backend") else real(name, *rest),
+    )
+    assert backends.choose() == (gpu, "backend cupy")
+
+
+def test_every_backend_has_every_name_of_the_contract(backend):
+    contract = backends.__doc__.split("The contract")[1].split("With `pad")[0]
+    names = [line.split("(")[0].split()[0] for line in contract.splitlines() if line.startswith("    ")]
+    assert len(names) >= 9
+    assert [name for name in names if not hasattr(backend, name)] == []
+    assert backend.NAME in backends.NAMES
+    x = backend.asarray([1, 2], dtype=np.float32)
+    assert x.dtype == np.float32 and backend.to_numpy(x).tolist() == [1, 2]
+    assert isinstance(x, backend.xp.ndarray)
+    assert backend.synchronize() is None
+
+
+@pytest.mark.parametrize(("pad", "expected"), [(0, (0, 0)), (2, (2, 2)), ((1, 2), (1, 2)), ((np.int64(3), 0), (3, 0))])
+def test_a_pad_is_a_number_or_a_pair(pad, expected):
+    assert pads(pad) == expected
+
+
+@pytest.mark.parametrize("pad", [-1, (0, -2)])
+def test_a_negative_pad_is_refused(pad):
+    with pytest.raises(ValueError, match="pad"):
+        pads(pad)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "pad", "expected"),
+    [
+        (28, 5, 2, (1, 2), 14),
+        (14, 5, 2, (1, 2), 7),
+        (7, 5, 1, 2, 7),
+        (28, 4, 2, 1, 14),
+        (5, 5, 3, 0, 1),
+        (6, 2, 3, 0, 2),
+    ],
+)
+def test_the_size_of_an_output(size, kernel, stride, pad, expected):
+    assert conv_size(size, kernel, stride, pad) == expected
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "pad"), [(4, 5, 1, 0), (4, 0, 1, 0), (4, 3, 0, 0)])
+def test_impossible_sizes_are_refused(size, kernel, stride, pad):
+    with pytest.raises(ValueError):
+        conv_size(size, kernel, stride, pad)

@@ -1,0 +1,346 @@
+"""The checker: it passes what is right, fails what is wrong by little, and cannot be talked into a kink.
+
+Then the checks of minigan themselves, on every backend.
+"""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from minigan import backends, checks, cli, gradcheck, layers, losses, models, penalties, planted
+from minigan.gradcheck import check, check_layer, check_loss, check_network, check_penalty, check_step, randomize
+from minigan.layers import BatchNorm, Dense, Flatten, LeakyReLU, ReLU, Sequential, Tanh
+
+
+def cubic(scale=1.0):
+    """Rows for f(t) = sum of t^3, with the gradient times `scale`."""
+    t = np.array([0.5, -1.2, 2.0])
+    return check(lambda: (t**3).sum(), lambda: {"t": scale * 3 * t**2}, {"t": t})
+
+
+class Wrong(LeakyReLU):
+    """A leaky unit whose gradient is wrong by a factor, and right nowhere."""
+
+    def gradient(self, dy, cache):
+        return 1.001 * super().gradient(dy, cache)
+
+
+# ---------------------------------------------------------------- any function
+
+
+def test_a_right_gradient_is_right_and_tells_where_it_was_worst():
+    (row,) = cubic()
+    assert row.verdict == "right" and row.ok and row.error < 1e-9 and row.compared == 3
+    assert row.where in ("[0]", "[1]", "[2]") and math.isclose(row.analytic, row.numeric, rel_tol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1 + 1e-6, 0.999, 0.5, 0.0, -1.0, math.nan, math.inf])
+def test_a_gradient_wrong_by_a_factor_is_wrong(scale):
+    (row,) = cubic(scale)
+    assert row.verdict == "wrong" and not row.ok
+    assert ("wrong" in str(row) and "by hand" in str(row) and "[2]" in str(row)) or not math.isfinite(scale)
+
+
+def test_one_wrong_entry_among_many_is_found_by_random_directions(rng):
+    t = rng.standard_normal(5000)
+    for wrong, verdict in ((0.0, "right"), (0.05, "wrong")):
+        grad = np.cos(t)
+        grad[1234] += wrong
+        (row,) = check(lambda: np.sin(t), lambda grad=grad: {"t": grad}, {"t": t}, rng=rng)
+        assert row.verdict == verdict and row.where.startswith("direction") and row.compared == 4
+
+
+@pytest.mark.parametrize(
+    ("gradient", "complaint"),
+    [
+        ({}, "no gradient"),
+        ({"t": np.ones((3, 1))}, "shape (3, 1)"),
+        ({"t": np.ones(3, np.float32)}, "float32"),
+    ],
+)
+def test_a_gradient_that_cannot_be_compared_is_wrong_and_says_why(gradient, complaint):
+    t = np.ones(3)
+    (row,) = check(lambda: t.sum(), lambda: gradient, {"t": t})
+    assert row.verdict == "wrong" and complaint in row.where
+
+
+def test_tensors_are_put_back_to_the_bit_even_after_an_error(rng):
+    t = rng.standard_normal(7)
+    before = t.tobytes()
+    check(lambda: np.sin(t), lambda: {"t": np.cos(t)}, {"t": t})
+    assert t.tobytes() == before
+    calls = []
+
+    def fails():
+        calls.append(1)
+        if len(calls) > 3:
+            raise RuntimeError("no")
+        return np.sin(t)
+
+    with pytest.raises(RuntimeError):
+        check(fails, lambda: {"t": np.cos(t)}, {"t": t})
+    assert t.tobytes() == before
+
+
+def test_a_gradient_of_zero_passes_where_the_function_does_not_move_and_nowhere_else(rng):
+    t, offset = rng.standard_normal(5), 1e3
+    flat = check(lambda: offset + 0 * t.sum(), lambda: {"t": np.zeros(5)}, {"t": t})
+    assert flat[0].verdict == "right"
+    tiny = check(lambda: offset + 1e-4 * t.sum(), lambda: {"t": np.zeros(5)}, {"t": t})
+    assert tiny[0].verdict == "wrong"
+
+
+def test_complex_step_has_no_cancellation(rng):
+    t = rng.standard_normal(6)
+    z = t.astype(complex)
+    (row,) = check(lambda: np.exp(z) * np.sin(z), lambda: {"t": np.exp(t) * (np.sin(t) + np.cos(t))}, {"t": z},
+                   method="complex")  # fmt: skip
+    assert row.verdict == "right" and row.error < 1e-15
+    (row,) = check(lambda: np.exp(z), lambda: {"t": np.exp(t) * (1 + 1e-11)}, {"t": z}, method="complex")
+    assert row.verdict == "wrong", "an error of 1e-11 is beyond central differences, not beyond this"
+
+
+# ---------------------------------------------------------------- kinks
+
+
+def test_relu_at_zero_is_a_kink_and_no_failure():
+    x = np.array([[0.0, 1.0, -1.0, 0.0]])
+    (row,) = check_layer(ReLU(), x)
+    assert row.verdict == "kink" and row.ok and row.where in ("[0, 0]", "[0, 3]")
+
+
+def test_a_wrong_gradient_away_from_kinks_stays_wrong_next_to_one():
+    x = np.array([[0.0, 1.0, -1.0, 0.0]])
+    (row,) = check_layer(Wrong(0.2), x)
+    assert row.verdict == "wrong"
+
+
+def test_a_wrong_gradient_cannot_hide_where_everything_is_a_kink():
+    """All inputs at the kink: every comparison fails, and one-sided slopes differ everywhere. Nearby it shows."""
+    x = np.zeros((3, 4))
+    (row,) = check_layer(LeakyReLU(0.2), x)
+    assert row.verdict == "kink"
+    (row,) = check_layer(Wrong(0.2), x)
+    assert row.verdict == "wrong"
+
+
+def test_many_kinks_moved_by_one_weight_are_still_a_kink(rng):
+    """Fresh biases are 0 and black pixels too: whole layers sit at 0 exactly, and one weight moves them together."""
+    net = Sequential(Dense(4, 6, rng=rng), ReLU(), Dense(6, 2, rng=rng))
+    x = np.zeros((3, 4))
+    rows = check_network(net, x)
+    assert {row.verdict for row in rows} == {"right", "kink"}
+    net.layers[2].backward = lambda dy, cache, *needs: (3 * dy @ net.layers[2].params["w"].T, {})
+    assert not all(row.ok for row in check_network(net, x))
+
+
+def test_a_kink_within_the_step_but_not_at_the_point_is_settled_by_a_smaller_step():
+    x = np.array([[3e-6, -2e-6, 1.0]])
+    (row,) = check_layer(LeakyReLU(0.2), x)
+    assert row.verdict == "right"
+
+
+def test_a_steep_but_smooth_function_is_no_kink():
+    t = np.array([0.01])
+    value, gradient = (lambda: np.tanh(50 * t)), (lambda: {"t": 50 * (1 - np.tanh(50 * t) ** 2)})
+    assert check(value, gradient, {"t": t})[0].verdict == "right"
+    assert check(value, lambda: {"t": 1.01 * gradient()["t"]}, {"t": t})[0].verdict == "wrong"
+
+
+# ---------------------------------------------------------------- why the cotangent is random
+
+
+@pytest.mark.parametrize("factor", [0.0, 37.0])
+def test_a_cotangent_of_ones_is_blind_to_batch_norm(factor, rng):
+    """DeZero's gradient_check differentiates sum(y), which a batch norm keeps constant: dx = 0 and dx * 37 pass."""
+
+    class Scaled(BatchNorm):
+        def backward(self, dy, cache, need_dx=True, need_grads=True):
+            dx, grads = super().backward(dy, cache, need_dx, need_grads)
+            return factor * dx, grads
+
+    x = rng.standard_normal((6, 3))
+    blind = check_layer(Scaled(3), x, cotangent=lambda rng, shape: np.ones(shape))
+    assert all(row.ok for row in blind)
+    assert [row.tensor for row in check_layer(Scaled(3), x) if not row.ok] == ["x"]
+
+
+# ---------------------------------------------------------------- layers, networks, losses, steps, penalties
+
+
+def test_check_layer_leaves_the_layer_as_it_was(backend, rng):
+    net = Sequential(BatchNorm(4), layers.Dropout(0.5, rng=rng), Dense(4, 2, rng=rng)).to(backend)
+    before = {k: backend.to_numpy(v).tobytes() for k, v in {**net.params, **net.buffers}.items()}
+    check_layer(net, rng.standard_normal((5, 4)))
+    assert {k: backend.to_numpy(v).tobytes() for k, v in {**net.params, **net.buffers}.items()} == before
+    assert net.params["2.w"].dtype == np.float32
+
+
+def test_check_network_fails_for_a_broken_layer_inside(rng):
+    good = Sequential(Dense(3, 4, rng=rng), Tanh(), Dense(4, 2, rng=rng))
+    bad = Sequential(Dense(3, 4, rng=rng), Wrong(0.2), Dense(4, 2, rng=rng))
+    x = rng.standard_normal((5, 3))
+    assert all(row.ok for row in check_network(good, x))
+    assert {row.tensor for row in check_network(bad, x) if not row.ok} == {"x", "0.w", "0.b"}
+    assert all(row.error < 1e-14 for row in check_network(good, x, method="complex"))
+
+
+def test_check_loss_fails_for_a_wrong_loss(rng):
+    wrong = replace(losses.non_saturating, generator=losses.minimax.generator)
+    logits = rng.standard_normal((4, 1))
+    assert all(row.ok for row in check_loss(wrong, logits, logits)), "a loss and its own gradient"
+    mixed = replace(
+        losses.non_saturating,
+        generator=lambda l: (losses.non_saturating.generator(l)[0], losses.minimax.generator(l)[1]),
+    )
+    assert [row.ok for row in check_loss(mixed, logits, logits)] == [True, True, False]
+
+
+def test_check_step_names_the_tensors_of_the_player_that_moves(rng):
+    G, D, real, z = checks.small_game(layers.Layer().backend, rng)
+    for which, players in (("discriminator", "D"), ("generator", "G"), ("simultaneous", "DG")):
+        rows = check_step(which, G, D, real, z, losses.non_saturating, coordinates=4, directions=1)
+        names = {f"{p} {name}" for p in players for name in {"D": D, "G": G}[p].params}
+        assert {row.tensor for row in rows} == names and all(row.ok for row in rows)
+    with pytest.raises(ValueError, match="discriminator, generator or simultaneous, got 'both'"):
+        check_step("both", G, D, real, z, losses.non_saturating)
+
+
+def test_check_step_finds_a_generator_that_gets_no_gradient(rng, monkeypatch):
+    """numpy-ml's WGAN-GP: the loop over the layers was empty, and every generator weight moved by exactly 0."""
+    G, D, real, z = checks.small_game(layers.Layer().backend, rng)
+
+    def nothing(G, D, opt_g, *rest):
+        opt_g.step({name: 0 * p for name, p in G.params.items()})
+
+    monkeypatch.setattr(gradcheck.game, "generator_step", nothing)
+    rows = check_step("generator", G, D, real, z, losses.non_saturating, coordinates=4, directions=1)
+    assert all(row.verdict == "wrong" for row in rows)
+
+
+def test_check_penalty_fails_for_a_wrong_penalty(rng):
+    D = randomize(Sequential(Flatten(), Dense(4, 3, rng=rng), Tanh(), Dense(3, 1, rng=rng)), rng)
+    x = rng.standard_normal((3, 4))
+
+    def halved(D):
+        value, grads = penalties.r1(D, x)
+        return value, {name: g / 2 for name, g in grads.items()}
+
+    assert all(row.ok for row in check_penalty(lambda D: penalties.r1(D, x), D))
+    assert {row.tensor for row in check_penalty(halved, D) if not row.ok} == {"1.w", "1.b", "3.w"}
+
+
+def test_randomize_leaves_no_number_special(rng):
+    G, _ = models.build("small", rng=rng, image_shape=(8, 8, 1))
+    randomize(G, rng)
+    assert not any((p == 0).any() or (p == 1).any() for p in {**G.params, **G.buffers}.values())
+    assert all(0.1 < p.std() for name, p in G.params.items() if name.endswith(("gamma", "beta", "b")) and p.size > 3)
+
+
+# ---------------------------------------------------------------- minigan itself
+
+
+@pytest.mark.parametrize("name", [*checks.CHECKS, "presets"])
+def test_every_check_holds(name, backend):
+    rows = checks.report(backend, only=lambda check: check == name)
+    assert len(rows) > 3
+    assert not [str(row) for row in rows if row.verdict != "right"]
+    worst = {m: max((row.error for row in rows if row.method == m), default=0.0) for m in ("central", "complex")}
+    if name == "presets":
+        built = {models.PRESETS[row.subject.split(":")[0]] for row in rows}
+        assert built == set(models.PRESETS.values()), "every architecture is checked"
+    whole = ("whole steps", "presets", "penalties")
+    assert worst["central"] < (1e-6 if name in whole else 1e-7) and worst["complex"] < 1e-12
+
+
+def test_every_kind_of_layer_is_checked():
+    def kinds(base):
+        return {
+            base,
+            *(kind for sub in base.__subclasses__() for kind in kinds(sub) if kind.__module__ == layers.__name__),
+        }
+
+    public = {kind for kind in kinds(layers.Layer) if not kind.__name__.startswith("_")} - {layers.Layer}
+    cases = {type(layer) for _, layer, _, _ in checks.layer_cases(layers.Layer().backend, np.random.default_rng(0))}
+    assert cases >= public
+
+
+def test_the_table_shows_what_is_wrong():
+    text = gradcheck.table([*cubic(), *cubic(2.0)])
+    lines = text.splitlines()
+    assert len(lines) == 4 and "verdict" in lines[0] and " right " in lines[1] and " wrong " in lines[2]
+    assert lines[3].startswith("function, t: wrong, worst relative error 5.0e-01 at [2]: 24 by hand, 12")
+
+
+def test_the_digest_keeps_the_worst_of_each_subject():
+    good, bad = cubic()[0], cubic(2.0)[0]
+    for rows in ([good, bad, good], [bad, good, good]):
+        (row,) = gradcheck.digest(rows)
+        assert (row.verdict, row.compared, row.error) == ("wrong", 9, bad.error)
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def few_checks(monkeypatch):
+    monkeypatch.setattr(checks, "CHECKS", {"losses": checks.loss_values})
+    monkeypatch.setattr(checks, "preset_steps", lambda backend: [])
+
+
+def test_the_command_prints_a_table_for_each_backend_and_succeeds(few_checks, capsys):
+    assert cli.main(["gradcheck"]) == 0
+    out = capsys.readouterr().out
+    for name in backends.available():
+        assert f"\n{name}: " in out
+    assert out.count("all right") == len(backends.available()) and "non_saturating: discriminator" in out
+
+
+def test_the_command_fails_and_says_what_is_wrong(few_checks, monkeypatch, capsys):
+    wrong = replace(losses.minimax, generator=losses.non_saturating.generator)
+    monkeypatch.setitem(losses.LOSSES, "minimax", wrong)
+    assert cli.main(["gradcheck", "--backend", "numpy"]) == 1
+    out = capsys.readouterr().out
+    assert "numpy: " in out and "1 wrong" in out and "minimax: generator, value: wrong" in out
+
+
+def test_the_command_speaks_json(few_checks, capsys):
+    assert cli.main(["gradcheck", "--backend", "numpy", "--backend", "numpy", "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert report["backend"] == "numpy" and report["wrong"] == 0 and report["seconds"] > 0
+    row = report["rows"][0]
+    assert row.keys() >= {"subject", "tensor", "error", "method", "verdict", "seconds"} and row["verdict"] == "right"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backend", "abacus"], "unknown backend 'abacus'"),
+        (["--update", "README.md"], "add --planted"),
+        (["--planted", "--backend", "numpy"], "leave --backend out"),
+        (["--planted", "--update", "no/such/file"], "no/such/file: No such file"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(arguments, message, capsys):
+    assert cli.main(["gradcheck", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_shows_what_became_of_planted_mistakes(monkeypatch, capsys, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{planted.BEGIN}\n{planted.END}\n", encoding="utf-8")
+    caught = planted.Outcome(planted.MISTAKES[0], ("layer gradients",), (), True)
+    missed = planted.Outcome(planted.MISTAKES[1], (), (), False)
+    for outcomes, code in (([caught], 0), ([caught, missed], 1)):
+        monkeypatch.setattr(planted, "attempt_all", lambda outcomes=outcomes: outcomes)
+        assert cli.main(["gradcheck", "--planted", "--update", str(readme)]) == code
+        out = capsys.readouterr().out
+        assert caught.mistake.title in out and ("NOTHING" in out) == bool(code)
+        assert planted.block(readme.read_text(encoding="utf-8")) == planted.summary(outcomes)
+        assert cli.main(["gradcheck", "--planted", "--json"]) == code
+        assert [o["caught_by"] for o in json.loads(capsys.readouterr().out)] == [["layer gradients"], []][
+            : len(outcomes)
+        ]

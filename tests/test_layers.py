@@ -1,0 +1,691 @@
+"""The layers: what they compute against scipy and plain formulas, their contract, and what they refuse.
+
+Their gradients are in test_gradcheck.py, the same for many more shapes in test_shapes.py.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.signal
+
+from minigan import backends, checks
+from minigan.layers import (
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    LeakyReLU,
+    OneHot,
+    Projection,
+    ReLU,
+    Reshape,
+    Sequential,
+    Sigmoid,
+    SpectralNorm,
+    Tanh,
+    Upsample,
+    glorot_uniform,
+    he_normal,
+    normal,
+)
+
+
+@pytest.fixture(params=[case[0] for case in checks.layer_cases(backends.load("numpy"), np.random.default_rng(0))])
+def case(request, backend):
+    """(layer in float64, shape of x, arguments of forward), for every kind of layer and every backend."""
+    cases = checks.layer_cases(backend, np.random.default_rng(0))
+    return next((layer, shape, how) for what, layer, shape, how in cases if what == request.param)
+
+
+def scipy_conv(x, w, stride, before, after):
+    """Each image and pair of channels by scipy's correlation, then every stride-th place."""
+    xpad = np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+    planes = [
+        [
+            sum(scipy.signal.correlate2d(image[..., c], w[..., c, o], "valid") for c in range(x.shape[3]))
+            for image in xpad
+        ]
+        for o in range(w.shape[3])
+    ]
+    return np.moveaxis(np.array(planes), 0, -1)[:, ::stride, ::stride]
+
+
+# ---------------------------------------------------------------- what they compute
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pad"), [(3, 1, 0), (3, 1, 1), (4, 2, 1), (5, 2, (1, 2)), (1, 1, 0), (3, 3, 2)]
+)
+def test_conv2d_is_scipys_correlation(kernel, stride, pad, backend, rng):
+    layer = Conv2d(3, 5, kernel, stride=stride, pad=pad, rng=rng).to(backend, np.float64)
+    layer.params["b"][...] = backend.asarray(rng.standard_normal(5))
+    x = rng.standard_normal((2, 7, 6, 3))
+    expected = scipy_conv(x, backend.to_numpy(layer.params["w"]), stride, *backends.pads(pad))
+    y, _ = layer.forward(backend.asarray(x))
+    np.testing.assert_allclose(backend.to_numpy(y), expected + backend.to_numpy(layer.params["b"]), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pad", "output_pad"),
+    [(3, 1, 1, 0), (4, 2, 1, 0), (4, 2, 1, 1), (5, 2, (1, 2), 0), (5, 2, (1, 2), 1), (2, 3, 0, 0), (2, 3, 0, 2)],
+)
+def test_conv_transpose2d_is_a_convolution_of_the_spread_out_image(kernel, stride, pad, output_pad, backend, rng):
+    """Put stride - 1 zeros between the pixels and correlate with the flipped kernel."""
+    layer = ConvTranspose2d(3, 2, kernel, stride=stride, pad=pad, output_pad=output_pad, rng=rng).to(
+        backend, np.float64
+    )
+    layer.params["b"][...] = backend.asarray(rng.standard_normal(2))
+    x = rng.standard_normal((2, 4, 3, 3))
+    spread = np.zeros((2, 3 * stride + 1, 2 * stride + 1, 3))
+    spread[:, ::stride, ::stride] = x
+    w = backend.to_numpy(layer.params["w"])[::-1, ::-1].swapaxes(2, 3)
+    before, after = backends.pads(pad)
+    room = np.pad(spread, ((0, 0), (kernel, 2 * kernel), (kernel, 2 * kernel), (0, 0)))  # cut to size below
+    full = scipy_conv(room, w, 1, 0, 0)[:, 1 + before :, 1 + before :]
+    P, Q = (stride * (n - 1) + kernel - before - after + output_pad for n in (4, 3))
+    y, _ = layer.forward(backend.asarray(x))
+    assert y.shape == (2, P, Q, 2)
+    np.testing.assert_allclose(backend.to_numpy(y), full[:, :P, :Q] + backend.to_numpy(layer.params["b"]), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (4, 2, 5, 3)])
+def test_batch_norm_in_training_has_mean_0_and_variance_1(shape, backend, rng):
+    layer = BatchNorm(3, eps=1e-3).to(backend, np.float64)
+    x = 5 + 3 * rng.standard_normal(shape)
+    y = backend.to_numpy(layer.forward(backend.asarray(x))[0]).reshape(-1, 3)
+    var = x.reshape(-1, 3).var(0)
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-14)
+    np.testing.assert_allclose(y.var(0), var / (var + 1e-3), rtol=1e-12)
+
+
+def test_batch_norms_running_statistics_converge_to_the_data_and_serve_when_not_training(backend, rng):
+    layer = BatchNorm(2, momentum=0.9, eps=0.0).to(backend, np.float64)
+    x = backend.asarray(rng.standard_normal((50, 2)) * [2.0, 0.5] + [3.0, -1.0])
+    for _ in range(400):  # 0.9^400 is about 5e-19
+        trained, _ = layer.forward(x)
+    evaluated, _ = layer.forward(x, train=False)
+    np.testing.assert_allclose(backend.to_numpy(evaluated), backend.to_numpy(trained), rtol=1e-12, atol=1e-12)
+    one, _ = layer.forward(x[:1], train=False)  # no sample depends on another
+    np.testing.assert_array_equal(backend.to_numpy(one), backend.to_numpy(evaluated)[:1])
+
+
+def test_a_pass_keeps_the_running_statistics_it_was_made_with(backend, rng):
+    """The statistics may move between a forward pass that does not train and its backward pass."""
+    layer = BatchNorm(2).to(backend, np.float64)
+    x, dy = (backend.asarray(rng.standard_normal((5, 2))) for _ in range(2))
+    _, cache = layer.forward(x, train=False)
+    dx, grads = layer.backward(dy, cache)
+    _, cache = layer.forward(x, train=False)
+    layer.forward(x + 3)
+    dx_later, grads_later = layer.backward(dy, cache)
+    np.testing.assert_array_equal(backend.to_numpy(dx), backend.to_numpy(dx_later))
+    np.testing.assert_array_equal(backend.to_numpy(grads["gamma"]), backend.to_numpy(grads_later["gamma"]))
+
+
+@pytest.mark.parametrize(
+    ("layer", "function"),
+    [
+        (Tanh(), math.tanh),
+        (Sigmoid(), lambda x: 1 / (1 + math.exp(-x)) if x > -700 else 0.0),
+        (ReLU(), lambda x: max(x, 0.0)),
+        (LeakyReLU(0.3), lambda x: x if x > 0 else 0.3 * x),
+    ],
+    ids=repr,
+)
+def test_activations_number_by_number(layer, function, backend):
+    x = np.array([[-1000.0, -20.0, -1.5, -1e-9, 0.0, 1e-9, 0.3, 2.0, 30.0, 1000.0]])
+    y, _ = layer.to(backend).forward(backend.asarray(x))
+    np.testing.assert_allclose(backend.to_numpy(y), [[function(v) for v in x[0]]], rtol=1e-15, atol=1e-16)
+
+
+def test_a_leaky_slope_at_zero_is_that_of_the_left(backend):
+    for layer in (LeakyReLU(0.2), ReLU()):
+        _, cache = layer.to(backend).forward(backend.asarray(np.zeros((1, 1))))
+        assert float(layer.backward(backend.asarray(np.ones((1, 1))), cache)[0][0, 0]) == layer.slope
+
+
+def test_upsample_repeats_each_pixel(backend):
+    x = np.arange(4.0).reshape(1, 2, 2, 1)
+    y, _ = Upsample(2).to(backend).forward(backend.asarray(x))
+    assert backend.to_numpy(y)[0, ..., 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+
+
+def test_what_layers_are_when_nothing_is_said(rng):
+    assert LeakyReLU().slope == 0.2
+    for layer, shape in ((Conv2d, (1, 2, 2, 1)), (ConvTranspose2d, (1, 6, 6, 1))):  # stride 1, no padding, a bias
+        made = layer(1, 1, 3, rng=rng)
+        assert made.forward(np.ones((1, 4, 4, 1), np.float32))[0].shape == shape and "b" in made.params
+
+
+def test_the_smallest_that_is_allowed(backend, rng):
+    x = backend.asarray(rng.standard_normal((1, 1, 1, 2)), dtype=np.float32)
+    np.testing.assert_array_equal(backend.to_numpy(Upsample(1).to(backend).forward(x)[0]), backend.to_numpy(x))
+    assert ConvTranspose2d(2, 3, 3, pad=1, rng=rng).to(backend).forward(x)[0].shape == (1, 1, 1, 3)
+
+
+def test_reshape_and_flatten_undo_each_other(backend, rng):
+    x = rng.standard_normal((3, 2, 4, 5))
+    flat, _ = Flatten().to(backend).forward(backend.asarray(x))
+    again, _ = Reshape(2, 4, 5).to(backend).forward(flat)
+    assert flat.shape == (3, 40)
+    np.testing.assert_array_equal(backend.to_numpy(again), x)
+
+
+# ---------------------------------------------------------------- dropout
+
+
+def splitmix64(z: int) -> int:
+    """SplitMix64's finaliser in Python's whole numbers (Steele et al. 2014, figure 17)."""
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.9, 0.999999])
+def test_dropouts_bits_are_those_of_its_hash_on_every_backend(rate, backend):
+    """Kept where the position's 16 bits of splitmix64(stream + golden * (position // 4 + 1)) reach the threshold."""
+    golden = 0x9E3779B97F4A7C15
+    layer = Dropout(rate, rng=np.random.default_rng(1)).to(backend)
+    key = int(np.random.default_rng(1).integers(2**64, dtype=np.uint64))
+    assert int(layer.buffers["key"]) == key
+    x = backend.asarray(np.ones((3, 21), np.float32))
+    for draw in range(3):
+        stream = splitmix64((key + golden * draw) % 2**64)
+        numbers = [splitmix64((stream + golden * (i // 4 + 1)) % 2**64) >> 16 * (i % 4) & 0xFFFF for i in range(63)]
+        kept = [number >= min(round(65536 * rate), 65535) for number in numbers]
+        assert (backend.to_numpy(layer.forward(x)[0]).ravel() > 0).tolist() == kept
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(rate, backend):
+    n = 200_000
+    layer = Dropout(rate, rng=np.random.default_rng(2)).to(backend)
+    y = backend.to_numpy(layer.forward(backend.asarray(np.ones((4, n // 4), np.float32)))[0]).astype(np.float64)
+    assert abs((y == 0).mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / n)
+    assert abs(y.mean() - 1) < 4 * math.sqrt(rate / (1 - rate) / n)
+    np.testing.assert_allclose(np.unique(y), [0, 1 / (1 - rate)], rtol=2e-4)  # the rate is a multiple of 1/65536
+
+
+def test_dropout_of_nothing_and_dropout_not_training_are_the_identity(backend, rng):
+    x = backend.asarray(rng.standard_normal((3, 4)))
+    for layer, train in ((Dropout(0.0, rng=rng), True), (Dropout(0.7, rng=rng), False)):
+        y, cache = layer.to(backend).forward(x, train)
+        dx, _ = layer.backward(x, cache)
+        np.testing.assert_array_equal(backend.to_numpy(y), backend.to_numpy(x))
+        np.testing.assert_array_equal(backend.to_numpy(dx), backend.to_numpy(x))
+        assert int(layer.buffers["draws"]) == 0
+
+
+def test_dropout_goes_on_where_its_two_numbers_say(backend):
+    """What a checkpoint keeps is enough."""
+    first, second = (Dropout(0.5, rng=np.random.default_rng(seed)).to(backend) for seed in (3, 4))
+    x = backend.asarray(np.ones((1, 64)))
+    for _ in range(3):
+        first.forward(x)
+    for name, buffer in first.buffers.items():
+        second.buffers[name][...] = buffer
+    np.testing.assert_array_equal(*(backend.to_numpy(layer.forward(x)[0]) for layer in (first, second)))
+
+
+def test_two_dropouts_and_two_samples_draw_differently(rng):
+    a, b = (Dropout(0.5, rng=rng).forward(np.ones((2, 64)))[0] for _ in range(2))
+    assert not np.array_equal(a, b) and not np.array_equal(a[0], a[1])
+
+
+# ---------------------------------------------------------------- spectral norm, labels
+
+
+def singular_values(w):
+    return np.linalg.svd(w.reshape(-1, w.shape[-1]), compute_uv=False)
+
+
+@pytest.mark.parametrize(
+    "inner", [lambda r: Dense(7, 4, rng=r), lambda r: Dense(7, 1, rng=r), lambda r: Conv2d(2, 6, 3, pad=1, rng=r)]
+)
+def test_spectral_norm_computes_with_the_weight_over_its_largest_singular_value(inner, backend, rng):
+    plain = inner(rng)
+    layer = SpectralNorm(plain, rng=rng).to(backend, np.float64)
+    assert list(layer.params) == ["w", "b"] and layer.params["w"] is plain.params["w"], "the inner layer's own weight"
+    assert not layer.takes_labels and repr(layer) == f"SpectralNorm({plain!r})"
+    x = backend.asarray(rng.standard_normal((3, 7) if isinstance(plain, Dense) else (3, 4, 4, 2)))
+    for _ in range(200):
+        layer.forward(x)
+    w = backend.to_numpy(layer.params["w"])
+    u, v = (backend.to_numpy(layer.buffers[name]) for name in "uv")
+    np.testing.assert_allclose([np.linalg.norm(u), np.linalg.norm(v)], 1, rtol=1e-9)
+    np.testing.assert_allclose(u @ w.reshape(-1, w.shape[-1]) @ v, singular_values(w)[0], rtol=1e-9)
+    y, _ = layer.forward(x)
+    plain.params["w"][...] = backend.asarray(w / singular_values(w)[0])
+    np.testing.assert_allclose(backend.to_numpy(y), backend.to_numpy(plain.forward(x)[0]), rtol=1e-8, atol=1e-9)
+
+
+def test_spectral_norm_is_near_its_aim_from_the_start(rng):
+    for seed in range(5):
+        layer = SpectralNorm(Dense(30, 20, rng=rng), rng=np.random.default_rng(seed))
+        assert {b.dtype for b in layer.buffers.values()} == {np.dtype(np.float32)}
+        y, cache = layer.forward(np.eye(30, dtype=np.float32), train=False)
+        assert y.dtype == np.float32 and 0.98 < singular_values(layer.params["w"])[0] / cache[-1] < 1.1
+
+
+@pytest.mark.parametrize(("how", "moves"), [({}, True), ({"train": False}, False), ({"track": False}, False)])
+def test_spectral_norms_vectors_move_only_in_training_passes_that_are_tracked(how, moves, backend, rng):
+    layer = SpectralNorm(Dense(5, 3, rng=rng), rng=rng).to(backend, np.float64)
+    layer.params["w"][...] = backend.asarray(rng.standard_normal((5, 3)))
+    before = {name: backend.to_numpy(b).copy() for name, b in layer.buffers.items()}
+    layer.forward(backend.asarray(rng.standard_normal((2, 5))), **how)
+    for name, b in layer.buffers.items():
+        assert np.array_equal(backend.to_numpy(b), before[name]) != moves
+
+
+def test_a_pass_of_spectral_norm_keeps_the_vectors_it_was_made_with(backend, rng):
+    """A discriminator's real and fake batches go forward one after the other, and each moves the vectors."""
+    layer = SpectralNorm(Dense(5, 3, rng=rng), rng=rng).to(backend, np.float64)
+    layer.params["w"][...] = backend.asarray(rng.standard_normal((5, 3)))
+    x, dy = (backend.asarray(rng.standard_normal((2, n))) for n in (5, 3))
+    _, cache = layer.forward(x)
+    dx, grads = layer.backward(dy, cache)
+    layer.forward(x)
+    dx_later, grads_later = layer.backward(dy, cache)
+    np.testing.assert_array_equal(backend.to_numpy(dx), backend.to_numpy(dx_later))
+    np.testing.assert_array_equal(backend.to_numpy(grads["w"]), backend.to_numpy(grads_later["w"]))
+
+
+def test_spectral_norm_hands_on_how_to_compute(rng):
+    """train, track and labels reach the layer inside."""
+    asked = []
+
+    class Spy(Dense):
+        takes_labels = True
+
+        def forward(self, x, train=True, track=True, **labels):
+            asked.append((train, track, labels))
+            return super().forward(x, train, track)
+
+    layer = SpectralNorm(Spy(2, 2, rng=rng), rng=rng)
+    assert layer.takes_labels
+    x = np.ones((1, 2), np.float32)
+    layer.forward(x, False, True, labels=3)
+    layer.forward(x, True, False)
+    layer.forward(x)
+    assert asked == [(False, True, {"labels": 3}), (True, False, {}), (True, True, {})]
+
+
+def test_one_hot_puts_the_label_beside_x(backend, rng):
+    x = rng.standard_normal((3, 2)).astype(np.float32)
+    layer = OneHot(4).to(backend)
+    y, cache = layer.forward(backend.asarray(x), labels=backend.asarray(np.array([2, 0, 3])))
+    expected = np.hstack([x, np.eye(4, dtype=np.float32)[[2, 0, 3]]])
+    np.testing.assert_array_equal(backend.to_numpy(y), expected)
+    dx, grads = layer.backward(y, cache)
+    np.testing.assert_array_equal(backend.to_numpy(dx), x)
+    assert grads == {} and y.dtype == np.float32
+
+
+def test_projection_adds_what_the_label_says(backend, rng):
+    layer = Projection(3, 2, rng=rng).to(backend, np.float64)
+    x = rng.standard_normal((4, 3))
+    labels = np.array([1, 0, 0, 1])
+    w, b, e = (backend.to_numpy(layer.params[name]) for name in "wbe")
+    assert (w.shape, b.shape, e.shape) == ((3, 1), (1,), (2, 3)) and b[0] == 0 and w.any() and e.any()
+    layer.params["b"][...] = 0.5
+    y, _ = layer.forward(backend.asarray(x), labels=backend.asarray(labels))
+    expected = [x[n] @ w[:, 0] + 0.5 + x[n] @ e[labels[n]] for n in range(4)]
+    np.testing.assert_allclose(backend.to_numpy(y)[:, 0], expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("layer", [OneHot(3), Projection(2, 3, rng=np.random.default_rng(0))], ids=repr)
+@pytest.mark.parametrize(
+    ("labels", "came"), [(None, "none"), (np.zeros(3, int), r"\(3,\)"), (np.zeros((4, 1), int), r"\(4, 1\)")]
+)
+def test_labels_that_do_not_fit_are_refused(layer, labels, came, rng):
+    with pytest.raises(ValueError, match=rf"expects labels \(4,\), one for each row of x, got {came}"):
+        layer.forward(np.ones((4, 2), np.float32), labels=labels)
+
+
+def test_fans_of_projection(rng):
+    asked = []
+
+    def init(rng, shape, fan_in, fan_out):
+        asked.append((shape, fan_in, fan_out))
+        return np.ones(shape, np.float32)
+
+    params = Projection(5, 3, rng=rng, init=init).params
+    assert asked == [((5, 1), 5, 1), ((3, 5), 5, 1)] and {p.dtype for p in params.values()} == {np.dtype(np.float32)}
+
+
+def test_sequential_gives_labels_to_those_that_take_them(rng):
+    labels = np.array([0, 2])
+    with_labels = Sequential(OneHot(3), Dense(5, 4, rng=rng), Tanh(), Projection(4, 3, rng=rng))
+    without = Sequential(Dense(2, 1, rng=rng))
+    x = rng.standard_normal((2, 2)).astype(np.float32)
+    assert with_labels.takes_labels and not without.takes_labels
+    np.testing.assert_array_equal(without.forward(x, labels=labels)[0], without.forward(x)[0])
+    y = x
+    for layer in with_labels.layers:
+        y, _ = layer.forward(y, labels=labels) if layer.takes_labels else layer.forward(y)
+    np.testing.assert_array_equal(with_labels.forward(x, labels=labels)[0], y)
+    with pytest.raises(ValueError, match=r"OneHot\(3\) expects labels \(2,\), one for each row of x, got none"):
+        with_labels.forward(x)
+
+
+def test_sequential_hands_on_train_and_track(rng):
+    net = Sequential(BatchNorm(2), Dropout(0.5, rng=rng), Sequential(BatchNorm(2)))
+    x = rng.standard_normal((6, 2)).astype(np.float32)
+    fresh = [b.copy() for b in net.buffers.values()]
+
+    def moved():
+        return [name for (name, b), f in zip(net.buffers.items(), fresh, strict=True) if not np.array_equal(b, f)]
+
+    net.forward(x, False)
+    assert moved() == []
+    net.forward(x, True, False)
+    assert moved() == ["1.draws"]
+    net.forward(x)
+    assert moved() == ["0.mean", "0.var", "1.draws", "2.0.mean", "2.0.var"]
+
+
+# ---------------------------------------------------------------- the contract
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_everything_has_the_dtype_of_x(case, dtype, backend, rng):
+    layer, shape, how = case
+    layer.to(backend, dtype)
+    y, cache = layer.forward(backend.asarray(rng.standard_normal(shape), dtype=dtype), **how)
+    dx, grads = layer.backward(backend.asarray(rng.standard_normal(y.shape), dtype=dtype), cache)
+    assert y.dtype == dx.dtype == dtype
+    assert {name: g.dtype for name, g in grads.items()} == {name: dtype for name in layer.params}
+    floats = [b for b in layer.buffers.values() if b.dtype.kind == "f"]
+    assert all(b.dtype == dtype for b in floats)
+
+
+def test_shapes_of_gradients_are_those_of_what_they_belong_to(case, backend, rng):
+    layer, shape, how = case
+    y, cache = layer.forward(backend.asarray(rng.standard_normal(shape)), **how)
+    dx, grads = layer.backward(backend.asarray(np.ones(y.shape)), cache)
+    assert dx.shape == shape and {k: g.shape for k, g in grads.items()} == {k: p.shape for k, p in layer.params.items()}
+
+
+def test_float32_agrees_with_float64(case, backend, rng):
+    layer, shape, how = case
+    if isinstance(layer, Dropout):
+        layer.buffers["draws"][...] = 0
+    x, results = rng.standard_normal(shape), []
+    for dtype in (np.float32, np.float64):
+        layer.to(backend, np.float32).to(backend, dtype)
+        y, cache = layer.forward(backend.asarray(x, dtype=dtype), track=False, **how)
+        if isinstance(layer, Dropout):
+            layer.buffers["draws"][...] = 0
+        dx, grads = layer.backward(backend.asarray(np.cos(np.arange(y.size)).reshape(y.shape), dtype=dtype), cache)
+        results.append([backend.to_numpy(a) for a in (y, dx, *grads.values())])
+    for single, double in zip(*results, strict=True):
+        np.testing.assert_allclose(single, double, rtol=1e-4, atol=1e-4 * max(abs(double).max(), 1e-3))
+
+
+def test_two_caches_live_side_by_side(backend, rng):
+    """A discriminator sees real and fake before it goes back through either."""
+    net = Sequential(Dense(3, 4, rng=rng), BatchNorm(4), LeakyReLU(0.2), Dropout(0.3, rng=rng), Dense(4, 1, rng=rng))
+    net.to(backend, np.float64)
+    a, b = (backend.asarray(rng.standard_normal((5, 3))) for _ in range(2))
+    dy = backend.asarray(rng.standard_normal((5, 1)))
+
+    def alone(x, draws):
+        net.buffers["3.draws"][...] = draws
+        return net.backward(dy, net.forward(x, track=False)[1])
+
+    expected = alone(a, 0), alone(b, 1)
+    net.buffers["3.draws"][...] = 0
+    cache_a, cache_b = net.forward(a, track=False)[1], net.forward(b, track=False)[1]
+    for cache, (dx, grads) in ((cache_b, expected[1]), (cache_a, expected[0])):
+        got_dx, got = net.backward(dy, cache)
+        np.testing.assert_array_equal(backend.to_numpy(got_dx), backend.to_numpy(dx))
+        for name in grads:
+            np.testing.assert_array_equal(backend.to_numpy(got[name]), backend.to_numpy(grads[name]))
+
+
+def test_sequential_names_by_position_and_shares_its_arrays(rng):
+    net = Sequential(
+        Flatten(), Dense(4, 3, rng=rng), BatchNorm(3), Sequential(Tanh(), Dense(3, 1, bias=False, rng=rng))
+    )
+    assert list(net.params) == ["1.w", "1.b", "2.gamma", "2.beta", "3.1.w"]
+    assert list(net.buffers) == ["2.mean", "2.var"]
+    assert net.params["1.w"] is net.layers[1].params["w"] and net.params["3.1.w"] is net.layers[3].layers[1].params["w"]
+    assert net.n_params == 4 * 3 + 3 + 3 + 3 + 3
+
+
+def test_sequential_asks_its_layers_for_no_more_than_is_needed(rng, monkeypatch):
+    """No dx below the first layer that learns, no gradients where none are wanted."""
+    net = Sequential(Reshape(4), Dense(4, 3, rng=rng), Tanh(), Dense(3, 1, rng=rng))
+    asked = []
+    for i, layer in enumerate(net.layers):
+
+        def backward(dy, cache, need_dx=True, need_grads=True, i=i, original=layer.backward):
+            asked.append((i, need_dx, need_grads))
+            return original(dy, cache, need_dx, need_grads)
+
+        monkeypatch.setattr(layer, "backward", backward)
+    y, cache = net.forward(rng.standard_normal((2, 4)).astype(np.float32))
+    dx, grads = net.backward(np.ones_like(y), cache, need_dx=False)
+    assert dx is None and grads.keys() == net.params.keys()
+    assert asked == [(3, True, True), (2, True, True), (1, False, True)]
+    asked.clear()
+    dx, grads = net.backward(np.ones_like(y), cache, need_grads=False)
+    assert dx is not None and grads is None and asked == [(i, True, False) for i in (3, 2, 1, 0)]
+    asked.clear()
+    assert net.backward(np.ones_like(y), cache, need_dx=False, need_grads=False) == (None, None)
+    assert asked == [(3, False, False)]
+
+
+def test_a_network_without_parameters_has_no_gradients(rng):
+    net = Sequential(Flatten(), Tanh())
+    y, cache = net.forward(rng.standard_normal((2, 3, 1)))
+    assert net.backward(y, cache, need_dx=False) == (None, {})
+
+
+def test_a_complex_x_meets_real_weights(rng):
+    """What the complex step in x needs."""
+    layer = Dense(3, 2, rng=rng).to("numpy", np.float64)
+    x = rng.standard_normal((2, 3)) + 1j
+    np.testing.assert_allclose(layer.forward(x)[0], x @ layer.params["w"])
+
+
+def test_nothing_needed_nothing_returned(case, backend, rng):
+    layer, shape, how = case
+    y, cache = layer.forward(backend.asarray(rng.standard_normal(shape)), **how)
+    assert layer.backward(backend.xp.ones_like(y), cache, need_dx=False, need_grads=False) == (None, None)
+
+
+def test_to_moves_parameters_and_buffers_but_no_counters(backend, rng):
+    net = Sequential(Dense(2, 2, rng=rng), BatchNorm(2), Dropout(0.5, rng=rng))
+    before = {k: v.copy() for k, v in {**net.params, **net.buffers}.items()}
+    assert net.to(backend, np.float64) is net and net.backend is net.layers[2].backend is backend
+    for name, value in {**net.params, **net.buffers}.items():
+        assert value.dtype == (np.uint64 if "2." in name else np.float64)
+        np.testing.assert_array_equal(backend.to_numpy(value), before[name])
+    assert net.to("numpy").backend.NAME == "numpy" and net.params["0.w"].dtype == np.float64
+
+
+def test_a_network_reads_as_a_table(rng):
+    net = Sequential(
+        Conv2d(1, 8, 5, stride=2, rng=rng), ConvTranspose2d(8, 2, 4, rng=rng), BatchNorm(2), ReLU(), LeakyReLU(0.1),
+        Tanh(), Sigmoid(), Dropout(0.3, rng=rng), Upsample(2), Flatten(), Reshape(3, 4), Dense(4, 1, rng=rng),
+    )  # fmt: skip
+    assert repr(net) == (
+        "Sequential(\n    0: Conv2d(1 -> 8, 5x5, stride 2)\n    1: ConvTranspose2d(8 -> 2, 4x4, stride 1)\n"
+        "    2: BatchNorm(2)\n    3: ReLU()\n    4: LeakyReLU(0.1)\n    5: Tanh()\n    6: Sigmoid()\n"
+        "    7: Dropout(0.3)\n    8: Upsample(2)\n    9: Flatten()\n    10: Reshape(3, 4)\n    11: Dense(4 -> 1)\n)"
+    )
+
+
+# ---------------------------------------------------------------- fresh weights
+
+
+def test_fresh_weights_have_the_spread_that_their_papers_say(rng):
+    wide = dict(rng=rng)
+    w = Dense(400, 300, init=normal(0.02), **wide).params["w"]
+    assert w.dtype == np.float32 and abs(w.std() - 0.02) < 2e-4 and abs(w.mean()) < 2e-4
+    w = Dense(400, 300, init=glorot_uniform, **wide).params["w"]
+    a = math.sqrt(6 / 700)
+    assert w.dtype == np.float32 and 0.999 * a < abs(w).max() <= a and abs(w.std() - a / math.sqrt(3)) < 3e-4
+    w = Dense(400, 300, init=he_normal, **wide).params["w"]
+    assert w.dtype == np.float32 and abs(w.std() - math.sqrt(2 / 400)) < 6e-4
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "fans"),
+    [
+        (lambda **k: Dense(4, 6, **k), {"w": (4, 6), "b": (6,)}, (4, 6)),
+        (lambda **k: Conv2d(2, 3, 5, **k), {"w": (5, 5, 2, 3), "b": (3,)}, (50, 75)),
+        (lambda **k: ConvTranspose2d(2, 3, 5, **k), {"w": (5, 5, 3, 2), "b": (3,)}, (50, 75)),
+        (lambda **k: Conv2d(2, 3, 5, bias=False, **k), {"w": (5, 5, 2, 3)}, (50, 75)),
+    ],
+)
+def test_parameters_of_layers_with_weights(layer, shapes, fans, rng):
+    asked = []
+
+    def init(rng, shape, fan_in, fan_out):
+        asked.append((fan_in, fan_out))
+        return np.ones(shape, np.float32)
+
+    params = layer(rng=rng, init=init).params
+    assert {k: p.shape for k, p in params.items()} == shapes and asked == [fans]
+    assert all((p == (k == "w")).all() and p.dtype == np.float32 for k, p in params.items()), "biases begin at 0"
+
+
+def test_batch_norm_begins_as_the_identity():
+    layer = BatchNorm(3)
+    tensors = {**layer.params, **layer.buffers}
+    assert {k: v.tolist() for k, v in tensors.items()} == {
+        "gamma": [1.0] * 3, "beta": [0.0] * 3, "mean": [0.0] * 3, "var": [1.0] * 3,
+    }  # fmt: skip
+    assert (layer.momentum, layer.eps) == (0.9, 1e-5)
+
+
+# ---------------------------------------------------------------- what they refuse
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (lambda r: Dense(5, 2, rng=r), (3, 4), r"Dense expects x \(N, 5\), got \(3, 4\): put Flatten\(\) before it"),
+        (lambda r: Dense(5, 2, rng=r), (3, 1, 1, 5), r"Dense expects x \(N, 5\), got \(3, 1, 1, 5\): put Flatten"),
+        (
+            lambda r: Conv2d(1, 2, 3, rng=r),
+            (64, 784),
+            r"Conv2d expects x \(N, H, W, 1\), got \(64, 784\): put Reshape\(28, 28, 1\) before it",
+        ),
+        (
+            lambda r: Conv2d(3, 2, 3, rng=r),
+            (64, 3072),
+            r"Conv2d expects x \(N, H, W, 3\), got \(64, 3072\): put Reshape\(32, 32, 3\) before it",
+        ),
+        (lambda r: Conv2d(3, 2, 3, rng=r), (64, 100), r"images are \(N, H, W, C\), here with C = 3"),
+        (lambda r: Conv2d(3, 2, 3, rng=r), (2, 8, 8, 1), r"\(N, H, W, 3\), got \(2, 8, 8, 1\): images are .* C = 3"),
+        (
+            lambda r: ConvTranspose2d(4, 2, 3, rng=r),
+            (9, 64),
+            r"ConvTranspose2d expects x \(N, H, W, 4\), got \(9, 64\): put Reshape\(4, 4, 4\) before it",
+        ),
+        (
+            lambda r: OneHot(3),
+            (5, 2, 2, 1),
+            r"OneHot expects x \(N, n\), got \(5, 2, 2, 1\): put it before the first Dense$",
+        ),
+        (
+            lambda r: Projection(5, 2, rng=r),
+            (3, 4),
+            r"Projection expects x \(N, 5\), got \(3, 4\): put Flatten\(\) before it$",
+        ),
+        (lambda r: BatchNorm(3), (5, 4), r"BatchNorm expects x \(N, 3\), got \(5, 4\): its last axis holds 3 channels"),
+        (lambda r: BatchNorm(3), (5, 2, 2, 4), r"BatchNorm expects x \(N, H, W, 3\), got \(5, 2, 2, 4\)"),
+        (
+            lambda r: Reshape(2, 3),
+            (5, 7),
+            r"Reshape\(2, 3\) expects 6 numbers for each sample, got x \(5, 7\)",
+        ),
+        (lambda r: Upsample(2), (5, 4), r"Upsample expects x \(N, H, W, C\), got \(5, 4\): images have four axes"),
+        (
+            lambda r: Conv2d(1, 1, 5, rng=r),
+            (1, 3, 3, 1),
+            "a kernel of 5 does not fit into 3 pixels padded by 0 and 0",
+        ),
+        (
+            lambda r: ConvTranspose2d(1, 1, 2, pad=2, rng=r),
+            (1, 2, 2, 1),
+            r"with pad \(2, 2\) leaves nothing of x \(1, 2, 2, 1\): reduce pad",
+        ),
+    ],
+)
+def test_a_wrong_x_is_refused_with_what_to_do(layer, shape, message, rng):
+    with pytest.raises(ValueError, match=message):
+        layer(rng).forward(np.ones(shape, np.float32))
+
+
+def test_a_dtype_that_is_not_that_of_the_weights_is_refused(rng):
+    message = (
+        r"Dense has float32 weights, got x of float64: convert x, or the network with .to\(backend, dtype=float64\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        Dense(2, 2, rng=rng).forward(np.ones((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda r: ConvTranspose2d(1, 1, 3, stride=2, output_pad=2, rng=r), "at least 0 and below the stride 2, got 2"),
+        (lambda r: ConvTranspose2d(1, 1, 3, stride=2, output_pad=-1, rng=r), "below the stride 2, got -1"),
+        (lambda r: Dropout(1.0, rng=r), "a dropout rate is at least 0 and below 1, got 1.0"),
+        (lambda r: Dropout(-0.1, rng=r), "a dropout rate is at least 0 and below 1, got -0.1"),
+        (lambda r: Upsample(0), "an upsampling factor is at least 1, got 0"),
+        (lambda r: Conv2d(1, 1, 3, pad=-1, rng=r), "pad is an int >= 0 or a pair of them, got -1"),
+        (lambda r: LeakyReLU(-0.1), "a leaky slope is at least 0, got -0.1"),
+    ],
+)
+def test_a_layer_that_cannot_be_is_refused(make, message, rng):
+    with pytest.raises(ValueError, match=message):
+        make(rng)
+
+
+# ---------------------------------------------------------------- tangents
+
+
+def test_a_tangent_is_how_y_moves_and_its_backward_is_the_transpose(case, backend, rng):
+    """ty = (y(x + h tx) - y(x - h tx)) / 2h, and <ty, c> = <tx, dtx> for the dtx of c."""
+    layer, shape, how = case
+
+    def forward(x):
+        if isinstance(layer, Dropout):
+            layer.buffers["draws"][...] = 0
+        y, cache = layer.forward(backend.asarray(x), track=False, **how)
+        return backend.to_numpy(y), cache
+
+    x, tx = rng.standard_normal(shape), rng.standard_normal(shape)
+    y, cache = forward(x)
+    if "labels" in how and not isinstance(layer, Projection):  # a generator's entrance: no penalty goes through it
+        with pytest.raises(NotImplementedError, match=r"OneHot\(3\) has no rule for second derivatives"):
+            layer.tangent(backend.asarray(tx), cache)
+        return
+    ty, tangent_cache = layer.tangent(backend.asarray(tx), cache)
+    h = 1e-6
+    quotient = (forward(x + h * tx)[0] - forward(x - h * tx)[0]) / (2 * h)
+    np.testing.assert_allclose(backend.to_numpy(ty), quotient, atol=1e-7)
+    c = rng.standard_normal(y.shape)
+    _, dtx, grads = layer.tangent_backward(None, backend.asarray(c), cache, tangent_cache)
+    assert math.isclose((backend.to_numpy(ty) * c).sum(), (tx * backend.to_numpy(dtx)).sum(), rel_tol=1e-10)
+    assert grads.keys() == layer.params.keys()
+    for dy in (None, backend.asarray(c)):
+        dx, dtx, spared = layer.tangent_backward(dy, backend.asarray(c), cache, tangent_cache, need_dx=False)
+        assert dx is None and dtx is None and spared.keys() == grads.keys()
+
+
+def test_a_layer_without_the_rule_says_so():
+    class Mine(Layer):
+        pass
+
+    for call in (lambda: Mine().tangent(None, None), lambda: Mine().tangent_backward(None, None, None, None)):
+        with pytest.raises(NotImplementedError, match=r"Mine\(\) has no rule for second derivatives"):
+            call()

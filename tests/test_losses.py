@@ -1,0 +1,182 @@
+"""The losses: their values from formulas, their limits where float32 ends, and the shapes they refuse.
+
+Their gradients are checked in test_gradcheck.py ("losses").
+"""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.special
+
+from minigan import losses
+from minigan.losses import minimax, non_saturating, smoothed
+
+L = np.array([[-100.0], [-20.0], [-1.5], [0.0], [0.7], [20.0], [100.0]])
+
+
+def column(*values, dtype=np.float64):
+    return np.array(values, dtype).reshape(-1, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sigmoid_and_softplus_against_scipy(dtype):
+    eps = np.finfo(dtype).eps
+    l = L.astype(dtype)
+    got, expected = losses.softplus(l), -scipy.special.log_expit(-L)
+    np.testing.assert_allclose(got, expected, rtol=4 * eps, atol=1e-44)  # exp(-100) is a subnormal float32
+    np.testing.assert_allclose(losses.sigmoid(l), scipy.special.expit(L), atol=2 * eps)
+    assert got.dtype == losses.sigmoid(l).dtype == dtype
+
+
+def test_softplus_follows_a_complex_logit():
+    """Its derivative by complex step is the sigmoid."""
+    np.testing.assert_allclose(losses.softplus(L + 1e-20j).imag / 1e-20, scipy.special.expit(L), rtol=1e-12)
+
+
+def test_an_undecided_discriminator_loses_2_ln_2_with_slopes_of_a_half():
+    zeros = np.zeros((4, 1))
+    loss, d_real, d_fake = non_saturating.discriminator(zeros, zeros)
+    assert math.isclose(loss, 2 * math.log(2)) and (d_real == -0.125).all() and (d_fake == 0.125).all()
+    for player, slope in ((non_saturating, -0.125), (minimax, -0.125)):
+        loss, d_fake = player.generator(zeros)
+        assert math.isclose(abs(loss), math.log(2)) and (d_fake == slope).all()
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES.values(), ids=lambda loss: loss.name)
+def test_every_loss_knows_its_values_for_an_undecided_discriminator(loss):
+    zeros = np.zeros((4, 1))
+    np.testing.assert_allclose(loss.undecided, (loss.discriminator(zeros, zeros)[0], loss.generator(zeros)[0]))
+
+
+def test_both_losses_share_the_discriminators():
+    real, fake = L, L[::-1]
+    a, b = non_saturating.discriminator(real, fake), minimax.discriminator(real, fake)
+    assert a[0] == b[0] and (a[1] == b[1]).all() and (a[2] == b[2]).all()
+
+
+def test_the_discriminators_loss_is_the_cross_entropy():
+    real, fake = column(1.0, -2.0, 0.5), column(0.3, -1.0)
+    loss, _, _ = non_saturating.discriminator(real, fake)
+    s = scipy.special.expit
+    assert math.isclose(loss, -np.log(s(real)).mean() - np.log(1 - s(fake)).mean(), rel_tol=1e-14)
+
+
+def test_the_generators_losses_are_what_their_names_say():
+    fake = column(0.3, -1.0, 2.0)
+    s = scipy.special.expit(fake)
+    assert math.isclose(non_saturating.generator(fake)[0], -np.log(s).mean(), rel_tol=1e-14)
+    assert math.isclose(minimax.generator(fake)[0], np.log(1 - s).mean(), rel_tol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exact_at_logits_of_100(dtype):
+    """A sigmoid rounds to 0 or 1 there; the loss and its slope do not. Without a warning, too."""
+    far = column(-100, 100, dtype=dtype)
+    loss, d_real, d_fake = non_saturating.discriminator(far, far)
+    assert loss == 100 and d_real.ravel().tolist() == [-0.5, 0.0] and d_fake.ravel().tolist() == [0.0, 0.5]
+    loss, d_fake = non_saturating.generator(far)
+    assert loss == 50 and d_fake.ravel().tolist() == [-0.5, 0.0]
+    loss, d_fake = minimax.generator(far)
+    assert loss == -50 and d_fake.ravel().tolist() == [0.0, -0.5]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_non_saturating_generator_still_learns_where_it_is_found_out(dtype):
+    """DeZero's loss (sigmoid, clip, log) has slope 0 at logit -20, where the truth is -1; minimax has almost none."""
+    sure = column(-20, dtype=dtype)
+    np.testing.assert_allclose(non_saturating.generator(sure)[1], -1, atol=3e-9)
+    assert -3e-9 < minimax.generator(sure)[1][0, 0] <= 0
+
+
+def test_hinge_teaches_only_within_the_margin():
+    """What is beyond 1 on its own side of 0 has slope 0 (Miyato et al. 2018, equation 16)."""
+    real, fake = column(2.0, 0.5, -3.0, 1.0), column(-2.0, 0.0, -1.0, 0.5)  # 1 and -1: on the margin itself
+    loss, d_real, d_fake = losses.hinge.discriminator(real, fake)
+    assert loss == (0 + 0.5 + 4 + 0) / 4 + (0 + 1 + 0 + 1.5) / 4
+    assert d_real.ravel().tolist() == [0, -0.25, -0.25, 0] and d_fake.ravel().tolist() == [0, 0.25, 0, 0.25]
+    loss, d_fake = losses.hinge.generator(fake)
+    assert loss == 0.625 and (d_fake == -0.25).all() and d_fake.shape == (4, 1)
+
+
+def test_label_smoothing_of_a_loss_without_targets_is_refused():
+    with pytest.raises(ValueError, match="label smoothing moves the targets 0 and 1, which hinge does not have"):
+        smoothed(losses.hinge, 0.1)
+
+
+def test_tiny_values_keep_their_digits():
+    """log1p: softplus(-30) is e^-30 to all digits, not the difference of two rounded numbers."""
+    loss, _ = non_saturating.generator(column(30.0))
+    assert math.isclose(loss, math.exp(-30), rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("loss", [*losses.LOSSES.values(), smoothed(non_saturating, 0.1)], ids=lambda l: l.name)
+def test_everything_has_the_dtype_of_the_logits(loss, dtype):
+    real, fake = L.astype(dtype), L[:3].astype(dtype)
+    for results in (loss.discriminator(real, fake), loss.generator(fake)):
+        assert all(np.asarray(r).dtype == dtype for r in results)
+    assert [d.shape for d in loss.discriminator(real, fake)[1:]] == [(7, 1), (3, 1)]
+
+
+def test_losses_are_known_by_their_names():
+    assert losses.LOSSES["non_saturating"] is non_saturating and losses.LOSSES["minimax"] is minimax
+    assert [loss.name for loss in losses.LOSSES.values()] == list(losses.LOSSES)
+
+
+def test_label_smoothing_is_the_cross_entropy_with_a_softer_target():
+    real, fake, t = column(1.0, -2.0, 0.5), column(0.3, -1.0), 0.8
+    s = scipy.special.expit
+    loss, d_real, d_fake = smoothed(non_saturating, 1 - t).discriminator(real, fake)
+    expected = -(t * np.log(s(real)) + (1 - t) * np.log(1 - s(real))).mean() - np.log(1 - s(fake)).mean()
+    assert math.isclose(loss, expected, rel_tol=1e-14)
+    np.testing.assert_allclose(d_real, (s(real) - t) / 3, rtol=1e-14)
+    np.testing.assert_allclose(d_fake, non_saturating.discriminator(real, fake)[2])
+
+
+def test_label_smoothing_leaves_the_generator_and_the_original_alone():
+    soft = smoothed(minimax, 0.1)
+    assert soft.generator is minimax.generator and soft.name == "minimax"
+    assert minimax.discriminator(L, L)[0] != soft.discriminator(L, L)[0]
+    assert smoothed(minimax, 0.0).discriminator(L, L)[0] == minimax.discriminator(L, L)[0]
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 0.5, 1.0, math.nan])
+def test_label_smoothing_out_of_range_is_refused(smoothing):
+    with pytest.raises(ValueError, match=f"label smoothing is at least 0 and below 0.5, got {smoothing}"):
+        smoothed(minimax, smoothing)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1, 1), (4, 2), (1, 4), (), (0, 1), (2, 2)])
+def test_logits_that_would_broadcast_are_refused(shape):
+    """Equinox's GAN subtracts labels (B,) from logits (B, 1, 1, 1) and averages B x B numbers."""
+    wrong, right = np.ones(shape), np.ones((4, 1))
+    said = r"{} are one number a sample, \(N, 1\), got \(.*\): end D with Dense\(n, 1\)"
+    for loss in losses.LOSSES.values():
+        with pytest.raises(ValueError, match=said.format("real_logits")):
+            loss.discriminator(wrong, right)
+        with pytest.raises(ValueError, match=said.format("fake_logits")):
+            loss.discriminator(right, wrong)
+        with pytest.raises(ValueError, match=said.format("fake_logits")):
+            loss.generator(wrong)
+
+
+def test_cross_entropy_by_hand():
+    """Three equal logits: ln 3, whatever the label; a sure and right answer: nothing left to learn."""
+    value, d_logits = losses.cross_entropy(np.zeros((2, 3)), np.array([0, 2]))
+    assert math.isclose(value, math.log(3))
+    third = 1 / 6
+    np.testing.assert_allclose(d_logits, [[third - 0.5, third, third], [third, third, third - 0.5]])
+    value, d_logits = losses.cross_entropy(np.array([[1000.0, 0.0]]), np.array([0]))
+    assert value == 0 and not d_logits.any()
+
+
+@pytest.mark.parametrize(("logits", "labels"), [((3,), (3,)), ((3, 2), (2,)), ((3, 2), (3, 1)), ((3, 2, 1), (3,))])
+def test_cross_entropy_refuses_what_would_broadcast(logits, labels):
+    with pytest.raises(ValueError, match=r"expected logits \(N, classes\) and labels \(N,\), got \(.*\) and \(.*\)"):
+        losses.cross_entropy(np.zeros(logits), np.zeros(labels, int))
+
+
+def test_a_row_of_logits_is_as_good_as_a_column():
+    column_loss, row_loss = non_saturating.generator(L), non_saturating.generator(L[:, 0])
+    assert column_loss[0] == row_loss[0] and (column_loss[1][:, 0] == row_loss[1]).all()

@@ -1,0 +1,349 @@
+"""An independent oracle: PyTorch, in float64, where it is installed.
+
+Every layer forward and backward, the losses, the gradient penalties by its double backward, and five whole training
+steps of every architecture, with SGD and with Adam. What is compared is computed by PyTorch's own layers and autograd;
+this project gives the weights, the inputs and the masks of dropout.
+"""
+
+import numpy as np
+import pytest
+
+from minigan import checks, game, losses, models, optim, penalties
+from minigan.gradcheck import randomize
+from minigan.layers import (
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Dense,
+    Dropout,
+    Flatten,
+    LeakyReLU,
+    OneHot,
+    Projection,
+    Reshape,
+    Sequential,
+    Sigmoid,
+    SpectralNorm,
+    Tanh,
+    Upsample,
+)
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+TOLERANCE = 1e-10
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tensor(a):
+    return torch.tensor(np.asarray(a), dtype=torch.float64)
+
+
+def close(got, expected, what=""):
+    got, expected = np.asarray(got), np.asarray(expected.detach() if hasattr(expected, "detach") else expected)
+    assert got.shape == expected.shape, what
+    scale = max(abs(expected).max(), 1e-3)
+    assert abs(got - expected).max() <= TOLERANCE * scale, f"{what}: {abs(got - expected).max() / scale:.1e}"
+
+
+class Twin:
+    """A network of this project as PyTorch computes it: same parameters, its own layers, its own autograd."""
+
+    def __init__(self, network):
+        self.layers = network.layers if isinstance(network, Sequential) else [network]
+        self.prefixes = [f"{i}." for i in range(len(self.layers))] if isinstance(network, Sequential) else [""]
+        self.params = {name: tensor(p).requires_grad_() for name, p in network.params.items()}
+        self.buffers = {name: tensor(b) for name, b in network.buffers.items() if b.dtype.kind == "f"}
+
+    def __call__(self, x, train=True, track=True, labels=None, masks=None):
+        """masks: what each dropout of `network` multiplies by, in order, drawn beforehand."""
+        masks = iter(masks or [])
+        for layer, prefix in zip(self.layers, self.prefixes, strict=True):
+            p = {k.removeprefix(prefix): v for k, v in self.params.items() if k.startswith(prefix)}
+            b = {k.removeprefix(prefix): v for k, v in self.buffers.items() if k.startswith(prefix)}
+            x = self.apply(layer, x, p, b, train, track, labels, masks)
+        return x
+
+    def apply(self, layer, x, p, b, train, track, labels, masks):
+        match layer:
+            case Dense():
+                return F.linear(x, p["w"].T, p.get("b"))
+            case Conv2d():
+                before, after = layer.pad
+                x = F.pad(x.permute(0, 3, 1, 2), (before, after, before, after))
+                return F.conv2d(x, p["w"].permute(3, 2, 0, 1).contiguous(), p.get("b"), layer.stride).permute(
+                    0, 2, 3, 1
+                )
+            case ConvTranspose2d():
+                before, after = layer.pad
+                w = p["w"].permute(3, 2, 0, 1).contiguous()
+                y = F.conv_transpose2d(x.permute(0, 3, 1, 2), w, None, layer.stride)
+                y = F.pad(y, (-before, layer.output_pad - after, -before, layer.output_pad - after)).permute(0, 2, 3, 1)
+                return y + p["b"] if "b" in p else y
+            case BatchNorm():
+                axes = tuple(range(x.ndim - 1))
+                channels_first = x.movedim(-1, 1)
+                if train:
+                    y = F.batch_norm(channels_first, None, None, p["gamma"], p["beta"], True, 0.0, layer.eps)
+                    if track:
+                        with torch.no_grad():
+                            for name, now in (("mean", x.mean(axes)), ("var", x.var(axes, unbiased=False))):
+                                b[name].lerp_(now, 1 - layer.momentum)
+                else:
+                    y = F.batch_norm(channels_first, b["mean"], b["var"], p["gamma"], p["beta"], False, 0.0, layer.eps)
+                return y.movedim(1, -1)
+            case SpectralNorm():
+                if train and track:
+                    with torch.no_grad():
+                        matrix = p["w"].reshape(-1, p["w"].shape[-1])
+                        b["u"].copy_(F.normalize(matrix @ b["v"], dim=0))
+                        b["v"].copy_(F.normalize(matrix.T @ b["u"], dim=0))
+                u, v = b["u"].clone(), b["v"].clone()
+                sigma = torch.einsum("i,ij,j", u, p["w"].reshape(len(u), len(v)), v)
+                return self.apply(layer.layer, x, p | {"w": p["w"] / sigma}, b, train, track, labels, masks)
+            case OneHot():
+                return torch.cat([x, F.one_hot(torch.tensor(labels), layer.classes).to(x.dtype)], 1)
+            case Projection():
+                return F.linear(x, p["w"].T, p["b"]) + (x * F.embedding(torch.tensor(labels), p["e"])).sum(
+                    1, keepdim=True
+                )
+            case LeakyReLU():
+                return F.leaky_relu(x, layer.slope)
+            case Tanh():
+                return torch.tanh(x)
+            case Sigmoid():
+                return torch.sigmoid(x)
+            case Dropout():
+                return x * next(masks) if train else x
+            case Reshape():
+                return x.reshape(len(x), *layer.shape)
+            case Flatten():
+                return x.flatten(1)
+            case Upsample():
+                return F.interpolate(x.permute(0, 3, 1, 2), scale_factor=layer.factor).permute(0, 2, 3, 1)
+            case Sequential():
+                inner = Twin.__new__(Twin)
+                inner.layers, inner.prefixes = layer.layers, [f"{i}." for i in range(len(layer.layers))]
+                inner.params, inner.buffers = p, b
+                for inner_layer, prefix in zip(inner.layers, inner.prefixes, strict=True):
+                    q = {k.removeprefix(prefix): v for k, v in p.items() if k.startswith(prefix)}
+                    c = {k.removeprefix(prefix): v for k, v in b.items() if k.startswith(prefix)}
+                    x = self.apply(inner_layer, x, q, c, train, track, labels, masks)
+                return x
+        raise NotImplementedError(layer)
+
+
+def next_masks(network, x, train=True, labels=None):
+    """The masks that the network's dropouts will draw in their next pass, from their definition: y = x * mask."""
+    if not train:
+        return []
+    kept = {name: b.copy() for name, b in network.buffers.items()}
+    masks = []
+    for layer in network.layers if isinstance(network, Sequential) else [network]:
+        how = {"labels": labels} if layer.takes_labels else {}
+        y, _ = layer.forward(x, **how)
+        if isinstance(layer, Dropout):
+            draws = layer.buffers["draws"].copy()
+            layer.buffers["draws"][...] = draws - np.uint64(1)
+            masks.append(tensor(layer.forward(np.ones_like(x))[0]))
+        x = y
+    for name, b in kept.items():
+        network.buffers[name][...] = b
+    return masks
+
+
+# ---------------------------------------------------------------- layer by layer
+
+
+@pytest.fixture(params=[case[0] for case in checks.layer_cases(checks.load("numpy"), np.random.default_rng(0))])
+def case(request, backend):
+    cases = checks.layer_cases(backend, np.random.default_rng(1))
+    return next((layer, shape, how) for what, layer, shape, how in cases if what == request.param)
+
+
+def test_every_layer_forward_and_backward(case, rng):
+    layer, shape, how = case
+    x = rng.standard_normal(shape)
+    twin, masks = Twin(layer), next_masks(layer, x, **how)
+    x_torch = tensor(x).requires_grad_()
+    y_torch = twin(x_torch, masks=masks, **how)
+    y, cache = layer.forward(x, **how)
+    close(y, y_torch, "y")
+    dy = rng.standard_normal(y.shape)
+    y_torch.backward(tensor(dy))
+    dx, grads = layer.backward(dy, cache)
+    close(dx, x_torch.grad, "dx")
+    for name, grad in grads.items():
+        close(grad, twin.params[name].grad, name)
+    for name, buffer in twin.buffers.items():
+        close(layer.buffers[name], buffer, name)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_every_loss(name, rng):
+    real, fake = 3 * rng.standard_normal((5, 1)), 3 * rng.standard_normal((4, 1))
+    r, f = tensor(real).requires_grad_(), tensor(fake).requires_grad_()
+    d_loss, g_loss = torch_losses(name, r, f)
+    loss, d_real, d_fake = losses.LOSSES[name].discriminator(real, fake)
+    close(loss, d_loss)
+    d_loss.backward()
+    close(d_real, r.grad)
+    close(d_fake, f.grad)
+    f.grad = None
+    loss, d_fake = losses.LOSSES[name].generator(fake)
+    close(loss, g_loss)
+    g_loss.backward()
+    close(d_fake, f.grad)
+
+
+def test_cross_entropy(rng):
+    logits, labels = 3 * rng.standard_normal((6, 4)), rng.integers(4, size=6)
+    l = tensor(logits).requires_grad_()
+    expected = F.cross_entropy(l, torch.tensor(labels))
+    expected.backward()
+    value, d_logits = losses.cross_entropy(logits, labels)
+    close(value, expected)
+    close(d_logits, l.grad)
+
+
+def torch_losses(name, real, fake):
+    bce = F.binary_cross_entropy_with_logits
+    if name == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean(), -fake.mean()
+    d_loss = 0 if real is None else bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake))
+    return d_loss, bce(fake, torch.ones_like(fake)) if name == "non_saturating" else -bce(fake, torch.zeros_like(fake))
+
+
+# ---------------------------------------------------------------- penalties
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("which", ["r1", "r2", "wgan_gp"])
+@pytest.mark.parametrize("critic", ["smooth", "small", "tutorial", "digits, labels"])
+def test_penalties_by_double_backward(which, critic, train, backend, rng):
+    labels = np.array([2, 0, 1]) if "labels" in critic else None
+    shape = (3, 4, 4, 1) if critic == "smooth" else (3, 8, 8, 1)
+    if critic == "smooth":
+        D = checks.smooth_critic(backend, rng)
+    else:
+        preset = critic.split(",")[0]
+        D = models.build(preset, rng=rng, image_shape=shape[1:], classes=0 if labels is None else 3)[1]
+        randomize(D.to(backend, np.float64), rng)
+    real, fake = (rng.standard_normal(shape) for _ in range(2))
+    share = np.random.default_rng(3).random((3, 1, 1, 1))
+    twin, masks = Twin(D), next_masks(D, real, train, labels)
+    x = tensor({"r1": real, "r2": fake, "wgan_gp": share * real + (1 - share) * fake}[which]).requires_grad_()
+    logits = twin(x, train=train, track=False, labels=labels, masks=masks)
+    (g,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    square = g.flatten(1).square().sum(1)
+    value_torch = 10 * (square.sqrt() - 1).square().mean() if which == "wgan_gp" else 5 * square.mean()
+    expected = torch.autograd.grad(value_torch, list(twin.params.values()), allow_unused=True)
+    if which == "wgan_gp":
+        value, grads = penalties.wgan_gp(D, real, fake, rng=np.random.default_rng(3), train=train, labels=labels)
+    else:
+        penalty, images = (penalties.r1, real) if which == "r1" else (penalties.r2, fake)
+        value, grads = penalty(D, images, train=train, labels=labels)
+    close(value, value_torch, "value")
+    for (name, p), grad in zip(twin.params.items(), expected, strict=True):
+        close(grads[name], torch.zeros_like(p) if grad is None else grad, name)
+
+
+# ---------------------------------------------------------------- whole training steps
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize("preset", ["small", "tutorial", "mlp", "mp-gan", "upsample", "digits", "digits, labels"])
+def test_five_training_steps(preset, optimizer, backend, rng):
+    """Two rounds of a discriminator and a generator step and a simultaneous one: every weight and statistic agrees."""
+    classes = 3 if "labels" in preset else 0
+    G, D = models.build(preset.split(",")[0], rng=rng, image_shape=(8, 8, 1), classes=classes)
+    for network in (G, D):
+        randomize(network.to(backend, np.float64), rng)
+    G_torch, D_torch = Twin(G), Twin(D)
+    if optimizer == "SGD":
+        make, make_torch = lambda net: optim.SGD(net, lr=0.02, momentum=0.9), lambda p: torch.optim.SGD(p, 0.02, 0.9)
+    else:
+        # eps well above the rounding of a gradient that is exactly zero: Adam makes a whole step of any direction.
+        make = lambda net: optim.Adam(net, lr=2e-3, beta1=0.5, eps=1e-5)  # noqa: E731
+        make_torch = lambda p: torch.optim.Adam(p, 2e-3, (0.5, 0.999), eps=1e-5)  # noqa: E731
+    opt_g, opt_d = make(G), make(D)
+    torch_g, torch_d = (make_torch(list(twin.params.values())) for twin in (G_torch, D_torch))
+    loss = losses.non_saturating
+    for which in ("d", "g", "d", "g", "both"):
+        real, z = rng.standard_normal((6, 8, 8, 1)), rng.standard_normal((6, models.noise_size(G)))
+        labels = rng.integers(3, size=6) if classes else None
+        g_masks = next_masks(G, z, labels=labels)
+        assert not g_masks, "no architecture here drops units in G"
+        d_masks = []
+        for _ in ("real", "fake") if which != "g" else ("fake",):
+            d_masks.append(next_masks(D, real, labels=labels))
+            for name, b in D.buffers.items():
+                if name.endswith("draws"):
+                    b += np.uint64(1)
+        for name, b in D.buffers.items():
+            if name.endswith("draws"):
+                b -= np.uint64(len(d_masks))
+
+        torch_g.zero_grad()
+        torch_d.zero_grad()
+        fake = G_torch(tensor(z), track=which != "d", labels=labels)
+        real_logits = None if which == "g" else D_torch(tensor(real), labels=labels, masks=d_masks[0])
+        fake_logits = D_torch(fake, track=which != "g", labels=labels, masks=d_masks[-1])
+        d_loss, g_loss = torch_losses(loss.name, real_logits, fake_logits)
+        grads = {}
+        for player, twin, value in (("d", D_torch, d_loss), ("g", G_torch, g_loss)):
+            if which in (player, "both"):
+                grads[player] = torch.autograd.grad(value, list(twin.params.values()), retain_graph=True)
+        for player, twin, step in (("d", D_torch, torch_d), ("g", G_torch, torch_g)):
+            if player in grads:
+                for p, grad in zip(twin.params.values(), grads[player], strict=True):
+                    p.grad = grad
+                step.step()
+
+        if which == "d":
+            result = game.discriminator_step(G, D, opt_d, real, z, loss, labels)
+        elif which == "g":
+            result = game.generator_step(G, D, opt_g, z, loss, labels)
+        else:
+            result = game.simultaneous_step(G, D, opt_d, opt_g, real, z, loss, labels)
+        if "d_loss" in result:
+            close(result["d_loss"], d_loss, "d_loss")
+            close(result["d_real"], torch.sigmoid(real_logits).mean(), "d_real")
+            close(result["d_fake"], torch.sigmoid(fake_logits).mean(), "d_fake")
+        if "g_loss" in result:
+            close(result["g_loss"], g_loss, "g_loss")
+    for network, twin in ((G, G_torch), (D, D_torch)):
+        for name, p in network.params.items():
+            close(p, twin.params[name], name)
+        for name, b in twin.buffers.items():
+            close(network.buffers[name], b, name)
+
+
+@pytest.mark.parametrize(
+    ("make", "make_torch"),
+    [
+        (lambda net: optim.SGD(net, lr=0.1), lambda p: torch.optim.SGD(p, 0.1)),
+        (lambda net: optim.SGD(net, lr=0.1, momentum=0.9), lambda p: torch.optim.SGD(p, 0.1, 0.9)),
+        (lambda net: optim.RMSProp(net, lr=0.01), lambda p: torch.optim.RMSprop(p, 0.01, alpha=0.9)),
+        (lambda net: optim.Adam(net, lr=0.01), lambda p: torch.optim.Adam(p, 0.01)),
+    ],
+    ids=["SGD", "momentum", "RMSProp", "Adam"],
+)
+def test_twenty_steps_of_every_optimizer(make, make_torch, backend, rng):
+    net = Dense(5, 4, rng=rng).to(backend, np.float64)
+    twin = Twin(net)
+    optimizer, optimizer_torch = make(net), make_torch(list(twin.params.values()))
+    for _ in range(20):
+        grads = {name: rng.standard_normal(p.shape) for name, p in net.params.items()}
+        optimizer.step(grads)
+        for name, p in twin.params.items():
+            p.grad = tensor(grads[name])
+        optimizer_torch.step()
+    for name, p in net.params.items():
+        close(p, twin.params[name], name)
