@@ -1,0 +1,149 @@
+"""The judge reads digits, and its figures notice what they are for."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minigan import backends, datasets, losses, plots
+from minigan import evaluate as judging
+from minigan.errors import UserError
+
+COUNT = 2000
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return judging.Judge(backend=backends.load("auto"))
+
+
+@pytest.fixture(scope="module")
+def test_digits(judge):
+    """(images, labels, features, probabilities) of the 10,000 test digits."""
+    test = datasets.mnist("test")
+    return test.images, test.labels, *judge.look(test.images)
+
+
+@pytest.fixture(scope="module")
+def measure(judge, test_digits):
+    """Images -> their figures, as `evaluate` computes them, with few bootstrap rounds."""
+    reference = test_digits[2]
+    balls = judging.Neighbourhoods(reference)
+
+    def figures(images, labels=None):
+        result = judging.figures(judge.look(images), reference, balls, labels, np.random.default_rng(0), rounds=5)
+        return {name: f["value"] if isinstance(f, dict) else f for name, f in result.items()}
+
+    return figures
+
+
+@pytest.fixture(scope="module")
+def real(measure):
+    train = datasets.mnist("train")
+    images, labels = train.images[:COUNT], train.labels[:COUNT]
+    return images, labels, measure(images, labels)
+
+
+def test_the_judge_reads_992_of_1000_test_digits(test_digits):
+    _, labels, features, probabilities = test_digits
+    assert (probabilities.argmax(axis=1) == labels).mean() >= 0.992
+    assert features.shape == (10_000, 64) and features.dtype == probabilities.dtype == np.float64
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert judging.WEIGHTS.stat().st_size < 1_000_000
+
+
+def test_every_backend_sees_the_same(judge, test_digits):
+    other = judging.Judge(backend=backends.load("numpy")).look(test_digits[0][:50])
+    np.testing.assert_allclose(other[0], test_digits[2][:50], atol=1e-3)
+    np.testing.assert_allclose(other[1], test_digits[3][:50], atol=1e-4)
+
+
+# ---------------------------------------------------------------- the figures
+
+
+def test_real_digits_are_near_the_floor(real, measure):
+    figures = real[2]
+    noise = np.random.default_rng(0).integers(0, 256, (COUNT, 28, 28, 1), dtype=np.uint8)
+    assert figures["frechet"] < 0.02 * measure(noise)["frechet"]
+    assert figures["confident"] > 0.97 and figures["agreement"] > 0.99 and figures["divergence"] < 0.01
+    assert figures["coverage"] > 0.5 and 0.9 < figures["density"] < 1.1  # 2,000 images cannot reach 10,000 balls
+
+
+def test_a_little_noise_makes_every_distance_worse(real, measure):
+    images, labels, figures = real
+    noise = np.random.default_rng(0).standard_normal(images.shape, dtype=np.float32)
+    noisy = measure(datasets.unscale(datasets.scale(images) + 0.2 * noise), labels)  # 0.1 of the range of 2
+    assert noisy["frechet"] > 2 * figures["frechet"]
+    assert noisy["coverage"] < figures["coverage"] and noisy["density"] < figures["density"]
+
+
+def test_a_missing_digit_is_noticed(measure, real):
+    train = datasets.mnist("train")
+    kept = train.images[train.labels != 4][:COUNT]
+    figures = measure(kept)
+    assert figures["classes"][4] < 0.01 * COUNT and figures["divergence"] > 0.09
+    assert figures["frechet"] > 3 * real[2]["frechet"] and figures["coverage"] < real[2]["coverage"]
+    report = {"count": COUNT, "samples": {"classes": figures["classes"]}, "real": {}}
+    assert "collapse: the digits 4 hardly occur" in judging.table(report)
+
+
+def test_constant_images_end_in_a_result(judge, tmp_path):
+    report = judging.evaluate(judge, np.zeros((100, 28, 28, 1), np.uint8), np.arange(100) % 10)
+    figures = report["samples"]
+    assert all(np.isfinite([f["value"], f["low"], f["high"]]).all() for k, f in figures.items() if k != "classes")
+    assert figures["coverage"]["value"] < 0.01 and figures["divergence"]["value"] == pytest.approx(np.log(10))
+    assert figures["frechet"]["value"] > 10 * report["real"]["frechet"]["value"]
+    plots.save_report(tmp_path / "r.png", np.zeros((100, 28, 28, 1), np.uint8), 10, report, judging.EXPLAINED)
+    with Image.open(tmp_path / "r.png") as picture:
+        assert picture.size == (1100, 650)
+    assert judging.table(report).count("\n") >= 7
+
+
+def test_what_is_no_digit_is_refused(judge):
+    for shape in ((200, 32, 32, 1), (200, 28, 28, 3), (99, 28, 28, 1)):
+        with pytest.raises(UserError, match="at least 100 grey images of 28 x 28"):
+            judging.evaluate(judge, np.zeros(shape, np.uint8))
+
+
+# ---------------------------------------------------------------- what they are made of
+
+
+def test_frechet_of_gaussians_is_its_closed_form():
+    """Samples with exactly the means and covariances wanted; commuting covariances, where the root is elementwise."""
+    rng = np.random.default_rng(0)
+    white = rng.standard_normal((500, 4))
+    white = (white - white.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(white, rowvar=False))).T
+    turn = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    a, b = np.array([1.0, 2.0, 3.0, 0.0]), np.array([2.0, 2.0, 0.5, 0.0])  # standard deviations
+    shift = np.array([1.0, 0.0, -2.0, 0.5])
+    expected = (shift**2).sum() + ((a - b) ** 2).sum()
+    x, y = white * a @ turn.T, white * b @ turn.T + shift
+    assert judging.frechet(x, y) == pytest.approx(expected, rel=1e-9)
+    assert judging.frechet(x, x) == pytest.approx(0, abs=1e-6) and judging.frechet(x, x) >= 0
+
+
+def test_neighbourhoods_are_those_of_plain_loops():
+    rng = np.random.default_rng(0)
+    real, samples = rng.standard_normal((40, 3)), rng.standard_normal((30, 3))
+    held, hit = judging.Neighbourhoods(real, k=5).holding(samples)
+    radii = [sorted(np.linalg.norm(real - r, axis=1))[5] for r in real]  # place 0 is the image itself
+    inside = np.array(
+        [[np.linalg.norm(s - r) <= radius for r, radius in zip(real, radii, strict=True)] for s in samples]
+    )
+    assert np.array_equal(held, inside.sum(axis=1)) and np.array_equal(hit, inside.any(axis=0))
+
+
+def test_cross_entropy_and_its_gradient():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((6, 4)), rng.integers(4, size=6)
+    loss, dlogits = losses.cross_entropy(logits, labels)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert loss == pytest.approx(-np.log(p[np.arange(6), labels]).mean())
+    d = rng.standard_normal(logits.shape)
+    numeric = (
+        losses.cross_entropy(logits + 1e-6 * d, labels)[0] - losses.cross_entropy(logits - 1e-6 * d, labels)[0]
+    ) / 2e-6
+    assert (dlogits * d).sum() == pytest.approx(numeric, rel=1e-7)
+    huge = losses.cross_entropy(np.array([[1e4, 0.0]], np.float32), np.array([1]))
+    assert huge[0] == 1e4 and huge[1].dtype == np.float32 and np.array_equal(huge[1], [[1, -1]])
+    with pytest.raises(ValueError, match="expected logits"):
+        losses.cross_entropy(logits, labels[:3])
