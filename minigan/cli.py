@@ -274,7 +274,7 @@ def evaluate(arguments) -> int:
     with run.writing(arguments.run):
         write_atomically(arguments.run / "evaluate.json", (text + "\n").encode())
         picture = arguments.run / "evaluate.png"
-        plots.save_report(picture, images[:200], run.columns(n), report, judging.EXPLAINED)
+        plots.save_report(picture, images[:100], run.columns(n), report, judging.EXPLAINED)
     print(text if arguments.json else f"{judging.table(report)}\nas a page: {picture}")
     return 0
 

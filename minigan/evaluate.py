@@ -128,7 +128,7 @@ def _square_distances(a: np.ndarray, b: np.ndarray, rows: int = 1000):
 def figures(seen: tuple, reference: np.ndarray, balls: Neighbourhoods, labels, rng, rounds: int = 50) -> dict:
     """Every figure of images as the judge saw them, (features, probabilities), against the reference features (N, F).
 
-    Each is {"value": ..., "low": ..., "high": ...} with a 95% interval from `rounds` bootstrap samples.
+    Each is {"value": ..., "low": ..., "high": ...} with a 95% interval from the spread of `rounds` bootstrap samples.
     """
     features, probabilities = seen
     N, read = len(features), probabilities.argmax(axis=1)
@@ -151,8 +151,9 @@ def figures(seen: tuple, reference: np.ndarray, balls: Neighbourhoods, labels, r
     drawn = [of(rng.integers(N, size=N), hit[rng.integers(len(hit), size=len(hit))]) for _ in range(rounds)]
     result = {}
     for name, value in whole.items():
-        low, high = np.quantile([d[name] for d in drawn], (0.025, 0.975))
-        result[name] = {"value": float(value), "low": float(low), "high": float(high)}
+        # Drawn with replacement, images repeat, which moves a distance upwards: the spread is taken, not the place.
+        low, high = value + np.quantile([d[name] for d in drawn], (0.025, 0.975)) - np.mean([d[name] for d in drawn])
+        result[name] = {"value": float(value), "low": max(0.0, float(low)), "high": float(high)}
     return result | {"classes": np.bincount(read, minlength=CLASSES).tolist()}
 
 

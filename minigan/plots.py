@@ -91,7 +91,9 @@ def save_report(path: Path, images: np.ndarray, columns: int, report: dict, expl
         for name, text in explained.items()
         if name in report["samples"]
     ]
-    text = right.table(rows, colLabels=["", "samples", "real"], colWidths=[0.68, 0.16, 0.16], bbox=[0, 0, 1, 0.5])
+    text = right.table(
+        rows, colLabels=["", "samples", "real"], colWidths=[0.72, 0.14, 0.14], cellLoc="left", bbox=[0, 0, 1, 0.5]
+    )
     text.auto_set_font_size(False)
     text.set_fontsize(8)
     right.set_axis_off()

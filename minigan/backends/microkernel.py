@@ -65,6 +65,7 @@ REGISTERS = 32 if AVX512 or ARM else 16
 REGISTER_LETTER = "w" if ARM else "v" if AVX512 else "x" if SSE else None  # LLVM's name for "any vector register"
 VECTORS = 2
 ROWS = (REGISTERS - VECTORS - 1) // VECTORS  # 14 or 6
+LOW_ROWS = 2
 PANEL_BYTES = VECTORS * VECTOR_BYTES
 
 CACHE_BYTES = 256 * 1024  # of padded images: what half of a small second-level cache holds
@@ -76,108 +77,116 @@ def panel_width(dtype) -> int:
     return PANEL_BYTES // np.dtype(dtype).itemsize
 
 
-@intrinsic
-def tile(typing_context, x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add):
-    """The sum above for rows m to m + ROWS and one panel of columns, over steps first to first + count:
+def tile_of(height: int):
+    """A tile of so many rows, as an instruction for Numba: rows m to m + height, one panel of columns, steps first to
+    first + count of the sum above:
 
         y[y_at + out[m+r] + o]  =  sum_k  x[x_at + rows[m+r] + steps[first+k]]  *  w[w_at + w_steps[first+k] + o]
 
     or, with `add`, that sum added to the y that is there. x, w and y are flat arrays of one float type, the tables flat
     arrays of int64. Nothing is checked: the tables are the bounds.
     """
-    signature = types.void(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
-    names = ("x", "x_at", "rows", "m", "steps", "first", "count", "w", "w_at", "w_steps", "y", "y_at", "out", "add")
-    size = x.dtype.bitwidth // 8
-    lanes = VECTOR_BYTES // size
 
-    def codegen(context, builder, signature, args):
-        kinds, values = dict(zip(names, signature.args, strict=True)), dict(zip(names, args, strict=True))
-        vector = ir.VectorType(context.get_value_type(x.dtype), lanes)
+    @intrinsic
+    def tile(typing_context, x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add):
+        signature = types.void(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
+        names = ("x", "x_at", "rows", "m", "steps", "first", "count", "w", "w_at", "w_steps", "y", "y_at", "out", "add")
+        size = x.dtype.bitwidth // 8
+        lanes = VECTOR_BYTES // size
 
-        def whole(number):
-            return ir.Constant(ir.IntType(64), number)
+        def codegen(context, builder, signature, args):
+            kinds, values = dict(zip(names, signature.args, strict=True)), dict(zip(names, args, strict=True))
+            vector = ir.VectorType(context.get_value_type(x.dtype), lanes)
 
-        def integer(name):
-            return context.cast(builder, values[name], kinds[name], types.int64)
+            def whole(number):
+                return ir.Constant(ir.IntType(64), number)
 
-        def begin(array, at=None):
-            """A pointer to the array's first number, or to number `at`."""
-            data = context.make_array(kinds[array])(context, builder, values[array]).data
-            return data if at is None else behind(data, at)
+            def integer(name):
+                return context.cast(builder, values[name], kinds[name], types.int64)
 
-        def behind(pointer, distance):
-            return builder.gep(pointer, [distance])
+            def begin(array, at=None):
+                """A pointer to the array's first number, or to number `at`."""
+                data = context.make_array(kinds[array])(context, builder, values[array]).data
+                return data if at is None else behind(data, at)
 
-        def vector_behind(pointer, v):
-            return builder.bitcast(behind(pointer, whole(v * lanes)), vector.as_pointer())
+            def behind(pointer, distance):
+                return builder.gep(pointer, [distance])
 
-        def load_vector(pointer, v):
-            return builder.load(vector_behind(pointer, v), align=size)
+            def vector_behind(pointer, v):
+                return builder.bitcast(behind(pointer, whole(v * lanes)), vector.as_pointer())
 
-        def fetch(pointer):
-            """Asks for the memory that will be written, so that the stores at the end need not wait for it."""
-            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3])
-            prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-            for_writing, keep, data = (ir.Constant(ir.IntType(32), number) for number in (1, 3, 1))
-            builder.call(prefetch, [builder.bitcast(pointer, ir.IntType(8).as_pointer()), for_writing, keep, data])
+            def load_vector(pointer, v):
+                return builder.load(vector_behind(pointer, v), align=size)
 
-        def load_broadcast(pointer):
-            undefined, zero = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
-            first_lane = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-            return builder.shuffle_vector(
-                builder.insert_element(undefined, builder.load(pointer), zero), undefined, first_lane
+            def fetch(pointer):
+                """Asks for the memory that will be written, so that the stores at the end need not wait for it."""
+                kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3])
+                prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+                for_writing, keep, data = (ir.Constant(ir.IntType(32), number) for number in (1, 3, 1))
+                builder.call(prefetch, [builder.bitcast(pointer, ir.IntType(8).as_pointer()), for_writing, keep, data])
+
+            def load_broadcast(pointer):
+                undefined, zero = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+                first_lane = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+                return builder.shuffle_vector(
+                    builder.insert_element(undefined, builder.load(pointer), zero), undefined, first_lane
+                )
+
+            def multiply_add(a, b, total):
+                """total + a * b: one FMA where the CPU has it, else a multiplication and an addition.
+
+                The empty piece of assembler says that the sum is needed just here. Left to itself, LLVM's scheduler first
+                loads all the broadcasts of a step, runs out of registers, and the tile is three times slower.
+                """
+                kind = ir.FunctionType(vector, [vector] * 3)
+                fmuladd = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{lanes}f{8 * size}")
+                total = builder.call(fmuladd, [a, b, total])
+                if REGISTER_LETTER is None:
+                    return total
+                return builder.asm(
+                    ir.FunctionType(vector, [vector]), "", f"={REGISTER_LETTER},0", [total], side_effect=True
+                )
+
+            row_numbers = [builder.add(integer("m"), whole(r)) for r in range(height)]
+            x_rows = [behind(begin("x", integer("x_at")), builder.load(begin("rows", row))) for row in row_numbers]
+            y_rows = [behind(begin("y", integer("y_at")), builder.load(begin("out", row))) for row in row_numbers]
+            w_begin, steps, w_steps = (
+                begin("w", integer("w_at")),
+                begin("steps", integer("first")),
+                begin("w_steps", integer("first")),
             )
+            zero = ir.Constant(vector, [0.0] * lanes)
+            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(VECTORS)] for _ in range(height)]
 
-        def multiply_add(a, b, total):
-            """total + a * b: one FMA where the CPU has it, else a multiplication and an addition.
+            for y_row in y_rows:
+                for v in range(VECTORS):
+                    fetch(vector_behind(y_row, v))
 
-            The empty piece of assembler says that the sum is needed just here. Left to itself, LLVM's scheduler first
-            loads all the broadcasts of a step, runs out of registers, and the tile is three times slower.
-            """
-            kind = ir.FunctionType(vector, [vector] * 3)
-            fmuladd = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{lanes}f{8 * size}")
-            total = builder.call(fmuladd, [a, b, total])
-            if REGISTER_LETTER is None:
-                return total
-            return builder.asm(
-                ir.FunctionType(vector, [vector]), "", f"={REGISTER_LETTER},0", [total], side_effect=True
-            )
+            with builder.if_then(context.cast(builder, values["add"], kinds["add"], types.boolean)):
+                for y_row, row_sums in zip(y_rows, sums, strict=True):
+                    for v, total in enumerate(row_sums):
+                        builder.store(load_vector(y_row, v), total)
 
-        row_numbers = [builder.add(integer("m"), whole(r)) for r in range(ROWS)]
-        x_rows = [behind(begin("x", integer("x_at")), builder.load(begin("rows", row))) for row in row_numbers]
-        y_rows = [behind(begin("y", integer("y_at")), builder.load(begin("out", row))) for row in row_numbers]
-        w_begin, steps, w_steps = (
-            begin("w", integer("w_at")),
-            begin("steps", integer("first")),
-            begin("w_steps", integer("first")),
-        )
-        zero = ir.Constant(vector, [0.0] * lanes)
-        sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(VECTORS)] for _ in range(ROWS)]
+            with cgutils.for_range(builder, integer("count")) as loop:
+                w_k = behind(w_begin, builder.load(behind(w_steps, loop.index)))
+                w_vectors = [load_vector(w_k, v) for v in range(VECTORS)]
+                step = builder.load(behind(steps, loop.index))
+                for x_row, row_sums in zip(x_rows, sums, strict=True):
+                    x_vector = load_broadcast(behind(x_row, step))
+                    for w_vector, total in zip(w_vectors, row_sums, strict=True):
+                        builder.store(multiply_add(x_vector, w_vector, builder.load(total)), total)
 
-        for y_row in y_rows:
-            for v in range(VECTORS):
-                fetch(vector_behind(y_row, v))
-
-        with builder.if_then(context.cast(builder, values["add"], kinds["add"], types.boolean)):
             for y_row, row_sums in zip(y_rows, sums, strict=True):
                 for v, total in enumerate(row_sums):
-                    builder.store(load_vector(y_row, v), total)
+                    builder.store(builder.load(total), vector_behind(y_row, v), align=size)
+            return context.get_dummy_value()
 
-        with cgutils.for_range(builder, integer("count")) as loop:
-            w_k = behind(w_begin, builder.load(behind(w_steps, loop.index)))
-            w_vectors = [load_vector(w_k, v) for v in range(VECTORS)]
-            step = builder.load(behind(steps, loop.index))
-            for x_row, row_sums in zip(x_rows, sums, strict=True):
-                x_vector = load_broadcast(behind(x_row, step))
-                for w_vector, total in zip(w_vectors, row_sums, strict=True):
-                    builder.store(multiply_add(x_vector, w_vector, builder.load(total)), total)
+        return signature, codegen
 
-        for y_row, row_sums in zip(y_rows, sums, strict=True):
-            for v, total in enumerate(row_sums):
-                builder.store(builder.load(total), vector_behind(y_row, v), align=size)
-        return context.get_dummy_value()
+    return tile
 
-    return signature, codegen
+
+tile, low_tile = tile_of(ROWS), tile_of(LOW_ROWS)
 
 
 # Compiled loops around the tile ---------------------------------------------------------------------------------------
@@ -186,14 +195,24 @@ def tile(typing_context, x, x_at, rows, m, steps, first, count, w, w_at, w_steps
 # function's own file to see whether what it kept is still true.
 
 
+@njit(cache=True)
+def fill(x, x_at, rows, m, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, add):
+    """The tiles of rows m to last_row, one below the other: high ones, then low ones for a few rows that are left."""
+    while last_row - m > ROWS // 2:
+        tile(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
+        m += ROWS
+    while m < last_row:
+        low_tile(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
+        m += LOW_ROWS
+
+
 @njit(parallel=True, cache=True)
 def products(x, rows, steps, w, w_steps, y, out, tasks):
     """Many products with the same tables. A task is (x_at, w_at, y_at, first row, last row, first step, last step)."""
     for t in prange(len(tasks)):
         x_at, w_at, y_at, first_row, last_row, first, last = tasks[t]
-        for m in range(first_row, last_row, ROWS):
-            count = last - first
-            tile(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, False)
+        count = last - first
+        fill(x, x_at, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, False)
 
 
 @njit(cache=True)
@@ -229,8 +248,7 @@ def convolve_groups(x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, 
             count = last - first
             for o in range(0, columns, width):
                 w_at, y_at = w_first * (columns - width) + (w_last - w_first) * o, n * image_size + o
-                for m in range(first_row, last_row, ROWS):
-                    tile(xpad, 0, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, False)
+                fill(xpad, 0, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, False)
 
 
 @njit(parallel=True, cache=True)
@@ -241,7 +259,7 @@ def correlate_chunks(x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts,
     """
     N, H, W, C = x.shape
     columns, pixels = dy.shape[3], dy.shape[1] * dy.shape[2]
-    chunks, part_size = parts.shape[0], parts.shape[1] * parts.shape[2]
+    chunks, taps, part_size = parts.shape[0], parts.shape[1], parts.shape[1] * parts.shape[2]
     width = PANEL_BYTES // x.itemsize
     x, dy, parts = x.reshape(-1), dy.reshape(-1), parts.reshape(-1)
     for chunk in prange(chunks):
@@ -251,10 +269,9 @@ def correlate_chunks(x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts,
             images = min(group, stop - n)
             copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp)
             for o in range(0, columns, width):
-                for m in range(0, len(rows), ROWS):
-                    dy_at, part_at = n * pixels * columns + o, chunk * part_size + o
-                    count, add = images * pixels, n > start
-                    tile(xpad, 0, rows, m, steps, 0, count, dy, dy_at, dy_steps, parts, part_at, out, add)
+                dy_at, part_at = n * pixels * columns + o, chunk * part_size + o
+                count, add = images * pixels, n > start
+                fill(xpad, 0, rows, 0, taps, steps, 0, count, dy, dy_at, dy_steps, parts, part_at, out, add)
 
 
 @njit(parallel=True, cache=True)
@@ -267,8 +284,7 @@ def spread_images(dy, w, rows, steps, w_steps, out, dx, K, stride, before):
     for n in prange(N):
         dwindow = np.empty(len(rows) * columns, dx.dtype)
         for o in range(0, columns, width):
-            for m in range(0, len(rows), ROWS):
-                tile(dy, n * P * Q * O, rows, m, steps, 0, O, w, o * O, w_steps, dwindow, o, out, False)
+            fill(dy, n * P * Q * O, rows, 0, P * Q, steps, 0, O, w, o * O, w_steps, dwindow, o, out, False)
         dx_image = dx[n].reshape(-1)
         dx_image[:] = 0
         for p in range(P):
@@ -338,6 +354,13 @@ def whole_tiles(offsets: np.ndarray) -> np.ndarray:
     return np.pad(offsets.ravel(), (0, -offsets.size % ROWS), mode="edge").astype(np.int64)
 
 
+def stacked(tables: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where each table starts and ends in one that has them all, each in whole tiles; and that one."""
+    padded = [whole_tiles(table) for table in tables]
+    starts = np.cumsum([0, *map(len, padded)])[:-1]
+    return starts, starts + [len(table) for table in tables], np.concatenate(padded)
+
+
 def whole_columns(columns: int, dtype) -> int:
     """The number of columns, rounded up to whole panels."""
     return columns + -columns % panel_width(dtype)
@@ -394,8 +417,8 @@ def window_plan(x_shape, K, stride, before, y_shape, itemsize) -> Plan:
     rows, classes, out = [], [], []
     for first, last in dict.fromkeys(inside):  # of the K rows of taps
         p = np.array([p for p in range(P) if inside[p] == (first, last)])
-        rows.append(whole_tiles(offsets(p * stride * Wp * C, images * Hp * Wp * C, q * stride * C)))
-        out.append(whole_tiles(offsets(p * Q * O, images * P * Q * O, q * O)))
+        rows.append(offsets(p * stride * Wp * C, images * Hp * Wp * C, q * stride * C))
+        out.append(offsets(p * Q * O, images * P * Q * O, q * O))
         classes.append((first * K * C, max(first, last) * K * C, 0, K * K * C))
     steps = offsets(k * Wp * C, k * C, np.arange(C))
     return Plan((before, Hp, Wp), group, *joined(rows, classes, out, steps))
@@ -420,18 +443,17 @@ def residue_plan(dy_shape, K, stride, before, dx_shape, itemsize) -> Plan:
             p, q = reach + (h + before) // stride, reach + (v + before) // stride
             i, j = (np.arange(len(range(residue, K, stride))) for residue in (a, b))
             first = sum(map(len, steps))
-            rows.append(whole_tiles(offsets(images * Pp * Qp * O, p * Qp * O, q * O)))
+            rows.append(offsets(images * Pp * Qp * O, p * Qp * O, q * O))
             steps.append(offsets(-i * Qp * O, -j * O, o))
-            out.append(whole_tiles(offsets(images * H * W * C, h * W * C, v * C)))
+            out.append(offsets(images * H * W * C, h * W * C, v * C))
             classes.append((first, first + len(steps[-1])) * 2)
     return Plan((reach, Pp, Qp), group, *joined(rows, classes, out, np.concatenate(steps)))
 
 
 def joined(rows: list, classes: list, out: list, steps: np.ndarray) -> tuple[np.ndarray, ...]:
     """rows, steps, classes, out of a plan, from the rows of each class."""
-    starts = np.cumsum([0, *map(len, rows)])
-    table = np.column_stack([starts[:-1], starts[1:], np.array(classes)])
-    return np.concatenate(rows), steps, table, np.concatenate(out)
+    starts, ends, rows = stacked(rows)
+    return rows, steps, np.column_stack([starts, ends, np.array(classes)]), stacked(out)[2]
 
 
 # The operations, as `numba_backend` has them --------------------------------------------------------------------------

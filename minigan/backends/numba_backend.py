@@ -13,6 +13,7 @@ each output is summed by one thread in one order, and partial sums are added in 
 import functools
 import itertools
 import os
+import sys
 import warnings
 from typing import NamedTuple
 
@@ -27,15 +28,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# Numba fixes its largest number of threads at import: 16 or more, so that set_threads(n) may exceed the cores.
+# Numba fixes its largest number of threads when it is imported, from this variable: 16 or more, so that set_threads(n)
+# may exceed the cores. The second variable tells a child process that the first was not the user's choice.
 USER_THREADS = os.environ.get("NUMBA_NUM_THREADS")
-os.environ.setdefault("NUMBA_NUM_THREADS", str(max(cores(), 16)))
+if USER_THREADS == os.environ.get("MINIGAN_THREAD_POOL"):
+    USER_THREADS = None
+    if "numba" not in sys.modules:
+        os.environ["NUMBA_NUM_THREADS"] = os.environ["MINIGAN_THREAD_POOL"] = str(max(cores(), 16))
 
 import numba  # noqa: E402
 from numba import njit, prange  # noqa: E402
 
 from minigan.backends import microkernel  # noqa: E402
-from minigan.backends.microkernel import offsets, panel_width, tasks, whole_tiles  # noqa: E402
+from minigan.backends.microkernel import offsets, panel_width, stacked, tasks, whole_tiles  # noqa: E402
 from minigan.backends.numba_passes import (  # noqa: E402, F401
     adam,
     batchnorm,
@@ -259,12 +264,11 @@ class Side(NamedTuple):
     def backward(self, X, X_at, rank_size, x, x_at, pixel_size) -> None:
         """x pixel = sum_r matrix[r, pixel] * X number r: the transposed matrix, and so `forward`'s gradient."""
         rank, columns = self.matrix.shape
-        phases = [whole_tiles(np.arange(first, last)) for first, last in itertools.pairwise(self.starts)]
-        starts, rows = np.cumsum([0, *map(len, phases)]), np.concatenate(phases)
+        first, last, rows = stacked([np.arange(*ends) for ends in itertools.pairwise(self.starts)])
         microkernel.products(
             self.matrix.ravel(), rows, np.arange(rank) * columns,
             X.ravel(), np.arange(rank) * rank_size, x.ravel(), self.pixels[rows] * pixel_size,
-            tasks(0, X_at, x_at, (starts[:-1, None], starts[1:, None]), (0, rank)),
+            tasks(0, X_at, x_at, (first[:, None], last[:, None]), (0, rank)),
         )  # fmt: skip
 
 
