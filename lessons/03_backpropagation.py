@@ -3,7 +3,7 @@
 #
 # **Question.** How can one pass give the slope of every weight?
 #
-# **Needs.** Lesson 2. **Takes** 10 seconds.
+# **Needs.** Lesson 2. **Takes** 3 seconds.
 #
 # Lesson 2 asked "what if this weight were larger?" once for each weight. Here we ask from the other end: how does the
 # loss depend on the last thing computed? And that on the thing before? Each answer is a factor, and along a path the

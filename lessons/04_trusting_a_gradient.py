@@ -3,7 +3,7 @@
 #
 # **Question.** A network with a wrong backward pass still learns, only badly. How does one know that it is right?
 #
-# **Needs.** Lesson 3. **Takes** 5 seconds.
+# **Needs.** Lesson 3. **Takes** 2 seconds.
 #
 # Compare it with nudging, as in lesson 3? Yes, but the usual way of doing so lets the best-known mistakes through. Here
 # we build a check that does not, and set it on four mistakes that sit, or sat, in widely read from-scratch libraries.

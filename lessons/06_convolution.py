@@ -3,7 +3,7 @@
 #
 # **Question.** How can a network know that pixels have neighbours?
 #
-# **Needs.** Lesson 5. **Takes** 40 seconds, with `--quick` 15.
+# **Needs.** Lesson 5. **Takes** 30 seconds, with `--quick` 10.
 #
 # A stroke is a stroke wherever it lies. So instead of weights for every place, learn a few small filters and slide each
 # over the whole image.

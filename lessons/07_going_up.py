@@ -3,7 +3,7 @@
 #
 # **Question.** How does a network make a large image of a small one?
 #
-# **Needs.** Lesson 6. **Takes** 5 seconds.
+# **Needs.** Lesson 6. **Takes** 2 seconds.
 #
 # A generator starts from a few numbers and ends with an image. There are two ways up: copy pixels, or run a convolution
 # backwards. The second has a famous fault, which can be seen, explained and avoided.

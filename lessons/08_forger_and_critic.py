@@ -3,7 +3,7 @@
 #
 # **Question.** How can a network learn to make things, when nobody tells it what is right?
 #
-# **Needs.** Lesson 3 (lessons 5 to 7 can wait). **Takes** 20 seconds, with `--quick` 10.
+# **Needs.** Lesson 3 (lessons 5 to 7 can wait). **Takes** 10 seconds, with `--quick` 5.
 #
 # Let two networks play against each other (Goodfellow et al. 2014). The *generator* G, a forger, makes fakes from
 # noise. The *discriminator* D, a critic, sees real things and fakes and says which is which. Each learns from the
@@ -161,6 +161,7 @@ for axis, (k, modes, share, heat, (fake, _, arrows)) in zip(axes.flat, pictures,
     axis.set_title(f"round {k}: {modes} of 8, {share:.0%} lie well")
 figure.colorbar(image, ax=axes, label='the critic\'s D(x): 0 "fake", 1 "real"', shrink=0.6)
 handles, _ = axes[0, 0].get_legend_handles_labels()
+handles.append(plt.Line2D([], [], color="black", marker=r"$\rightarrow$", linestyle="none", markersize=5))
 texts = ["real points", "fakes", "where the critic sends them"]
 figure.legend(handles, texts, loc="outside lower center", ncols=3, markerscale=3)
 save(figure, "08_forger_and_critic.png")

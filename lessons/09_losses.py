@@ -3,7 +3,7 @@
 #
 # **Question.** Which loss should the forger have, and what can one read from the curves?
 #
-# **Needs.** Lesson 8. **Takes** 15 seconds, with `--quick` 8.
+# **Needs.** Lesson 8. **Takes** 8 seconds, with `--quick` 6.
 
 # %%
 import matplotlib.pyplot as plt

@@ -3,7 +3,7 @@
 #
 # **Question.** The slopes are known. How far to step, and is there a better way than straight down?
 #
-# **Needs.** Lessons 5 and 8. **Takes** 30 seconds, with `--quick` 15.
+# **Needs.** Lessons 5 and 8. **Takes** 20 seconds, with `--quick` 12.
 
 # %%
 import copy
@@ -180,9 +180,10 @@ for name, curves in games.items():
     print(f"ring, {name:<4}: " + ", ".join(f"{np.mean(c[-3:]):.0%} lie well at {lr:g}" for lr, c in curves.items()))
 
 # %% [markdown]
-# **Adam is ahead from the first steps, and hardly minds its rate**: with digits by a little, with the GAN by far. This
-# is why GANs use it, with one change: beta1 = 0.5 instead of 0.9, a shorter memory, since what the slope was twenty
-# rounds ago was an answer to another opponent. (For digits, SGD catches up in later epochs; it is no bad method.)
+# **Adam is ahead from the first steps**, with digits by a little, with the GAN by far; and with digits it hardly minds
+# its rate. This is why GANs use it, with one change: beta1 = 0.5 instead of 0.9, a shorter memory, since what the slope
+# was twenty rounds ago was an answer to another opponent. (For digits SGD catches up in later epochs; it is no bad
+# method.)
 
 # %%
 final = {name: [curve[-1] for curve in curves.values()] for name, curves in digits.items()}

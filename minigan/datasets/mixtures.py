@@ -4,6 +4,8 @@
     x = data.sample(256, np.random.default_rng(0))   # (256, 2) float32
     p = data.density(x)                              # (256,): the true density at those points
     modes, share = data.coverage(x)                  # on how many modes do the points lie, and which share of them?
+
+Points are (N, 2), one a row; unlike images they are floats from the start, and not confined to [-1, 1].
 """
 
 import math

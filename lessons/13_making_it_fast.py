@@ -1,0 +1,272 @@
+# %% [markdown]
+# # 13. Making it fast
+#
+# **Question.** The same sums, ten thousand times faster: what changes on the way from loops to minigan's kernels?
+#
+# **Needs.** Lesson 6. **Takes** 20 seconds: some of it compiles.
+#
+# Nearly all of the time goes into convolutions. We take one, the second of lesson 10's discriminator, and climb a
+# ladder. Every rung computes the same numbers; what is measured is *your* machine, as busy as it is.
+
+# %%
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+from _common import BLUE, GREY, ORANGE, save
+
+from minigan import backends, datasets
+from minigan.train import Config, Training
+
+rng = np.random.default_rng(0)
+N, H, C, O, K, STRIDE, PAD, P = 64, 14, 32, 64, 4, 2, 1, 7
+x = rng.standard_normal((N, H, H, C), dtype=np.float32)  # (64, 14, 14, 32)
+w = rng.standard_normal((K, K, C, O), dtype=np.float32)  # (4, 4, 32, 64)
+operations = 2 * N * P * P * K * K * C * O  # a multiplication and an addition for each term of each sum
+numpy_backend, numba_backend = backends.load("numpy"), backends.load("numba")
+right = numpy_backend.conv2d(x, w, STRIDE, PAD)  # (64, 7, 7, 64)
+xpad = np.pad(x, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))  # (64, 16, 16, 32)
+print(f"one convolution of a batch: {operations / 1e6:.0f} million operations")
+assert operations == 205_520_896
+
+
+def measure(f, repeat=7):
+    """The fastest of several runs, in seconds: what else the machine does can only add. The first run compiles."""
+    times = []
+    for _ in range(repeat + 1):
+        start = time.perf_counter()
+        y = f()
+        times.append(time.perf_counter() - start)
+    assert np.allclose(y, right, rtol=1e-3, atol=1e-3)  # every rung, the same numbers
+    return min(times[1:])
+
+
+ladder = {}  # name: seconds
+
+# %% [markdown]
+# ## Rung 0: loops in Python
+#
+# Lesson 6's equation, term by term. Every `*` and `+` here makes Python look up what the objects are, call a function
+# and create a new object: some hundred machine instructions about one multiplication. We do three of the 3136 pixels
+# and multiply the time.
+
+
+# %%
+def by_python(n, p, q):
+    y = []
+    for o in range(O):
+        total = 0.0
+        for i in range(K):
+            for j in range(K):
+                for c in range(C):
+                    total += float(xpad[n, p * STRIDE + i, q * STRIDE + j, c]) * float(w[i, j, c, o])
+        y.append(total)
+    return y  # (O,)
+
+
+start = time.perf_counter()
+for n, p, q in ((0, 0, 0), (5, 3, 6), (63, 6, 2)):
+    assert np.allclose(by_python(n, p, q), right[n, p, q], rtol=1e-3, atol=1e-3)
+ladder["loops in Python"] = (time.perf_counter() - start) / 3 * N * P * P
+
+# %% [markdown]
+# ## Rung 1: one product for each window
+#
+# NumPy's loops are compiled, so let it do the inner three: 3136 small products, each with the cost of a call from
+# Python.
+
+
+# %%
+def by_windows():
+    y, columns = np.empty((N, P, P, O), np.float32), w.reshape(-1, O)
+    for n in range(N):
+        for p in range(P):
+            for q in range(P):
+                y[n, p, q] = xpad[n, p * STRIDE : p * STRIDE + K, q * STRIDE : q * STRIDE + K].ravel() @ columns
+    return y
+
+
+ladder["a product a window"] = measure(by_windows, 3)
+
+# %% [markdown]
+# ## Rung 2: im2col
+#
+# One large product: lesson 6's trick, and minigan's reference backend. The product itself runs near the limit of the
+# machine; the price is the copy of all windows, here four times as large as x.
+
+# %%
+windows = numpy_backend.windows(x, K, STRIDE, PAD)  # (N, P, P, K, K, C)
+assert 3.9 < windows.size / x.size <= 4
+ladder["im2col, NumPy"] = measure(lambda: numpy_backend.conv2d(x, w, STRIDE, PAD))
+
+# %% [markdown]
+# ## Rung 3: the loops, compiled
+#
+# `@njit` makes machine code of rung 0's loops. It is hundreds of times faster than Python, and still slow: each sum
+# must be finished before the next begins, and each addition waits for the one before.
+
+
+# %%
+from numba import njit, prange  # noqa: E402  (after minigan's backend, which settles the number of threads)
+
+
+@njit
+def compiled(xpad, w):
+    y = np.empty((N, P, P, O), np.float32)
+    for n in range(N):
+        for p in range(P):
+            for q in range(P):
+                for o in range(O):
+                    total = np.float32(0)
+                    for i in range(K):
+                        for j in range(K):
+                            for c in range(C):
+                                total += xpad[n, p * STRIDE + i, q * STRIDE + j, c] * w[i, j, c, o]
+                    y[n, p, q, o] = total
+    return y
+
+
+ladder["loops, compiled"] = measure(lambda: compiled(xpad, w), 3)
+
+# %% [markdown]
+# ## Rung 4: the right order, and all cores
+#
+# Put the loop over o inside. Neighbouring numbers of w and y now lie side by side in memory, and the CPU multiplies 8
+# or 16 of them in one instruction (SIMD). And `prange` shares the images among the cores.
+
+
+# %%
+@njit(parallel=True, fastmath=True)
+def reordered(xpad, w):
+    y = np.zeros((N, P, P, O), np.float32)
+    for n in prange(N):
+        for p in range(P):
+            for q in range(P):
+                for i in range(K):
+                    for j in range(K):
+                        for c in range(C):
+                            for o in range(O):
+                                y[n, p, q, o] += xpad[n, p * STRIDE + i, q * STRIDE + j, c] * w[i, j, c, o]
+    return y
+
+
+ladder["right order, all cores"] = measure(lambda: reordered(xpad, w))
+
+# %% [markdown]
+# ## Rung 5: the register tile
+#
+# Rung 4 loads y and w and stores y for every multiplication: the CPU waits for its memory. A core can multiply twice in
+# each cycle, but load only about twice as well. So what is loaded must be used several times. Keep a small tile of y in
+# *registers* (the CPU's own few variables): R pixels times V vectors of channels. For each term of the sum load R
+# numbers of x and V vectors of w, and multiply each with each:
+#
+#     multiplications for each load = R V / (R + V)        registers: R V for the sums, V for w, 1 for x
+#
+# Above 1, two load units keep two multipliers busy, and a larger tile gains nothing more. With 32 registers many tiles
+# are large enough; minigan takes R = 14 and V = 2, since few channels fill two vectors (32 numbers) where they would
+# not fill five. `minigan/backends/microkernel.py` tells the whole story.
+
+
+# %%
+def reuse(R, V):
+    return R * V / (R + V)
+
+
+tiles = [(1, 1), (4, 1), (14, 2), (9, 3), (5, 5)]  # (R, V)
+assert all(R * V + V + 1 <= 32 for R, V in tiles)
+assert reuse(1, 1) == 0.5 and reuse(14, 2) == 1.75
+ladder["register tile (minigan)"] = measure(lambda: numba_backend.conv2d(x, w, STRIDE, PAD))
+
+# %% [markdown]
+# ## Rung 6: the graphics card
+#
+# Thousands of slow cores in place of a few fast ones; each block of threads keeps a tile of y, as above. Where no card
+# is to be had, this rung is left out.
+
+# %%
+try:
+    gpu = backends.load("cupy")
+except backends.BackendUnavailable as cause:
+    print(f"no graphics card: {cause}")
+else:
+    gx, gw = gpu.asarray(x), gpu.asarray(w)
+
+    def on_gpu():
+        y = gpu.conv2d(gx, gw, STRIDE, PAD)
+        gpu.synchronize()
+        return y
+
+    assert np.allclose(gpu.to_numpy(on_gpu()), right, rtol=1e-2, atol=1e-1)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        on_gpu()
+        times.append(time.perf_counter() - start)
+    ladder["graphics card (minigan)"] = min(times)
+
+# %%
+first = ladder["loops in Python"]
+for name, seconds in ladder.items():
+    print(f"{name:<24}{1000 * seconds:12.2f} ms {operations / seconds / 1e9:9.2f} GFLOP/s {first / seconds:10,.0f} x")
+assert all(first > 20 * seconds for name, seconds in ladder.items() if name != "loops in Python")
+assert first > 1000 * ladder["register tile (minigan)"]
+assert ladder["register tile (minigan)"] < ladder["loops, compiled"]
+
+# %% [markdown]
+# ## A whole step
+#
+# A ladder of one operation promises nothing for a whole training. So we time that too: lesson 10's game on the
+# reference and on the compiled backend, the same losses, up to rounding. On the compiled one the other layers, batch
+# norm, LeakyReLU and Adam, pass over memory once instead of many times.
+
+# %%
+data, whole = datasets.mnist("test"), {}
+for backend in (numpy_backend, numba_backend):
+    training = Training(Config.of("small", steps=6, batch=64), data, backend)
+    training.warm_up()
+    times, records, start = [], [], time.perf_counter()
+    for record in training.records():
+        times.append(time.perf_counter() - start)
+        records.append(record)
+        start = time.perf_counter()
+    whole[backend.NAME] = (min(times), records)
+    print(f"a step of lesson 10 on {backend.NAME}: {1000 * min(times):.0f} ms")
+for a, b in zip(whole["numpy"][1], whole["numba"][1], strict=True):
+    assert np.isclose(a["d_loss"], b["d_loss"], rtol=0.02) and np.isclose(a["g_loss"], b["g_loss"], rtol=0.02)
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=(1.7, 1))
+names, seconds = list(ladder), np.array(list(ladder.values()))
+colours = [BLUE if "minigan" in name else ORANGE for name in names]
+axes[0].barh(names, 1000 * seconds, color=colours)
+for k, s in enumerate(seconds):
+    text = f" {1000 * s:,.{0 if s > 0.1 else 1}f} ms" + (f": {first / s:,.0f} times faster" if k else " (estimated)")
+    axes[0].text(1000 * s, k, text, va="center")
+axes[0].set(xscale="log", xlabel="milliseconds for one convolution, logarithmic", title="the ladder")
+axes[0].set_xlim(500 * seconds.min(), 2e6 * seconds.max())
+axes[0].invert_yaxis()
+axes[0].grid(axis="x", color="#dddddd")
+axes[0].set_axisbelow(True)
+axes[1].bar([f"{R} x {V}" for R, V in tiles], [reuse(*tile) for tile in tiles], color=[GREY, GREY, BLUE, GREY, GREY])
+axes[1].axhline(1, color="black", linestyle=":")
+axes[1].text(-0.4, 1.03, "enough")
+axes[1].set(title="why a tile", xlabel="R pixels x V vectors of channels", ylabel="multiplications for each load")
+save(figure, "13_making_it_fast.png")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. A CPU with 16 registers: how many rows R fit beside V = 2?
+# 2. Which fraction of the operations of this convolution would a stride of 4 need (P = 4)?
+
+# %% Exercise 1
+# R = ...
+# assert R * 2 + 2 + 1 <= 16 < (R + 1) * 2 + 2 + 1
+
+# %% Exercise 2
+# fraction = ...
+# ours, theirs = (np.zeros((N, backends.conv_size(H, K, s, PAD), backends.conv_size(H, K, s, PAD), O)) for s in (2, 4))
+# assert np.isclose(theirs.size / ours.size, fraction)
+
+# %% [markdown]
+# This is the end of part II. Read `minigan/backends/numba_backend.py` next, or go back to [the contents](README.md).
