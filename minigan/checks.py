@@ -71,6 +71,7 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
         ),
         ("SpectralNorm of Dense", SpectralNorm(Dense(5, 3, rng=rng), rng=rng), (4, 5), {}),
         ("SpectralNorm of Conv2d", SpectralNorm(Conv2d(2, 3, 3, pad=1, rng=rng), rng=rng), (2, 3, 3, 2), {}),
+        ("SpectralNorm of Projection", SpectralNorm(Projection(5, 3, rng=rng), rng=rng), (4, 5), {"labels": labels}),
         ("BatchNorm of images", BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
         ("BatchNorm of rows", BatchNorm(4), (5, 4), {}),
         ("BatchNorm, running statistics", BatchNorm(4, eps=1e-3), (5, 4), {"train": False}),
@@ -153,7 +154,7 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         w = layer.backend.to_numpy(layer.params["w"])
         sigma = np.linalg.svd(w.reshape(-1, w.shape[-1]), compute_uv=False)[0]
         inner.params = layer.params | {"w": layer.params["w"] / sigma}
-        return plain_forward(inner, x, train)
+        return plain_forward(inner, x, train, labels)
     if isinstance(layer, OneHot):
         chosen = layer.backend.to_numpy(labels)
         return np.array(

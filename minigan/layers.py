@@ -415,7 +415,7 @@ class SpectralNorm(Layer):
         matrix = w.reshape(-1, w.shape[-1])  # (..., O)
         for vector, image in ((u, lambda: matrix @ v), (v, lambda: matrix.T @ u)):
             longer = image()
-            vector[...] = longer / (longer @ longer + 1e-12) ** 0.5
+            vector[...] = longer / ((longer @ longer) ** 0.5 + 1e-30)
 
 
 # ---------------------------------------------------------------- layers that take labels

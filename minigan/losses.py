@@ -31,8 +31,11 @@ class Loss:
 
 
 def sigmoid(l):
-    """s(l) = 1 / (1 + exp(-l)), by tanh so that no l overflows."""
-    return 0.5 * (1 + _xp(l).tanh(0.5 * l))
+    """s(l) = 1 / (1 + exp(-l)), to the last digits also where it is tiny: only exp(-|l|) is ever taken."""
+    xp = _xp(l)
+    positive = l.real > 0
+    e = xp.exp(xp.where(positive, -l, l))  # exp(-|l|)
+    return xp.where(positive, 1, e) / (1 + e)
 
 
 def softplus(l):

@@ -528,21 +528,36 @@ def test_a_tile_that_computes_nonsense_is_not_used(monkeypatch):
         numba_backend.tile_works.cache_clear()
 
 
-def test_the_number_of_threads_is_the_users_choice():
-    code = """
-        import numba
-        from minigan.backends import numba_backend
-        first = numba.get_num_threads()
-        numba_backend.set_threads(1)
-        one = numba.get_num_threads()
-        numba_backend.set_threads(None)
-        print(first, one, numba.get_num_threads(), numba_backend.cores())
+THREADS = """
+    from minigan.backends import numba_backend
+    import numba
+    print(numba.get_num_threads())
+    for n in (1, 4, None):
+        numba_backend.set_threads(n)
+        print(numba.get_num_threads())
+    print(numba_backend.cores(), float(numba_backend.matmul(*[numba_backend.np.ones((9, 9))] * 2).sum()))
+"""
+
+
+@pytest.mark.parametrize("before", ["", "import numba", "from minigan.backends import numba_backend"])
+def test_threads_are_as_many_as_cores_whoever_imports_numba_first(before):
+    code = f"""
+        import os, subprocess, sys
+        os.environ.pop("NUMBA_NUM_THREADS", None)
+        os.environ.pop("MINIGAN_THREAD_POOL", None)
+        {before}
+        child = {textwrap.dedent(THREADS)!r}
     """
-    assert run(code, NUMBA_NUM_THREADS="3").split()[:3] == ["3", "1", "3"]
-    first, one, default, cores = run(
-        "import os; os.environ.pop('NUMBA_NUM_THREADS', None)" + textwrap.dedent(code)
-    ).split()
-    assert (first, one, default) == (cores, "1", cores)
+    same = run(textwrap.dedent(code) + "exec(child)")
+    child = run(textwrap.dedent(code) + "subprocess.run([sys.executable, '-c', child], check=True)")
+    for printed, most in ((same, numba_backend.cores() if before == "import numba" else 16), (child, 16)):
+        first, one, four, default, cores, total = printed.split()
+        assert (first, one, default, total) == (cores, "1", cores, "729.0")
+        assert int(four) == min(4, most)
+
+
+def test_the_number_of_threads_is_the_users_choice():
+    assert run(THREADS, NUMBA_NUM_THREADS="3").split()[:4] == ["3", "1", "3", "3"]
 
 
 # ---------------------------------------------------------------- loading

@@ -104,6 +104,17 @@ def test_label_smoothing_of_a_loss_without_targets_is_refused():
         smoothed(losses.hinge, 0.1)
 
 
+def test_a_loss_computes_with_the_array_module_of_its_logits():
+    """CuPy's arrays name CuPy; plain numbers are NumPy's."""
+
+    class Elsewhere:
+        def __array_namespace__(self):
+            return "elsewhere"
+
+    assert losses._xp(Elsewhere()) == "elsewhere" and losses._xp(1.0) is losses._xp(np.ones(1)) is np
+    assert losses.sigmoid(0.0) == 0.5
+
+
 def test_tiny_values_keep_their_digits():
     """log1p: softplus(-30) is e^-30 to all digits, not the difference of two rounded numbers."""
     loss, _ = non_saturating.generator(column(30.0))
@@ -169,6 +180,9 @@ def test_cross_entropy_by_hand():
     np.testing.assert_allclose(d_logits, [[third - 0.5, third, third], [third, third, third - 0.5]])
     value, d_logits = losses.cross_entropy(np.array([[1000.0, 0.0]]), np.array([0]))
     assert value == 0 and not d_logits.any()
+    # Each row by its own largest logit: beside a row of 1000 a row of -1000 is not exp(-2000) = 0.
+    value, d_logits = losses.cross_entropy(np.array([[1000.0, 0.0], [-1000.0, -1000.0]]), np.array([0, 1]))
+    assert math.isclose(value, math.log(2) / 2) and d_logits.tolist() == [[0, 0], [0.25, -0.25]]
 
 
 @pytest.mark.parametrize(("logits", "labels"), [((3,), (3,)), ((3, 2), (2,)), ((3, 2), (3, 1)), ((3, 2, 1), (3,))])
@@ -180,3 +194,11 @@ def test_cross_entropy_refuses_what_would_broadcast(logits, labels):
 def test_a_row_of_logits_is_as_good_as_a_column():
     column_loss, row_loss = non_saturating.generator(L), non_saturating.generator(L[:, 0])
     assert column_loss[0] == row_loss[0] and (column_loss[1][:, 0] == row_loss[1]).all()
+
+
+def test_the_gradient_of_a_lost_cause_keeps_its_digits():
+    """Where D is sure of the fakes the minimax gradient is tiny, but never 0: s(-30) = 9.4e-14 in float32 too."""
+    fake = column(-18, -30, -80, dtype=np.float32)
+    _, d_fake = minimax.generator(fake)
+    expected = -np.exp(fake.astype(np.float64)) / 3
+    np.testing.assert_allclose(d_fake, expected, rtol=1e-5)
