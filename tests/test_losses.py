@@ -76,7 +76,7 @@ def test_exact_at_logits_of_100(dtype):
     tiny = math.exp(-100) / 2  # 1.9e-44: subnormal in float32, and not 0
 
     def slopes(d, *expected):
-        np.testing.assert_allclose(d.ravel(), expected, rtol=1e-6, atol=1e-45)
+        np.testing.assert_allclose(d.ravel(), expected, rtol=1e-6, atol=3e-45)  # one or two subnormal steps
         assert d.all()
 
     loss, d_real, d_fake = non_saturating.discriminator(far, far)
