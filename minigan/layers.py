@@ -144,14 +144,14 @@ class Dense(_Affine):
         return y, x
 
     def _linear(self, x):
-        return x @ self.params["w"]
+        return self.backend.matmul(x, self.params["w"])
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         x, dx, grads = cache, None, None
         if need_dx:  # y = x w
-            dx = dy @ self.params["w"].T  # (N, n_in)
+            dx = self.backend.matmul(dy, self.params["w"].T)  # (N, n_in)
         if need_grads:
-            grads = {"w": x.T @ dy}  # (n_in, n_out)
+            grads = {"w": self.backend.matmul(x.T, dy)}  # (n_in, n_out)
             if "b" in self.params:
                 grads["b"] = self.backend.sum_rows(dy)
         return dx, grads

@@ -556,6 +556,20 @@ def test_threads_are_as_many_as_cores_whoever_imports_numba_first(before):
         assert int(four) == min(4, most)
 
 
+def test_the_environment_of_a_numba_that_was_imported_before_is_left_alone():
+    """Numba reads it again when it compiles, and refuses a number of threads other than the one it started with."""
+    code = """
+        import os
+        for name in ("NUMBA_NUM_THREADS", "MINIGAN_THREAD_POOL"):
+            os.environ.pop(name, None)
+        import numba
+        from minigan.backends import numba_backend
+        numba_backend.set_threads(2)
+        print("NUMBA_NUM_THREADS" in os.environ, numba.njit(lambda x: x + 1)(1))
+    """
+    assert run(code).split() == ["False", "2"]
+
+
 def test_the_number_of_threads_is_the_users_choice():
     assert run(THREADS, NUMBA_NUM_THREADS="3").split()[:4] == ["3", "1", "3", "3"]
 

@@ -15,6 +15,7 @@ Every backend module has these names with these signatures; whoever holds a back
     conv2d_grad_x(dy, w, x_shape, stride, pad)     (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)
     conv2d_grad_w(dy, x, w_shape, stride, pad)     (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)
 
+    matmul(a, b)                                   (M,K), (K,N) -> (M,N), either of them perhaps transposed
     sum_rows(dy)                                   (..., C) -> (C,): the gradient of a bias
     leaky_relu(x, slope)                           y
     leaky_relu_grad(dy, y, slope)                  dx

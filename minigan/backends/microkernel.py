@@ -39,9 +39,9 @@ A CPU with 16 registers takes 6 rows (12 + 2 + 1 = 15): AVX2 with 8 lanes, SSE w
 nothing else changes.
 
 w is stored in "panels" of 2 vectors, so that a tile reads it from front to back. Columns that do not fill a panel are
-padded with zeros, rows that do not fill a tile repeat the last one (the same number, computed and stored again), and so
-the tile itself has no edge cases. Each sum over k is taken in one order by one thread: no result depends on the number
-of threads.
+padded with zeros, rows that do not fill a tile go into low tiles of 2 rows or repeat the last one (the same number,
+computed and stored again), and so the tile itself has no edge cases. Each sum over k is taken in one order by one
+thread: no result depends on the number of threads.
 
 Below: the tile as LLVM instructions, the compiled loops around it, and the tables that make them the three convolutions
 and the matrix product.
@@ -135,8 +135,8 @@ def tile_of(height: int):
             def multiply_add(a, b, total):
                 """total + a * b: one FMA where the CPU has it, else a multiplication and an addition.
 
-                The empty piece of assembler says that the sum is needed just here. Left to itself, LLVM's scheduler first
-                loads all the broadcasts of a step, runs out of registers, and the tile is three times slower.
+                The empty piece of assembler says that the sum is needed just here. Left to itself, LLVM's scheduler
+                first loads all the broadcasts of a step, runs out of registers, and the tile is three times slower.
                 """
                 kind = ir.FunctionType(vector, [vector] * 3)
                 fmuladd = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{lanes}f{8 * size}")
@@ -150,11 +150,8 @@ def tile_of(height: int):
             row_numbers = [builder.add(integer("m"), whole(r)) for r in range(height)]
             x_rows = [behind(begin("x", integer("x_at")), builder.load(begin("rows", row))) for row in row_numbers]
             y_rows = [behind(begin("y", integer("y_at")), builder.load(begin("out", row))) for row in row_numbers]
-            w_begin, steps, w_steps = (
-                begin("w", integer("w_at")),
-                begin("steps", integer("first")),
-                begin("w_steps", integer("first")),
-            )
+            w_begin = begin("w", integer("w_at"))
+            steps, w_steps = begin("steps", integer("first")), begin("w_steps", integer("first"))
             zero = ir.Constant(vector, [0.0] * lanes)
             sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(VECTORS)] for _ in range(height)]
 
@@ -351,7 +348,8 @@ def add_rows(a, b):
 
 def whole_tiles(offsets: np.ndarray) -> np.ndarray:
     """The offsets, and the last one again until they fill whole tiles."""
-    return np.pad(offsets.ravel(), (0, -offsets.size % ROWS), mode="edge").astype(np.int64)
+    places = np.arange(offsets.size + -offsets.size % ROWS)
+    return offsets.ravel()[np.minimum(places, offsets.size - 1)].astype(np.int64)
 
 
 def stacked(tables: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -368,8 +366,12 @@ def whole_columns(columns: int, dtype) -> int:
 
 def whole_panels(x: np.ndarray) -> np.ndarray:
     """x with zeros behind its last axis, so that it fills whole panels; x itself where it does already."""
-    missing = whole_columns(x.shape[-1], x.dtype) - x.shape[-1]
-    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else np.ascontiguousarray(x)
+    columns = whole_columns(x.shape[-1], x.dtype)
+    if columns == x.shape[-1]:
+        return np.ascontiguousarray(x)
+    padded = np.zeros((*x.shape[:-1], columns), x.dtype)
+    padded[..., : x.shape[-1]] = x
+    return padded
 
 
 def panels(w: np.ndarray) -> np.ndarray:
@@ -528,11 +530,9 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = (x if x.flags.c_contiguous or x.T.flags.c_contiguous else np.ascontiguousarray(x) for x in (a, b))
     (M, K), N = a.shape, b.shape[1]
     if few(N, a.dtype):
-        return (
-            np.ascontiguousarray(add_rows(a.T, b).T)
-            if a.T.flags.c_contiguous
-            else dot_rows(a, np.ascontiguousarray(b.T))
-        )
+        if a.flags.c_contiguous:
+            return dot_rows(a, np.ascontiguousarray(b.T))
+        return np.ascontiguousarray(add_rows(a.T, b).T)
     (a_row, a_step), (b_row, b_column) = ([stride // x.itemsize for stride in x.strides] for x in (a, b))
     columns, width = whole_columns(N, a.dtype), panel_width(a.dtype)
     packed, y = np.empty((columns // width, K, width), a.dtype), np.empty((M, columns), a.dtype)

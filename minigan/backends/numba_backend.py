@@ -10,6 +10,8 @@ The results do not depend on the number of threads, to the bit: work is cut into
 each output is summed by one thread in one order, and partial sums are added in a fixed order.
 """
 
+import contextlib
+import ctypes
 import functools
 import itertools
 import os
@@ -35,6 +37,10 @@ if USER_THREADS == os.environ.get("MINIGAN_THREAD_POOL"):
     USER_THREADS = None
     if "numba" not in sys.modules:
         os.environ["NUMBA_NUM_THREADS"] = os.environ["MINIGAN_THREAD_POOL"] = str(max(cores(), 16))
+
+# The threads of OpenMP wait for one another asleep or in a busy loop. Busy is their default, and many times slower on a
+# machine that has anything else to do: the one waiting takes the core from the one waited for.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numba  # noqa: E402
 from numba import njit, prange  # noqa: E402
@@ -70,11 +76,15 @@ def synchronize() -> None:
 
 
 def set_threads(n: int | None) -> None:
-    """The threads of compiled loops and of NumPy's matrix products; None: one for each core, or NUMBA_NUM_THREADS."""
+    """The threads of compiled loops; None: one for each core, or NUMBA_NUM_THREADS.
+
+    The BLAS library behind NumPy's own products gets one: its threads wait in a busy loop after each product, on the
+    cores that the compiled loops need, and their number changes its bits.
+    """
     if n is None:
         n = int(USER_THREADS or cores())
     numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
-    threadpoolctl.threadpool_limits(n, user_api="blas")
+    threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 def conv2d(x: np.ndarray, w: np.ndarray, stride: int, pad: int | tuple[int, int]) -> np.ndarray:
@@ -431,4 +441,17 @@ def panel_starts(columns: int, dtype) -> np.ndarray:
     return np.arange(0, columns, panel_width(dtype))
 
 
+def keep_freed_memory() -> None:
+    """Tells glibc to keep the memory of freed arrays for the next ones (mallopt: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD).
+
+    A step frees and asks for the same large arrays again and again. Given back to the system each time, every page of
+    them has to be cleared and mapped anew, which takes as long as filling it. Elsewhere than under glibc: no change.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option in (-3, -1):
+            mallopt(option, 2**30)
+
+
+keep_freed_memory()
 set_threads(None)

@@ -68,6 +68,11 @@ def windows(x: np.ndarray, kernel: int, stride: int, pad: int | tuple[int, int])
     return view[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)[:, :P, :Q]
 
 
+def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b, (M,K), (K,N) -> (M,N)"""
+    return a @ b
+
+
 def sum_rows(dy: np.ndarray) -> np.ndarray:
     """The sum over all axes but the last; (..., C) -> (C,)"""
     return dy.sum(axis=tuple(range(dy.ndim - 1)))
