@@ -281,7 +281,7 @@ def plot(report: dict, file: str) -> None:
     axes.invert_yaxis()
     axes.set(xlabel="time of a full training step, as a share of PyTorch at its best (shorter is faster)")
     axes.set_title(f"{report['machine']['cpu']}, {rows[0]['threads']} threads, float32")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(file, dpi=100)
 
 
