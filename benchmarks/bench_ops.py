@@ -19,16 +19,16 @@ that needs fewer of them can exceed the peak.
 import argparse
 import importlib.util
 import json
-import os
-import platform
 import sys
-import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from minigan.backends import conv_size, load, numpy_backend, pads
+from minigan import bench
+from minigan.backends import conv_size, cores, load, numpy_backend, pads
+from minigan.bench import take_turns
 
 # preset: {layer: (H, C, O, kernel, stride, pad)}, each as a convolution from the larger map to the smaller one
 LAYERS = {
@@ -136,18 +136,6 @@ class Case:
             sys.exit(f"{rung} {operation} is wrong: off by {error:.1e} of the largest number")
 
 
-def take_turns(functions: list, seconds: float) -> list[list[float]]:
-    """The functions in turn, until each had its seconds, three times at least: every duration of each."""
-    durations = [[] for _ in functions]
-    deadline = time.perf_counter() + seconds * len(functions)
-    while len(durations[0]) < 3 or time.perf_counter() < deadline:
-        for function, times in zip(functions, durations, strict=True):
-            start = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - start)
-    return durations
-
-
 def measured_peak(threads: int) -> float:
     """The most GFLOP/s seen here: the tile on data that stays in the nearest cache, or a BLAS matrix product."""
     a = np.ones((1024, 1024), np.float32)
@@ -165,7 +153,15 @@ def measured_peak(threads: int) -> float:
     return max(best)
 
 
-def measure(presets: list[str], batches: list[int] | None, rungs: list[str], seconds: float, peak: float) -> list[dict]:
+def set_threads(rung: str, threads: int) -> None:
+    """The threads of BLAS are shared: NumPy wants them all, Numba but one."""
+    if rung != "torch":
+        load("numpy" if rung == "numpy" else "numba").set_threads(threads)
+
+
+def measure(
+    presets: list[str], batches: list[int] | None, rungs: list[str], threads: int, seconds: float, peak: float
+) -> list[dict]:
     rows = []
     for preset in presets:
         for batch in batches or BATCHES[preset]:
@@ -178,7 +174,8 @@ def measure(presets: list[str], batches: list[int] | None, rungs: list[str], sec
                     for rung, function in flat:
                         case.check(operation, rung, function())
                     timed = [(rung, function) for rung, function in flat if rung != "loops"]
-                    durations = take_turns([function for _, function in timed], seconds)
+                    before = [partial(set_threads, rung, threads) for rung, _ in timed]
+                    durations = take_turns([function for _, function in timed], seconds, before)
                     results: dict[str, list[float]] = {}
                     for (rung, _), times in zip(timed, durations, strict=True):
                         results[rung] = min(results.get(rung, times), times, key=np.median)
@@ -211,23 +208,16 @@ def line(row: dict) -> str:
 
 
 def machine() -> dict:
-    versions = {"python": platform.python_version()}
-    for name in ("numpy", "numba", "llvmlite", "torch"):
-        if importlib.util.find_spec(name):
-            versions[name] = __import__(name).__version__
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [entry for entry in Path("/proc/cpuinfo").read_text().splitlines() if entry.startswith("model name")]
-        cpu = names[0].split(":")[1].strip() if names else cpu
+    """What it is measured on, and the tile that Numba was asked for."""
     target = {}
-    if "numba" in versions:
+    if importlib.util.find_spec("numba"):
         import llvmlite.binding
 
         from minigan.backends import microkernel
 
         tile = f"{microkernel.ROWS} x {microkernel.VECTORS} vectors of {microkernel.VECTOR_BYTES} bytes"
         target = {"target": llvmlite.binding.get_host_cpu_name(), "tile": tile}
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), **target, "versions": versions}
+    return bench.machine() | target
 
 
 def plot(report: dict, file: str) -> None:
@@ -272,12 +262,7 @@ def main() -> None:
         if not importlib.util.find_spec(package):
             print(f"{package} is not installed: without {rungs}")
             options.rungs = [rung for rung in options.rungs if rung not in rungs.split()]
-    threads = options.threads or len(
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
-    )
-    numpy_backend.set_threads(threads)
-    if importlib.util.find_spec("numba"):
-        load("numba").set_threads(threads)
+    threads = options.threads or cores()
     if "torch" in options.rungs:
         import torch
 
@@ -287,7 +272,9 @@ def main() -> None:
     report = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "threads": threads}
     report["rungs"], report["peak_gflops"] = options.rungs, measured_peak(threads)
     print(f"{report['machine']['cpu']}, {threads} threads, measured peak {report['peak_gflops']:.0f} GFLOP/s")
-    report["results"] = measure(options.presets, options.batch, options.rungs, options.seconds, report["peak_gflops"])
+    report["results"] = measure(
+        options.presets, options.batch, options.rungs, threads, options.seconds, report["peak_gflops"]
+    )
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     if options.plot:

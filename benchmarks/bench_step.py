@@ -28,13 +28,11 @@ def main() -> None:
     rows = []
     for preset in options.presets:
         for threads in options.threads:
-            for name in options.backends:
-                backends.load(name).set_threads(threads)
-            for row in bench.compare_backends(preset, BATCHES[preset], options.backends, options.seconds):
-                rows.append(row | {"threads": threads})
+            for row in bench.compare_backends(preset, BATCHES[preset], options.backends, threads, options.seconds):
+                rows.append(row)
                 print(
                     "{preset:9s} batch {batch:4d}  {backend:6s} {threads} threads {median_ms:9.1f} ms "
-                    "({quartiles_ms[0]:.1f}-{quartiles_ms[1]:.1f}) {images_per_second:7,d} images/s".format(**rows[-1]),
+                    "({quartiles_ms[0]:.1f}-{quartiles_ms[1]:.1f}) {images_per_second:7,d} images/s".format(**row),
                     flush=True,
                 )
     report = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": bench.machine(), "results": rows}

@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,32 @@ from minigan import backends, losses, models
 from minigan.game import discriminator_step, generator_step
 from minigan.optim import Adam
 
+PAUSE, BURST = 0.05, 0.02  # seconds
 
-def take_turns(functions: list[Callable[[], object]], seconds: float, least: int = 3) -> list[list[float]]:
-    """The functions in turn, until each had its seconds, `least` times at least: every duration of each, in seconds."""
+
+def take_turns(
+    functions: list[Callable[[], object]], seconds: float, before: list[Callable[[], object]] | None = None
+) -> list[list[float]]:
+    """The functions in turn, until each had its seconds, three times at least: every duration of each, in seconds.
+
+    `before` has a function for each of them that runs at the start of its turn and is not timed. Then there is a pause,
+    for the BLAS threads of the one before wait in a busy loop for some 30 ms; then it runs, short ones several times.
+    """
+    before = before or [lambda: None] * len(functions)
     durations: list[list[float]] = [[] for _ in functions]
-    deadline = time.perf_counter() + seconds * len(functions)
-    while len(durations[0]) < least or time.perf_counter() < deadline:
-        for function, times in zip(functions, durations, strict=True):
-            start = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - start)
+    deadline, turns = time.perf_counter() + seconds * len(functions), 0
+    while turns < 3 or time.perf_counter() < deadline:
+        for prepare, function, times in zip(before, functions, durations, strict=True):
+            prepare()
+            time.sleep(PAUSE)
+            end = time.perf_counter() + BURST
+            while True:
+                start = time.perf_counter()
+                function()
+                times.append(time.perf_counter() - start)
+                if time.perf_counter() > end:
+                    break
+        turns += 1
     return durations
 
 
@@ -71,8 +88,10 @@ class Step:
         return record
 
 
-def compare_backends(preset: str, batches: list[int], names: list[str], seconds: float) -> list[dict]:
+def compare_backends(preset: str, batches: list[int], names: list[str], threads: int, seconds: float) -> list[dict]:
     """A row for each batch and backend: the time of a full step. The first step of each is checked, not timed.
+
+    Before each step its backend sets its threads, since those of BLAS are shared: NumPy wants them, Numba does not.
 
     Raises AssertionError where two backends play different games.
     """
@@ -84,8 +103,9 @@ def compare_backends(preset: str, batches: list[int], names: list[str], seconds:
             for key, value in record.items():
                 expected = first[0][key]
                 assert abs(value - expected) < 1e-3 * max(1, abs(expected)), f"{name} {key}: {value}, not {expected}"
-        for name, times in zip(names, take_turns(steps, seconds), strict=True):
-            row = {"preset": preset, "batch": batch, "backend": name, **summary(times)}
+        before = [partial(backends.load(name).set_threads, threads) for name in names]
+        for name, times in zip(names, take_turns(steps, seconds, before), strict=True):
+            row = {"preset": preset, "batch": batch, "backend": name, "threads": threads, **summary(times)}
             rows.append(row | {"images_per_second": round(1e3 * batch / row["median_ms"])})
     return rows
 

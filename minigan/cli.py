@@ -371,17 +371,13 @@ def bench(arguments) -> int:
         )
     if arguments.preset not in models.PRESETS:
         raise UserError(f"unknown preset {arguments.preset!r}: choose {', '.join(models.PRESETS)}")
-    names = backends.available()
-    for name in names:
-        backends.load(name).set_threads(arguments.threads)
+    names, threads = backends.available(), arguments.threads or backends.cores()
     machine = measuring.machine()
-    rows = measuring.compare_backends(arguments.preset, sorted(arguments.batch), names, arguments.seconds)
+    rows = measuring.compare_backends(arguments.preset, sorted(arguments.batch), names, threads, arguments.seconds)
     if arguments.json:
-        _print_json({"machine": machine, "threads": arguments.threads, "results": rows})
+        _print_json({"machine": machine, "threads": threads, "results": rows})
         return 0
-    print(
-        f"{machine['cpu']}, {arguments.threads or machine['cores']} threads; a full training step of {arguments.preset}"
-    )
+    print(f"{machine['cpu']}, {threads} threads; a full training step of {arguments.preset}")
     reference = {row["batch"]: row["median_ms"] for row in rows if row["backend"] == "numpy"}
     for row in rows:
         print(
@@ -411,8 +407,7 @@ def doctor(arguments) -> int:
             print(f"{package:<8} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             print(f"{package:<8} not installed")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"cores    {cores} that this process may use")
+    print(f"cores    {backends.cores()} that this process may use")
     print(f"data     {datasets.mnist('all').images.shape[0]:,} embedded MNIST images, whole")
     for name, cause in backends.status().items():
         print(f"backend  {name:<6} {'runs here' if cause is None else 'does not run here: ' + cause}")

@@ -42,6 +42,7 @@ inputs: float32 to train, float64 to check gradients (the reference takes comple
 
 import importlib
 import operator
+import os
 from types import ModuleType
 
 from minigan.errors import UserError
@@ -108,6 +109,11 @@ def status() -> dict[str, str | None]:
         except BackendUnavailable as cause:
             result[name] = str(cause)
     return result
+
+
+def cores() -> int:
+    """The number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / the golden ratio: multiples of it spread evenly

@@ -22,13 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import threadpoolctl
 
-from minigan.backends import conv_size, pads
-
-
-def cores() -> int:
-    """The number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
+from minigan.backends import conv_size, cores, pads
 
 # Numba fixes its largest number of threads when it is imported, from this variable: 16 or more, so that set_threads(n)
 # may exceed the cores. The second variable tells a child process that the first was not the user's choice.

@@ -7,7 +7,7 @@ under the kernel, and `windows` shows them all without copying.
 import numpy as np
 import threadpoolctl
 
-from minigan.backends import GOLDEN, conv_size, pads
+from minigan.backends import GOLDEN, conv_size, cores, pads
 
 NAME = "numpy"
 xp = np
@@ -27,7 +27,7 @@ def synchronize() -> None:
 
 def set_threads(n: int | None) -> None:
     """Limits the threads of the BLAS library, in which NumPy's matrix products run."""
-    threadpoolctl.threadpool_limits(n, user_api="blas")
+    threadpoolctl.threadpool_limits(n or cores(), user_api="blas")
 
 
 def conv2d(x: np.ndarray, w: np.ndarray, stride: int, pad: int | tuple[int, int]) -> np.ndarray:
