@@ -3,7 +3,7 @@
 #
 # **Question.** What does it take to play lesson 8's game with images?
 #
-# **Needs.** Lessons 6 to 9. **Takes** one to two minutes, with `--quick` 25 seconds.
+# **Needs.** Lessons 6 to 9. **Takes** about a minute, with `--quick` 15 seconds.
 #
 # Only other networks: a generator that goes up from noise to an image (lesson 7), a discriminator that goes down from
 # an image to a logit (lesson 6). The game does not change by a line. (Radford et al. 2016, "DCGAN".)

@@ -17,7 +17,7 @@ from minigan import backends, losses, models
 from minigan.game import discriminator_step, generator_step
 from minigan.optim import Adam
 
-PAUSE, BURST = 0.05, 0.02  # seconds
+PAUSE, BURST = 0.05, 0.2  # seconds
 
 
 def take_turns(
@@ -25,8 +25,8 @@ def take_turns(
 ) -> list[list[float]]:
     """The functions in turn, until each had its seconds, three times at least: every duration of each, in seconds.
 
-    `before` has a function for each of them that runs at the start of its turn and is not timed. Then there is a pause,
-    for the BLAS threads of the one before wait in a busy loop for some 30 ms; then it runs, short ones several times.
+    A turn begins with the function's own `before`, with a pause, in which the BLAS threads of the one before give up
+    their busy waiting, and with one run to warm up, none of which is timed; then it runs for 0.2 s, once at least.
     """
     before = before or [lambda: None] * len(functions)
     durations: list[list[float]] = [[] for _ in functions]
@@ -35,6 +35,7 @@ def take_turns(
         for prepare, function, times in zip(before, functions, durations, strict=True):
             prepare()
             time.sleep(PAUSE)
+            function()
             end = time.perf_counter() + BURST
             while True:
                 start = time.perf_counter()

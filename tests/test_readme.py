@@ -37,7 +37,9 @@ def test_every_file_of_the_map_exists():
 
 
 def test_every_command_is_known(capsys):
-    for command in sorted(set(re.findall(r"minigan (train|sample|doctor|\w+) ", README))):
+    commands = set(re.findall(r"(?:^    |`)minigan (\w+)", README, re.M))
+    assert {"train", "sample", "evaluate", "gradcheck", "bench", "doctor"} <= commands
+    for command in sorted(commands):
         with pytest.raises(SystemExit) as end:
             main([command, "--help"])
         assert end.value.code == 0, command
