@@ -7,9 +7,9 @@ A step is D on real and on fake images and one Adam update, then G through D and
 each; in float32. PyTorch plays it twice: `plain` as a user would first write it, and `best` in channels_last memory,
 with D frozen in G's step, fakes for D made without a tape, and Adam fused. TensorFlow, where it is installed, plays its
 tutorial's own scheme inside one tf.function: both players learn from one pass ("at once"); minigan plays that as well.
-Every contender lives in a process of its own, so that no one's threads disturb another, and they take turns: one step
-to warm up, then some that count. Before anything is timed, the generator's images, the discriminator's logits and the
-gradients of a whole step are compared.
+Every contender lives in a process of its own, so that no one's threads disturb another, and they take turns: a pause,
+one step to warm up, then those that count. Before anything is timed, the generator's images, the discriminator's logits
+and the gradients of a whole step are compared.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 
 CONTENDERS = ("minigan", "torch plain", "torch best", "minigan, at once", "tensorflow, at once")
-BURST = 0.2  # seconds of a contender's turn
 
 
 # ---------------------------------------------------------------- the networks in PyTorch
@@ -318,8 +317,10 @@ def check_tensorflow(preset: str) -> float:
 
 def contender(name: str, preset: str, batch: int, threads: int, pipe) -> None:
     """A process that plays for a while whenever it is told to, and answers with the seconds of each step."""
+    from minigan import bench
+
     if name.startswith("minigan"):
-        from minigan import backends, bench
+        from minigan import backends
 
         backend = backends.load("numba")
         backend.set_threads(threads)
@@ -338,8 +339,9 @@ def contender(name: str, preset: str, batch: int, threads: int, pipe) -> None:
         step()  # compilation, memory, oneDNN's choices
     pipe.send("ready")
     while pipe.recv() == "go":
+        time.sleep(bench.PAUSE)  # in which the threads of the one before give up their busy waiting
         step()
-        times, end = [], time.perf_counter() + BURST
+        times, end = [], time.perf_counter() + bench.BURST
         while not times or time.perf_counter() < end:
             start = time.perf_counter()
             step()

@@ -69,6 +69,7 @@ LOW_ROWS = 2
 PANEL_BYTES = VECTORS * VECTOR_BYTES
 
 CACHE_BYTES = 256 * 1024  # of padded images: what half of a small second-level cache holds
+PACKED_FROM = 300  # rows of a matrix product, from which on it pays to bring its second factor into panels
 CHUNKS = 8  # partial sums of a weight gradient; fixed, since the bits of the result depend on it
 
 
@@ -183,7 +184,7 @@ def tile_of(height: int, vectors: int = VECTORS):
     return tile
 
 
-tile, low_tile = tile_of(ROWS), tile_of(LOW_ROWS)
+tile, low_tile, narrow_tile = tile_of(ROWS), tile_of(LOW_ROWS), tile_of(ROWS, vectors=1)
 
 
 # Compiled loops around the tile ---------------------------------------------------------------------------------------
@@ -284,8 +285,12 @@ def spread_images(dy, w, rows, steps, w_steps, out, dx, K, stride, before):
     dy = dy.reshape(-1)
     for n in prange(N):
         dwindow = np.empty(len(rows) * columns, dx.dtype)
-        for o in range(0, columns, width):
-            fill(dy, n * P * Q * O, rows, 0, P * Q, steps, 0, O, w, o * O, w_steps, dwindow, o, out, False)
+        if K * K * C <= width // VECTORS:
+            for m in range(0, len(rows), ROWS):
+                narrow_tile(dy, n * P * Q * O, rows, m, steps, 0, O, w, 0, w_steps, dwindow, 0, out, False)
+        else:
+            for o in range(0, columns, width):
+                fill(dy, n * P * Q * O, rows, 0, P * Q, steps, 0, O, w, o * O, w_steps, dwindow, o, out, False)
         dx_image = dx[n].reshape(-1)
         dx_image[:] = 0
         for p in range(P):
@@ -545,13 +550,18 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(add_rows(a.T, b).T)
     (a_row, a_step), (b_row, b_column) = ([stride // x.itemsize for stride in x.strides] for x in (a, b))
     columns, width = whole_columns(N, a.dtype), panel_width(a.dtype)
-    packed, y = np.empty((columns // width, K, width), a.dtype), np.empty((M, columns), a.dtype)
-    pack(b.ravel(order="K"), b_row, b_column, K, N, packed)
+    y, b = np.empty((M, columns), a.dtype), b.ravel(order="K")
+    if b_column == 1 and columns == N and M <= PACKED_FROM:  # read where it lies: packing would take longer
+        row_size, panel_size = N, width
+    else:
+        packed = np.empty((columns // width, K, width), a.dtype)
+        pack(b, b_row, b_column, K, N, packed)
+        b, row_size, panel_size = packed.ravel(), width, K * width
     rows, o = np.arange(M), np.arange(0, columns, width)[:, None]
     first = np.arange(0, M, 4 * ROWS)  # a task: four tiles high, one panel wide
     products(
         a.ravel(order="K"), whole_tiles(rows * a_row), np.arange(K) * a_step,
-        packed.ravel(), np.arange(K) * width, y.ravel(), whole_tiles(rows * columns),
-        tasks(0, o * K, o, (first, np.minimum(first + 4 * ROWS, M)), (0, K)),
+        b, np.arange(K) * row_size, y.ravel(), whole_tiles(rows * columns),
+        tasks(0, o // width * panel_size, o, (first, np.minimum(first + 4 * ROWS, M)), (0, K)),
     )  # fmt: skip
     return np.ascontiguousarray(y[:, :N])
