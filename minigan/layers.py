@@ -298,9 +298,7 @@ class BatchNorm(Layer):
         if train:
             y, mean, var = self.backend.batchnorm(x, gamma, beta, self.eps)
             if track:
-                for name, batch in (("mean", mean), ("var", var)):
-                    running = self.buffers[name]
-                    running[...] = self.momentum * running + (1 - self.momentum) * batch
+                self.backend.track(self.buffers["mean"], self.buffers["var"], mean, var, self.momentum)
         else:
             mean, var = self.buffers["mean"].copy(), self.buffers["var"].copy()  # as they were in this pass
             y = gamma / (var + self.eps) ** 0.5 * (x - mean) + beta

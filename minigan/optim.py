@@ -107,4 +107,4 @@ class MovingAverage:
                 if a.dtype.kind == "u":  # a counter
                     a[...] = now[name]
                 else:
-                    a += (1 - d) * (now[name] - a)
+                    self.network.backend.moving_average(a, now[name], 1 - d)

@@ -86,8 +86,8 @@ def read_config(out: Path) -> Config:
 
 
 def load_backend(config: Config):
-    """The config's backend, with its number of threads set."""
-    backend = backends.load(config.backend)
+    """The config's backend, with its number of threads, or its GPU, set."""
+    backend = backends.load(config.backend, device=config.device, tf32=config.tf32, memory=config.gpu_memory)
     backend.set_threads(config.threads)
     return backend
 
