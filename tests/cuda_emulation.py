@@ -21,7 +21,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 SOURCE = (HERE.parent / "minigan" / "backends" / "kernels.cu").read_text(encoding="utf-8")
-SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+SANITIZERS = ("-g", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
 MARGIN = 1024  # bytes
 LETTERS = {"f4": "f", "f8": "d", "i4": "i", "i8": "l", "u8": "l", "u1": "b"}
@@ -53,7 +53,7 @@ def waiting(source: str) -> set[str]:
 class Kernels(dict):
     """The kernels of a source by name, each callable as CuPy's are: kernel(grid, block, arguments)."""
 
-    def __init__(self, source: str = SOURCE, real: str = "float", flags: tuple[str, ...] = ("-O2",)):
+    def __init__(self, source: str = SOURCE, real: str = "float", flags: tuple[str, ...] = ("-O2", "-Werror")):
         kernels = re.findall(r'extern "C" __global__ void (\w+)\(', source)
         library, fibers = ctypes.CDLL(str(build(source, real, flags))), waiting(source)
         super().__init__({name: Kernel(library, name, name in fibers) for name in kernels})
@@ -73,7 +73,7 @@ extern "C" void signature_{name}(char* out) {{ emulation::signature({name}, out)
     )
     header = (HERE / "cuda_cpu.h").read_text(encoding="utf-8")
     text = f'{header}\n#line 1 "kernels.cu"\n{source}\n{entries}\n'.replace("#pragma once", "")
-    command = ["g++", "-std=c++17", "-fPIC", "-shared", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror"]
+    command = ["g++", "-std=c++17", "-fPIC", "-shared", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra"]
     command += [
         "-Wno-unknown-pragmas",
         "-Wno-unused-function",
@@ -157,4 +157,4 @@ class Room:
         """Copies back; whether the margins are as they were."""
         if self.array.flags.writeable and self.array.nbytes:
             np.frombuffer(self.array, np.uint8)[:] = self.inside
-        return (self.memory[:MARGIN] == 0xFF).all() and (self.memory[-MARGIN:] == 0xFF).all()
+        return (self.memory[:MARGIN] == 0xFF).all() and (self.memory[MARGIN + self.array.nbytes :] == 0xFF).all()
