@@ -415,14 +415,16 @@ def doctor(arguments) -> int:
     from minigan import backends, datasets
 
     print(f"minigan {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    distributions = importlib.metadata.packages_distributions()  # CuPy's is called cupy-cuda13x, or otherwise
     for package in ("numpy", "numba", "cupy"):
-        try:
-            print(f"{package:<8} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            print(f"{package:<8} not installed")
+        found = [f"{importlib.metadata.version(d)} ({d})" for d in dict.fromkeys(distributions.get(package, []))]
+        print(f"{package:<8} {', '.join(found) or 'not installed'}")
     print(f"cores    {backends.cores()} that this process may use")
     print(f"data     {datasets.mnist('all').images.shape[0]:,} embedded MNIST images, whole")
-    for name, cause in backends.status().items():
+    status = backends.status()
+    for name, cause in status.items():
         print(f"backend  {name:<6} {'runs here' if cause is None else 'does not run here: ' + cause}")
+    if status["cupy"] is None:
+        print(f"gpu      {backends.load('cupy').describe()}")
     print(f"auto     takes {backends.choose()[1].removeprefix('backend ')}")
     return 0

@@ -666,7 +666,9 @@ class Upsample(_Elementwise):
         return self._repeat(x), x.shape
 
     def _repeat(self, x):
-        return x.repeat(self.factor, axis=1).repeat(self.factor, axis=2)
+        N, H, W, C = x.shape  # (CuPy's `repeat` would launch a copy for each row)
+        blocks = self.backend.xp.broadcast_to(x[:, :, None, :, None], (N, H, self.factor, W, self.factor, C))
+        return blocks.reshape(N, H * self.factor, W * self.factor, C)
 
     def gradient(self, dy, x_shape):  # y[n, f*h+i, f*w+j, c] = x[n,h,w,c]: the block's gradients add
         N, H, W, C = x_shape

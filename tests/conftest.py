@@ -33,19 +33,29 @@ def emulation(emulated, monkeypatch):
     return backends.load("cupy")
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    """A backend module: numpy, and the others that run here. On one thread: these arrays are small."""
-    if request.param == "emulation":
-        yield request.getfixturevalue("emulation")
-        return
+def of_name(name: str, request):
+    """The backend of that name, on one CPU thread; skips, with the reason, where it does not run."""
+    if name == "emulation":
+        return request.getfixturevalue("emulation")
     try:
-        backend = backends.load(request.param)
+        backend = backends.load(name)
     except backends.BackendUnavailable as cause:
         pytest.skip(str(cause))
-    backend.set_threads(1)
-    yield backend
-    backend.set_threads(None)
+    backend.set_threads(1)  # the arrays are small
+    request.addfinalizer(lambda: backend.set_threads(None))
+    return backend
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """A backend module: numpy, and the others that run here."""
+    return of_name(request.param, request)
+
+
+@pytest.fixture(params=BACKENDS[2:])
+def gpu(request):
+    """The GPU backend, emulated and real."""
+    return of_name(request.param, request)
 
 
 @pytest.fixture

@@ -168,6 +168,20 @@ def ascontiguousarray(a, dtype=None):
     return a if a.flags.c_contiguous else operate(np.ascontiguousarray, a)
 
 
+def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
+    """Up to eight arrays are as many copies; more are one, by a table of addresses that comes from the host."""
+    result = operate(np.concatenate, list(tup), axis)
+    if len(tup) <= 8:
+        counts["operations"] += len(tup) - 1
+    else:
+        counts["bytes_in"] += 8 * len(tup)
+    return result
+
+
+def stack(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
+    return concatenate([ndarray(np.expand_dims(a.memory, axis)) for a in tup], axis)
+
+
 def matmul(a, b):
     planted("cublas")
     return operate(np.matmul, a, b)
@@ -235,6 +249,7 @@ cuda = types.SimpleNamespace(
         getDeviceCount=_device_count,
         driverGetVersion=lambda: driver["version"],
         runtimeGetVersion=lambda: 13020,
+        getDeviceProperties=lambda device: {"name": b"a stand-in", "totalGlobalMem": 2**31, "major": 9, "minor": 0},
     ),
 )
 _core = types.SimpleNamespace(
@@ -264,14 +279,16 @@ def __getattr__(name):
     return function
 
 
-def load_backend() -> types.ModuleType:
-    """cupy_backend.py anew, as a module of its own over this stand-in, beside whatever sys.modules holds."""
+def load_backend(change=lambda source: source) -> types.ModuleType:
+    """cupy_backend.py anew, its source changed, as a module of its own over this stand-in. What sys.modules holds stays
+    as it is."""
     name = "minigan.backends.cupy_backend"
     spec = importlib.util.find_spec(name)
     backend, before = importlib.util.module_from_spec(spec), sys.modules.get("cupy")
+    source = change(spec.loader.get_source(name))
     sys.modules["cupy"] = sys.modules[__name__]
     try:
-        spec.loader.exec_module(backend)
+        exec(compile(source, spec.origin, "exec"), backend.__dict__)
     finally:
         del sys.modules["cupy"]
         if before is not None:

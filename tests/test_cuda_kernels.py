@@ -179,6 +179,7 @@ def operations(backend, dtype, seed=0):
     x, y, dy = draw(7, 123), draw(7, 123), draw(7, 123)
     yield "leaky_relu", backend.leaky_relu(x, 0.2)
     yield "leaky_relu_grad", backend.leaky_relu_grad(dy, y, 0.2)
+    yield "leaky_relu of an array with gaps", backend.leaky_relu(x[:, ::2], 0.2)
     yield "dropout", backend.dropout(x, 20000, 0xFEDCBA9876543210)
     w, m, v = draw(861), draw(861), abs(draw(861))
     backend.adam(w, draw(861), m, v, 1e-2, 0.5, 0.999, 1e-8, 3)

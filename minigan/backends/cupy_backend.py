@@ -101,6 +101,17 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
+def describe() -> str:
+    """The GPU in use, in a line."""
+    runtime, device = cupy.cuda.runtime, _started["device"]
+    p = runtime.getDeviceProperties(device)
+    cuda, driver = (f"{v // 1000}.{v % 1000 // 10}" for v in (runtime.runtimeGetVersion(), runtime.driverGetVersion()))
+    return (
+        f"{device}: {p['name'].decode()}, {p['totalGlobalMem'] / 2**30:.1f} GiB, compute capability "
+        f"{p['major']}.{p['minor']}, CUDA {cuda} on a driver for {driver}"
+    )
+
+
 def asarray(x, dtype=None) -> cupy.ndarray:
     return cupy.asarray(x, dtype=dtype)
 
@@ -315,7 +326,7 @@ def moving_average(average, now, share: float) -> None:
 
 
 def concatenate(arrays: list[cupy.ndarray]) -> cupy.ndarray:
-    """The arrays end to end; each of any shape -> (n,). (CuPy's own copies a table of addresses to the GPU first.)"""
+    """The arrays end to end; each of any shape -> (n,). (CuPy's own launches a copy for each.)"""
     arrays = _take_in(*arrays)
     out = cupy.empty(sum(a.size for a in arrays), arrays[0].dtype)
     begin = 0
@@ -345,20 +356,20 @@ def discriminator_loss(kind: str, real_logits, fake_logits, tilt: float = 0.0):
     """(loss, d_real, d_fake), in one kernel: mean f(-l_real) + tilt * mean l_real + mean f(l_fake), where f(l) is
     "softplus" or "hinge", max(0, 1 + l)."""
     a, b = _take_in(real_logits, fake_logits)
-    return _loss(kind, a, -1, tilt, b, 1, 1)
+    return _loss(kind, a, -1, tilt, b, 1)
 
 
 def generator_loss(kind: str, fake_logits, sign: int, weight: int):
     """(loss, d_fake): weight * mean f(sign * l), where f(l) is "softplus" or "linear", l."""
     (a,) = _take_in(fake_logits)
-    return _loss(kind, a, sign, 0.0, a[:0], 0, weight)[:2]
+    return _loss(kind, a, sign, 0.0, cupy.empty(0, a.dtype), weight)[:2]
 
 
-def _loss(kind, a, sign_a, tilt, b, sign_b, weight):
+def _loss(kind, a, sign_a, tilt, b, weight):
     real, value = a.dtype.type, cupy.empty((), a.dtype)
     da, db = cupy.empty(a.shape, a.dtype), cupy.empty(b.shape, a.dtype)
     term_a = a, da, np.int32(a.size), real(sign_a), real(tilt)
-    term_b = b, db, np.int32(b.size), real(sign_b)
+    term_b = b, db, np.int32(b.size), real(1)
     _launch("loss", a.dtype, (1,), (THREADS,), np.int32(KINDS[kind]), *term_a, *term_b, real(weight), value)
     return value, da, db
 
