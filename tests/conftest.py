@@ -14,6 +14,10 @@ from minigan import backends
 BACKENDS = ["numpy", "numba", "emulation", pytest.param("cupy", marks=pytest.mark.gpu)]
 
 
+def pytest_report_header() -> str:
+    return "CUDA kernels run on a CPU emulation" + "; no GPU was used" * (backends.status()["cupy"] is not None)
+
+
 @pytest.fixture(scope="session")
 def emulated():
     """(the GPU backend over the stand-in, the stand-in)."""

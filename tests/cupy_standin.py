@@ -40,18 +40,16 @@ def host(value):
     raise TypeError(f"Unsupported type {type(value)}")
 
 
-def operate(function, *arguments, **named):
-    """One operation on the device. A result that is a view costs nothing."""
+def operate(function, *arguments, of=None, **named):
+    """One operation on the device. A result that is a view `of` an array, or of the first argument, costs nothing."""
     with np.errstate(all="ignore"):  # a GPU raises no floating point warnings
         result = function(*host(arguments), **host(named))
-    if isinstance(result, tuple | list):
-        counts["operations"] += 1
-        return type(result)(map(ndarray, result))
-    memories = [a.memory for a in arguments if isinstance(a, ndarray)]
-    memories += [getattr(function, "__self__", None)]
-    if not any(isinstance(m, np.ndarray) and np.may_share_memory(result, m) for m in memories):
-        counts["operations"] += 1
-    return ndarray(result)
+    if of is None:
+        of = next((a for a in arguments if isinstance(a, ndarray)), None)
+    if of is not None and isinstance(result, np.ndarray) and np.may_share_memory(result, of.memory):
+        return ndarray(result, of if of.base is None else of.base)
+    counts["operations"] += 1
+    return type(result)(map(ndarray, result)) if isinstance(result, tuple | list) else ndarray(result)
 
 
 def fetch(array) -> np.ndarray:
@@ -65,14 +63,14 @@ class ndarray:
     """An array "on the device": `memory` holds it."""
 
     __module__ = "cupy"
-    __slots__ = ("__weakref__", "memory")
+    __slots__ = ("__weakref__", "base", "memory")
     __hash__ = None
     __array_priority__ = 100
 
-    def __init__(self, memory):
-        self.memory = np.asarray(memory)
+    def __init__(self, memory, base=None):
+        self.memory, self.base = np.asarray(memory), base
 
-    T = property(lambda self: ndarray(self.memory.T))
+    T = property(lambda self: ndarray(self.memory.T, self if self.base is None else self.base))
     real = property(lambda self: self if self.dtype.kind != "c" else ndarray(self.memory.real))
 
     def __getattr__(self, name):
@@ -80,7 +78,7 @@ class ndarray:
             return getattr(self.memory, name)
         if name.startswith("_") or not hasattr(installed.ndarray if installed else np.ndarray, name):
             raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
-        return lambda *arguments, **named: operate(getattr(self.memory, name), *arguments, **named)
+        return lambda *arguments, **named: operate(getattr(self.memory, name), *arguments, of=self, **named)
 
     def get(self):
         return fetch(self).copy()
@@ -104,7 +102,7 @@ class ndarray:
         return (ndarray(row) for row in self.memory)
 
     def __getitem__(self, key):
-        return operate(self.memory.__getitem__, key)
+        return operate(self.memory.__getitem__, key, of=self)
 
     def __setitem__(self, key, value):
         counts["operations"] += 1

@@ -200,9 +200,7 @@ def test_other_precisions_and_shapes_are_refused(gpu):
 def test_arrays_too_large_for_the_kernels_are_refused(emulation, monkeypatch):
     monkeypatch.setattr(emulation, "LARGEST", 99)
     assert emulation.leaky_relu(emulation.asarray(np.ones(99)), 0.2).size == 99
-    with pytest.raises(
-        ValueError, match=r"leaky_relu: an array \(100,\) has more than 2\^31 elements: choose a smaller"
-    ):
+    with pytest.raises(ValueError, match=r"an array with 100 elements is more than .* choose a smaller batch"):
         emulation.leaky_relu(emulation.asarray(np.ones(100)), 0.2)
 
 
@@ -219,7 +217,7 @@ GLUE = {
     ),
     "a Python float for a float": ("x, y, x.dtype.type(slope))", "x, y, slope)"),
     "a double for a float": ("average.dtype.type(share)", "np.float64(share)"),
-    "a long for an int": ("*arguments, np.int32(n))", "*arguments, np.int64(n))"),
+    "a long for an int": ("*arguments, _int(n))", "*arguments, np.int64(n))"),
     "a grid that is too small": (
         "dtype, (-(-n // THREADS),), (THREADS,), *arguments",
         "dtype, (n // THREADS,), (THREADS,), *arguments",

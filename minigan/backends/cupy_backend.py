@@ -45,11 +45,7 @@ def start(device: int | None = None, tf32: bool | None = None, memory: float | N
         return
     _started.clear()
     _take(wanted["device"])
-    linalg = cupy._core._routines_linalg
-    kind = linalg.COMPUTE_TYPE_TF32 if wanted["tf32"] else linalg.COMPUTE_TYPE_DEFAULT
-    cupy._core.set_compute_type(np.dtype(np.float32), kind)
-    cupy.get_default_memory_pool().set_limit(size=int(wanted["memory"] * 2**30))  # 0: no limit
-    _try()
+    _try(wanted["tf32"], wanted["memory"])
     _started.update(wanted)
 
 
@@ -74,18 +70,22 @@ def _take(device: int) -> None:
         raise BackendUnavailable(cause) from error
 
 
-def _try() -> None:
-    """A kernel of each precision, a matrix product and the way back, each with its own remedy."""
+def _try(tf32: bool, memory: float) -> None:
+    """Sets the device up, then a kernel of each precision, a matrix product and the way back, each with its remedy."""
     extra = f"pip install 'minigan[cuda{cupy.cuda.runtime.runtimeGetVersion() // 1000}]'"
-    doing, remedy = "use the GPU's memory", "see `nvidia-smi`"
+    doing, remedy = "be set up", "see `nvidia-smi`"
     try:
+        linalg = cupy._core._routines_linalg
+        kind = linalg.COMPUTE_TYPE_TF32 if tf32 else linalg.COMPUTE_TYPE_DEFAULT
+        cupy._core.set_compute_type(np.dtype(np.float32), kind)
+        cupy.get_default_memory_pool().set_limit(size=int(memory * 2**30))  # 0: no limit
         for dtype in (np.float32, np.float64):
             x = asarray([[-1, 2], [3, 4]], dtype=dtype)
             doing, remedy = "compile a kernel (NVRTC)", extra
             y = leaky_relu(x, 0.5)
             doing, remedy = "multiply matrices (cuBLAS)", extra
             y = matmul(y, x)
-            doing, remedy = "sum and copy back", extra
+            doing = "compute"
             if to_numpy(y).tolist() != [[6.5, 7.0], [9.0, 22.0]]:
                 raise RuntimeError("2 x 2 matrices multiply to something else")
     except MemoryError as error:
@@ -93,7 +93,7 @@ def _try() -> None:
             "the GPU's memory is full: end what else uses it (`nvidia-smi` lists it), or raise --gpu-memory"
         ) from error
     except Exception as error:  # a library that is missing announces itself in more than one way
-        raise BackendUnavailable(f"the GPU is there, but cannot {doing}: {_line(error)}: {remedy}") from error
+        raise BackendUnavailable(f"there is a GPU, which cannot {doing}: {_line(error)}: {remedy}") from error
 
 
 def _line(error: Exception) -> str:
@@ -142,6 +142,13 @@ def _kernel(name: str, char: str) -> cupy.RawKernel:
     return _module(char).get_function(name)
 
 
+def _int(n: int) -> np.int32:
+    """n as an `int` of the kernels, which count in 32 bits. Raises ValueError where they cannot."""
+    if n > LARGEST:
+        raise ValueError(f"an array with {n:,} elements is more than the kernels count to: choose a smaller batch")
+    return np.int32(n)
+
+
 def _launch(name: str, dtype: np.dtype, grid: tuple, block: tuple, *arguments) -> None:
     """Asks for a kernel. Arguments are arrays on the GPU, contiguous, or NumPy scalars of the very type in kernels.cu:
     a kernel reads them by place and size, whatever they are."""
@@ -150,8 +157,8 @@ def _launch(name: str, dtype: np.dtype, grid: tuple, block: tuple, *arguments) -
             continue
         if not isinstance(a, cupy.ndarray):
             raise TypeError(f"{name} computes on the GPU, got {type(a).__name__}: pass it through backend.asarray")
-        if a.size > LARGEST and a.dtype.kind == "f":
-            raise ValueError(f"{name}: an array {a.shape} has more than 2^31 elements: choose a smaller batch")
+        if a.dtype.kind == "f":
+            _int(a.size)
         if not a.flags.c_contiguous:
             raise ValueError(f"{name}: an array {a.shape} with gaps cannot go to a kernel")
     if all(grid):  # nothing to do for an empty batch
@@ -160,7 +167,7 @@ def _launch(name: str, dtype: np.dtype, grid: tuple, block: tuple, *arguments) -
 
 def _each(name: str, n: int, dtype: np.dtype, *arguments) -> None:
     """A kernel with one thread for each of n elements; n is its last argument."""
-    _launch(name, dtype, (-(-n // THREADS),), (THREADS,), *arguments, np.int32(n))
+    _launch(name, dtype, (-(-n // THREADS),), (THREADS,), *arguments, _int(n))
 
 
 def _take_in(*arrays) -> list[cupy.ndarray]:
@@ -207,7 +214,7 @@ def conv2d_grad_x(
     _expect(dy.shape == (N, P, Q, O) and x_shape[3] == C, "x", x_shape, "dy", dy.shape, "w", w.shape)
     col = dy.reshape(-1, O) @ w.reshape(-1, O).T  # (N*P*Q, K*K*C)
     x = cupy.empty((N, H, W, C), dy.dtype)
-    place = map(np.int32, (x.size, H, W, C, K, stride, pads(pad)[0], P, Q))
+    place = map(_int, (x.size, H, W, C, K, stride, pads(pad)[0], P, Q))
     _launch("col2im", x.dtype, (-(-x.size // THREADS),), (THREADS,), col, x, *place)
     return x
 
@@ -218,7 +225,7 @@ def _im2col(x: cupy.ndarray, K: int, stride: int, pad) -> tuple[cupy.ndarray, tu
     P, Q = (conv_size(size, K, stride, pad) for size in (H, W))
     windows = N * P * Q
     col = cupy.empty((windows, K * K * C), x.dtype)
-    place = map(np.int32, (windows, H, W, C, K, stride, pads(pad)[0], P, Q))
+    place = map(_int, (windows, H, W, C, K, stride, pads(pad)[0], P, Q))
     _launch("im2col", x.dtype, (-(-windows // ROWS),), (LANES, ROWS), x, col, *place)
     return col, (N, P, Q)
 
@@ -291,7 +298,7 @@ def _chunks(x: cupy.ndarray):
     M = x.size // C
     chunk = max(64, -(-M // 64))
     chunks = -(-M // chunk)
-    return (-(-C // LANES), chunks), tuple(map(np.int32, (M, C, chunk))), cupy.empty((2, chunks, C), x.dtype)
+    return (-(-C // LANES), chunks), tuple(map(_int, (M, C, chunk))), cupy.empty((2, chunks, C), x.dtype)
 
 
 def track(running_mean, running_var, mean, var, momentum: float) -> None:
@@ -307,7 +314,7 @@ def dropout(x: cupy.ndarray, threshold: int, stream: int) -> cupy.ndarray:
     (x,) = _take_in(x)
     y = cupy.empty(x.shape, x.dtype)
     kept = x.dtype.type(65536 / (65536 - threshold))
-    _each("dropout", x.size, x.dtype, x, y, np.uint64(stream), np.int32(threshold), kept)
+    _each("dropout", x.size, x.dtype, x, y, np.uint64(stream), _int(threshold), kept)
     return y
 
 
@@ -333,19 +340,23 @@ def concatenate(arrays: list[cupy.ndarray]) -> cupy.ndarray:
     for i in range(0, len(arrays), 8):
         some = arrays[i : i + 8]
         n = sum(a.size for a in some)
-        pairs = [(a, np.int32(a.size)) for a in some] + [(some[0], np.int32(0))] * (8 - len(some))
+        pairs = [(a, _int(a.size)) for a in some] + [(some[0], _int(0))] * (8 - len(some))
         grid = (-(-n // THREADS),)
         part = out[begin : begin + n]
-        _launch("concatenate", out.dtype, grid, (THREADS,), part, np.int32(n), *(a for pair in pairs for a in pair))
+        _launch("concatenate", out.dtype, grid, (THREADS,), part, _int(n), *(a for pair in pairs for a in pair))
         begin += n
     return out
 
 
 def gather(images: cupy.ndarray, index: cupy.ndarray) -> cupy.ndarray:
     """x = images[index] / 127.5 - 1; uint8 (count, ...), int64 (N,) -> float32 (N, ...)"""
+    for a, dtype in ((images, np.uint8), (index, np.int64)):
+        if not isinstance(a, cupy.ndarray) or a.dtype != dtype:
+            raise TypeError(f"gather expects uint8 images and int64 indices on the GPU, got {type(a)} of {a.dtype}")
+    images, index = cupy.ascontiguousarray(images), cupy.ascontiguousarray(index)
     x = cupy.empty((len(index), *images.shape[1:]), np.float32)
     size = math.prod(images.shape[1:])
-    _each("gather", x.size, x.dtype, images, index, x, np.int32(size))
+    _each("gather", x.size, x.dtype, images, index, x, _int(size))
     return x
 
 
@@ -368,9 +379,9 @@ def generator_loss(kind: str, fake_logits, sign: int, weight: int):
 def _loss(kind, a, sign_a, tilt, b, weight):
     real, value = a.dtype.type, cupy.empty((), a.dtype)
     da, db = cupy.empty(a.shape, a.dtype), cupy.empty(b.shape, a.dtype)
-    term_a = a, da, np.int32(a.size), real(sign_a), real(tilt)
-    term_b = b, db, np.int32(b.size), real(1)
-    _launch("loss", a.dtype, (1,), (THREADS,), np.int32(KINDS[kind]), *term_a, *term_b, real(weight), value)
+    term_a = a, da, _int(a.size), real(sign_a), real(tilt)
+    term_b = b, db, _int(b.size), real(1)
+    _launch("loss", a.dtype, (1,), (THREADS,), _int(KINDS[kind]), *term_a, *term_b, real(weight), value)
     return value, da, db
 
 
@@ -378,5 +389,5 @@ def mean_sigmoid(l: cupy.ndarray) -> cupy.ndarray:
     """The mean of 1 / (1 + exp(-l)), a 0-d array."""
     (l,) = _take_in(l)
     value = cupy.empty((), l.dtype)
-    _launch("mean_sigmoid", l.dtype, (1,), (THREADS,), l, value, np.int32(l.size))
+    _launch("mean_sigmoid", l.dtype, (1,), (THREADS,), l, value, _int(l.size))
     return value
