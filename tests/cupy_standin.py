@@ -89,6 +89,9 @@ class ndarray:
     def tolist(self):
         return fetch(self).tolist()
 
+    def __deepcopy__(self, memo):
+        return self.copy()
+
     def __array__(self, *_, **__):
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
 

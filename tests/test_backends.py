@@ -229,7 +229,8 @@ def test_any_shape_agrees_with_the_reference(name, dtype, shape, seed):
     reference = results(numpy_backend, *(array.astype(np.float64) for array in (x, w, dy)), *shape[6:])
     got = results(backends.load(name), x, w, dy, *shape[6:])
     assert [y.dtype for y in got] == [dtype] * 3
-    assert_close(got, reference, 3e-6 if dtype == np.float32 else 1e-13)
+    bound = 8e-6 if way_of(shape) is toomcook else 3e-6
+    assert_close(got, reference, bound if dtype == np.float32 else 1e-13)
 
 
 def test_inputs_need_not_be_contiguous(backend):
@@ -324,7 +325,9 @@ def test_the_other_operations_agree_with_the_reference(name, dtype, bound, shape
             backend.leaky_relu(a - 3, 0.2),
             backend.leaky_relu_grad(b, a - 3, 0.2),
             *(y, mean, var),
-            *backend.batchnorm_grad(b, a, c, mean, var, 1e-3),
+            *backend.batchnorm_grad(b, None, a, c, mean, var, 1e-3),
+            *backend.batchnorm(a, c, d, 1e-3, 0.3),
+            *backend.batchnorm_grad(b, a - 3, a, c, mean, var, 1e-3, 0.3),
             backend.dropout(a, 20000, 12345),
             *state,
         ]
@@ -350,7 +353,9 @@ def all_operations():
     x = rng.standard_normal((3000, 40)).astype(np.float32)
     y, mean, var = numba_backend.batchnorm(x, x[0], x[1], 1e-3)
     yield from (y, mean, var, numba_backend.sum_rows(x), numba_backend.dropout(x, 9, 9))
-    yield from numba_backend.batchnorm_grad(y, x, x[0], mean, var, 1e-3)
+    yield from numba_backend.batchnorm_grad(y, None, x, x[0], mean, var, 1e-3)
+    yield from numba_backend.batchnorm(x, x[0], x[1], 1e-3, 0.2)
+    yield from numba_backend.batchnorm_grad(y, y, x, x[0], mean, var, 1e-3, 0.2)
 
 
 def test_the_bits_do_not_depend_on_the_number_of_threads():

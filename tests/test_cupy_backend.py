@@ -15,7 +15,7 @@ import pytest
 from test_cuda_kernels import changed, emulated_only, largest, operations
 
 import minigan
-from minigan import backends, datasets, game, losses, models, optim, run
+from minigan import backends, bench, datasets, game, losses, models, optim, run
 from minigan.backends import BackendUnavailable, numpy_backend
 from minigan.cli import main
 from minigan.train import Config, Training
@@ -77,7 +77,8 @@ def test_twenty_steps_of_a_training_are_those_of_the_reference(preset, gpu):
 
 @emulated_only
 @pytest.mark.parametrize(
-    ("preset", "most"), [("small", 120), ("digits", 280), ("tutorial", 130), ("mlp", 120), ("upsample", 150)]
+    ("preset", "most"),
+    [("small", 119), ("digits", 269), ("tutorial", 118), ("mlp", 107), ("mp-gan", 143), ("upsample", 144)],
 )
 def test_a_step_asks_the_gpu_for_little_and_never_waits(preset, most, emulated, emulation):
     """No synchronisation and no copy back within a step; to the GPU go the batch's indices, the noise and the labels
@@ -88,10 +89,22 @@ def test_a_step_asks_the_gpu_for_little_and_never_waits(preset, most, emulated, 
     t._play()
     assert counts["launches"] + counts["operations"] <= most
     assert counts["synchronisations"] == counts["bytes_out"] == 0
-    noise = 2 * 4 * t.fixed_noise.shape[1] * 4
+    noise = (1 if t.config.simultaneous else 2) * 4 * t.fixed_noise.shape[1] * 4
     indices, labels = 4 * 8, 4 * 8 if t.classes else 0
     assert counts["bytes_in"] == noise + indices + labels
-    print(f"{preset}: {counts['launches']} launches, {counts['operations']} operations")
+
+
+@emulated_only
+@pytest.mark.parametrize("preset", ["small", "tutorial"])
+def test_the_estimate_on_paper_counts_what_a_step_asks_for(preset, emulated, emulation, monkeypatch):
+    monkeypatch.syspath_prepend(PACKAGE.parent / "benchmarks")
+    import gpu_on_paper
+
+    counts, step = emulated[1].counts, bench.Step(preset, 4, emulation)
+    step()
+    counts.clear()
+    step()
+    assert gpu_on_paper.LAUNCHES[preset] == counts["launches"] + counts["operations"] + 1  # to gather the images
 
 
 @emulated_only
