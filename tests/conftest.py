@@ -14,8 +14,9 @@ from minigan import backends
 BACKENDS = ["numpy", "numba", "emulation", pytest.param("cupy", marks=pytest.mark.gpu)]
 
 
-def pytest_report_header() -> str:
-    return "CUDA kernels run on a CPU emulation" + "; no GPU was used" * (backends.status()["cupy"] is not None)
+def pytest_terminal_summary(terminalreporter) -> None:
+    if "cupy_standin" in sys.modules and backends.status()["cupy"] is not None:
+        terminalreporter.write_line("CUDA kernels run on a CPU emulation; no GPU was used")
 
 
 @pytest.fixture(scope="session")

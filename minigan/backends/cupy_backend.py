@@ -61,9 +61,10 @@ def _take(device: int) -> None:
         if driver == 0:
             cause = "no NVIDIA driver is installed: on Ubuntu `sudo ubuntu-drivers install`, then `nvidia-smi` shows it"
         elif driver // 1000 < wanted // 1000:
+            older = f", or `pip uninstall cupy-cuda{wanted // 1000}x` and `pip install 'minigan[cuda12]'`"
             cause = (
                 f"the NVIDIA driver is for CUDA {driver // 1000} and this CuPy for CUDA {wanted // 1000}: upgrade the "
-                f"driver, or `pip uninstall cupy-cuda{wanted // 1000}x` and `pip install 'minigan[cuda12]'`"
+                f"driver{older if driver >= 12000 else ''}"
             )
         else:
             cause = f"the NVIDIA driver gives no GPU ({_line(error)}): see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
