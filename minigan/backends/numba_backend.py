@@ -127,6 +127,8 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a @ b, (M,K), (K,N) -> (M,N), with the same bits for any number of threads, which BLAS does not promise."""
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"matmul: {a.shape} @ {b.shape} do not fit together")
+    if a.shape[1] == 1:
+        return a * b
     return microkernel.matmul(a, b) if tiled(a, b) and a.dtype == b.dtype else a @ b
 
 

@@ -5,6 +5,8 @@ size, and partial sums are added in a fixed order, so that the bits do not depen
 run over at most ROWS rows in the array's own precision and are added up in float64.
 """
 
+import math
+
 import numpy as np
 from numba import njit, prange
 
@@ -19,8 +21,9 @@ _27, _30, _31, _16, _LOW16 = (np.uint64(k) for k in (27, 30, 31, 16, 0xFFFF))
 
 
 def sum_rows(dy: np.ndarray) -> np.ndarray:
-    dy = np.ascontiguousarray(dy)
-    return _sum_rows(dy.reshape(-1, dy.shape[-1])).astype(dy.dtype)
+    dy, C = np.ascontiguousarray(dy), dy.shape[-1]
+    at_once = math.gcd(dy.size // C, 64 // C or 1) if dy.size else 1  # few columns: several rows side by side
+    return _sum_rows(dy.reshape(-1, at_once * C)).reshape(at_once, C).sum(axis=0).astype(dy.dtype)
 
 
 def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:

@@ -212,12 +212,12 @@ def evaluate_images(x, tiles, weights, weight_rows, weight_steps, sources, size,
         evaluate(x[n], tiles, weights, weight_rows, weight_steps, sources, size, X, X_at, X_row, targets)
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True)
 def evaluate_taps(w, G, W, i_at, phase_at, row_at):
     """W[t] = sum_j G[t,j] * w[i, stride*j + phase, a, :], at i_at[i] + phase_at[phase] + a * row_at; w (K,K,A,size)."""
     K, _, A, size = w.shape
     stride = len(phase_at)
-    for t in prange(len(W)):
+    for t in range(len(W)):
         for i in range(K):
             for j in range(K):
                 g, at = G[t, j // stride], i_at[i] + phase_at[j % stride]
@@ -227,11 +227,11 @@ def evaluate_taps(w, G, W, i_at, phase_at, row_at):
                         target[c] = g * taps[c] if j < stride else target[c] + g * taps[c]
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True)
 def gather_taps(W, G, w):
     """w[i,j] = sum_t G[t, j // stride] * W[t, i, j % stride], each (C, O), but for columns of W that w has not."""
     K, _, C, O = w.shape
-    for tap in prange(K * K):
+    for tap in range(K * K):
         i, j = tap // K, tap % K
         phase, j_G = j % W.shape[2], j // W.shape[2]
         for c in range(C):
@@ -248,23 +248,24 @@ def gather_taps(W, G, w):
 class Plan(NamedTuple):
     """Where `convolve_points` reads and writes for a group of images."""
 
-    matrices: Row
+    G: np.ndarray
     into: Mix
     X_row: int
     group: int
     rows: np.ndarray
     steps: np.ndarray
     classes: np.ndarray
+    w_steps: np.ndarray
     out: np.ndarray
     Y_row: int
     back: Mix
 
 
-def images_in_group(N: int, image_bytes: int, counts: list[int]) -> int:
+def images_in_group(N: int, image_bytes: int, used: list[tuple[int, int]]) -> int:
     """How many images to take at once: as many as fit in the cache, if their rows fill tiles and groups fill the batch.
-    Row p of an image sums over counts[p] steps; rows with the same number make one class."""
-    most = max(1, min(2 * CACHE_BYTES // image_bytes, N // CHUNKS))
-    classes = [(counts.count(count), count) for count in set(counts)]
+    Row p of an image sums over the steps used[p] (from, to); rows with the same steps make one class."""
+    most = max(1, min(3 * CACHE_BYTES // image_bytes, 2 * N // CHUNKS))
+    classes = [(used.count(each), each[1] - each[0]) for each in dict.fromkeys(used)]
 
     def work(n: int) -> float:
         tiles = [n * rows // ROWS + min(1, n * rows % ROWS / (ROWS // 2)) for rows, _ in classes]
@@ -273,11 +274,11 @@ def images_in_group(N: int, image_bytes: int, counts: list[int]) -> int:
     return min(range(1, most + 1), key=lambda n: (work(n), -n))
 
 
-def plan(N: int, matrices: Row, x_rows: int, X_row: int, Y_row: int, first: list, used: list, steps, dtype) -> dict:
+def plan(N: int, matrices: Row, x_rows: int, X_row: int, Y_row: int, first: list, used: list, steps, dtype) -> tuple:
     """The tables in which row p of an image of Y sums over the steps used[p] (from, to), counted from first[p] in X."""
     X_image, Y_image = x_rows * X_row, len(used) * Y_row
     image_bytes = len(matrices.A) * (X_image + Y_image) * dtype.itemsize
-    group = images_in_group(N, image_bytes, [last - first for first, last in used])
+    group = images_in_group(N, image_bytes, used)
     images, rows, out = np.arange(group), [], []
     for each in dict.fromkeys(used):
         p = np.array([p for p in range(len(used)) if used[p] == each])
@@ -286,7 +287,8 @@ def plan(N: int, matrices: Row, x_rows: int, X_row: int, Y_row: int, first: list
     starts, ends, table = stacked(rows)
     classes = np.column_stack([starts, ends, np.array(list(dict.fromkeys(used)))])
     t = np.arange(len(matrices.A)) * group
-    return t * X_image, t * Y_image, (X_row, group, table, steps, classes, stacked(out)[2], Y_row)
+    w_steps = np.arange(len(steps)) * Y_row
+    return t * X_image, t * Y_image, (X_row, group, table, steps, classes, w_steps, stacked(out)[2], Y_row)
 
 
 @functools.lru_cache(maxsize=256)
@@ -300,7 +302,7 @@ def window_plan(x_shape, K, stride, before, y_shape, dtype) -> Plan:
     X_at, Y_at, tables = plan(N, matrices, H, X_row, whole_columns(O, dtype), first, used, np.arange(K * X_row), dtype)
     B = matrices.B.transpose(1, 0, 2).reshape(-1, W)  # (phases * T, W): the rows of a phase have pixels in common
     into = Mix.of(B, offsets(np.arange(stride) * C, X_at), np.arange(W) * C, dtype)
-    return Plan(matrices, into, *tables, Mix.of(matrices.A.T, np.arange(Q) * O, Y_at, dtype))
+    return Plan(matrices.G.astype(dtype), into, *tables, Mix.of(matrices.A.T, np.arange(Q) * O, Y_at, dtype))
 
 
 @functools.lru_cache(maxsize=256)
@@ -320,7 +322,47 @@ def residue_plan(dy_shape, K, stride, before, dx_shape, dtype) -> Plan:
     phases, v = np.arange(stride), np.argsort((np.arange(W) + before) % stride, kind="stable")
     B = matrices.B.transpose(2, 0, 1).reshape(W, -1)[v]  # (W, T * phases): the pixels of a phase have points in common
     back = Mix.of(B, v * C, offsets(Y_at, phases * C), dtype)
-    return Plan(matrices, Mix.of(matrices.A, X_at, np.arange(Q) * O, dtype), *tables, back)
+    into = Mix.of(matrices.A, X_at, np.arange(Q) * O, dtype)
+    return Plan(matrices.G.astype(dtype), into, *tables, back)
+
+
+class GradientPlan(NamedTuple):
+    """Where `conv2d_grad_w` reads and writes: at each point X (image, row, phase, c) and dY (image, p, o) of the whole
+    batch, and dW (i, phase, c, o), whose rows are taps and whose sums run over the pixels of the batch."""
+
+    G: np.ndarray
+    into_X: Mix
+    into_dY: Mix
+    X_row: int
+    X_image: int
+    X_size: int
+    dY_row: int
+    dY_size: int
+    taps: np.ndarray
+    X_steps: np.ndarray
+    dY_steps: np.ndarray
+    out: np.ndarray
+    tasks: np.ndarray
+
+
+@functools.lru_cache(maxsize=256)
+def gradient_plan(dy_shape, x_shape, K, stride, before, dtype) -> GradientPlan:
+    (N, P, Q, O), (_, H, W, C) = dy_shape, x_shape
+    matrices = row(W, K, stride, before, Q)
+    T, X_row, dY_row = len(matrices.A), stride * C, whole_columns(O, dtype)
+    X_image = (before + max(H, (P - 1) * stride + K - before)) * X_row
+    t, n, p, taps = np.arange(T), np.arange(N), np.arange(P), K * X_row
+    B = matrices.B.transpose(1, 0, 2).reshape(-1, W)  # (phases * T, W)
+    into_X = Mix.of(B, offsets(np.arange(stride) * C, t * N * X_image), np.arange(W) * C, dtype)
+    into_dY = Mix.of(matrices.A, t * N * P * dY_row, np.arange(Q) * O, dtype)
+    t, first, o = t[:, None, None], np.arange(0, taps, 4 * ROWS)[:, None], np.arange(0, dY_row, panel_width(dtype))
+    return GradientPlan(
+        matrices.G.astype(dtype), into_X, into_dY, X_row, X_image, T * N * X_image, dY_row, T * N * P * dY_row,
+        whole_tiles(np.arange(taps)), offsets(n * X_image, p * stride * X_row), offsets(n * P * dY_row, p * dY_row),
+        whole_tiles(np.arange(taps) * dY_row),
+        tasks(t * N * X_image, t * N * P * dY_row + o, t * taps * dY_row + o,
+              (first, np.minimum(first + 4 * ROWS, taps)), (0, N * P)),
+    )  # fmt: skip
 
 
 def tap_places(K: int, stride: int) -> np.ndarray:
@@ -343,9 +385,9 @@ def conv2d(x: np.ndarray, w: np.ndarray, stride: int, before: int, P: int, Q: in
     N, (K, _, C, O) = len(x), w.shape
     y = np.empty((N, P, Q, O), x.dtype)
     p = window_plan(x.shape, K, stride, before, y.shape, x.dtype)
-    W_points = np.zeros((len(p.matrices.A), K * p.X_row * p.Y_row), x.dtype)
+    W_points = np.zeros((len(p.G), K * p.X_row * p.Y_row), x.dtype)
     i_at, phase_at = np.arange(K) * p.X_row * p.Y_row, np.arange(stride) * C * p.Y_row
-    evaluate_taps(w, p.matrices.G.astype(x.dtype), W_points, i_at, phase_at, p.Y_row)
+    evaluate_taps(w, p.G, W_points, i_at, phase_at, p.Y_row)
     return through_points(x, C, p, W_points, y, O)
 
 
@@ -353,44 +395,29 @@ def conv2d_grad_x(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, be
     N, (K, _, C, O) = len(dy), w.shape
     dx = np.empty((N, H, W, C), dy.dtype)
     p = residue_plan(dy.shape, K, stride, before, dx.shape, dy.dtype)
-    W_points = np.zeros((len(p.matrices.A), K * O * p.Y_row), dy.dtype)
+    W_points = np.zeros((len(p.G), K * O * p.Y_row), dy.dtype)
     i_at, phase_at = tap_places(K, stride) * O * p.Y_row, np.arange(stride) * C
     taps = np.ascontiguousarray(w.transpose(0, 1, 3, 2))  # (K,K,O,C)
-    evaluate_taps(taps, p.matrices.G.astype(dy.dtype), W_points, i_at, phase_at, p.Y_row)
+    evaluate_taps(taps, p.G, W_points, i_at, phase_at, p.Y_row)
     return through_points(dy, O, p, W_points, dx, C)
 
 
 def through_points(x, x_size: int, p: Plan, W_points, y, y_size: int) -> np.ndarray:
     convolve_points(
         x.reshape(*x.shape[:2], -1), *p.into[:-1], x_size, p.into.targets, p.X_row,
-        p.group, p.rows, p.steps, p.classes, W_points, np.arange(len(p.steps)) * p.Y_row, p.out, p.Y_row,
+        p.group, p.rows, p.steps, p.classes, W_points, p.w_steps, p.out, p.Y_row,
         y.reshape(*y.shape[:2], -1), *p.back[:-1], y_size, p.back.targets,
     )  # fmt: skip
     return y
 
 
 def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: int) -> np.ndarray:
-    (N, P, Q, O), (_, H, W, C), dtype = dy.shape, x.shape, x.dtype
-    matrices = row(W, K, stride, before, Q)
-    T, G, X_row, Y_row = len(matrices.A), matrices.G.astype(dtype), stride * C, whole_columns(O, dtype)
-    X_image, Y_image = (before + max(H, (P - 1) * stride + K - before)) * X_row, P * Y_row
-    t = np.arange(T)
-    X, dY = np.empty(T * N * X_image, dtype), np.zeros(T * N * Y_image, dtype)
-    B = matrices.B.transpose(1, 0, 2).reshape(-1, W)  # (phases * T, W)
-    into = Mix.of(B, offsets(np.arange(stride) * C, t * N * X_image), np.arange(W) * C, dtype)
-    evaluate_images(x.reshape(N, H, -1), *into[:-1], C, X, into.targets, before, X_row, X_image)
-    into = Mix.of(matrices.A, t * N * Y_image, np.arange(Q) * O, dtype)
-    evaluate_images(dy.reshape(N, P, -1), *into[:-1], O, dY, into.targets, 0, Y_row, Y_image)
-
-    dW = np.empty((T, K, stride, C, Y_row), dtype)
-    taps, n, p = K * X_row, np.arange(N), np.arange(P)
-    t, first, o = t[:, None, None], np.arange(0, taps, 4 * ROWS)[:, None], np.arange(0, Y_row, panel_width(dtype))
-    products(
-        X, whole_tiles(np.arange(taps)), offsets(n * X_image, p * stride * X_row),
-        dY, offsets(n * Y_image, p * Y_row), dW.reshape(-1), whole_tiles(np.arange(taps) * Y_row),
-        tasks(t * N * X_image, t * N * Y_image + o, t * taps * Y_row + o,
-              (first, np.minimum(first + 4 * ROWS, taps)), (0, N * P)),
-    )  # fmt: skip
-    dw = np.empty((K, K, C, O), dtype)
-    gather_taps(dW, G, dw)
+    (N, P, _, O), (_, H, _, C) = dy.shape, x.shape
+    p = gradient_plan(dy.shape, x.shape, K, stride, before, x.dtype)
+    X, dY = np.empty(p.X_size, x.dtype), np.zeros(p.dY_size, x.dtype)
+    evaluate_images(x.reshape(N, H, -1), *p.into_X[:-1], C, X, p.into_X.targets, before, p.X_row, p.X_image)
+    evaluate_images(dy.reshape(N, P, -1), *p.into_dY[:-1], O, dY, p.into_dY.targets, 0, p.dY_row, P * p.dY_row)
+    dW, dw = np.empty((len(p.G), K, stride, C, p.dY_row), x.dtype), np.empty((K, K, C, O), x.dtype)
+    products(X, p.taps, p.X_steps, dY, p.dY_steps, dW.reshape(-1), p.out, p.tasks)
+    gather_taps(dW, p.G, dw)
     return dw
