@@ -97,8 +97,8 @@ def test_an_error_in_a_kernel_is_an_error():
         compiled(90, changed("real f = s", "real f = no_such_name"))
 
 
-def changed(old: str, new: str, source: str = SOURCE, count: int = 1) -> str:
-    assert source.count(old) == count, f"{source.count(old)} places with {old!r}, expected {count}"
+def changed(old: str, new: str, source: str = SOURCE) -> str:
+    assert source.count(old) == 1, f"{source.count(old)} places with {old!r}, expected one"
     return source.replace(old, new)
 
 
