@@ -2,7 +2,7 @@
 
 What they compute stands in `numpy_backend`. Arrays are seen as rows (M, C) or flat. Work is cut into pieces of a fixed
 size, and partial sums are added in a fixed order, so that the bits do not depend on the number of threads. Partial sums
-run over at most ROWS rows in the array's own precision and are added up in float64.
+run over at most 256 rows in the array's own precision and are added up in float64.
 """
 
 import math
@@ -13,7 +13,7 @@ from numba import njit, prange
 from minigan.backends import GOLDEN, numpy_backend
 
 PIECE = 16384  # numbers: 64 kB of float32, which stays in a core's own cache
-ROWS, COLUMNS = 256, 512  # of a piece, where columns have sums
+ROWS, COLUMNS = 32, 512  # of a piece, where columns have sums; more rows where there are more columns
 COMPILED = dict(cache=True, error_model="numpy")  # x / 0 is inf as in NumPy, not an exception in every loop
 
 _GOLDEN, _MIX1, _MIX2 = np.uint64(GOLDEN), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -21,9 +21,8 @@ _27, _30, _31, _16, _LOW16 = (np.uint64(k) for k in (27, 30, 31, 16, 0xFFFF))
 
 
 def sum_rows(dy: np.ndarray) -> np.ndarray:
-    dy, C = np.ascontiguousarray(dy), dy.shape[-1]
-    at_once = math.gcd(dy.size // C, 64 // C or 1) if dy.size else 1  # few columns: several rows side by side
-    return _sum_rows(dy.reshape(-1, at_once * C)).reshape(at_once, C).sum(axis=0).astype(dy.dtype)
+    dy = np.ascontiguousarray(dy)
+    return _sum_rows(dy.reshape(-1, side_by_side(dy))).reshape(-1, dy.shape[-1]).sum(axis=0).astype(dy.dtype)
 
 
 def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:
@@ -42,21 +41,28 @@ def leaky_relu_grad(dy: np.ndarray, y: np.ndarray, slope: float) -> np.ndarray:
 
 def batchnorm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, slope: float = 1.0):
     x = np.ascontiguousarray(x)
-    y, C = np.empty_like(x), x.shape[-1]
-    mean, var = _batchnorm(x.reshape(-1, C), gamma, beta, eps, x.dtype.type(slope), y.reshape(-1, C))
+    y, wide = np.empty_like(x), side_by_side(x)
+    mean, var = _batchnorm(x.reshape(-1, wide), gamma, beta, eps, x.dtype.type(slope), y.reshape(-1, wide))
     return y, mean, var
 
 
 def batchnorm_grad(dy, y, x, gamma, mean, var, eps: float, slope: float = 1.0):
     y = x if slope == 1 else y  # then y makes no difference, and may not be there
     dy, y, x = (np.ascontiguousarray(array) for array in (dy, y, x))
-    dx, C = np.empty_like(dy), x.shape[-1]
+    dx, wide = np.empty_like(dy), side_by_side(x)
     inv_std = (1 / np.sqrt(var + eps)).astype(x.dtype)
     dgamma, dbeta = _batchnorm_grad(
-        dy.reshape(-1, C), y.reshape(-1, C), x.reshape(-1, C), gamma, mean, inv_std, x.dtype.type(slope),
-        dx.reshape(-1, C),
+        dy.reshape(-1, wide), y.reshape(-1, wide), x.reshape(-1, wide), gamma, mean, inv_std, x.dtype.type(slope),
+        dx.reshape(-1, wide),
     )  # fmt: skip
     return dx, dgamma, dbeta
+
+
+def side_by_side(x: np.ndarray) -> int:
+    """The numbers of as many rows (..., C) as fit into COLUMNS and divide their number: loops over a few channels at a
+    time would take longer to begin than to run."""
+    C = x.shape[-1]
+    return C * (math.gcd(x.size // C, COLUMNS // C or 1) if x.size else 1)
 
 
 def dropout(x: np.ndarray, threshold: int, stream: int) -> np.ndarray:
@@ -159,40 +165,66 @@ def _add(x, total):
 @njit(parallel=True, **COMPILED)
 def _batchnorm(x, gamma, beta, eps, slope, y):
     """Reads x once for the statistics (each piece's own mean and squared deviations, then Chan's formula for their
-    union: no cancellation) and once to write y. Returns mean and var (C,) in x's dtype."""
-    M, C = x.shape
-    pieces, blocks = (M + ROWS - 1) // ROWS, (C + COLUMNS - 1) // COLUMNS
+    union: no cancellation) and once to write y. Returns mean and var (C,) in x's dtype.
+
+    A row of x holds several rows of C channels side by side, each with statistics of its own until the union.
+    """
+    M, wide = x.shape
+    C = len(gamma)
+    blocks = (wide + COLUMNS - 1) // COLUMNS
+    rows = ROWS * min(blocks, 8)
+    pieces = (M + rows - 1) // rows
     x, y = x.reshape(-1), y.reshape(-1)
-    means, squares = np.zeros((pieces, C), x.dtype), np.zeros((pieces, C), x.dtype)
+    means, squares = np.zeros((pieces, wide), x.dtype), np.zeros((pieces, wide), x.dtype)
     for task in prange(pieces * blocks):
         piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, C)
-        rows = range(piece * ROWS, min((piece + 1) * ROWS, M))
+        right = min(left + COLUMNS, wide)
+        these = range(piece * rows, min((piece + 1) * rows, M))
         mean_, square_ = means[piece, left:right], squares[piece, left:right]
-        for m in rows:
-            _add(x[m * C + left : m * C + right], mean_)
-        _divide(mean_, len(rows))
-        for m in rows:
-            _add_square(x[m * C + left : m * C + right], mean_, square_)
+        for m in these:
+            _add(x[m * wide + left : m * wide + right], mean_)
+        _divide(mean_, len(these))
+        for m in these:
+            _add_square(x[m * wide + left : m * wide + right], mean_, square_)
 
-    mean, var, scale = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
-    for c in range(C):
-        total, square = 0.0, 0.0  # float64
-        for piece in range(pieces):
-            total += means[piece, c] * float(min(ROWS, M - piece * ROWS))
-        for piece in range(pieces):
-            d = means[piece, c] - total / M
-            square += squares[piece, c] + d * d * float(min(ROWS, M - piece * ROWS))
-        mean[c], var[c] = total / M, square / M
-        scale[c] = gamma[c] / np.sqrt(square / M + eps)
+    mean, var, scale = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(wide, x.dtype)
+    centre, shift = np.empty(wide, x.dtype), np.empty(wide, x.dtype)
+    _union(means, squares, M, rows, mean, var)
+    for at in range(0, wide, C):
+        for c in range(C):
+            scale[at + c] = gamma[c] / np.sqrt(var[c] + eps)
+            centre[at + c], shift[at + c] = mean[c], beta[c]
 
     for task in prange(pieces * blocks):
         piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, C)
-        scale_, mean_, beta_ = scale[left:right], mean[left:right], beta[left:right]
-        for m in range(piece * ROWS, min((piece + 1) * ROWS, M)):
-            _normalise(x[m * C + left : m * C + right], scale_, mean_, beta_, slope, y[m * C + left : m * C + right])
+        right = min(left + COLUMNS, wide)
+        scale_, centre_, shift_ = scale[left:right], centre[left:right], shift[left:right]
+        for m in range(piece * rows, min((piece + 1) * rows, M)):
+            p = slice(m * wide + left, m * wide + right)
+            _normalise(x[p], scale_, centre_, shift_, slope, y[p])
     return mean, var
+
+
+@njit(**COMPILED)
+def _union(means, squares, M, rows, mean, var):
+    """Mean and variance of all rows from the means and squared deviations of the pieces of wide rows, in float64."""
+    C, (pieces, wide) = len(mean), means.shape
+    total, square = np.zeros(C, np.float64), np.zeros(C, np.float64)
+    for piece in range(pieces):
+        count = float(min(rows, M - piece * rows))
+        for at in range(0, wide, C):
+            for c in range(C):
+                total[c] += means[piece, at + c] * count
+    _divide(total, M * (wide // C))
+    for piece in range(pieces):
+        count = float(min(rows, M - piece * rows))
+        for at in range(0, wide, C):
+            for c in range(C):
+                d = means[piece, at + c] - total[c]
+                square[c] += squares[piece, at + c] + d * d * count
+    _divide(square, M * (wide // C))
+    for c in range(C):
+        mean[c], var[c] = total[c], square[c]
 
 
 @njit(**COMPILED)
@@ -218,38 +250,51 @@ def _normalise(x, scale, mean, beta, slope, y):
 
 @njit(parallel=True, **COMPILED)
 def _batchnorm_grad(dy, y, x, gamma, mean, inv_std, slope, dx):
-    """Reads dy, y and x once for dgamma and dbeta and once to write dx. Returns dgamma and dbeta (C,) in x's dtype."""
-    M, C = x.shape
-    pieces, blocks = (M + ROWS - 1) // ROWS, (C + COLUMNS - 1) // COLUMNS
+    """Reads dy, y and x once for dgamma and dbeta and once to write dx. Returns dgamma and dbeta (C,) in x's dtype.
+
+    Rows lie side by side as in `_batchnorm`.
+    """
+    M, wide = x.shape
+    C = len(gamma)
+    blocks = (wide + COLUMNS - 1) // COLUMNS
+    rows = ROWS * min(blocks, 8)
+    pieces = (M + rows - 1) // rows
     x, y, dy, dx = x.reshape(-1), y.reshape(-1), dy.reshape(-1), dx.reshape(-1)
-    dgammas, dbetas = np.zeros((pieces, C), x.dtype), np.zeros((pieces, C), x.dtype)
+    dgammas, dbetas = np.zeros((pieces, wide), x.dtype), np.zeros((pieces, wide), x.dtype)
+    centre, narrow = np.empty(wide, x.dtype), np.empty(wide, x.dtype)
+    for at in range(0, wide, C):
+        for c in range(C):
+            centre[at + c], narrow[at + c] = mean[c], inv_std[c]
     for task in prange(pieces * blocks):
         piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, C)
-        mean_, inv_std_ = mean[left:right], inv_std[left:right]
+        right = min(left + COLUMNS, wide)
+        centre_, narrow_ = centre[left:right], narrow[left:right]
         dgamma_, dbeta_ = dgammas[piece, left:right], dbetas[piece, left:right]
-        for m in range(piece * ROWS, min((piece + 1) * ROWS, M)):
-            p = slice(m * C + left, m * C + right)
-            _add_grads(dy[p], y[p], x[p], mean_, inv_std_, slope, dgamma_, dbeta_)
+        for m in range(piece * rows, min((piece + 1) * rows, M)):
+            p = slice(m * wide + left, m * wide + right)
+            _add_grads(dy[p], y[p], x[p], centre_, narrow_, slope, dgamma_, dbeta_)
 
     dgamma, dbeta = np.empty(C, x.dtype), np.empty(C, x.dtype)
-    shift, tilt, scale = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
-    for c in range(C):
-        total_gamma, total_beta = 0.0, 0.0  # float64
-        for piece in range(pieces):
-            total_gamma += dgammas[piece, c]
-            total_beta += dbetas[piece, c]
-        dgamma[c], dbeta[c] = total_gamma, total_beta
-        shift[c], tilt[c] = total_beta / M, total_gamma / M * inv_std[c]
-        scale[c] = gamma[c] * inv_std[c]
+    shift, tilt, scale = np.empty(wide, x.dtype), np.empty(wide, x.dtype), np.empty(wide, x.dtype)
+    total_gamma, total_beta = np.zeros(C, np.float64), np.zeros(C, np.float64)
+    for piece in range(pieces):
+        for at in range(0, wide, C):
+            _add(dgammas[piece, at : at + C], total_gamma)
+            _add(dbetas[piece, at : at + C], total_beta)
+    count = M * (wide // C)
+    for at in range(0, wide, C):
+        for c in range(C):
+            dgamma[c], dbeta[c] = total_gamma[c], total_beta[c]
+            shift[at + c], tilt[at + c] = total_beta[c] / count, total_gamma[c] / count * inv_std[c]
+            scale[at + c] = gamma[c] * inv_std[c]
 
     for task in prange(pieces * blocks):
         piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, C)
-        mean_, shift_, tilt_, scale_ = mean[left:right], shift[left:right], tilt[left:right], scale[left:right]
-        for m in range(piece * ROWS, min((piece + 1) * ROWS, M)):
-            p = slice(m * C + left, m * C + right)
-            _batchnorm_dx(dy[p], y[p], x[p], mean_, shift_, tilt_, scale_, slope, dx[p])
+        right = min(left + COLUMNS, wide)
+        centre_, shift_, tilt_, scale_ = centre[left:right], shift[left:right], tilt[left:right], scale[left:right]
+        for m in range(piece * rows, min((piece + 1) * rows, M)):
+            p = slice(m * wide + left, m * wide + right)
+            _batchnorm_dx(dy[p], y[p], x[p], centre_, shift_, tilt_, scale_, slope, dx[p])
     return dgamma, dbeta
 
 
