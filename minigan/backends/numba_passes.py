@@ -15,6 +15,7 @@ from minigan.backends import GOLDEN, numpy_backend
 PIECE = 16384  # numbers: 64 kB of float32, which stays in a core's own cache
 ROWS, COLUMNS = 32, 512  # of a piece, where columns have sums; more rows where there are more columns
 COMPILED = dict(cache=True, error_model="numpy")  # x / 0 is inf as in NumPy, not an exception in every loop
+INNER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called by compiled code alone
 
 _GOLDEN, _MIX1, _MIX2 = np.uint64(GOLDEN), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _27, _30, _31, _16, _LOW16 = (np.uint64(k) for k in (27, 30, 31, 16, 0xFFFF))
@@ -40,22 +41,42 @@ def leaky_relu_grad(dy: np.ndarray, y: np.ndarray, slope: float) -> np.ndarray:
 
 
 def batchnorm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, slope: float = 1.0):
+    """Reads x once for the statistics and once to write y."""
     x = np.ascontiguousarray(x)
-    y, wide = np.empty_like(x), side_by_side(x)
-    mean, var = _batchnorm(x.reshape(-1, wide), gamma, beta, eps, x.dtype.type(slope), y.reshape(-1, wide))
+    y, C, (M, wide, rows) = np.empty_like(x), x.shape[-1], pieces_of(x)
+    means, squares = np.zeros((2, -(-M // rows), wide), x.dtype)
+    _statistics(x.reshape(M, wide), rows, means, squares)
+    mean, var = np.empty((2, C), x.dtype)
+    _union(means, squares, M, rows, mean, var)
+    scale, centre, shift = (np.tile(each, wide // C) for each in (gamma / np.sqrt(var + eps), mean, beta))
+    _normalise(x.reshape(M, wide), rows, scale, centre, shift, x.dtype.type(slope), y.reshape(M, wide))
     return y, mean, var
 
 
 def batchnorm_grad(dy, y, x, gamma, mean, var, eps: float, slope: float = 1.0):
+    """Reads dy, y and x once for dgamma and dbeta and once to write dx."""
     y = x if slope == 1 else y  # then y makes no difference, and may not be there
     dy, y, x = (np.ascontiguousarray(array) for array in (dy, y, x))
-    dx, wide = np.empty_like(dy), side_by_side(x)
+    dx, C, (M, wide, rows) = np.empty_like(dy), x.shape[-1], pieces_of(x)
+    count, slope = x.size // C, x.dtype.type(slope)
     inv_std = (1 / np.sqrt(var + eps)).astype(x.dtype)
-    dgamma, dbeta = _batchnorm_grad(
-        dy.reshape(-1, wide), y.reshape(-1, wide), x.reshape(-1, wide), gamma, mean, inv_std, x.dtype.type(slope),
-        dx.reshape(-1, wide),
-    )  # fmt: skip
+    arrays = [array.reshape(M, wide) for array in (dy, y, x)]
+    centre, narrow = np.tile(mean, wide // C), np.tile(inv_std, wide // C)
+    sums = np.zeros((2, -(-M // rows), wide), x.dtype)
+    _gradient_sums(*arrays, rows, centre, narrow, slope, *sums)
+    dgamma, dbeta = sums.reshape(2, -1, C).sum(axis=1, dtype=np.float64).astype(x.dtype)
+    scale, shift, tilt = (
+        np.tile(each, wide // C) for each in (gamma * inv_std, dbeta / count, dgamma / count * inv_std)
+    )
+    _gradient(*arrays, rows, scale, centre, shift, tilt, slope, dx.reshape(M, wide))
     return dx, dgamma, dbeta
+
+
+def pieces_of(x: np.ndarray) -> tuple[int, int, int]:
+    """x as (M, wide), with several rows (..., C) side by side, each of which has sums of its own at first; and how many
+    such rows make a piece."""
+    wide = side_by_side(x)
+    return x.size // wide, wide, ROWS * min(-(-wide // COLUMNS), 8)
 
 
 def side_by_side(x: np.ndarray) -> int:
@@ -95,7 +116,7 @@ def _leaky_relu_grad(dy, y, slope, dx):
         _leaky_piece(dy[p], y[p], slope, dx[p])
 
 
-@njit(**COMPILED)
+@njit(**INNER)
 def _leaky_piece(dy, y, slope, dx):
     for i in range(dy.size):
         leaked = slope * dy[i]
@@ -109,7 +130,7 @@ def _adam(w, dw, m, v, beta1, rest1, beta2, rest2, step, unbias, eps):
         _adam_piece(w[p], dw[p], m[p], v[p], beta1, rest1, beta2, rest2, step, unbias, eps)
 
 
-@njit(**COMPILED)
+@njit(**INNER)
 def _adam_piece(w, dw, m, v, beta1, rest1, beta2, rest2, step, unbias, eps):
     for i in range(w.size):
         m[i] = beta1 * m[i] + rest1 * dw[i]
@@ -127,7 +148,7 @@ def _dropout(x, threshold, stream, scale, y):
         _mask_piece(x[p], hashes.view(np.uint16), threshold, scale, y[p])
 
 
-@njit(**COMPILED)
+@njit(**INNER)
 def _hash_piece(stream, hashes):
     for q in range(hashes.size):
         z = stream + np.uint64(q + 1) * _GOLDEN
@@ -136,7 +157,7 @@ def _hash_piece(stream, hashes):
         hashes[q] = z ^ (z >> _31)
 
 
-@njit(**COMPILED)
+@njit(**INNER)
 def _mask_piece(x, numbers, threshold, scale, y):
     zero = scale - scale
     for i in range(x.size):
@@ -156,58 +177,39 @@ def _sum_rows(x):
     return total
 
 
-@njit(**COMPILED)
+@njit(**INNER)
 def _add(x, total):
     for c in range(x.size):
         total[c] += x[c]
 
 
 @njit(parallel=True, **COMPILED)
-def _batchnorm(x, gamma, beta, eps, slope, y):
-    """Reads x once for the statistics (each piece's own mean and squared deviations, then Chan's formula for their
-    union: no cancellation) and once to write y. Returns mean and var (C,) in x's dtype.
+def _statistics(x, rows, means, squares):
+    """Each piece's mean and sum of squared deviations from it."""
+    blocks = (x.shape[1] + COLUMNS - 1) // COLUMNS
+    for task in prange(len(means) * blocks):
+        _statistics_piece(x, rows, task // blocks, task % blocks * COLUMNS, means, squares)
 
-    A row of x holds several rows of C channels side by side, each with statistics of its own until the union.
-    """
-    M, wide = x.shape
-    C = len(gamma)
-    blocks = (wide + COLUMNS - 1) // COLUMNS
-    rows = ROWS * min(blocks, 8)
-    pieces = (M + rows - 1) // rows
-    x, y = x.reshape(-1), y.reshape(-1)
-    means, squares = np.zeros((pieces, wide), x.dtype), np.zeros((pieces, wide), x.dtype)
-    for task in prange(pieces * blocks):
-        piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, wide)
-        these = range(piece * rows, min((piece + 1) * rows, M))
-        mean_, square_ = means[piece, left:right], squares[piece, left:right]
-        for m in these:
-            _add(x[m * wide + left : m * wide + right], mean_)
-        _divide(mean_, len(these))
-        for m in these:
-            _add_square(x[m * wide + left : m * wide + right], mean_, square_)
 
-    mean, var, scale = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(wide, x.dtype)
-    centre, shift = np.empty(wide, x.dtype), np.empty(wide, x.dtype)
-    _union(means, squares, M, rows, mean, var)
-    for at in range(0, wide, C):
-        for c in range(C):
-            scale[at + c] = gamma[c] / np.sqrt(var[c] + eps)
-            centre[at + c], shift[at + c] = mean[c], beta[c]
-
-    for task in prange(pieces * blocks):
-        piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, wide)
-        scale_, centre_, shift_ = scale[left:right], centre[left:right], shift[left:right]
-        for m in range(piece * rows, min((piece + 1) * rows, M)):
-            p = slice(m * wide + left, m * wide + right)
-            _normalise(x[p], scale_, centre_, shift_, slope, y[p])
-    return mean, var
+@njit(**INNER)
+def _statistics_piece(x, rows, piece, left, means, squares):
+    (M, wide), flat = x.shape, x.reshape(-1)
+    right = min(left + COLUMNS, wide)
+    mean, square = means[piece, left:right], squares[piece, left:right]
+    first, last = piece * rows, min((piece + 1) * rows, M)
+    for m in range(first, last):
+        _add(flat[m * wide + left : m * wide + right], mean)
+    _divide(mean, last - first)
+    for m in range(first, last):
+        part = flat[m * wide + left : m * wide + right]
+        for c in range(part.size):
+            d = part[c] - mean[c]
+            square[c] += d * d
 
 
 @njit(**COMPILED)
 def _union(means, squares, M, rows, mean, var):
-    """Mean and variance of all rows from the means and squared deviations of the pieces of wide rows, in float64."""
+    """Mean and variance of all rows from those of the pieces, in float64 (Chan's formula: nothing cancels)."""
     C, (pieces, wide) = len(mean), means.shape
     total, square = np.zeros(C, np.float64), np.zeros(C, np.float64)
     for piece in range(pieces):
@@ -227,89 +229,76 @@ def _union(means, squares, M, rows, mean, var):
         mean[c], var[c] = total[c], square[c]
 
 
-@njit(**COMPILED)
+@njit(**INNER)
 def _divide(total, n):
     for c in range(total.size):
         total[c] /= n
 
 
-@njit(**COMPILED)
-def _add_square(x, mean, square):
-    for c in range(x.size):
-        d = x[c] - mean[c]
-        square[c] += d * d
+@njit(parallel=True, **COMPILED)
+def _normalise(x, rows, scale, centre, shift, slope, y):
+    """y = leaky_relu(scale * (x - centre) + shift)"""
+    M, wide = x.shape
+    blocks = (wide + COLUMNS - 1) // COLUMNS
+    for task in prange((M + rows - 1) // rows * blocks):
+        _normalise_piece(x, rows, task // blocks, task % blocks * COLUMNS, scale, centre, shift, slope, y)
 
 
-@njit(**COMPILED)
-def _normalise(x, scale, mean, beta, slope, y):
-    for c in range(x.size):
-        normal = scale[c] * (x[c] - mean[c]) + beta[c]
-        leaked = slope * normal
-        y[c] = normal if normal > 0 else leaked
+@njit(**INNER)
+def _normalise_piece(x, rows, piece, left, scale, centre, shift, slope, y):
+    (M, wide), x, y = x.shape, x.reshape(-1), y.reshape(-1)
+    right = min(left + COLUMNS, wide)
+    scale, centre, shift = scale[left:right], centre[left:right], shift[left:right]
+    for m in range(piece * rows, min((piece + 1) * rows, M)):
+        part, out = x[m * wide + left : m * wide + right], y[m * wide + left : m * wide + right]
+        for c in range(part.size):
+            normal = scale[c] * (part[c] - centre[c]) + shift[c]
+            leaked = slope * normal
+            out[c] = normal if normal > 0 else leaked
 
 
 @njit(parallel=True, **COMPILED)
-def _batchnorm_grad(dy, y, x, gamma, mean, inv_std, slope, dx):
-    """Reads dy, y and x once for dgamma and dbeta and once to write dx. Returns dgamma and dbeta (C,) in x's dtype.
+def _gradient_sums(dy, y, x, rows, centre, narrow, slope, dgammas, dbetas):
+    """Each piece's dgamma and dbeta."""
+    blocks = (x.shape[1] + COLUMNS - 1) // COLUMNS
+    for task in prange(len(dgammas) * blocks):
+        _sums_piece(dy, y, x, rows, task // blocks, task % blocks * COLUMNS, centre, narrow, slope, dgammas, dbetas)
 
-    Rows lie side by side as in `_batchnorm`.
-    """
+
+@njit(**INNER)
+def _sums_piece(dy, y, x, rows, piece, left, centre, narrow, slope, dgammas, dbetas):
+    (M, wide), dy, y, x = x.shape, dy.reshape(-1), y.reshape(-1), x.reshape(-1)
+    right = min(left + COLUMNS, wide)
+    centre, narrow = centre[left:right], narrow[left:right]
+    dgamma, dbeta = dgammas[piece, left:right], dbetas[piece, left:right]
+    for m in range(piece * rows, min((piece + 1) * rows, M)):
+        first, last = m * wide + left, m * wide + right
+        dy_m, y_m, x_m = dy[first:last], y[first:last], x[first:last]
+        for c in range(x_m.size):
+            leaked = slope * dy_m[c]
+            d = dy_m[c] if y_m[c] > 0 else leaked
+            dgamma[c] += d * ((x_m[c] - centre[c]) * narrow[c])
+            dbeta[c] += d
+
+
+@njit(parallel=True, **COMPILED)
+def _gradient(dy, y, x, rows, scale, centre, shift, tilt, slope, dx):
+    """dx = scale * (d - shift - (x - centre) * tilt), d what comes out of the activation."""
     M, wide = x.shape
-    C = len(gamma)
     blocks = (wide + COLUMNS - 1) // COLUMNS
-    rows = ROWS * min(blocks, 8)
-    pieces = (M + rows - 1) // rows
-    x, y, dy, dx = x.reshape(-1), y.reshape(-1), dy.reshape(-1), dx.reshape(-1)
-    dgammas, dbetas = np.zeros((pieces, wide), x.dtype), np.zeros((pieces, wide), x.dtype)
-    centre, narrow = np.empty(wide, x.dtype), np.empty(wide, x.dtype)
-    for at in range(0, wide, C):
-        for c in range(C):
-            centre[at + c], narrow[at + c] = mean[c], inv_std[c]
-    for task in prange(pieces * blocks):
-        piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, wide)
-        centre_, narrow_ = centre[left:right], narrow[left:right]
-        dgamma_, dbeta_ = dgammas[piece, left:right], dbetas[piece, left:right]
-        for m in range(piece * rows, min((piece + 1) * rows, M)):
-            p = slice(m * wide + left, m * wide + right)
-            _add_grads(dy[p], y[p], x[p], centre_, narrow_, slope, dgamma_, dbeta_)
-
-    dgamma, dbeta = np.empty(C, x.dtype), np.empty(C, x.dtype)
-    shift, tilt, scale = np.empty(wide, x.dtype), np.empty(wide, x.dtype), np.empty(wide, x.dtype)
-    total_gamma, total_beta = np.zeros(C, np.float64), np.zeros(C, np.float64)
-    for piece in range(pieces):
-        for at in range(0, wide, C):
-            _add(dgammas[piece, at : at + C], total_gamma)
-            _add(dbetas[piece, at : at + C], total_beta)
-    count = M * (wide // C)
-    for at in range(0, wide, C):
-        for c in range(C):
-            dgamma[c], dbeta[c] = total_gamma[c], total_beta[c]
-            shift[at + c], tilt[at + c] = total_beta[c] / count, total_gamma[c] / count * inv_std[c]
-            scale[at + c] = gamma[c] * inv_std[c]
-
-    for task in prange(pieces * blocks):
-        piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, wide)
-        centre_, shift_, tilt_, scale_ = centre[left:right], shift[left:right], tilt[left:right], scale[left:right]
-        for m in range(piece * rows, min((piece + 1) * rows, M)):
-            p = slice(m * wide + left, m * wide + right)
-            _batchnorm_dx(dy[p], y[p], x[p], centre_, shift_, tilt_, scale_, slope, dx[p])
-    return dgamma, dbeta
+    for task in prange((M + rows - 1) // rows * blocks):
+        _gradient_piece(dy, y, x, rows, task // blocks, task % blocks * COLUMNS, scale, centre, shift, tilt, slope, dx)
 
 
-@njit(**COMPILED)
-def _add_grads(dy, y, x, mean, inv_std, slope, dgamma, dbeta):
-    for c in range(x.size):
-        leaked = slope * dy[c]
-        d = dy[c] if y[c] > 0 else leaked
-        dgamma[c] += d * ((x[c] - mean[c]) * inv_std[c])
-        dbeta[c] += d
-
-
-@njit(**COMPILED)
-def _batchnorm_dx(dy, y, x, mean, shift, tilt, scale, slope, dx):
-    for c in range(x.size):
-        leaked = slope * dy[c]
-        d = dy[c] if y[c] > 0 else leaked
-        dx[c] = scale[c] * (d - shift[c] - (x[c] - mean[c]) * tilt[c])
+@njit(**INNER)
+def _gradient_piece(dy, y, x, rows, piece, left, scale, centre, shift, tilt, slope, dx):
+    (M, wide), dy, y, x, dx = x.shape, dy.reshape(-1), y.reshape(-1), x.reshape(-1), dx.reshape(-1)
+    right = min(left + COLUMNS, wide)
+    scale, centre, shift, tilt = scale[left:right], centre[left:right], shift[left:right], tilt[left:right]
+    for m in range(piece * rows, min((piece + 1) * rows, M)):
+        first, last = m * wide + left, m * wide + right
+        dy_m, y_m, x_m, dx_m = dy[first:last], y[first:last], x[first:last], dx[first:last]
+        for c in range(x_m.size):
+            leaked = slope * dy_m[c]
+            d = dy_m[c] if y_m[c] > 0 else leaked
+            dx_m[c] = scale[c] * (d - shift[c] - (x_m[c] - centre[c]) * tilt[c])
