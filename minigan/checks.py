@@ -245,7 +245,14 @@ def batch_statistics(backend) -> Iterator[Row]:
     for mode, expected in (({"train": False}, before), ({"track": False}, before), ({}, after)):
         layer.forward(backend.asarray(x), **mode)
         for name, b in layer.buffers.items():
-            yield compare(f"BatchNorm {mode or 'training'}", f"running {name}", "formula", b, expected[name], EXACT)
+            yield compare(
+                f"BatchNorm {mode or 'training'}",
+                f"running {name}",
+                "formula",
+                backend.to_numpy(b),
+                expected[name],
+                EXACT,
+            )
 
 
 def dropped_units(backend) -> Iterator[Row]:

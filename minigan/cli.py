@@ -107,8 +107,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_backend(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--backend", metavar="NAME", help="auto (default), numpy, numba or cupy")
+    sub.add_argument("--backend", metavar="NAME", help="auto (default), numpy, numba or cupy, the GPU")
     sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    sub.add_argument("--device", type=int, metavar="N", help="which GPU (default 0)")
+    sub.add_argument("--tf32", action="store_const", const=True, help="GPU: faster products of rounded numbers")
+    sub.add_argument("--gpu-memory", type=float, metavar="GIB", help="GPU: keep no more memory than this")
+
+
+def _load_backend(arguments):
+    """The backend that the options of `_add_backend` name."""
+    from minigan import backends
+
+    if arguments.device is not None and arguments.device < 0:
+        raise UserError(f"--device is a number from 0 up, got {arguments.device}")
+    if arguments.gpu_memory is not None and not arguments.gpu_memory > 0:
+        raise UserError(f"--gpu-memory is positive, got {arguments.gpu_memory}")
+    gpu = dict(device=arguments.device, tf32=arguments.tf32, memory=arguments.gpu_memory)
+    backend = backends.load(arguments.backend or "auto", **gpu)
+    backend.set_threads(arguments.threads)
+    return backend
 
 
 # ---------------------------------------------------------------- train
@@ -153,7 +170,7 @@ def _begin(given: dict, out: Path):
 def _resume(given: dict, out: Path):
     from minigan import run
 
-    free = {"epochs", "steps", "minutes", "backend", "threads"}
+    free = {"epochs", "steps", "minutes", "backend", "threads", "device", "tf32", "gpu_memory"}
     settings, config = _settings(given), run.read_config(out)
     fixed = {name for name, value in settings.items() if name not in free and value != getattr(config, name)}
     if fixed:
@@ -224,7 +241,7 @@ def _list_presets() -> int:
 def sample(arguments) -> int:
     import numpy as np
 
-    from minigan import backends, models, plots, run
+    from minigan import models, plots, run
     from minigan.checkpoint import write_atomically
 
     out = arguments.out or arguments.run / "sample.png"
@@ -232,9 +249,7 @@ def sample(arguments) -> int:
         raise UserError(f"--out is a .png (a grid) or .npy (uint8 images) file, got {out}")
     if arguments.count < 1 or arguments.seed < 0:
         raise UserError(f"--count is at least 1 and --seed at least 0, got {arguments.count} and {arguments.seed}")
-    backend = backends.load(arguments.backend or "auto")
-    backend.set_threads(arguments.threads)
-    network = run.generator(arguments.run, backend)
+    network = run.generator(arguments.run, _load_backend(arguments))
     images = run.draw(network, arguments.count, np.random.default_rng(arguments.seed), arguments.digit)
     with run.writing(out.parent):
         if out.suffix == ".png":
@@ -257,19 +272,17 @@ def evaluate(arguments) -> int:
 
     import numpy as np
 
-    from minigan import backends, models, plots, run
     from minigan import evaluate as judging
+    from minigan import models, plots, run
     from minigan.checkpoint import write_atomically
 
     if arguments.count < 100 or arguments.seed < 0:
         raise UserError(f"--count is at least 100 and --seed at least 0, got {arguments.count} and {arguments.seed}")
-    backend = backends.load(arguments.backend or "auto")
-    backend.set_threads(arguments.threads)
-    network = run.generator(arguments.run, backend)
+    network = run.generator(arguments.run, _load_backend(arguments))
     images = run.draw(network, arguments.count, np.random.default_rng(arguments.seed))
     n = models.classes(network)
     labels = np.arange(arguments.count) % n if n == judging.CLASSES else None
-    report = judging.evaluate(judging.Judge(backend=backend), images, labels, arguments.seed)
+    report = judging.evaluate(judging.Judge(backend=network.backend), images, labels, arguments.seed)
     text = json.dumps(report, indent=1)
     with run.writing(arguments.run):
         write_atomically(arguments.run / "evaluate.json", (text + "\n").encode())
@@ -402,14 +415,16 @@ def doctor(arguments) -> int:
     from minigan import backends, datasets
 
     print(f"minigan {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    distributions = importlib.metadata.packages_distributions()  # CuPy's is called cupy-cuda13x, or otherwise
     for package in ("numpy", "numba", "cupy"):
-        try:
-            print(f"{package:<8} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            print(f"{package:<8} not installed")
+        found = [f"{importlib.metadata.version(d)} ({d})" for d in dict.fromkeys(distributions.get(package, []))]
+        print(f"{package:<8} {', '.join(found) or 'not installed'}")
     print(f"cores    {backends.cores()} that this process may use")
     print(f"data     {datasets.mnist('all').images.shape[0]:,} embedded MNIST images, whole")
-    for name, cause in backends.status().items():
+    status = backends.status()
+    for name, cause in status.items():
         print(f"backend  {name:<6} {'runs here' if cause is None else 'does not run here: ' + cause}")
+    if status["cupy"] is None:
+        print(f"gpu      {backends.load('cupy').describe()}")
     print(f"auto     takes {backends.choose()[1].removeprefix('backend ')}")
     return 0

@@ -485,7 +485,7 @@ def keeper(*networks: Layer) -> Callable:
 
     def put_back():
         for buffer, value, backend in kept:
-            buffer[...] = backend.asarray(value)
+            buffer[...] = value if isinstance(buffer, np.ndarray) else backend.asarray(value)  # counters: on the host
 
     return put_back
 

@@ -91,7 +91,7 @@ class Layer:
         flat = next(params[name].base for params, name in held)
         packed = flat is not None and flat.shape == (self.n_params,)
         if not packed or any(params[name].base is not flat for params, name in held):
-            flat, at = self.backend.xp.concatenate([params[name].ravel() for params, name in held]), 0
+            flat, at = self.backend.concatenate([params[name] for params, name in held]), 0
             for params, name in held:
                 shape, size = params[name].shape, params[name].size
                 params[name] = flat[at : at + size].reshape(shape)
@@ -323,9 +323,7 @@ class BatchNorm(Layer):
         if train:
             y, mean, var = self.backend.batchnorm(x, gamma, beta, self.eps, slope)
             if track:
-                for name, batch in (("mean", mean), ("var", var)):
-                    running = self.buffers[name]
-                    running[...] = self.momentum * running + (1 - self.momentum) * batch
+                self.backend.track(self.buffers["mean"], self.buffers["var"], mean, var, self.momentum)
         else:
             mean, var = self.buffers["mean"].copy(), self.buffers["var"].copy()  # as they were in this pass
             y = gamma / (var + self.eps) ** 0.5 * (x - mean) + beta
@@ -696,7 +694,9 @@ class Upsample(_Elementwise):
         return self._repeat(x), x.shape
 
     def _repeat(self, x):
-        return x.repeat(self.factor, axis=1).repeat(self.factor, axis=2)
+        N, H, W, C = x.shape  # (CuPy's `repeat` would launch a copy for each row)
+        blocks = self.backend.xp.broadcast_to(x[:, :, None, :, None], (N, H, self.factor, W, self.factor, C))
+        return blocks.reshape(N, H * self.factor, W * self.factor, C)
 
     def gradient(self, dy, x_shape):  # y[n, f*h+i, f*w+j, c] = x[n,h,w,c]: the block's gradients add
         N, H, W, C = x_shape

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
+from minigan import backends
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,13 @@ def sigmoid(l):
     return xp.where(positive, 1, e) / (1 + e)
 
 
+def mean_sigmoid(l):
+    """The mean of s(l) over all logits: the mean probability "real", a 0-d array."""
+    if gpu := _gpu(l):
+        return gpu.mean_sigmoid(l)
+    return sigmoid(l).mean()
+
+
 def softplus(l):
     """log(1 + exp(l)) = max(l, 0) + log1p(exp(-|l|)); its derivative is sigmoid(l)."""
     xp = _xp(l)
@@ -52,6 +59,8 @@ def _discriminator(real_logits, fake_logits, smoothing=0.0):
     section 3.4): t softplus(-l) + (1 - t) softplus(l) = softplus(-l) + smoothing * l.
     """
     _expect_logits(real_logits=real_logits, fake_logits=fake_logits)
+    if gpu := _gpu(real_logits):
+        return gpu.discriminator_loss("softplus", real_logits, fake_logits, smoothing)
     loss = (softplus(-real_logits) + smoothing * real_logits).mean() + softplus(fake_logits).mean()
     d_real = (smoothing - sigmoid(-real_logits)) / real_logits.size
     d_fake = sigmoid(fake_logits) / fake_logits.size
@@ -61,12 +70,16 @@ def _discriminator(real_logits, fake_logits, smoothing=0.0):
 def _non_saturating_generator(fake_logits):
     """mean softplus(-l_fake): the generator maximises log s(l_fake); its gradient is largest where D is sure."""
     _expect_logits(fake_logits=fake_logits)
+    if gpu := _gpu(fake_logits):
+        return gpu.generator_loss("softplus", fake_logits, -1, 1)
     return softplus(-fake_logits).mean(), -sigmoid(-fake_logits) / fake_logits.size
 
 
 def _minimax_generator(fake_logits):
     """-mean softplus(l_fake): the generator minimises log(1 - s(l_fake)); its gradient vanishes where D is sure."""
     _expect_logits(fake_logits=fake_logits)
+    if gpu := _gpu(fake_logits):
+        return gpu.generator_loss("softplus", fake_logits, 1, -1)
     return -softplus(fake_logits).mean(), -sigmoid(fake_logits) / fake_logits.size
 
 
@@ -76,6 +89,8 @@ def _hinge_discriminator(real_logits, fake_logits):
     (Lim and Ye 2017; Miyato et al. 2018, equation 16. The generator's side is -mean l_fake.)
     """
     _expect_logits(real_logits=real_logits, fake_logits=fake_logits)
+    if gpu := _gpu(real_logits):
+        return gpu.discriminator_loss("hinge", real_logits, fake_logits)
     real_gap, fake_gap = 1 - real_logits, 1 + fake_logits
     real_open, fake_open = real_gap.real > 0, fake_gap.real > 0
     loss = (real_gap * real_open).mean() + (fake_gap * fake_open).mean()
@@ -87,6 +102,8 @@ def _hinge_discriminator(real_logits, fake_logits):
 def _hinge_generator(fake_logits):
     """-mean l_fake."""
     _expect_logits(fake_logits=fake_logits)
+    if gpu := _gpu(fake_logits):
+        return gpu.generator_loss("linear", fake_logits, -1, 1)
     return -fake_logits.mean(), _xp(fake_logits).full_like(fake_logits, -1 / fake_logits.size)
 
 
@@ -123,7 +140,14 @@ def smoothed(loss: Loss, smoothing: float) -> Loss:
 
 
 def _xp(x):
-    return x.__array_namespace__() if hasattr(x, "__array_namespace__") else np
+    return backends.of(x).xp
+
+
+def _gpu(logits):
+    """The GPU backend where the logits live there, else None. It has each loss as one kernel: on a few hundred numbers
+    an operation costs a GPU its launch, and the formulas here are a dozen operations."""
+    backend = backends.of(logits)
+    return backend if backend.NAME == "cupy" else None
 
 
 def _expect_logits(**logits) -> None:

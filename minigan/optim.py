@@ -37,7 +37,7 @@ class Optimizer:
         for name, w in params.items():
             if grads[name].shape != w.shape:
                 raise ValueError(f"the gradient of {name} is {grads[name].shape}, the parameter {w.shape}")
-        dw = self.network.backend.xp.concatenate([grads[name].ravel() for name in params])
+        dw = self.network.backend.concatenate([grads[name] for name in params])
         self._update(self.network.pack(), dw, *self.moments)
 
 
@@ -111,9 +111,8 @@ class MovingAverage:
         for name, a in self.network.buffers.items():
             self._follow(a, now[name], d)
 
-    @staticmethod
-    def _follow(a, now, d: float) -> None:
+    def _follow(self, a, now, d: float) -> None:
         if a.dtype.kind == "u":  # a counter
             a[...] = now
         else:
-            a += (1 - d) * (now - a)
+            self.network.backend.moving_average(a, now, 1 - d)

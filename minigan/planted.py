@@ -244,18 +244,24 @@ MISTAKES = [
     ),
     Mistake(
         "batch norm",
-        "layers",
+        "backends.numpy_backend",
         "BatchNorm: momentum on the wrong side",
-        "self.momentum * running + (1 - self.momentum) * batch",
-        "(1 - self.momentum) * running + self.momentum * batch",
+        "momentum * running + (1 - momentum) * batch\n\n",
+        "(1 - momentum) * running + momentum * batch\n\n",
     ),
-    Mistake("batch norm", "layers", "BatchNorm: running statistics never move", "running[...] =", "running ="),
+    Mistake(
+        "batch norm",
+        "backends.numpy_backend",
+        "BatchNorm: running statistics never move",
+        "running[...] =",
+        "running =",
+    ),
     Mistake(
         "batch norm",
         "layers",
         "BatchNorm: running variance is the unbiased one",
-        '(("mean", mean), ("var", var))',
-        '(("mean", mean), ("var", var * len(x) / (len(x) - 1)))',
+        "mean, var, self.momentum)",
+        "mean, var * len(x) / (len(x) - 1), self.momentum)",
     ),
     Mistake(
         "batch norm",
@@ -573,8 +579,8 @@ MISTAKES = [
         "optimizers",
         "optim",
         "MovingAverage: weights exchanged",
-        "a += (1 - d) * (now - a)",
-        "a += d * (now - a)",
+        "moving_average(a, now, 1 - d)",
+        "moving_average(a, now, d)",
     ),
     Mistake("optimizers", "optim", "MovingAverage: no start-up", "min(self.decay, (1 + t) / (10 + t))", "self.decay"),
     Mistake(
@@ -595,8 +601,8 @@ MISTAKES = [
         "optimizers",
         "optim",
         "gradients in another order than the weights",
-        "[grads[name].ravel() for name in params]",
-        "[grads[name].ravel() for name in reversed(params)]",
+        "[grads[name] for name in params]",
+        "[grads[name] for name in reversed(params)]",
     ),
     # ---------------------------------------------------------------- the game
     Mistake(
@@ -639,8 +645,8 @@ MISTAKES = [
         "the game",
         "game",
         "D step: reports D(fake) of the real batch",
-        '"d_fake": sigmoid(fake_logits).mean()}',
-        '"d_fake": sigmoid(real_logits).mean()}',
+        '"d_fake": mean_sigmoid(fake_logits)}',
+        '"d_fake": mean_sigmoid(real_logits)}',
     ),
     Mistake(
         "the game",

@@ -86,8 +86,8 @@ def read_config(out: Path) -> Config:
 
 
 def load_backend(config: Config):
-    """The config's backend, with its number of threads set."""
-    backend = backends.load(config.backend)
+    """The config's backend, with its number of threads, or its GPU, set."""
+    backend = backends.load(config.backend, device=config.device, tf32=config.tf32, memory=config.gpu_memory)
     backend.set_threads(config.threads)
     return backend
 
@@ -264,18 +264,18 @@ class _Bar:
             self.recent[name] = 0.98 * self.recent.get(name, record[name]) + 0.02 * record[name]
         goal = min(self.training.seconds, self.bar.total) if self.by_time else record["step"]
         self.bar.set_postfix_str(
-            f"{self.images_a_step * self._speed(record):,.0f} img/s, "
+            f"{self.images_a_step * self._speed():,.0f} img/s, "
             + "loss D {d_loss:.2f} G {g_loss:.2f}, D(real) {d_real:.2f} D(fake) {d_fake:.2f}".format(**self.recent),
             refresh=False,
         )
         self.bar.update(goal - self.bar.n)
 
-    def _speed(self, record: dict) -> float:
-        """Steps a second since this bar began, the training's own time only."""
+    def _speed(self) -> float:
+        """Steps a second since the first that this bar showed, the training's own time only."""
+        step, seconds = self.training.step, self.training.seconds
         if not hasattr(self, "start"):
-            self.start = (record["step"] - 1, self.training.seconds)
-            return 0.0
-        return (record["step"] - self.start[0] - 1) / max(self.training.seconds - self.start[1], 1e-9)
+            self.start = step, seconds
+        return (step - self.start[0]) / max(seconds - self.start[1], 1e-9)
 
     def tell_epoch(self, row: dict) -> None:
         if not self.quiet:

@@ -65,6 +65,9 @@ class Config:
     horizon: dict | None = None  # the totals for which the run was begun; going on beyond them changes nothing before
     d_steps: int = 1  # discriminator steps for each generator step
     simultaneous: bool = False  # both players learn from one pass
+    device: int = 0  # which GPU, of several
+    tf32: bool = False  # on the GPU: matrix products of inputs rounded to 10 bits, on tensor cores
+    gpu_memory: float | None = None  # GiB that the run may keep of the GPU's memory; None: what there is
     average: float = 0.0  # decay of the moving average of G's weights, from which samples are drawn; 0: none
     checkpoint_every: int = 5  # epochs between the checkpoints that are kept
 
@@ -93,6 +96,9 @@ class Config:
             expect(value is None or value >= 1, f"{name} is at least 1", value)
         expect(self.batch >= 2, "batch is at least 2, for batch norm has no variance from one image", self.batch)
         expect(self.minutes is None or 0 < self.minutes < math.inf, "minutes are positive", self.minutes)
+        expect(self.device >= 0, "a device is a number from 0 up", self.device)
+        memory = self.gpu_memory
+        expect(memory is None or 0 < memory < math.inf, "gpu_memory is positive and finite", memory)
         for name in ("lr_g", "lr_d", "eps"):
             value = getattr(self, name)
             expect(0 < value < math.inf, f"{name} is positive and finite", value)
@@ -155,6 +161,8 @@ class Training:
         self.G, self.D = models.build(config.preset, rng=weights, **shape)
         self.G.to(backend)
         self.D.to(backend)
+        self._images = backend.asarray(data.images)  # uint8, also on a GPU: a batch is gathered and scaled there
+        self._labels = backend.asarray(data.labels) if self.classes else None
         adam = dict(beta1=config.beta1, beta2=config.beta2, eps=config.eps)
         self.opt_g = optim.Adam(self.G, lr=config.lr_g, **adam)
         self.opt_d = optim.Adam(self.D, lr=config.lr_d, **adam)
@@ -173,22 +181,44 @@ class Training:
     # ---- playing
 
     def records(self) -> Iterator[dict]:
-        """Plays until a total of the config is reached; after every step yields step, epoch, the step's losses and
-        mean probabilities, and end_of_epoch. Raises Diverged when a loss or a weight is no longer finite."""
+        """Plays until a total of the config is reached; for every step yields step, epoch, the step's losses and mean
+        probabilities, and end_of_epoch. Raises Diverged when a loss or a weight is no longer finite.
+
+        A GPU is asked for up to `STEPS_AHEAD` steps before it is waited for, never beyond the end of an epoch. Their
+        records come together, when the state is that after the last of them; on a CPU a step is a step."""
         while not self.finished():
-            start = time.perf_counter()
+            start, first = time.perf_counter(), self.step + 1
             with np.errstate(over="ignore", invalid="ignore"):  # `_check_finite` says it better than a warning
-                record = self._play()
-                self.backend.synchronize()
+                values = self._fetch(self._play_some())  # (steps, len(CURVES))
                 self.seconds += time.perf_counter() - start
-                self.step += 1
-                self._check_finite(record)
-            self.curves.extend(record[name] for name in self.CURVES)
-            record["end_of_epoch"] = self.cursor + self.images_a_step > len(self.data.images)
-            if record["end_of_epoch"]:
+                self._check_finite(first, values)
+            self.curves.extend(values.ravel())
+            end_of_epoch = self._epoch_is_over()
+            if end_of_epoch:
                 self.history.append(self._row())
                 self.epoch, self.cursor, self._order = self.epoch + 1, 0, None
-            yield {"step": self.step, "epoch": self.epoch} | record
+            for step, row in enumerate(values.tolist(), first):
+                at_end = end_of_epoch and step == self.step
+                epoch = self.epoch - (end_of_epoch and not at_end)
+                record = dict(zip(self.CURVES, row, strict=True))
+                yield {"step": step, "epoch": epoch} | record | {"end_of_epoch": at_end}
+
+    def _play_some(self) -> list[dict]:
+        """Rounds, of which nothing is read yet: their values are 0-d arrays, on a GPU perhaps still to be computed."""
+        played = []
+        while True:
+            played.append(self._play())
+            self.step += 1
+            if len(played) == self.backend.STEPS_AHEAD or self._epoch_is_over() or self.finished():
+                return played
+
+    def _fetch(self, played: list[dict]) -> np.ndarray:
+        """The values of CURVES of these rounds, (steps, len(CURVES)). This waits for the GPU, once."""
+        values = [record[name] for record in played for name in self.CURVES]
+        return self.backend.to_numpy(self.backend.xp.stack(values)).reshape(-1, len(self.CURVES))
+
+    def _epoch_is_over(self) -> bool:
+        return self.cursor + self.images_a_step > len(self.data.images)
 
     def finished(self) -> bool:
         """Whether a total of the config is reached."""
@@ -225,7 +255,7 @@ class Training:
             record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels)
         if self.average:
             self.average.update()
-        return {name: float(value) for name, value in record.items()}
+        return record
 
     @property
     def images_a_step(self) -> int:
@@ -242,21 +272,25 @@ class Training:
         labels (batch,), or None for networks without labels."""
         if self._order is None:
             self._order = np.random.default_rng([self.config.seed, 3, self.epoch]).permutation(len(self.data.images))
-        chosen = self._order[self.cursor : self.cursor + self.config.batch]
+        chosen = self.backend.asarray(self._order[self.cursor : self.cursor + self.config.batch])
         self.cursor += self.config.batch
-        labels = self.backend.asarray(self.data.labels[chosen]) if self.classes else None
-        return self.backend.asarray(datasets.scale(self.data.images[chosen])), labels
+        labels = None if self._labels is None else self._labels[chosen]
+        return self.backend.gather(self._images, chosen), labels
 
-    def _check_finite(self, record: dict) -> None:
-        bad = [name for name in self.CURVES if not math.isfinite(record[name])]
-        for player, network in (("G", self.G), ("D", self.D)):
-            # One product a tensor finds any NaN or infinity; squares overflow only for weights that are lost as well.
-            bad += [
-                f"{player}.{k}" for k, w in network.params.items() if not math.isfinite(float(w.ravel() @ w.ravel()))
-            ]
+    def _check_finite(self, first: int, values: np.ndarray) -> None:
+        """Raises Diverged, naming the first step whose values (steps, len(CURVES)) are not finite, or the last one
+        where only weights are lost."""
+        lost = ~np.isfinite(values)
+        row = int(lost.any(axis=1).argmax()) if lost.any() else len(values) - 1
+        bad = [name for name, is_lost in zip(self.CURVES, lost[row], strict=True) if is_lost]
+        weights = {f"G.{k}": w for k, w in self.G.params.items()} | {f"D.{k}": w for k, w in self.D.params.items()}
+        # One product a tensor finds any NaN or infinity; squares overflow only for weights that are lost as well.
+        squares = self.backend.xp.stack([w.ravel() @ w.ravel() for w in weights.values()])
+        finite = np.isfinite(self.backend.to_numpy(squares))
+        bad += [name for name, is_finite in zip(weights, finite, strict=True) if not is_finite]
         if bad:
             raise Diverged(
-                f"step {self.step}: {', '.join(bad)} is no longer a finite number, so the run stops: "
+                f"step {first + row}: {', '.join(bad)} is no longer a finite number, so the run stops: "
                 f"try a smaller --lr (now {self.config.lr_g} for G, {self.config.lr_d} for D)"
             )
 

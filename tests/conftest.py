@@ -1,18 +1,66 @@
-"""What all tests share: each test that takes `backend` runs on every backend of this machine."""
+"""What all tests share: each test that takes `backend` runs on every backend of this machine.
+
+The GPU backend comes twice: "emulation" is the real Python and the real kernels over a stand-in for CuPy, on the CPU;
+"cupy" is the GPU itself, marked `gpu` and skipped where there is none.
+"""
+
+import sys
 
 import numpy as np
 import pytest
 
 from minigan import backends
 
+BACKENDS = ["numpy", "numba", "emulation", pytest.param("cupy", marks=pytest.mark.gpu)]
 
-@pytest.fixture(params=backends.available())
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if "cupy_standin" in sys.modules and backends.status()["cupy"] is not None:
+        terminalreporter.write_line("CUDA kernels run on a CPU emulation; no GPU was used")
+
+
+@pytest.fixture(scope="session")
+def emulated():
+    """(the GPU backend over the stand-in, the stand-in)."""
+    import cuda_emulation
+
+    if not cuda_emulation.available:
+        pytest.skip(cuda_emulation.MISSING)
+    import cupy_standin
+
+    return cupy_standin.load_backend(), cupy_standin
+
+
+@pytest.fixture
+def emulation(emulated, monkeypatch):
+    """The GPU backend over the stand-in, in the place of the real one for as long as the test runs."""
+    monkeypatch.setitem(sys.modules, "minigan.backends.cupy_backend", emulated[0])
+    return backends.load("cupy")
+
+
+def of_name(name: str, request):
+    """The backend of that name, on one CPU thread; skips, with the reason, where it does not run."""
+    if name == "emulation":
+        return request.getfixturevalue("emulation")
+    try:
+        backend = backends.load(name)
+    except backends.BackendUnavailable as cause:
+        pytest.skip(str(cause))
+    backend.set_threads(1)  # the arrays are small
+    request.addfinalizer(lambda: backend.set_threads(None))
+    return backend
+
+
+@pytest.fixture(params=BACKENDS)
 def backend(request):
-    """A backend module: numpy, and the others that run here. On one thread: these arrays are small."""
-    backend = backends.load(request.param)
-    backend.set_threads(1)
-    yield backend
-    backend.set_threads(None)
+    """A backend module: numpy, and the others that run here."""
+    return of_name(request.param, request)
+
+
+@pytest.fixture(params=BACKENDS[2:])
+def gpu(request):
+    """The GPU backend, emulated and real."""
+    return of_name(request.param, request)
 
 
 @pytest.fixture

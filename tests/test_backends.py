@@ -654,6 +654,7 @@ def test_auto_takes_the_fastest_that_runs_and_says_why_not_the_others(cannot_imp
 
 def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
     gpu = types.ModuleType("gpu")
+    gpu.start = lambda: None
     real = importlib.import_module
     monkeypatch.setattr(
         backends.importlib,

@@ -128,7 +128,7 @@ def test_a_parameter_that_does_not_lie_in_one_piece_moves_too(name, backend, rng
     moved = []
     for order in ("C", "F"):
         net = Dense(3, 4, bias=False, rng=np.random.default_rng(6)).to(backend)
-        w = net.params["w"] = backend.asarray(np.array(net.params["w"], order=order))
+        w = net.params["w"] = backend.asarray(np.array(backend.to_numpy(net.params["w"]), order=order))
         optimizer = MAKERS[name](net)
         for _ in range(2):
             optimizer.step({"w": backend.asarray(np.arange(12, dtype=np.float32).reshape(3, 4) - 5.5)})

@@ -10,6 +10,7 @@ Every backend module has these names with these signatures; whoever holds a back
     to_numpy(x)                                    the same numbers as a NumPy array
     synchronize()                                  returns when all work asked for is done
     set_threads(n)                                 the number of CPU threads that it may use; n is None: all
+    STEPS_AHEAD                                    training steps that may be asked for before their losses are read
 
     conv2d(x, w, stride, pad)                      (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)
     conv2d_grad_x(dy, w, x_shape, stride, pad)     (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)
@@ -22,7 +23,11 @@ Every backend module has these names with these signatures; whoever holds a back
     batchnorm(x, gamma, beta, eps, slope=1)        (..., C) -> y, mean (C,), var (C,); y after leaky_relu by the slope
     batchnorm_grad(dy, y, x, gamma, mean, var, eps, slope=1)      dx, dgamma (C,), dbeta (C,)
     dropout(x, threshold, stream)                  y; on dy, the same call gives dx
+    track(running_mean, running_var, mean, var, momentum)    running = momentum * running + (1 - momentum) * batch
     adam(w, dw, m, v, lr, beta1, beta2, eps, t)    updates w, m and v in place
+    moving_average(average, now, share)            average += share * (now - average), in place
+    concatenate(arrays)                            any shapes, end to end -> (n,)
+    gather(images, index)                          uint8 (count, ...), int64 (N,) -> float32 (N, ...) in [-1, 1]
 
 With `pad = (before, after)` zeros around height and width alike, and `P = (H + before + after - K) // stride + 1`:
 
@@ -43,6 +48,7 @@ inputs: float32 to train, float64 to check gradients (the reference takes comple
 import importlib
 import operator
 import os
+import sys
 from types import ModuleType
 
 from minigan.errors import UserError
@@ -54,38 +60,44 @@ class BackendUnavailable(UserError):
     """A backend that cannot run on this machine; the text gives the cause and the command that mends it."""
 
 
-def load(name: str = "auto") -> ModuleType:
+def load(name: str = "auto", **gpu) -> ModuleType:
     """The backend called `name`; "auto" takes the GPU if a real computation on it succeeds, else Numba, else NumPy.
 
-    Raises BackendUnavailable with the cause and its remedy, UserError for an unknown name.
+    `gpu` are settings for the cupy backend: see `cupy_backend.start`. Raises BackendUnavailable with the cause and its
+    remedy, UserError for an unknown name.
     """
     if name == "auto":
-        return choose()[0]
+        return choose(**gpu)[0]
     if name not in NAMES:
         raise UserError(f"unknown backend {name!r}: choose auto, {', '.join(NAMES)}")
     try:
         backend = importlib.import_module(f"minigan.backends.{name}_backend")
     except ModuleNotFoundError as error:
-        if error.name == f"minigan.backends.{name}_backend":
-            raise BackendUnavailable(
-                f"this version of minigan has no {name} backend yet: use --backend numba"
-            ) from error
-        raise BackendUnavailable(
-            f"the {name} backend needs the package {error.name}: pip install {error.name}"
-        ) from error
+        package = "'minigan[cuda13]'" if error.name == "cupy" else error.name
+        raise BackendUnavailable(f"the {name} backend needs the package {error.name}: pip install {package}") from error
     except ImportError as error:  # installed but broken: numba that refuses this NumPy, for one
+        package = "'minigan[cuda13]'" if name == "cupy" else name
+        cause = next((line.strip("= .:") for line in str(error).splitlines() if line.strip("= .:")), "no cause given")
         raise BackendUnavailable(
-            f"the {name} backend does not import ({error}): pip install --upgrade {name} numpy"
+            f"the {name} backend does not import ({cause}): pip install --upgrade {package} numpy"
         ) from error
+    if name == "cupy":  # it imports on machines without a GPU too
+        backend.start(**gpu)
     return backend
 
 
-def choose() -> tuple[ModuleType, str]:
+def of(x) -> ModuleType:
+    """The backend that computes with arrays like x: the GPU's for an array that lives there, else the reference."""
+    on_gpu = type(x).__module__.partition(".")[0] == "cupy"
+    return sys.modules["minigan.backends.cupy_backend"] if on_gpu else load("numpy")
+
+
+def choose(**gpu) -> tuple[ModuleType, str]:
     """The best backend that runs here, and one line that says which it is and why the faster ones were passed over."""
     passed_over = []
     for name in ("cupy", "numba", "numpy"):
         try:
-            backend = load(name)
+            backend = load(name, **gpu)
         except BackendUnavailable as cause:
             passed_over.append(f"{name}: {cause}")
         else:

@@ -50,6 +50,7 @@ from minigan.backends.numba_passes import (  # noqa: E402, F401
     leaky_relu_grad,
     sum_rows,
 )
+from minigan.backends.numpy_backend import STEPS_AHEAD, concatenate, gather, moving_average, track  # noqa: E402, F401
 
 NAME = "numba"
 xp = np

@@ -11,6 +11,7 @@ from minigan.backends import GOLDEN, conv_size, cores, pads
 
 NAME = "numpy"
 xp = np
+STEPS_AHEAD = 1  # the step is over when its losses are there
 
 
 def asarray(x, dtype=None) -> np.ndarray:
@@ -134,6 +135,12 @@ def dropout(x: np.ndarray, threshold: int, stream: int) -> np.ndarray:
     return x * mask.reshape(x.shape)
 
 
+def track(running_mean, running_var, mean, var, momentum: float) -> None:
+    """running = momentum * running + (1 - momentum) * batch, in place."""
+    for running, batch in ((running_mean, mean), (running_var, var)):
+        running[...] = momentum * running + (1 - momentum) * batch
+
+
 def adam(w, dw, m, v, lr: float, beta1: float, beta2: float, eps: float, t: int) -> None:
     """w -= lr * mhat / (sqrt(vhat) + eps), with mhat = m / (1 - beta1^t) and vhat = v / (1 - beta2^t), in place."""
     m *= beta1
@@ -141,3 +148,18 @@ def adam(w, dw, m, v, lr: float, beta1: float, beta2: float, eps: float, t: int)
     v *= beta2
     v += (1 - beta2) * dw * dw
     w -= lr / (1 - beta1**t) * m / (np.sqrt(1 / (1 - beta2**t) * v) + eps)
+
+
+def moving_average(average, now, share: float) -> None:
+    """average += share * (now - average), in place."""
+    average += share * (now - average)
+
+
+def concatenate(arrays: list[np.ndarray]) -> np.ndarray:
+    """The arrays end to end; any shapes -> (n,)"""
+    return np.concatenate([a.ravel() for a in arrays])
+
+
+def gather(images: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """x = images[index] / 127.5 - 1; uint8 (count, ...), int64 (N,) -> float32 (N, ...)"""
+    return images[index].astype(np.float32) / 127.5 - 1

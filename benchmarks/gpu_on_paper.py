@@ -1,0 +1,117 @@
+"""What a training step should take on a GPU: an ESTIMATE, computed on paper. Nobody has timed it.
+
+    python benchmarks/gpu_on_paper.py [--json FILE]
+
+A step asks the GPU for LAUNCHES kernels and products (the tests hold the backend to these numbers), and the CPU spends
+about HOST seconds on each. Meanwhile the GPU multiplies and moves bytes, at the share of its peaks that such work
+usually reaches. The longer of the two is the step: below a certain batch it is the launches, whatever the GPU, above it
+the GPU. The work is counted by running a step of the reference with a ledger around each operation. Not counted: the
+few elementwise operations that the layers write without the backend, caches, and the latency of small kernels.
+"""
+
+import argparse
+import json
+import types
+
+import numpy as np
+
+from minigan import bench
+from minigan.backends import numpy_backend
+
+LAUNCHES = {"small": 119, "tutorial": 144}
+HOST = 10e-6  # seconds of the CPU for a call of CuPy
+PRODUCTS, MEMORY = 0.6, 0.7  # the shares of the peaks that are reached
+GPUS = {  # float32 without tensor cores, FLOP/s, and bytes/s, as the maker gives them
+    "Tesla T4": (8.1e12, 0.32e12),
+    "RTX 3060": (12.7e12, 0.36e12),
+    "RTX 4090": (82.6e12, 1.01e12),
+    "H100 SXM": (66.9e12, 3.35e12),
+}
+BATCHES = (64, 256, 1024)
+CONVOLUTIONS = ("conv2d", "conv2d_grad_x", "conv2d_grad_w")
+PASSES = {"batchnorm": 1.5, "batchnorm_grad": 1.5}  # a second kernel reads its input once more
+
+
+class Ledger(types.ModuleType):
+    """The reference backend, with the floating point operations and the bytes that its operations would cost a GPU."""
+
+    def __init__(self):
+        super().__init__("ledger")
+        self.flops = self.bytes = 0.0
+
+    def __getattr__(self, name: str):
+        value = getattr(numpy_backend, name)
+        if not isinstance(value, types.FunctionType) or name in ("asarray", "to_numpy", "synchronize", "set_threads"):
+            return value
+
+        def operation(*arguments):
+            result = value(*arguments)
+            self.enter(name, arguments, result)
+            return result
+
+        return operation
+
+    def enter(self, name: str, arguments: tuple, result) -> None:
+        results = result if isinstance(result, tuple) else (result,)
+        arrays = [a for a in (*arguments, *results) if isinstance(a, np.ndarray)]
+        moved = sum(a.nbytes for a in arrays)
+        if name in CONVOLUTIONS:  # w (K, K, C, O): the matrix of windows is (N*P*Q, K*K*C)
+            w = result if name == "conv2d_grad_w" else arguments[1]
+            y = result if name == "conv2d" else arguments[0]
+            K, _, C, O = w.shape
+            windows = y.size // O
+            self.flops += 2.0 * windows * K * K * C * O
+            moved += 2 * windows * K * K * C * y.itemsize  # written by one kernel, read by the next
+        elif name == "matmul":
+            self.flops += 2.0 * result.size * arguments[0].shape[1]
+        self.bytes += moved * PASSES.get(name, 1)
+
+
+def work(preset: str) -> dict[str, tuple[float, float]]:
+    """For flops and bytes of a step (what it takes at batch 0, what each image adds)."""
+    counted = []
+    for batch in (4, 8):
+        ledger = Ledger()
+        step = bench.Step(preset, batch, ledger)
+        ledger.flops = ledger.bytes = 0.0
+        step()
+        counted.append((ledger.flops, ledger.bytes))
+    straight = {}
+    for name, at_4, at_8 in zip(("flops", "bytes"), *counted, strict=True):
+        straight[name] = (2 * at_4 - at_8, (at_8 - at_4) / 4)
+    return straight
+
+
+def estimates() -> list[dict]:
+    rows = []
+    for preset, launches in LAUNCHES.items():
+        flops, moved = work(preset).values()
+        host = launches * HOST
+        for gpu, (peak, bandwidth) in GPUS.items():
+            fixed, each = (f / (PRODUCTS * peak) + b / (MEMORY * bandwidth) for f, b in zip(flops, moved, strict=True))
+            steps = {batch: round(1e3 * max(host, fixed + each * batch), 2) for batch in BATCHES}
+            below = max(0, int((host - fixed) / each))
+            rows.append({"preset": preset, "gpu": gpu, "launch_bound_below_batch": below, "step_ms": steps})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    rows = estimates()
+    print("ESTIMATE on paper, never measured:")
+    print(f"{'preset':<10}{'GPU':<12}{'launch-bound':>18}" + "".join(f"{f'batch {b}':>14}" for b in BATCHES))
+    for row in rows:
+        times = "".join(f"{ms:>11.2f} ms" for ms in row["step_ms"].values())
+        bound = f"below batch {row['launch_bound_below_batch']}"
+        print(f"{row['preset']:<10}{row['gpu']:<12}{bound:>18}{times}")
+    if options.json:
+        assumptions = {"launches": LAUNCHES, "host_seconds": HOST, "products": PRODUCTS, "memory": MEMORY, "gpus": GPUS}
+        report = {"estimate": "on paper, never measured", "assumptions": assumptions, "rows": rows}
+        with open(options.json, "w") as file:
+            file.write(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+// The kernels of cupy_backend.py: CUDA C without includes, compiled when first used, for float and, with -DREAL=double,
+// for the gradient checks. Images are NHWC: x (N, H, W, C), the last axis closest in memory.
+//
+// Each number that a kernel writes is gathered by one thread in a fixed order. No atomics, so a result does not depend
+// on who comes first. Threads that must wait for each other do so all together: a barrier stands in no branch, and a
+// shuffle takes the whole warp.
+//
+// Indices are 32 bits wide, for divisions by H, W and C are many and 64 bits make them several times slower. The host
+// refuses arrays of 2^31 elements and more before it launches anything.
+
+#ifndef REAL
+#define REAL float
+#endif
+typedef REAL real;
+typedef unsigned long long u64;
+
+#define LANES 32  // threadIdx.x of the two-dimensional blocks: neighbours in memory
+#define ROWS 8    // threadIdx.y
+#define THREADS 256  // of a one-dimensional block
+#define FULL 0xffffffffu
+
+// Begins a kernel that has a thread for each of n elements.
+#define FOR_ELEMENT(i, n)                                  \
+    const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x); \
+    if (i >= (n)) return;
+
+// ---------------------------------------------------------------- convolutions
+
+// col[m, t] = xpad[n, p*stride+i, q*stride+j, c]: row m = (n, p, q) is a window, column t = (i, j, c) a place in it.
+// conv2d is col times w, its weight gradient col' times dy. One row i of a window is K*C neighbours in x, so a bound is
+// checked on w*C + c at once. LANES threads share a window.
+extern "C" __global__ void im2col(const real* __restrict__ x, real* __restrict__ col, int windows, int H, int W, int C,
+                                  int K, int stride, int before, int P, int Q) {
+    const int m = (int)(blockIdx.x * blockDim.y + threadIdx.y);
+    if (m >= windows) return;
+    const int q = m % Q, p = m / Q % P, n = m / Q / P;
+    const int top = p * stride - before, left = (q * stride - before) * C;
+    const int KC = K * C, WC = W * C;
+    for (int t = (int)threadIdx.x; t < K * KC; t += LANES) {
+        const int i = t / KC, h = top + i, v = left + t - i * KC;  // v = w*C + c
+        const bool inside = h >= 0 && h < H && v >= 0 && v < WC;
+        col[m * (K * KC) + t] = inside ? x[(n * H + h) * WC + v] : real(0);
+    }
+}
+
+// The adjoint: x[n, h, w, c] = the sum of col over all the places where a window read that pixel. A window (p, q) reads
+// pixel (h, w) at (i, j) where p*stride + i = h + before: i and p begin with remainder and quotient, and as i goes up
+// by a stride, p goes down by one.
+extern "C" __global__ void col2im(const real* __restrict__ col, real* __restrict__ x, int size, int H, int W, int C,
+                                  int K, int stride, int before, int P, int Q) {
+    FOR_ELEMENT(e, size)
+    const int c = e % C, w = e / C % W, h = e / C / W % H, n = e / C / W / H;
+    real sum = 0;
+    int p = (h + before) / stride;
+    for (int i = (h + before) % stride; i < K && p >= 0; i += stride, --p) {
+        if (p >= P) continue;
+        int q = (w + before) / stride;
+        for (int j = (w + before) % stride; j < K && q >= 0; j += stride, --q)
+            if (q < Q) sum += col[((((n * P + p) * Q + q) * K + i) * K + j) * C + c];
+    }
+    x[e] = sum;
+}
+
+// ---------------------------------------------------------------- batch norm, with the leaky ReLU behind it
+
+// Blocks are (LANES, ROWS), the grid (channels / LANES, chunks): a block sees LANES channels of one chunk of the M rows.
+// What needs all rows is summed over each chunk by a first kernel; the second one adds up the chunks, each block for
+// itself, and goes on. No block waits for another.
+
+// The sum of v over threadIdx.y, for each threadIdx.x. The whole block must come here.
+__device__ real column_sum(real v) {
+    __shared__ real part[ROWS][LANES];
+    part[threadIdx.y][threadIdx.x] = v;
+    __syncthreads();
+    real sum = 0;
+    for (int row = 0; row < ROWS; ++row) sum += part[row][threadIdx.x];
+    __syncthreads();  // before anyone writes the next one's parts
+    return sum;
+}
+
+// partial (2, chunks, C): each chunk's mean, and its sum of squared deviations from that mean.
+extern "C" __global__ void batchnorm_partial(const real* __restrict__ x, real* __restrict__ partial, int M, int C,
+                                             int chunk) {
+    const int c = (int)(blockIdx.x * LANES + threadIdx.x);
+    const int begin = (int)blockIdx.y * chunk, end = min(begin + chunk, M);
+    real sum = 0;
+    if (c < C)
+        for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) sum += x[m * C + c];
+    const real mean = column_sum(sum) / real(end - begin);
+    real squares = 0;
+    if (c < C)
+        for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) {
+            const real d = x[m * C + c] - mean;
+            squares += d * d;
+        }
+    squares = column_sum(squares);
+    if (threadIdx.y == 0 && c < C) {
+        partial[blockIdx.y * C + c] = mean;
+        partial[(gridDim.y + blockIdx.y) * C + c] = squares;
+    }
+}
+
+// y = leaky(gamma * (x - mean) / sqrt(var + eps) + beta). The squares about each chunk's own mean are moved to the
+// whole's: sum (x - mean)^2 = sum over chunks of (squares + rows * (chunk's mean - mean)^2). (Chan et al. 1983)
+extern "C" __global__ void batchnorm_apply(const real* __restrict__ x, const real* __restrict__ gamma,
+                                           const real* __restrict__ beta, const real* __restrict__ partial,
+                                           real* __restrict__ y, real* __restrict__ mean_out,
+                                           real* __restrict__ var_out, real eps, real slope, int M, int C, int chunk) {
+    const int c = (int)(blockIdx.x * LANES + threadIdx.x), chunks = (int)gridDim.y;
+    real sum = 0;
+    if (c < C)
+        for (int k = (int)threadIdx.y; k < chunks; k += ROWS)
+            sum += real(min(chunk, M - k * chunk)) * partial[k * C + c];
+    const real mean = column_sum(sum) / real(M);
+    real squares = 0;
+    if (c < C)
+        for (int k = (int)threadIdx.y; k < chunks; k += ROWS) {
+            const real d = partial[k * C + c] - mean;
+            squares += partial[(chunks + k) * C + c] + real(min(chunk, M - k * chunk)) * d * d;
+        }
+    const real var = column_sum(squares) / real(M);
+    if (c >= C) return;
+    if (blockIdx.y == 0 && threadIdx.y == 0) {
+        mean_out[c] = mean;
+        var_out[c] = var;
+    }
+    const real scale = gamma[c] / sqrt(var + eps), shift = beta[c];
+    const int begin = (int)blockIdx.y * chunk, end = min(begin + chunk, M);
+    for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) {
+        const real v = scale * (x[m * C + c] - mean) + shift;
+        y[m * C + c] = v > 0 ? v : slope * v;
+    }
+}
+
+// dy as it is before the activation: slope * dy where y <= 0. With slope 1 y is not read.
+__device__ real before_activation(const real* __restrict__ dy, const real* __restrict__ y, real slope, int i) {
+    return slope != 1 && !(y[i] > 0) ? slope * dy[i] : dy[i];
+}
+
+// partial (2, chunks, C): over each chunk, the sums of dy and of dy * xhat.
+extern "C" __global__ void batchnorm_grad_partial(const real* __restrict__ dy, const real* __restrict__ y,
+                                                  const real* __restrict__ x, const real* __restrict__ mean,
+                                                  const real* __restrict__ var, real* __restrict__ partial, real eps,
+                                                  real slope, int M, int C, int chunk) {
+    const int c = (int)(blockIdx.x * LANES + threadIdx.x);
+    const int begin = (int)blockIdx.y * chunk, end = min(begin + chunk, M);
+    real straight = 0, tilted = 0;
+    if (c < C) {
+        const real mu = mean[c], inv_std = 1 / sqrt(var[c] + eps);
+        for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) {
+            const real d = before_activation(dy, y, slope, m * C + c);
+            straight += d;
+            tilted += d * (inv_std * (x[m * C + c] - mu));
+        }
+    }
+    straight = column_sum(straight);
+    tilted = column_sum(tilted);
+    if (threadIdx.y == 0 && c < C) {
+        partial[blockIdx.y * C + c] = straight;
+        partial[(gridDim.y + blockIdx.y) * C + c] = tilted;
+    }
+}
+
+// dx = gamma / std * (dy - mean of dy - xhat * mean of dy * xhat), dbeta = sum of dy, dgamma = sum of dy * xhat.
+extern "C" __global__ void batchnorm_grad_apply(const real* __restrict__ dy, const real* __restrict__ y,
+                                                const real* __restrict__ x, const real* __restrict__ gamma,
+                                                const real* __restrict__ mean, const real* __restrict__ var,
+                                                const real* __restrict__ partial, real* __restrict__ dx,
+                                                real* __restrict__ dgamma, real* __restrict__ dbeta, real eps,
+                                                real slope, int M, int C, int chunk) {
+    const int c = (int)(blockIdx.x * LANES + threadIdx.x), chunks = (int)gridDim.y;
+    real straight = 0, tilted = 0;
+    if (c < C)
+        for (int k = (int)threadIdx.y; k < chunks; k += ROWS) {
+            straight += partial[k * C + c];
+            tilted += partial[(chunks + k) * C + c];
+        }
+    straight = column_sum(straight);
+    tilted = column_sum(tilted);
+    if (c >= C) return;
+    if (blockIdx.y == 0 && threadIdx.y == 0) {
+        dbeta[c] = straight;
+        dgamma[c] = tilted;
+    }
+    const real mu = mean[c], inv_std = 1 / sqrt(var[c] + eps), scale = gamma[c] * inv_std;
+    straight /= real(M);
+    tilted /= real(M);
+    const int begin = (int)blockIdx.y * chunk, end = min(begin + chunk, M);
+    for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) {
+        const int i = m * C + c;
+        dx[i] = scale * (before_activation(dy, y, slope, i) - straight - inv_std * (x[i] - mu) * tilted);
+    }
+}
+
+// running = momentum * running + (1 - momentum) * batch, for mean and var in one launch.
+extern "C" __global__ void track(real* __restrict__ running_mean, real* __restrict__ running_var,
+                                 const real* __restrict__ mean, const real* __restrict__ var, real momentum,
+                                 real share, int C) {
+    FOR_ELEMENT(c, C)
+    running_mean[c] = momentum * running_mean[c] + share * mean[c];
+    running_var[c] = momentum * running_var[c] + share * var[c];
+}
+
+// ---------------------------------------------------------------- element by element
+
+extern "C" __global__ void leaky_relu(const real* __restrict__ x, real* __restrict__ y, real slope, int n) {
+    FOR_ELEMENT(i, n)
+    y[i] = x[i] > 0 ? x[i] : slope * x[i];
+}
+
+extern "C" __global__ void leaky_relu_grad(const real* __restrict__ dy, const real* __restrict__ y,
+                                           real* __restrict__ dx, real slope, int n) {
+    FOR_ELEMENT(i, n)
+    dx[i] = y[i] > 0 ? dy[i] : slope * dy[i];
+}
+
+// Element i is kept if the i-th 16-bit number of the stream is at least the threshold. Four such numbers, lowest
+// first, come from each SplitMix64 finaliser.
+extern "C" __global__ void dropout(const real* __restrict__ x, real* __restrict__ y, u64 stream, int threshold,
+                                   real kept, int n) {
+    FOR_ELEMENT(i, n)
+    u64 z = stream + (u64)(i / 4 + 1) * 0x9E3779B97F4A7C15ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    z ^= z >> 31;
+    const int number = (int)(z >> (i % 4 * 16)) & 0xffff;
+    y[i] = x[i] * (number >= threshold ? kept : real(0));
+}
+
+// rate = lr / (1 - beta1^t) and unbias = 1 / (1 - beta2^t) come from the host, in double precision.
+extern "C" __global__ void adam(real* __restrict__ w, const real* __restrict__ dw, real* __restrict__ m,
+                                real* __restrict__ v, real rate, real beta1, real share1, real beta2, real share2,
+                                real unbias, real eps, int n) {
+    FOR_ELEMENT(i, n)
+    m[i] = beta1 * m[i] + share1 * dw[i];
+    v[i] = beta2 * v[i] + share2 * dw[i] * dw[i];
+    w[i] -= rate * m[i] / (sqrt(unbias * v[i]) + eps);
+}
+
+extern "C" __global__ void moving_average(real* __restrict__ average, const real* __restrict__ now, real share, int n) {
+    FOR_ELEMENT(i, n)
+    average[i] += share * (now[i] - average[i]);
+}
+
+// Up to eight arrays end to end. Those that are not needed have size 0.
+extern "C" __global__ void concatenate(real* __restrict__ out, int n, const real* a0, int n0, const real* a1, int n1,
+                                       const real* a2, int n2, const real* a3, int n3, const real* a4, int n4,
+                                       const real* a5, int n5, const real* a6, int n6, const real* a7, int n7) {
+    FOR_ELEMENT(i, n)
+    const real* const arrays[8] = {a0, a1, a2, a3, a4, a5, a6, a7};
+    const int sizes[8] = {n0, n1, n2, n3, n4, n5, n6, n7};
+    int j = i;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+        if (j >= 0 && j < sizes[k]) out[i] = arrays[k][j];
+        j -= sizes[k];
+    }
+}
+
+// x = pixels / 127.5 - 1 of the images with these indices, `size` numbers each. A data set may have more pixels than
+// 32 bits count, hence the 64.
+extern "C" __global__ void gather(const unsigned char* __restrict__ images, const long long* __restrict__ index,
+                                  real* __restrict__ x, int size, int n) {
+    FOR_ELEMENT(i, n)
+    x[i] = real(images[index[i / size] * size + i % size]) / real(127.5) - 1;
+}
+
+// ---------------------------------------------------------------- losses
+
+// The sum of v over a block of THREADS threads, which must all come here: within each warp by shuffles, then over the
+// warps through shared memory.
+__device__ real block_sum(real v) {
+    __shared__ real part[THREADS / 32];
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) v += __shfl_down_sync(FULL, v, offset);
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
+    __syncthreads();
+    real sum = 0;
+    for (int warp = 0; warp < THREADS / 32; ++warp) sum += part[warp];
+    __syncthreads();  // before anyone writes the next one's parts
+    return sum;
+}
+
+__device__ real sigmoid(real l) {
+    const real e = exp(-fabs(l));
+    return (l > 0 ? real(1) : e) / (1 + e);
+}
+
+__device__ real softplus(real l) { return (l > 0 ? l : real(0)) + log1p(exp(-fabs(l))); }
+
+#define SOFTPLUS 0  // f(l) = softplus(sign * l) + tilt * l
+#define HINGE 1     // f(l) = max(0, 1 + sign * l)
+#define LINEAR 2    // f(l) = sign * l
+
+// This thread's share of the mean of weight * f over n logits; dl = weight * f'(l) / n.
+__device__ real loss_term(int kind, const real* __restrict__ l, real* __restrict__ dl, int n, real sign, real tilt,
+                          real weight) {
+    real sum = 0;
+    for (int i = (int)threadIdx.x; i < n; i += THREADS) {
+        const real s = sign * l[i];
+        real f = s, slope = sign;
+        if (kind == SOFTPLUS) {
+            f = softplus(s) + tilt * l[i];
+            slope = sign * sigmoid(s) + tilt;
+        } else if (kind == HINGE) {
+            f = 1 + s > 0 ? 1 + s : real(0) * s;  // NaN stays NaN
+            slope = 1 + s > 0 ? sign : real(0);
+        }
+        sum += weight * f;
+        dl[i] = weight * slope / real(n);
+    }
+    return n > 0 ? sum / real(n) : sum;
+}
+
+// A loss over the logits a, tilted, and the logits b, if there are any: value (1,), da and db. One block.
+extern "C" __global__ void loss(int kind, const real* __restrict__ a, real* __restrict__ da, int n_a, real sign_a,
+                                real tilt, const real* __restrict__ b, real* __restrict__ db, int n_b, real sign_b,
+                                real weight, real* __restrict__ value) {
+    const real total = block_sum(loss_term(kind, a, da, n_a, sign_a, tilt, weight) +
+                                 loss_term(kind, b, db, n_b, sign_b, real(0), weight));
+    if (threadIdx.x == 0) value[0] = total;
+}
+
+// The mean of sigmoid(l) over n logits: value (1,). One block.
+extern "C" __global__ void mean_sigmoid(const real* __restrict__ l, real* __restrict__ value, int n) {
+    real sum = 0;
+    for (int i = (int)threadIdx.x; i < n; i += THREADS) sum += sigmoid(l[i]);
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) value[0] = sum / real(n);
+}

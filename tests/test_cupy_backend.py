@@ -1,0 +1,454 @@
+"""The GPU backend as a whole. Over the stand-in for CuPy: CUDA kernels run on a CPU emulation; no GPU was used. What is
+marked `gpu` runs on the real CuPy too, where there is a GPU.
+
+(The contract and the gradient checks: test_backends.py and test_gradcheck.py, whose `backend` is this one too.)
+"""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import cuda_emulation
+import numpy as np
+import pytest
+from test_cuda_kernels import changed, emulated_only, largest, operations
+
+import minigan
+from minigan import backends, bench, datasets, game, losses, models, optim, run
+from minigan.backends import BackendUnavailable, numpy_backend
+from minigan.cli import main
+from minigan.train import Config, Training
+
+PACKAGE = Path(minigan.__file__).parent
+
+
+def training(backend, preset="small", batch=8, **choices) -> Training:
+    data = datasets.mnist("test")
+    return Training(Config.of(preset, batch=batch, **{"steps": 20, "seed": 1} | choices), data, backend)
+
+
+# ---------------------------------------------------------------- it trains as the reference does
+
+
+def play(backend, preset: str, dtype) -> tuple[list[dict], dict]:
+    """Twenty steps of the preset's own game in that precision: the records, and the weights and statistics."""
+    rng, config, mnist = np.random.default_rng(1), Config.of(preset), datasets.mnist("test")
+    classes = 10 if config.conditional else 0
+    G, D = (network.to(backend, dtype) for network in models.build(preset, rng=rng, classes=classes))
+    adam = dict(beta1=config.beta1, beta2=config.beta2, eps=config.eps)
+    opt_g, opt_d = optim.Adam(G, lr=config.lr_g, **adam), optim.Adam(D, lr=config.lr_d, **adam)
+    records = []
+    for step in range(20):
+        chosen = slice(8 * step, 8 * step + 8)
+        real = backend.asarray(datasets.scale(mnist.images[chosen], np.float64).astype(dtype))
+        labels = backend.asarray(mnist.labels[chosen]) if classes else None
+        z = [backend.asarray(rng.standard_normal((8, models.noise_size(G))).astype(dtype)) for _ in range(2)]
+        record = game.discriminator_step(G, D, opt_d, real, z[0], losses.LOSSES[config.loss], labels)
+        record |= game.generator_step(G, D, opt_g, z[1], losses.LOSSES[config.loss], labels)
+        records.append({name: float(value) for name, value in record.items()})
+    tensors = {f"{i}.{k}": v for i, net in enumerate((G, D)) for k, v in (net.params | net.buffers).items()}
+    return records, {name: backend.to_numpy(value) for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("preset", ["small", "digits"])
+def test_twenty_steps_are_those_of_the_reference_in_float64(preset, gpu):
+    """To nine digits: what remains is the order of sums."""
+    (records, tensors), (expected, expected_tensors) = (play(b, preset, np.float64) for b in (gpu, numpy_backend))
+    for step, (a, b) in enumerate(zip(records, expected, strict=True)):
+        assert a == pytest.approx(b, rel=1e-9, abs=1e-9), step
+    assert tensors.keys() == expected_tensors.keys()
+    for name, a in tensors.items():
+        assert largest(a - expected_tensors[name]) <= 1e-7 * np.abs(expected_tensors[name]).max() + 1e-9, name
+
+
+@pytest.mark.parametrize("preset", ["small", "digits"])
+def test_twenty_steps_of_a_training_are_those_of_the_reference(preset, gpu):
+    """In float32, where Adam makes a full step of a gradient that is nothing but rounding: so the steps are small."""
+    ours, theirs = (training(b, preset, lr_g=1e-4, lr_d=1e-4) for b in (gpu, numpy_backend))
+    assert largest(ours.pictures(4).astype(int) - theirs.pictures(4)) <= 1  # of 255: they begin alike
+    for a, b in zip(ours.records(), theirs.records(), strict=True):
+        exact = [a.pop(name) == b.pop(name) for name in ("step", "epoch", "end_of_epoch")]
+        assert all(exact) and a == pytest.approx(b, rel=2e-3, abs=2e-3)
+    (arrays, facts), (expected, expected_facts) = ours.state(), theirs.state()
+    assert facts["noise"] == expected_facts["noise"] and facts["cursor"] == expected_facts["cursor"]
+    assert {k: (a.dtype, a.shape) for k, a in arrays.items()} == {k: (a.dtype, a.shape) for k, a in expected.items()}
+
+
+@emulated_only
+@pytest.mark.parametrize(
+    ("preset", "most"),
+    [("small", 119), ("digits", 269), ("tutorial", 118), ("mlp", 107), ("mp-gan", 143), ("upsample", 144)],
+)
+def test_a_step_asks_the_gpu_for_little_and_never_waits(preset, most, emulated, emulation):
+    """No synchronisation and no copy back within a step; to the GPU go the batch's indices, the noise and the labels
+    for G, and nothing else."""
+    counts, t = emulated[1].counts, training(emulation, preset, batch=4, average=0.9 if preset == "digits" else 0.0)
+    t._play()  # the first one compiles
+    counts.clear()
+    t._play()
+    assert counts["launches"] + counts["operations"] <= most
+    assert counts["synchronisations"] == counts["bytes_out"] == 0
+    noise = (1 if t.config.simultaneous else 2) * 4 * t.fixed_noise.shape[1] * 4
+    indices, labels = 4 * 8, 4 * 8 if t.classes else 0
+    assert counts["bytes_in"] == noise + indices + labels
+
+
+@emulated_only
+@pytest.mark.parametrize("preset", ["small", "tutorial"])
+def test_the_estimate_on_paper_counts_what_a_step_asks_for(preset, emulated, emulation, monkeypatch):
+    monkeypatch.syspath_prepend(PACKAGE.parent / "benchmarks")
+    import gpu_on_paper
+
+    counts, step = emulated[1].counts, bench.Step(preset, 4, emulation)
+    step()
+    counts.clear()
+    step()
+    assert gpu_on_paper.LAUNCHES[preset] == counts["launches"] + counts["operations"] + 1  # to gather the images
+
+
+@emulated_only
+def test_losses_are_fetched_once_a_report(emulated, emulation, monkeypatch):
+    monkeypatch.setattr(emulation, "STEPS_AHEAD", 3)
+    counts, t = emulated[1].counts, training(emulation, steps=8, batch=4)
+    waits = []
+    for record in t.records():
+        waits.append((record["step"], t.step, counts["synchronisations"]))
+        counts.clear()
+    assert [(step, ahead) for step, ahead, _ in waits] == [
+        (1, 3),
+        (2, 3),
+        (3, 3),
+        (4, 6),
+        (5, 6),
+        (6, 6),
+        (7, 8),
+        (8, 8),
+    ]
+    assert [w for _, _, w in waits][3:] == [2, 0, 0, 2, 0]  # the losses, and the weights' squares
+    assert len(t.curves) == 8 * len(Training.CURVES)
+
+
+@emulated_only
+def test_a_report_ends_with_the_epoch(emulation):
+    images = datasets.Images(datasets.mnist("test").images[:70], None, "seventy")
+    t = Training(Config.of("small", batch=16, epochs=2), images, emulation)
+    records = list(t.records())
+    assert [r["end_of_epoch"] for r in records] == [False, False, False, True] * 2
+    assert [r["epoch"] for r in records] == [0, 0, 0, 1, 1, 1, 1, 2]
+    assert [(row["epoch"], row["step"]) for row in t.history] == [(1, 4), (2, 8)]
+
+
+@emulated_only
+def test_the_step_that_diverged_is_named(emulation, monkeypatch):
+    t = training(emulation, steps=9, batch=4)
+    play, lost = t._play, emulation.asarray(np.float32(np.nan))
+    monkeypatch.setattr(t, "_play", lambda: play() | ({"g_loss": lost} if t.step == 4 else {}))
+    with pytest.raises(minigan.train.Diverged, match="step 5: g_loss is no longer a finite number"):
+        list(t.records())
+    t = training(emulation, steps=9, batch=4)
+    t.G.params["0.w"][3, 5] = np.nan
+    with pytest.raises(minigan.train.Diverged, match=r"step 1: d_loss.*, G\.0\.w"):
+        list(t.records())
+
+
+def test_a_checkpoint_goes_from_one_backend_to_the_other_and_back(gpu, tmp_path):
+    """Through the files of a run, as a person does it."""
+    out = tmp_path / "run"
+    config = Config.of("digits", batch=8, steps=3, backend="cupy", average=0.9)
+    run.play(run.begin(config, out), out, quiet=True)
+    for backend, steps in (("numpy", 5), ("cupy", 7)):
+        t = run.resume(out, backend=backend, steps=steps)
+        assert t.step == steps - 2 and t.backend.NAME == backend
+        arrays, _ = t.state()
+        before, _ = run._load_checkpoint(out)
+        assert arrays.keys() == before.keys() and all(np.array_equal(arrays[k], before[k]) for k in arrays)
+        run.play(t, out, quiet=True)
+    assert len(run.resume(out).curves) == 7 * 4
+    images = [run.draw(run.generator(out, b), 4, np.random.default_rng(0)) for b in (gpu, numpy_backend)]
+    assert largest(images[0].astype(int) - images[1]) <= 1
+
+
+# ---------------------------------------------------------------- host and device do not mix
+
+
+def test_arrays_of_the_host_are_refused(gpu):
+    x, w = np.ones((2, 4, 4, 3), np.float32), np.ones((3, 3, 3, 2), np.float32)
+    X, W, C = gpu.asarray(x), gpu.asarray(w), gpu.asarray(np.ones(3, np.float32))
+    for call in (
+        lambda: gpu.conv2d(x, W, 1, 1),
+        lambda: gpu.conv2d(X, w, 1, 1),
+        lambda: gpu.batchnorm(x, C, C, 1e-3),
+        lambda: gpu.leaky_relu(x, 0.2),
+        lambda: gpu.dropout(x, 3, 4),
+        lambda: gpu.adam(C, np.ones(3, np.float32), C, C, 1e-3, 0.5, 0.9, 1e-8, 1),
+        lambda: gpu.concatenate([X, w]),
+        lambda: gpu.gather(gpu.asarray(np.zeros((3, 2), np.uint8)), np.array([1, 2])),
+        lambda: gpu.mean_sigmoid(np.ones(3, np.float32)),
+        lambda: X + x,
+        lambda: gpu.xp.where(X > 0, X, x),
+        lambda: gpu.matmul(X[0, 0], x[0, 0].T),
+        lambda: np.asarray(X),
+    ):
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_other_precisions_and_shapes_are_refused(gpu):
+    x, w = gpu.asarray(np.ones((2, 4, 4, 3), np.float32)), gpu.asarray(np.ones((3, 3, 3, 2), np.float32))
+    with pytest.raises(TypeError, match="expected float32 or float64 for all, got float32, float64"):
+        gpu.conv2d(x, w.astype(np.float64), 1, 1)
+    with pytest.raises(TypeError, match="float16"):
+        gpu.leaky_relu(x.astype(np.float16), 0.2)
+    for call in (
+        lambda: gpu.conv2d(x[..., :2], w, 1, 1),
+        lambda: gpu.conv2d_grad_x(x, w, (2, 4, 4, 3), 1, 1),
+        lambda: gpu.conv2d_grad_w(x[:1, ..., :2], x, w.shape, 1, 1),
+    ):
+        with pytest.raises(ValueError, match="shapes do not fit together"):
+            call()
+
+
+@emulated_only
+def test_arrays_too_large_for_the_kernels_are_refused(emulation, monkeypatch):
+    monkeypatch.setattr(emulation, "LARGEST", 99)
+    assert emulation.leaky_relu(emulation.asarray(np.ones(99)), 0.2).size == 99
+    with pytest.raises(ValueError, match=r"an array with 100 elements is more than .* choose a smaller batch"):
+        emulation.leaky_relu(emulation.asarray(np.ones(100)), 0.2)
+
+
+# ---------------------------------------------------------------- mistakes planted in the Python
+
+GLUE = {
+    "rows and columns of the output exchanged": (
+        'pads(pad)[0], P, Q))\n    _launch("im2col"',
+        'pads(pad)[0], Q, P))\n    _launch("im2col"',
+    ),
+    "the padding behind for the one before": (
+        'pads(pad)[0], P, Q))\n    _launch("col2im"',
+        'pads(pad)[1], P, Q))\n    _launch("col2im"',
+    ),
+    "a Python float for a float": ("x, y, x.dtype.type(slope))", "x, y, slope)"),
+    "a double for a float": ("average.dtype.type(share)", "np.float64(share)"),
+    "a long for an int": ("*arguments, _int(n))", "*arguments, np.int64(n))"),
+    "a grid that is too small": (
+        "dtype, (-(-n // THREADS),), (THREADS,), *arguments",
+        "dtype, (n // THREADS,), (THREADS,), *arguments",
+    ),
+    "an array with gaps": ("[cupy.ascontiguousarray(a) for a in arrays]", "list(arrays)"),
+    "an array of the host": ("dx = cupy.empty(dy.shape", "dx = np.empty(dy.shape"),
+    "the running variance forgotten": ("arrays = running_mean, running_var,", "arrays = running_mean, running_mean,"),
+    "Adam's second moment as it is": ("lr / (1 - beta1**t), 1 / (1 - beta2**t)", "lr / (1 - beta1**t), 1.0"),
+    "parts after the eighth on the first": ("        begin += n\n", ""),
+}
+
+
+@emulated_only
+@pytest.mark.parametrize("mistake", GLUE)
+def test_a_mistake_in_the_python_is_caught(mistake):
+    import cupy_standin
+
+    backend = cupy_standin.load_backend(lambda source: changed(*GLUE[mistake], source))
+    worst = 0.0
+    try:
+        pairs = zip(operations(backend, np.float32), operations(numpy_backend, np.float64), strict=True)
+        for (_, a), (_, b) in pairs:
+            worst = max(worst, largest(backend.to_numpy(a) - b))
+    except (cuda_emulation.Fault, TypeError, ValueError):
+        return
+    assert worst > 1e-3
+
+
+# ---------------------------------------------------------------- starting, or saying what is missing
+
+
+@pytest.fixture
+def machine(emulated, monkeypatch):
+    """The stand-in's driver, to take things away from, and a backend that has not started yet."""
+    standin = emulated[1]
+    backend = standin.load_backend()
+    monkeypatch.setitem(backends.sys.modules, "minigan.backends.cupy_backend", backend)
+    monkeypatch.setattr(standin, "driver", {"devices": 2, "version": 13020, "fails": {}})
+    return standin
+
+
+def errors_of(standin) -> dict:
+    broken = standin.CUDARuntimeError
+    return {
+        "no driver": dict(
+            version=0, fails={"driver": broken("cudaErrorInsufficientDriver: CUDA driver version is insufficient")}
+        ),
+        "old driver": dict(version=12040, fails={"driver": broken("cudaErrorInsufficientDriver: ...")}),
+        "no device": dict(fails={"driver": broken("cudaErrorNoDevice: no CUDA-capable device is detected")}),
+        "NVRTC": dict(fails={"nvrtc": ImportError("Failure finding libnvrtc.so.13\nand more")}),
+        "cuBLAS": dict(fails={"cublas": RuntimeError("Failure finding libcublas.so.13")}),
+        "memory": dict(fails={"memory": MemoryError("Out of memory allocating 16 bytes")}),
+    }
+
+
+SAYS = {
+    "no driver": "no NVIDIA driver is installed: on Ubuntu `sudo ubuntu-drivers install`",
+    "old driver": "the NVIDIA driver is for CUDA 12 and this CuPy for CUDA 13: upgrade the driver, or `pip uninstall",
+    "no device": "the NVIDIA driver gives no GPU (cudaErrorNoDevice: no CUDA-capable device is detected): see `nvidia",
+    "NVRTC": "cannot compile a kernel (NVRTC): Failure finding libnvrtc.so.13: pip install 'minigan[cuda13]'",
+    "cuBLAS": "cannot multiply matrices (cuBLAS): Failure finding libcublas.so.13: pip install 'minigan[cuda13]'",
+    "memory": "the GPU's memory is full: end what else uses it (`nvidia-smi` lists it), or raise --gpu-memory",
+}
+
+
+@emulated_only
+@pytest.mark.parametrize("missing", SAYS)
+def test_what_is_missing_is_named_with_what_mends_it(missing, machine, capsys, tmp_path, monkeypatch):
+    machine.driver.update(errors_of(machine)[missing])
+    with pytest.raises(BackendUnavailable, match=re.escape(SAYS[missing])):
+        backends.load("cupy")
+    backend, line = backends.choose()
+    assert backend.NAME != "cupy" and SAYS[missing] in line and "\n" not in line
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--backend", "cupy"]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("minigan: ") and SAYS[missing] in output.err and output.err.count("\n") == 1
+    assert main(["doctor"]) == 0
+    assert re.search(
+        rf"^backend  cupy   does not run here: .*{re.escape(SAYS[missing])}", capsys.readouterr().out, re.M
+    )
+    machine.driver.update(version=13020, fails={})  # and mended, it runs
+    assert backends.load("cupy").NAME == "cupy"
+
+
+def test_without_cupy_the_command_that_brings_it_is_named(monkeypatch):
+    monkeypatch.setitem(backends.sys.modules, "cupy", None)
+    monkeypatch.delitem(backends.sys.modules, "minigan.backends.cupy_backend", raising=False)
+    monkeypatch.delattr(backends, "cupy_backend", raising=False)
+    cause = backends.status()["cupy"]
+    assert cause == "the cupy backend needs the package cupy: pip install 'minigan[cuda13]'"
+
+
+def test_a_cupy_that_refuses_this_numpy_says_so_in_a_line(monkeypatch):
+    def refuse(name, *rest):
+        raise ImportError("\n=====\nCuPy needs NumPy 2.0 or newer.\n=====\nOriginal error: ...")
+
+    monkeypatch.setattr(backends.importlib, "import_module", refuse)
+    with pytest.raises(BackendUnavailable, match=r"\(CuPy needs NumPy 2\.0 or newer\): pip install --upgrade 'minigan"):
+        backends.load("cupy")
+
+
+@emulated_only
+def test_device_memory_and_tf32_are_as_asked(machine):
+    backends.load("cupy", device=1, memory=1.5)
+    assert (machine.driver["used"], machine.driver["limit"]) == (1, 3 * 2**29)
+    assert machine.driver["compute_type"] == 1  # the default: no TF32
+    backends.load("cupy", tf32=True)
+    assert (machine.driver["used"], machine.driver["compute_type"]) == (1, 7)
+    asked = dict(machine.driver)
+    machine.driver["fails"] = {"driver": AssertionError("asked again")}
+    backends.load("cupy")  # as it is: nothing is tried anew
+    assert machine.driver | {"fails": {}} == asked
+    machine.driver["fails"] = {}
+    with pytest.raises(BackendUnavailable, match="there is no GPU 2: --device is 0 to 1"):
+        backends.load("cupy", device=2)
+
+
+@emulated_only
+def test_the_options_reach_the_device(machine, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    options = ["--preset", "mlp", "--batch", "4", "--steps", "2", "--backend", "cupy", "--out", out]
+    assert main(["train", *options, "--device", "1", "--tf32", "--gpu-memory", "2"]) == 0
+    assert (machine.driver["used"], machine.driver["compute_type"], machine.driver["limit"]) == (1, 7, 2**31)
+    assert "backend    cupy" in capsys.readouterr().out
+    assert (run.read_config(Path(out)).device, run.read_config(Path(out)).tf32) == (1, True)
+    assert main(["sample", out, "--count", "2", "--backend", "cupy", "--device", "0", "--out", f"{out}/s.npy"]) == 0
+    assert machine.driver["used"] == 0
+    assert main(["sample", out, "--device", "-1"]) == 2
+    assert main(["sample", out, "--gpu-memory", "0"]) == 2
+
+
+@emulated_only
+def test_the_doctor_describes_the_gpu(emulation, capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "backend  cupy   runs here" in text and "auto     takes cupy" in text
+    assert re.search(r"gpu +0: a stand-in, 2\.0 GiB, compute capability 9\.0, CUDA 13\.2 on a driver for 13\.2", text)
+
+
+# ---------------------------------------------------------------- CuPy has every name that is used
+
+
+def names_of_cupy(source: str) -> list[tuple[int, str, ast.Call | None]]:
+    """(line, dotted name, call if it is called) of all that is taken from cupy, xp or ... .xp."""
+    tree, found, within = ast.parse(source), [], set()
+    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or id(node) in within:
+            continue
+        names, inner = [], node
+        while isinstance(inner, ast.Attribute) and inner.attr != "xp":
+            names.append(inner.attr)
+            within.add(id(inner))
+            inner = inner.value
+        is_cupy = isinstance(inner, ast.Attribute) or (isinstance(inner, ast.Name) and inner.id in ("cupy", "xp"))
+        if is_cupy and names:
+            found.append((node.lineno, ".".join(reversed(names)), calls.get(id(node))))
+    return found
+
+
+def wrong_names(source: str) -> list[str]:
+    """What the installed CuPy does not have, or does not take."""
+    cupy = pytest.importorskip("cupy", reason="needs CuPy (a GPU is not needed): pip install cupy-cuda13x")
+    wrong = []
+    for line, name, call in names_of_cupy(source):
+        try:
+            thing = cupy
+            for part in name.split("."):
+                thing = getattr(thing, part)
+        except AttributeError:
+            wrong.append(f"{line}: no cupy.{name}")
+            continue
+        if call is None or any(isinstance(a, ast.Starred) for a in call.args):
+            continue
+        named = {k.arg: None for k in call.keywords}
+        if isinstance(thing, cupy.ufunc):
+            if not thing.nin <= len(call.args) <= thing.nargs:
+                wrong.append(f"{line}: cupy.{name} takes {thing.nin} arrays")
+        elif wrong_call(thing, len(call.args), named):
+            wrong.append(f"{line}: cupy.{name} takes no {len(call.args)} and {sorted(named)}")
+    return wrong
+
+
+def wrong_call(thing, positional: int, named: dict) -> bool:
+    """Whether its signature does not take the call; of a compiled class the signature is the docstring's first line."""
+    try:
+        inspect.signature(thing).bind(*[None] * positional, **named)
+    except TypeError:
+        return True
+    except ValueError:
+        first = (thing.__doc__ or "").strip().split("\n")[0]
+        return "(" in first and not all(re.search(rf"\b{name}\b", first) for name in named)
+    return False
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_cupy_has_every_name_that_is_used(path):
+    assert wrong_names(path.read_text(encoding="utf-8")) == []
+
+
+def test_many_names_are_looked_at():
+    text = (PACKAGE / "backends" / "cupy_backend.py").read_text(encoding="utf-8")
+    assert {"RawModule", "cuda.Device", "asnumpy"} <= {name for _, name, _ in names_of_cupy(text)}
+    assert {"tanh", "broadcast_to"} <= {n for _, n, _ in names_of_cupy((PACKAGE / "layers.py").read_text("utf-8"))}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "cupy.geomspace2(1, 2)",
+        "cupy.cuda.Streem()",
+        "cupy.where(a, b, c, d)",
+        "cupy.add(a)",
+        "cupy.asnumpy(a, dtype=b)",
+        "cupy.RawModule(source=text)",
+        "self.backend.xp.tanh()",
+    ],
+)
+def test_a_name_that_cupy_does_not_have_is_found(code):
+    assert len(wrong_names(code)) == 1
