@@ -267,8 +267,11 @@ def evaluate(arguments) -> int:
     backend.set_threads(arguments.threads)
     network = run.generator(arguments.run, backend)
     images = run.draw(network, arguments.count, np.random.default_rng(arguments.seed))
-    n = models.classes(network)
-    labels = np.arange(arguments.count) % n if n == judging.CLASSES else None
+    n, data = models.classes(network), run.read_config(arguments.run).data
+    digits = n == judging.CLASSES and data == "mnist"
+    if n and not digits:
+        print(f"the judge reads digits and the {n} labels of {data} may mean others: no agreement", file=sys.stderr)
+    labels = np.arange(arguments.count) % n if digits else None
     report = judging.evaluate(judging.Judge(backend=backend), images, labels, arguments.seed)
     text = json.dumps(report, indent=1)
     with run.writing(arguments.run):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import backends, datasets
+from minigan import backends, datasets, losses
 from minigan.errors import UserError
 from minigan.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, LeakyReLU, Sequential
 
@@ -69,17 +69,22 @@ class Judge:
         self.network.to(backend or backends.load("auto"))
 
     def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 images (N, 28, 28, 1) -> features (N, 64) and probabilities (N, 10), both float64."""
-        backend = self.network.backend
-        body, head = Sequential(*self.network.layers[:-2]), self.network.layers[-1]
-        features, probabilities = [], []
-        for i in range(0, len(images), 500):
-            f, _ = body.forward(backend.asarray(datasets.scale(images[i : i + 500])), train=False)
-            l = backend.to_numpy(head.forward(f, train=False)[0]).astype(np.float64)
-            p = np.exp(l - l.max(axis=1, keepdims=True))
-            features.append(backend.to_numpy(f).astype(np.float64))
-            probabilities.append(p / p.sum(axis=1, keepdims=True))
-        return np.concatenate(features), np.concatenate(probabilities)
+        """The features (N, 64) and the probabilities (N, 10) of images, see `look`."""
+        return look(self.network, images)
+
+
+def look(network: Sequential, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 images (N, 28, 28, 1), seen by a judge's network -> features (N, 64) and probabilities (N, 10), float64."""
+    backend = network.backend
+    body, head = Sequential(*network.layers[:-2]), network.layers[-1]
+    features, probabilities = [], []
+    for i in range(0, len(images), 500):
+        f, _ = body.forward(backend.asarray(datasets.scale(images[i : i + 500])), train=False)
+        l = backend.to_numpy(head.forward(f, train=False)[0]).astype(np.float64)
+        p = np.exp(l - l.max(axis=1, keepdims=True))
+        features.append(backend.to_numpy(f).astype(np.float64))
+        probabilities.append(p / p.sum(axis=1, keepdims=True))
+    return np.concatenate(features), np.concatenate(probabilities)
 
 
 # ---------------------------------------------------------------- figures
@@ -159,15 +164,20 @@ def figures(seen: tuple, reference: np.ndarray, balls: Neighbourhoods, labels, r
 
 def evaluate(judge: Judge, images: np.ndarray, labels: np.ndarray | None = None, seed: int = 0) -> dict:
     """{"count", "samples": figures, "real": figures}: uint8 images (N, 28, 28, 1), and as many real training images,
-    against the 10,000 test images. `labels` (N,) are what the samples were asked to be, if they were asked.
+    against the 10,000 test images. `labels` (N,) are the digits that the samples were asked to be, if they were asked.
 
-    Raises UserError for images that are not MNIST's size, or too few to compare.
+    Raises UserError for images that are not MNIST's size, or too few to compare, and for labels that are no digits.
     """
     if images.shape[1:] != (28, 28, 1) or len(images) < 100:
         raise UserError(
             f"the judge reads at least 100 grey images of 28 x 28, got {len(images)} of {images.shape[1:]}: "
             "only runs on MNIST-like data can be evaluated"
         )
+    if labels is not None:
+        try:
+            losses.expect_labels(labels, CLASSES)
+        except ValueError as error:
+            raise UserError(f"agreement is with the digits 0 to 9 that the judge reads: {error}") from None
     rng = np.random.default_rng(seed)
     train, test = datasets.mnist("train"), datasets.mnist("test")
     chosen = rng.choice(len(train), size=min(len(images), len(train)), replace=False)

@@ -29,6 +29,7 @@ import math
 import numpy as np
 
 from minigan import backends
+from minigan.losses import expect_labels
 
 # ---------------------------------------------------------------- initialisation
 
@@ -492,6 +493,7 @@ def one_hot(layer, labels, x):
     if labels is None or tuple(labels.shape) != (len(x),):
         came = "none" if labels is None else tuple(labels.shape)
         raise ValueError(f"{layer!r} expects labels ({len(x)},), one for each row of x, got {came}")
+    expect_labels(labels, layer.classes)
     return (labels[:, None] == xp.arange(layer.classes)).astype(x.dtype)
 
 

@@ -151,6 +151,8 @@ class Training:
             )
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
         self.classes = int(data.labels.max()) + 1 if config.conditional and data.labels is not None else 0
+        if self.classes:
+            losses.expect_labels(data.labels, self.classes)  # here, once: no step on a GPU stops to look
         shape = dict(image_shape=data.images.shape[1:], classes=self.classes)
         self.G, self.D = models.build(config.preset, rng=weights, **shape)
         self.G.to(backend)

@@ -104,6 +104,11 @@ def test_what_is_no_digit_is_refused(judge):
             judging.evaluate(judge, np.zeros(shape, np.uint8))
 
 
+def test_labels_that_are_no_digits_are_refused(judge):
+    with pytest.raises(UserError, match=r"agreement is with the digits 0 to 9 .* labels go from 0 to 9, got 25"):
+        judging.evaluate(judge, np.zeros((100, 28, 28, 1), np.uint8), np.arange(100) % 26)
+
+
 # ---------------------------------------------------------------- what they are made of
 
 

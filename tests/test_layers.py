@@ -331,6 +331,14 @@ def test_one_hot_puts_the_label_beside_x(backend, rng):
     assert grads == {} and y.dtype == np.float32
 
 
+@pytest.mark.parametrize("wrong", [[0, 4], [-1, 0]])
+def test_labels_that_no_class_has_are_refused(wrong, rng):
+    x = np.zeros((2, 3), np.float32)
+    for layer in (OneHot(4), Projection(3, 4, rng=rng)):
+        with pytest.raises(ValueError, match=rf"labels go from 0 to 3, got ({wrong[0]}|{wrong[1]})"):
+            layer.forward(x, labels=np.array(wrong))
+
+
 def test_projection_adds_what_the_label_says(backend, rng):
     layer = Projection(3, 2, rng=rng).to(backend, np.float64)
     x = rng.standard_normal((4, 3))
