@@ -4,9 +4,10 @@
     python benchmarks/time_to_quality.py --json FILE [--plot FILE] [--minutes 3] [--seeds 0 1 2]
                                          [--contenders "minigan digits" ...]
 
-minigan plays its presets `digits` and `digits-unlabelled` with their own recipes, the decay of the learning rate ending
-where the minutes end. PyTorch plays the preset `small` (Adam 2e-4, beta1 0.5, batch 128, non-saturating) in the two forms
-of bench_peers.py: `plain` as a user would first write it, and `best` in channels_last memory, with D frozen in G's step.
+minigan plays its presets `digits` and `digits-unlabelled` with their own recipes, the decay of the learning rate
+ending where the minutes end. PyTorch plays the preset `small` (Adam 2e-4, beta1 0.5, batch 128, non-saturating) in the
+two forms of bench_peers.py: `plain` as a user would first write it, and `best` in channels_last memory, with D frozen
+in G's step.
 
 Seconds are those of training: fetching the batch, drawing noise, and the step. While a contender, in a process of its
 own, sends 10,000 samples and waits, the judge of `minigan.evaluate` looks at them; that time is not counted. Contenders
@@ -46,19 +47,15 @@ def contender(name: str, seed: int, minutes: float, threads: int, pipe) -> None:
 
 def minigan(preset: str, seed: int, minutes: float, threads: int):
     """Yields (seconds of training, steps, function that draws samples and labels) after every step."""
-    from minigan import backends, datasets, run, train
+    from minigan import backends, datasets, evaluate, train
 
     backend = backends.load("numba")
     backend.set_threads(threads)
     training = train.Training(train.Config.of(preset, seed=seed, minutes=minutes), datasets.load("mnist"), backend)
     training.warm_up()
 
-    def samples():
-        images = run.draw(training.sampler, COUNT, np.random.default_rng(seed))
-        return images, np.arange(COUNT) % training.classes if training.classes else None
-
     for _ in training.records():
-        yield training.seconds, training.step, samples
+        yield training.seconds, training.step, lambda: evaluate.draw(training.sampler, COUNT, seed)
 
 
 def torch(name: str, seed: int, threads: int, batch: int = 128):

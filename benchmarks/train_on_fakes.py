@@ -1,4 +1,4 @@
-"""Can a network learn to read from forgeries alone? Trains the judge's network on a run's fakes, tests it on real digits.
+"""Can a network learn to read from forgeries alone? The judge's network, trained on a run's fakes, reads real digits.
 
     python benchmarks/train_on_fakes.py RUN [--count 60000] [--epochs 10] [--json FILE]
 

@@ -24,7 +24,16 @@ from minigan.errors import UserError
 
 # What each preset takes where nothing else is asked for; the rest is as in Config.
 DIGITS = dict(
-    conditional=True, epochs=7, batch=64, loss="hinge", lr_g=1e-3, lr_d=1e-3, beta1=0.0, decay=True, average=0.999
+    conditional=True,
+    epochs=12,
+    batch=64,
+    loss="hinge",
+    lr_g=4e-3,
+    lr_d=4e-3,
+    beta1=0.0,
+    decay=True,
+    simultaneous=True,
+    average=0.999,
 )
 RECIPES = {
     "digits": DIGITS,
