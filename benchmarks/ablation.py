@@ -5,7 +5,7 @@
 Every run sees the same number of real images, and the judge of `minigan.evaluate` looks at 10,000 samples of its end.
 Counted in images and not in seconds, so that every machine gives the same table; beside it stands what a step costs,
 per image and in processor time, next to the recipe's. Every finished run is written to the JSON at once and is not
-repeated when the command is.
+repeated when the command is; several commands, each with --only some, may fill one file.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from minigan import backends, bench, datasets, evaluate, optim, train
 from minigan.checkpoint import write_atomically
-from minigan.layers import Sequential
+from minigan.layers import Sequential, Spread
 
 
 def without_spectral_norm(training: train.Training) -> None:
@@ -32,12 +32,20 @@ def without_spectral_norm(training: train.Training) -> None:
     training.opt_d = optim.Adam(training.D, lr=c.lr_d, beta1=c.beta1, beta2=c.beta2, eps=c.eps)
 
 
+def without_spread(training: train.Training) -> None:
+    """D told a spread of 0, whatever the batch."""
+    for layer in training.D.layers:
+        if isinstance(layer, Spread):
+            layer.strength = 0.0
+
+
 # What is changed: choices of Config, or a function of the Training before its first step.
 CHANGES = {
     "the recipe": {},
     "no labels": dict(conditional=False),
     "networks of `small`: two stages, twice as wide": dict(preset="small"),
     "no spectral norm": without_spectral_norm,
+    "D does not see the batch's spread": without_spread,
     "non-saturating loss": dict(loss="non_saturating"),
     "learning rates 1e-3": dict(lr_g=1e-3, lr_d=1e-3),
     "learning rates 2e-4, beta1 0.5": dict(lr_g=2e-4, lr_d=2e-4, beta1=0.5),
@@ -107,18 +115,22 @@ def main() -> None:
 
     scales = Scales(options.threads)
     report = {"epochs": options.epochs, "count": COUNT, "machine": bench.machine(), "real": scales.real, "runs": []}
-    if options.json.exists():
+
+    def runs_so_far() -> list[dict]:
+        if not options.json.exists():
+            return []
         before = json.loads(options.json.read_text())
         if before["epochs"] != options.epochs:
             raise SystemExit(f"{options.json} holds runs of {before['epochs']} epochs: name another file")
-        report["runs"] = before["runs"]
-    done = {(run["change"], run["seed"]) for run in report["runs"]}
+        return before["runs"]
+
     for seed in options.seeds:
         for name in options.only:
-            if (name, seed) not in done:
-                report["runs"].append(play(name, seed, options.epochs, options.threads, scales))
-                report["when"] = datetime.now(UTC).isoformat(timespec="seconds")
+            if not any((run["change"], run["seed"]) == (name, seed) for run in runs_so_far()):
+                run = play(name, seed, options.epochs, options.threads, scales)
+                report |= {"runs": [*runs_so_far(), run], "when": datetime.now(UTC).isoformat(timespec="seconds")}
                 write_atomically(options.json, (json.dumps(report, indent=1) + "\n").encode())
+    report["runs"] = runs_so_far()
     if options.markdown:
         write_atomically(options.markdown, table(report).encode())
     print(table(report))

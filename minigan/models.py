@@ -37,8 +37,8 @@ def digits(rng, H, W, C, classes):
     """For the best digits a minute on two CPU cores: three narrow stages up in G and down in D, whose spectral norm
     (Miyato et al. 2018) lets both learn fast.
 
-    From 4x4, since shape is made and judged there, where it costs little: 4 -> 7 -> 14 -> 28 pixels and back. D sees how
-    far the batch spreads, or else G's digits end up more regular than people's.
+    From 4x4, since shape is made and judged there, where it costs little: 4 -> 7 -> 14 -> 28 pixels and back. D sees
+    how far the batch spreads, or else G's digits end up more regular than people's.
     """
     dcgan = dict(rng=rng, init=normal(0.02))
     h, w = _quarter("digits", H, W)

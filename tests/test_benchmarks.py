@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minigan import backends, datasets
-from minigan.layers import SpectralNorm
+from minigan.layers import SpectralNorm, Spread
 from minigan.train import Config, Training
 
 
@@ -65,3 +65,15 @@ def test_ablation_bares_the_discriminator(script):
     assert not any(isinstance(layer, SpectralNorm) for layer in training.D.layers)
     assert training.D.params.keys() == normed.params.keys() and training.opt_d.network is training.D
     assert len(list(training.records())) == 2
+
+
+def test_ablation_hides_the_spread(script):
+    ablation = script("ablation")
+    images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
+    training = Training(
+        Config.of("digits", steps=1, batch=16), datasets.Images(images, None, "x"), backends.load("numpy")
+    )
+    ablation.without_spread(training)
+    i = next(i for i, layer in enumerate(training.D.layers) if isinstance(layer, Spread))
+    x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    assert not training.D.layers[i].forward(x)[0][:, -1].any()
