@@ -1,16 +1,19 @@
-"""The same training step in minigan and in PyTorch: same networks, same weights, same work, one run.
+"""The same training step in minigan, PyTorch and TensorFlow: same networks, same weights, same work, one run.
 
-    pip install torch
+    pip install torch tensorflow
     python benchmarks/bench_peers.py [--cases small:64 small:128 tutorial:128 tutorial:256] [--json FILE] [--plot FILE]
 
 A step is D on real and on fake images and one Adam update, then G through D and one Adam update, with fresh noise for
 each; in float32. PyTorch plays it twice: `plain` as a user would first write it, and `best` in channels_last memory,
-with D frozen in G's step, fakes for D made without a tape, and Adam fused. Every contender lives in a process of its
-own, so that no one's threads disturb another, and they take turns, step by step. Before anything is timed, the
-generator's images, the discriminator's logits and the gradients of a whole step are compared.
+with D frozen in G's step, fakes for D made without a tape, and Adam fused. TensorFlow, where it is installed, plays its
+tutorial's own scheme inside one tf.function: both players learn from one pass ("at once"); minigan plays that as well.
+Every contender lives in a process of its own, so that no one's threads disturb another, and they take turns: one step
+to warm up, then some that count. Before anything is timed, the generator's images, the discriminator's logits and the
+gradients of a whole step are compared.
 """
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -20,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-CONTENDERS = ("minigan", "torch plain", "torch best")
+CONTENDERS = ("minigan", "torch plain", "torch best", "minigan, at once", "tensorflow, at once")
+BURST = 0.2  # seconds of a contender's turn
 
 
 # ---------------------------------------------------------------- the networks in PyTorch
@@ -151,6 +155,90 @@ class TorchStep:
         D.requires_grad_(True)
 
 
+# ---------------------------------------------------------------- the networks in TensorFlow
+
+
+def keras_network(network):
+    """The minigan network as a Keras model with the same weights; both have (N, H, W, C) images."""
+    import keras
+
+    from minigan import layers as L
+
+    model, flat = keras.Sequential(), keras.layers
+    for layer in network.layers:
+        p, weights = layer.params, [layer.params[k] for k in ("w", "b", "gamma", "beta") if k in layer.params]
+        if isinstance(layer, L.Dense):
+            made = flat.Dense(layer.n_out, use_bias="b" in p)
+        elif isinstance(layer, L.Conv2d | L.ConvTranspose2d):
+            same = layer.pad == ((layer.kernel - layer.stride) // 2, (layer.kernel - layer.stride + 1) // 2)
+            if not same:
+                raise NotImplementedError(f"{layer!r} pads {layer.pad}, which is not TensorFlow's 'same'")
+            kind = flat.Conv2D if isinstance(layer, L.Conv2d) else flat.Conv2DTranspose
+            made = kind(layer.c_out, layer.kernel, layer.stride, padding="same", use_bias="b" in p)
+        elif isinstance(layer, L.BatchNorm):
+            made = flat.BatchNormalization(momentum=layer.momentum, epsilon=layer.eps)
+            weights += [layer.buffers["mean"], layer.buffers["var"]]
+        elif isinstance(layer, L.LeakyReLU):
+            made = flat.LeakyReLU(negative_slope=layer.slope)
+        elif isinstance(layer, L.Dropout):
+            made = flat.Dropout(layer.rate)
+        elif isinstance(layer, L.Tanh):
+            made = flat.Activation("tanh")
+        elif isinstance(layer, L.Reshape):
+            made = flat.Reshape(layer.shape)
+        elif isinstance(layer, L.Flatten):
+            made = flat.Flatten()
+        else:
+            raise NotImplementedError(f"{layer!r} has no counterpart here")
+        model.add(made)
+        if not model.built:
+            first = network.layers[0]
+            model.build((None, first.n_in) if isinstance(first, L.Dense) else (None, 28, 28, first.c_in))
+        if weights:
+            made.set_weights([np.asarray(w) for w in weights])
+    return model
+
+
+class TensorFlowStep:
+    """The simultaneous step of TensorFlow's DCGAN tutorial, from the weights, images and noise of `bench.Step`."""
+
+    def __init__(self, preset: str, batch: int):
+        import keras
+        import tensorflow as tf
+
+        from minigan import backends, bench
+
+        source = bench.Step(preset, batch, backends.load("numpy"))
+        self.tf = tf
+        self.G, self.D = keras_network(source.G), keras_network(source.D)
+        self.opt_g, self.opt_d = (keras.optimizers.Adam(2e-4, beta_1=0.5, epsilon=1e-8) for _ in range(2))
+        self.opt_g.build(self.G.trainable_variables)
+        self.opt_d.build(self.D.trainable_variables)
+        self.real, self.z = tf.constant(source.real), tf.constant(source.z_g)
+        self.play = tf.function(self._play)
+
+    def gradients(self, real, z):
+        softplus, mean = self.tf.nn.softplus, self.tf.reduce_mean
+        with self.tf.GradientTape() as g_tape, self.tf.GradientTape() as d_tape:
+            fake = self.G(z, training=True)
+            real_logits, fake_logits = self.D(real, training=True), self.D(fake, training=True)
+            g_loss = mean(softplus(-fake_logits))
+            d_loss = mean(softplus(-real_logits)) + mean(softplus(fake_logits))
+        return (
+            d_tape.gradient(d_loss, self.D.trainable_variables),
+            g_tape.gradient(g_loss, self.G.trainable_variables),
+        )
+
+    def _play(self, real, z):
+        d_grads, g_grads = self.gradients(real, z)
+        self.opt_g.apply_gradients(zip(g_grads, self.G.trainable_variables, strict=True))
+        self.opt_d.apply_gradients(zip(d_grads, self.D.trainable_variables, strict=True))
+
+    def __call__(self) -> None:
+        self.play(self.real, self.z)
+        self.D.trainable_variables[-1].numpy()  # waits until it is done
+
+
 # ---------------------------------------------------------------- checking
 
 
@@ -167,15 +255,12 @@ class Recorder:
         self.optimizer.zero_grad()
 
 
-def check_equal(preset: str) -> float:
-    """The largest relative difference between minigan and both PyTorch versions: of images, logits, and the norms of
-    every gradient of a step, all without dropout. Ends the program if it is more than rounding."""
-    import torch
-
+def recorded(preset: str, simultaneous: bool):
+    """A step of minigan without dropout, and its images, logits and norms of D's and G's gradients."""
     from minigan import backends, bench
     from minigan.layers import Dropout
 
-    ours = bench.Step(preset, 16, backends.load("numba"))
+    ours = bench.Step(preset, 16, backends.load("numba"), simultaneous=simultaneous)
     for layer in ours.D.layers:
         if isinstance(layer, Dropout):
             layer.rate = 0.0
@@ -184,7 +269,21 @@ def check_equal(preset: str) -> float:
     images, _ = ours.G.forward(ours.z_g, track=False)
     logits, _ = ours.D.forward(images, track=False)
     ours()
+    return ours, [images, logits, ours.opt_d.seen, ours.opt_g.seen]
 
+
+def difference(ours: list, theirs: list) -> float:
+    """The largest relative difference in any of the pairs."""
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(ours, theirs, strict=True)]
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+
+
+def check_torch(preset: str) -> float:
+    """The largest relative difference between minigan and both PyTorch versions: of images, logits, and the norms of
+    every gradient of a step, all without dropout."""
+    import torch
+
+    _, expected = recorded(preset, simultaneous=False)
     worst = 0.0
     for best in (False, True):
         peer = TorchStep(preset, 16, best)
@@ -192,31 +291,44 @@ def check_equal(preset: str) -> float:
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         fake = peer.G(peer.z_g)
-        pairs = [(images, fake.detach().permute(0, 2, 3, 1)), (logits, peer.D(fake).detach())]
+        images, logits = fake.detach().permute(0, 2, 3, 1), peer.D(fake).detach()
         for name, network in (("opt_d", peer.D), ("opt_g", peer.G)):
             norms = lambda _, network=network: [float(p.grad.norm()) for p in network.parameters()]  # noqa: E731
             setattr(peer, name, Recorder(norms, getattr(peer, name)))
         peer()
-        pairs += [(ours.opt_d.seen, peer.opt_d.seen), (ours.opt_g.seen, peer.opt_g.seen)]
-        for mine, theirs in pairs:
-            mine, theirs = np.asarray(mine), np.asarray(theirs)
-            worst = max(worst, float(np.abs(mine - theirs).max() / np.abs(theirs).max()))
-    if not worst < 1e-3:
-        raise SystemExit(f"{preset}: minigan and PyTorch differ by {worst:.1e}: nothing was timed")
+        worst = max(worst, difference(expected, [images, logits, peer.opt_d.seen, peer.opt_g.seen]))
     return worst
+
+
+def check_tensorflow(preset: str) -> float:
+    """The same for TensorFlow and simultaneous updates."""
+    _, expected = recorded(preset, simultaneous=True)
+    peer = TensorFlowStep(preset, 16)
+    for layer in peer.D.layers:
+        if hasattr(layer, "rate"):
+            layer.rate = 0.0
+    images = peer.G(peer.z, training=True)
+    logits = peer.D(images, training=True)
+    norms = [[float(np.linalg.norm(g)) for g in grads] for grads in peer.gradients(peer.real, peer.z)]
+    return difference(expected, [images, logits, *norms])
 
 
 # ---------------------------------------------------------------- timing
 
 
 def contender(name: str, preset: str, batch: int, threads: int, pipe) -> None:
-    """A process that plays one step whenever it is told to, and answers with the seconds it took."""
-    if name == "minigan":
+    """A process that plays for a while whenever it is told to, and answers with the seconds of each step."""
+    if name.startswith("minigan"):
         from minigan import backends, bench
 
         backend = backends.load("numba")
         backend.set_threads(threads)
-        step = bench.Step(preset, batch, backend)
+        step = bench.Step(preset, batch, backend, simultaneous=name.endswith("at once"))
+    elif name.startswith("tensorflow"):
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        step = TensorFlowStep(preset, batch)
     else:
         import torch
 
@@ -226,39 +338,51 @@ def contender(name: str, preset: str, batch: int, threads: int, pipe) -> None:
         step()  # compilation, memory, oneDNN's choices
     pipe.send("ready")
     while pipe.recv() == "go":
-        start = time.perf_counter()
         step()
-        pipe.send(time.perf_counter() - start)
+        times, end = [], time.perf_counter() + BURST
+        while not times or time.perf_counter() < end:
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+        pipe.send(times)
 
 
-def measure(preset: str, batch: int, threads: int, seconds: float) -> list[dict]:
+def in_a_process(function, *arguments):
+    """The function's result; libraries that it loads leave with its process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def measure(names: list[str], preset: str, batch: int, threads: int, seconds: float) -> list[dict]:
     from minigan import bench
 
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
-    for name in CONTENDERS:
+    for name in names:
         ours, theirs = context.Pipe()
         processes.append(context.Process(target=contender, args=(name, preset, batch, threads, theirs), daemon=True))
         processes[-1].start()
         assert ours.recv() == "ready"
         pipes.append(ours)
-    times = {name: [] for name in CONTENDERS}
-    deadline = time.perf_counter() + seconds * len(CONTENDERS)
-    while time.perf_counter() < deadline or len(times["minigan"]) < 5:
-        for name, pipe in zip(CONTENDERS, pipes, strict=True):
+    times = {name: [] for name in names}
+    deadline = time.perf_counter() + seconds * len(names)
+    while time.perf_counter() < deadline or len(times[names[0]]) < 5:
+        for name, pipe in zip(names, pipes, strict=True):
             pipe.send("go")
-            times[name].append(pipe.recv())
+            times[name] += pipe.recv()
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send("stop")
         process.join()
-    best = np.median(times["torch best"])
     rows = []
-    for name in CONTENDERS:
+    for name in names:
+        against = "tensorflow, at once" if name.endswith("at once") else "torch best"
         row = {"preset": preset, "batch": batch, "threads": threads, "contender": name, **bench.summary(times[name])}
-        rows.append(row | {"of_torch_best": round(float(np.median(times[name]) / best), 3)})
+        rows.append(
+            row | {"against": against, "share": round(float(np.median(times[name]) / np.median(times[against])), 3)}
+        )
         print(
-            "{preset:9s} batch {batch:4d}  {contender:12s} {median_ms:8.1f} ms "
-            "({quartiles_ms[0]:.1f}-{quartiles_ms[1]:.1f})   {of_torch_best:.2f} of torch best".format(**rows[-1]),
+            "{preset:9s} batch {batch:4d}  {contender:19s} {median_ms:8.1f} ms "
+            "({quartiles_ms[0]:.1f}-{quartiles_ms[1]:.1f})   {share:.2f} of {against}".format(**rows[-1]),
             flush=True,
         )
     return rows
@@ -269,19 +393,24 @@ def plot(report: dict, file: str) -> None:
 
     rows = report["results"]
     groups = list(dict.fromkeys((row["preset"], row["batch"]) for row in rows))
-    figure = Figure(figsize=(9, 1 + 0.8 * len(groups)), layout="constrained")
-    axes = figure.subplots()
-    for k, name in enumerate(CONTENDERS):
-        found = {(row["preset"], row["batch"]): row for row in rows if row["contender"] == name}
-        places = [i + (k - 1) * 0.27 for i in range(len(groups))]
-        bars = axes.barh(places, [found[group]["of_torch_best"] for group in groups], 0.27, label=name)
-        axes.bar_label(bars, labels=[f" {found[group]['median_ms']:.0f} ms" for group in groups], fontsize=8)
-    axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(groups)), [f"{preset}\nbatch {batch}" for preset, batch in groups])
+    schemes = list(dict.fromkeys(row["against"] for row in rows))
+    figure = Figure(figsize=(6 * len(schemes), 1.5 + 0.8 * len(groups)), layout="constrained")
+    for axes, against in zip(figure.subplots(1, len(schemes), sharey=True, squeeze=False)[0], schemes, strict=True):
+        names = list(dict.fromkeys(row["contender"] for row in rows if row["against"] == against))
+        height = 0.8 / len(names)
+        for k, name in enumerate(names):
+            found = {(row["preset"], row["batch"]): row for row in rows if row["contender"] == name}
+            places = [i + (k - (len(names) - 1) / 2) * height for i in range(len(groups))]
+            colour = "C0" if name.startswith("minigan") else f"C{k + 1}"
+            bars = axes.barh(places, [found[group]["share"] for group in groups], height, label=name, color=colour)
+            axes.bar_label(bars, labels=[f" {found[group]['median_ms']:.0f} ms" for group in groups], fontsize=8)
+        axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
+        axes.set_yticks(range(len(groups)), [f"{preset}\nbatch {batch}" for preset, batch in groups])
+        axes.set(xlabel=f"time of a full training step, as a share of {against}")
+        axes.margins(x=0.12)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(names), frameon=False)
     axes.invert_yaxis()
-    axes.set(xlabel="time of a full training step, as a share of PyTorch at its best (shorter is faster)")
-    axes.set_title(f"{report['machine']['cpu']}, {rows[0]['threads']} threads, float32")
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.suptitle(f"{report['machine']['cpu']}, {rows[0]['threads']} threads, float32 (shorter is faster)")
     figure.savefig(file, dpi=100)
 
 
@@ -296,10 +425,22 @@ def main() -> None:
 
     from minigan import bench
 
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes about this machine
     cases = [(preset, int(batch)) for preset, batch in (case.split(":") for case in options.cases)]
+    if not importlib.util.find_spec("torch"):
+        raise SystemExit("PyTorch is what minigan is compared with here: pip install torch")
+    names = list(CONTENDERS)
+    if not importlib.util.find_spec("tensorflow"):
+        print("tensorflow is not installed: without the steps that play at once")
+        names = [name for name in names if not name.endswith("at once")]
     for preset in dict.fromkeys(preset for preset, _ in cases):
-        print(f"{preset}: minigan and PyTorch agree to {check_equal(preset):.0e}")
-    rows = [row for preset, batch in cases for row in measure(preset, batch, options.threads, options.seconds)]
+        checks = {"PyTorch": check_torch, "TensorFlow": check_tensorflow}
+        for peer, check in list(checks.items())[: 1 if len(names) == 3 else 2]:
+            differ = in_a_process(check, preset)
+            if not differ < 1e-3:
+                raise SystemExit(f"{preset}: minigan and {peer} differ by {differ:.1e}: nothing was timed")
+            print(f"{preset}: minigan and {peer} agree to {differ:.0e}", flush=True)
+    rows = [row for preset, batch in cases for row in measure(names, preset, batch, options.threads, options.seconds)]
     report = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": bench.machine(), "results": rows}
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from minigan import backends, losses, models
-from minigan.game import discriminator_step, generator_step
+from minigan.game import discriminator_step, generator_step, simultaneous_step
 from minigan.optim import Adam
 
 PAUSE, BURST = 0.05, 0.2  # seconds
@@ -69,9 +69,12 @@ def machine() -> dict:
 
 
 class Step:
-    """One full training step, D on real and on fake, then G through D, ready to be called again and again."""
+    """One full training step, D on real and on fake, then G through D, ready to be called again and again.
 
-    def __init__(self, preset: str, batch: int, backend, seed: int = 0):
+    Simultaneous: both players learn from one pass (`game.simultaneous_step`).
+    """
+
+    def __init__(self, preset: str, batch: int, backend, seed: int = 0, simultaneous: bool = False):
         rng = np.random.default_rng(seed)
         self.G, self.D = models.build(preset, rng=rng)
         self.G.to(backend)
@@ -80,9 +83,14 @@ class Step:
         noise = (batch, models.noise_size(self.G))
         self.real = backend.asarray(rng.uniform(-1, 1, (batch, 28, 28, 1)).astype(np.float32))
         self.z_d, self.z_g = (backend.asarray(rng.standard_normal(noise, dtype=np.float32)) for _ in range(2))
-        self.backend = backend
+        self.backend, self.simultaneous = backend, simultaneous
 
     def __call__(self) -> dict:
+        if self.simultaneous:
+            players = self.G, self.D, self.opt_d, self.opt_g
+            record = simultaneous_step(*players, self.real, self.z_g, losses.non_saturating)
+            self.backend.synchronize()
+            return record
         record = discriminator_step(self.G, self.D, self.opt_d, self.real, self.z_d, losses.non_saturating)
         record |= generator_step(self.G, self.D, self.opt_g, self.z_g, losses.non_saturating)
         self.backend.synchronize()

@@ -73,7 +73,31 @@ class Layer:
                 if value.dtype.kind != "u":
                     tensors[name] = backend.asarray(self.backend.to_numpy(value), dtype=dtype or value.dtype)
         self.backend = backend
+        self.pack()
         return self
+
+    def leaves(self) -> list["Layer"]:
+        """The layers that hold the parameters themselves."""
+        return [self]
+
+    def pack(self):
+        """One flat array that holds all parameters, in the order of `params`, each of which is a view into it.
+
+        An optimizer moves them all in one operation. `to` packs a network and an optimizer sees to it; one that is
+        packed already stays as it is.
+        """
+        held = [(layer.params, name) for layer in self.leaves() for name in layer.params]
+        if not held:
+            return self.backend.xp.zeros(0, np.float32)
+        flat = next(params[name].base for params, name in held)
+        packed = flat is not None and flat.shape == (self.n_params,)
+        if not packed or any(params[name].base is not flat for params, name in held):
+            flat, at = self.backend.xp.concatenate([params[name].ravel() for params, name in held]), 0
+            for params, name in held:
+                shape, size = params[name].shape, params[name].size
+                params[name] = flat[at : at + size].reshape(shape)
+                at += size
+        return flat
 
     @property
     def n_params(self) -> int:
@@ -293,11 +317,12 @@ class BatchNorm(Layer):
     def __repr__(self) -> str:
         return f"BatchNorm({self.channels})"
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x, train=True, track=True, slope=1.0):
+        """A slope other than 1: y after the LeakyReLU that follows."""
         self._expect(x, (*"NHW"[: len(x.shape) - 1], self.channels), f"its last axis holds {self.channels} channels")
         gamma, beta = self.params["gamma"], self.params["beta"]
         if train:
-            y, mean, var = self.backend.batchnorm(x, gamma, beta, self.eps)
+            y, mean, var = self.backend.batchnorm(x, gamma, beta, self.eps, slope)
             if track:
                 for name, batch in (("mean", mean), ("var", var)):
                     running = self.buffers[name]
@@ -305,14 +330,17 @@ class BatchNorm(Layer):
         else:
             mean, var = self.buffers["mean"].copy(), self.buffers["var"].copy()  # as they were in this pass
             y = gamma / (var + self.eps) ** 0.5 * (x - mean) + beta
+            y = y if slope == 1 else self.backend.leaky_relu(y, slope)
         return y, (x, mean, var, train)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy, cache, need_dx=True, need_grads=True, y=None, slope=1.0):
+        """y is needed where the slope is not 1."""
         x, mean, var, train = cache
         gamma = self.params["gamma"]
         if train:
-            dx, dgamma, dbeta = self.backend.batchnorm_grad(dy, x, gamma, mean, var, self.eps)
+            dx, dgamma, dbeta = self.backend.batchnorm_grad(dy, y, x, gamma, mean, var, self.eps, slope)
         else:  # y = gamma * xhat + beta with a fixed mean and var
+            dy = dy if slope == 1 else self.backend.leaky_relu_grad(dy, y, slope)
             inv_std = 1 / (var + self.eps) ** 0.5  # (C,)
             dx = gamma * inv_std * dy
             dbeta = self.backend.sum_rows(dy)
@@ -745,7 +773,11 @@ class Upsample(_Elementwise):
 
 
 class Sequential(Layer):
-    """y = last(... second(first(x))). Its parameters and buffers are named by position: "0.w", "0.b", "2.gamma", ..."""
+    """y = last(... second(first(x))). Its parameters and buffers are named by position: "0.w", "0.b", "2.gamma", ...
+
+    A LeakyReLU behind a BatchNorm is computed in the passes that the BatchNorm makes over its numbers anyway; the
+    caches are those that the two have by themselves.
+    """
 
     def __init__(self, *layers: Layer):
         self.layers = layers
@@ -762,10 +794,14 @@ class Sequential(Layer):
     def _named(self, kind: str) -> dict:
         return {f"{i}.{k}": v for i, layer in enumerate(self.layers) for k, v in getattr(layer, kind).items()}
 
+    def leaves(self) -> list[Layer]:
+        return [leaf for layer in self.layers for leaf in layer.leaves()]
+
     def to(self, backend, dtype=None) -> "Sequential":
         for layer in self.layers:
             layer.to(backend, dtype)
         self.backend = self.layers[0].backend
+        self.pack()
         return self
 
     def __repr__(self) -> str:
@@ -777,11 +813,21 @@ class Sequential(Layer):
 
     def forward(self, x, train=True, track=True, labels=None):
         caches = []
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
+            if self._folded(i):
+                caches.append(x)
+                continue
             taken = {"labels": labels} if layer.takes_labels else {}
+            if self._folded(i + 1):
+                taken["slope"] = self.layers[i + 1].slope
             x, cache = layer.forward(x, train, track, **taken)
             caches.append(cache)
         return x, caches
+
+    def _folded(self, i: int) -> bool:
+        """Whether layer i is a LeakyReLU that the BatchNorm before it computes with its own."""
+        pair = self.layers[max(i - 1, 0) : i + 1]
+        return len(pair) == 2 and isinstance(pair[0], BatchNorm) and isinstance(pair[1], LeakyReLU)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         grads = {} if need_grads else None
@@ -789,7 +835,10 @@ class Sequential(Layer):
         first = next((i for i, layer in enumerate(self.layers) if layer.params), 0) if need_grads else len(self.layers)
         dx = dy
         for i in reversed(range(len(self.layers))):
-            dx, layer_grads = self.layers[i].backward(dx, cache[i], need_dx or i > first, need_grads)
+            if self._folded(i):
+                continue
+            folded = {"y": cache[i + 1], "slope": self.layers[i + 1].slope} if self._folded(i + 1) else {}
+            dx, layer_grads = self.layers[i].backward(dx, cache[i], need_dx or i > first, need_grads, **folded)
             if need_grads:
                 grads |= {f"{i}.{k}": g for k, g in layer_grads.items()}
             if dx is None:

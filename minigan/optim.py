@@ -1,4 +1,4 @@
-"""Gradient descent and its descendants, and a moving average of weights.
+"""Gradient descent and its descendants, and a moving average of weights: each one pass over all weights at once.
 
     optimizer = Adam(network, lr=2e-4, beta1=0.5)
     optimizer.step(grads)                  # grads as `network.backward` returns them
@@ -20,8 +20,12 @@ class Optimizer:
         if not 0 < lr < math.inf:
             raise ValueError(f"a learning rate is positive and finite, got {lr}")
         self.network, self.lr = network, lr
-        xp = network.backend.xp
-        self.state = {f"{m}.{name}": xp.zeros_like(p) for m in moments for name, p in network.params.items()}
+        self.moments = [network.backend.xp.zeros_like(network.pack()) for _ in moments]  # flat, as the weights are
+        self.state, at = {}, 0
+        for name, p in network.params.items():
+            for moment, flat in zip(moments, self.moments, strict=True):
+                self.state[f"{moment}.{name}"] = flat[at : at + p.size].reshape(p.shape)
+            at += p.size
         self.state["t"] = np.zeros((), np.int64)
 
     def step(self, grads: dict) -> None:
@@ -33,7 +37,8 @@ class Optimizer:
         for name, w in params.items():
             if grads[name].shape != w.shape:
                 raise ValueError(f"the gradient of {name} is {grads[name].shape}, the parameter {w.shape}")
-            self._update(w, grads[name], name)
+        dw = self.network.backend.xp.concatenate([grads[name].ravel() for name in params])
+        self._update(self.network.pack(), dw, *self.moments)
 
 
 class SGD(Optimizer):
@@ -43,8 +48,7 @@ class SGD(Optimizer):
         super().__init__(network, lr, "v")
         self.momentum = momentum
 
-    def _update(self, w, dw, name):
-        v = self.state[f"v.{name}"]
+    def _update(self, w, dw, v):
         v *= self.momentum
         v += dw
         w -= self.lr * v
@@ -57,8 +61,7 @@ class RMSProp(Optimizer):
         super().__init__(network, lr, "v")
         self.decay, self.eps = decay, eps
 
-    def _update(self, w, dw, name):
-        v = self.state[f"v.{name}"]
+    def _update(self, w, dw, v):
         v *= self.decay
         v += (1 - self.decay) * dw * dw
         w -= self.lr * dw / (v**0.5 + self.eps)
@@ -74,8 +77,8 @@ class Adam(Optimizer):
         super().__init__(network, lr, "m", "v")
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
-    def _update(self, w, dw, name):
-        m, v, t = self.state[f"m.{name}"], self.state[f"v.{name}"], int(self.state["t"])
+    def _update(self, w, dw, m, v):
+        t = int(self.state["t"])
         self.network.backend.adam(w, dw, m, v, self.lr, self.beta1, self.beta2, self.eps, t)
 
 
@@ -89,6 +92,7 @@ class MovingAverage:
     def __init__(self, network, decay: float):
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of a moving average is at least 0 and below 1, got {decay}")
+        network.pack()
         self.source, self.decay = network, decay
         self.network = copy.deepcopy(network, {id(network.backend): network.backend})  # a module is shared, not copied
         self.t = np.zeros((), np.int64)
@@ -102,9 +106,14 @@ class MovingAverage:
         t = int(self.t)
         d = min(self.decay, (1 + t) / (10 + t))
         self.t += 1
-        for kept, now in ((self.network.params, self.source.params), (self.network.buffers, self.source.buffers)):
-            for name, a in kept.items():
-                if a.dtype.kind == "u":  # a counter
-                    a[...] = now[name]
-                else:
-                    a += (1 - d) * (now[name] - a)
+        self._follow(self.network.pack(), self.source.pack(), d)
+        now = self.source.buffers
+        for name, a in self.network.buffers.items():
+            self._follow(a, now[name], d)
+
+    @staticmethod
+    def _follow(a, now, d: float) -> None:
+        if a.dtype.kind == "u":  # a counter
+            a[...] = now
+        else:
+            a += (1 - d) * (now - a)

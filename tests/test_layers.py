@@ -3,6 +3,7 @@
 Their gradients are in test_gradcheck.py, the same for many more shapes in test_shapes.py.
 """
 
+import copy
 import math
 
 import numpy as np
@@ -717,3 +718,57 @@ def test_a_layer_without_the_rule_says_so():
     for call in (lambda: Mine().tangent(None, None), lambda: Mine().tangent_backward(None, None, None, None)):
         with pytest.raises(NotImplementedError, match=r"Mine\(\) has no rule for second derivatives"):
             call()
+
+
+# ---------------------------------------------------------------- what a network does for speed
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+def test_batch_norm_with_its_activation_is_one_after_the_other(backend, rng, train, slope):
+    norm, leaky, alone = BatchNorm(5), LeakyReLU(slope), BatchNorm(5)
+    for name in ("gamma", "beta"):
+        norm.params[name][...] = alone.params[name][...] = rng.uniform(-1, 1, 5)
+    norm.buffers["mean"][...] = alone.buffers["mean"][...] = rng.uniform(-1, 1, 5)
+    norm.buffers["var"][...] = alone.buffers["var"][...] = rng.uniform(0.5, 2, 5)
+    apart, together = (Sequential(*layers).to(backend, np.float64) for layers in ((alone,), (norm, leaky)))
+    x, dy = (backend.asarray(rng.standard_normal((4, 3, 3, 5))) for _ in range(2))
+
+    y, caches = together.forward(x, train=train)
+    dx, grads = together.backward(dy, caches)
+    before, norm_cache = apart.forward(x, train=train)
+    expected, leaky_cache = leaky.forward(before)
+    dx_expected, grads_expected = apart.backward(leaky.backward(dy, leaky_cache)[0], norm_cache)
+
+    for got, right in [(y, expected), (dx, dx_expected), *((grads[k], grads_expected[k]) for k in grads_expected)]:
+        np.testing.assert_allclose(backend.to_numpy(got), backend.to_numpy(right), rtol=1e-12, atol=1e-13)
+    assert [len(cache) for cache in caches[:1]] == [4] and caches[1] is y
+    for k in together.buffers:
+        np.testing.assert_allclose(together.buffers[k], apart.buffers[k], rtol=1e-14)
+
+
+def test_a_packed_network_has_its_parameters_in_one_array(backend, rng):
+    net = Sequential(SpectralNorm(Dense(3, 4, rng=rng), rng=rng), BatchNorm(4), LeakyReLU(), Dense(4, 2, rng=rng))
+    net.to(backend)
+    before = {name: backend.to_numpy(p).copy() for name, p in net.params.items()}
+    flat = net.pack()
+    assert flat.shape == (net.n_params,) and net.pack() is flat
+    for name, p in net.params.items():
+        np.testing.assert_array_equal(backend.to_numpy(p), before[name])
+    x = backend.asarray(rng.standard_normal((5, 3)).astype(np.float32))
+    y, _ = net.forward(x, train=False)
+    flat *= 2
+    assert all(np.array_equal(backend.to_numpy(p), 2 * before[name]) for name, p in net.params.items())
+    assert not np.allclose(backend.to_numpy(net.forward(x, train=False)[0]), backend.to_numpy(y))
+
+    net.layers[3].params["b"] = net.layers[3].params["b"] + 1  # an array of its own again
+    assert net.pack() is not flat
+    assert net.pack()[-1] == net.params["3.b"][-1] == 1
+    twin = copy.deepcopy(net, {id(net.backend): net.backend})  # a module is shared, not copied
+    twin.pack()[...] = 0
+    assert all(np.any(backend.to_numpy(p)) for name, p in net.params.items() if name.endswith("w"))
+
+
+def test_one_layer_is_packed_too(backend, rng):
+    net = Dense(3, 2, bias=False, rng=rng).to(backend)
+    assert net.pack().shape == (6,) and net.params["w"].shape == (3, 2)

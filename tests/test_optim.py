@@ -21,6 +21,7 @@ def one_weight(backend, value=1.0, dtype=np.float64):
     """A network of a single number, and that number's array."""
     net = Dense(1, 1, bias=False, rng=np.random.default_rng(0)).to(backend, dtype)
     net.params["w"][...] = value
+    net.pack()
     return net, net.params["w"]
 
 

@@ -19,8 +19,8 @@ Every backend module has these names with these signatures; whoever holds a back
     sum_rows(dy)                                   (..., C) -> (C,): the gradient of a bias
     leaky_relu(x, slope)                           y
     leaky_relu_grad(dy, y, slope)                  dx
-    batchnorm(x, gamma, beta, eps)                 (..., C) -> y, mean (C,), var (C,)
-    batchnorm_grad(dy, x, gamma, mean, var, eps)   dx, dgamma (C,), dbeta (C,)
+    batchnorm(x, gamma, beta, eps, slope=1)        (..., C) -> y, mean (C,), var (C,); y after leaky_relu by the slope
+    batchnorm_grad(dy, y, x, gamma, mean, var, eps, slope=1)      dx, dgamma (C,), dbeta (C,)
     dropout(x, threshold, stream)                  y; on dy, the same call gives dx
     adam(w, dw, m, v, lr, beta1, beta2, eps, t)    updates w, m and v in place
 

@@ -77,9 +77,9 @@ def panel_width(dtype) -> int:
     return PANEL_BYTES // np.dtype(dtype).itemsize
 
 
-def tile_of(height: int):
-    """A tile of so many rows, as an instruction for Numba: rows m to m + height, one panel of columns, steps first to
-    first + count of the sum above:
+def tile_of(height: int, vectors: int = VECTORS):
+    """A tile of so many rows, as an instruction for Numba: rows m to m + height, one panel of columns (or fewer
+    vectors), steps first to first + count of the sum above:
 
         y[y_at + out[m+r] + o]  =  sum_k  x[x_at + rows[m+r] + steps[first+k]]  *  w[w_at + w_steps[first+k] + o]
 
@@ -153,10 +153,10 @@ def tile_of(height: int):
             w_begin = begin("w", integer("w_at"))
             steps, w_steps = begin("steps", integer("first")), begin("w_steps", integer("first"))
             zero = ir.Constant(vector, [0.0] * lanes)
-            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(VECTORS)] for _ in range(height)]
+            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(height)]
 
             for y_row in y_rows:
-                for v in range(VECTORS):
+                for v in range(vectors):
                     fetch(vector_behind(y_row, v))
 
             with builder.if_then(context.cast(builder, values["add"], kinds["add"], types.boolean)):
@@ -166,7 +166,7 @@ def tile_of(height: int):
 
             with cgutils.for_range(builder, integer("count")) as loop:
                 w_k = behind(w_begin, builder.load(behind(w_steps, loop.index)))
-                w_vectors = [load_vector(w_k, v) for v in range(VECTORS)]
+                w_vectors = [load_vector(w_k, v) for v in range(vectors)]
                 step = builder.load(behind(steps, loop.index))
                 for x_row, row_sums in zip(x_rows, sums, strict=True):
                     x_vector = load_broadcast(behind(x_row, step))
@@ -459,6 +459,12 @@ def joined(rows: list, classes: list, out: list, steps: np.ndarray) -> tuple[np.
 
 
 # The operations, as `numba_backend` has them --------------------------------------------------------------------------
+
+
+def work(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, before: int, P: int, Q: int, dtype) -> float:
+    """The multiplications of a convolution, by which `numba_backend` chooses among this way and those with fewer."""
+    (N, *_), (K, _, C, O) = x_shape, w_shape
+    return N * P * Q * K * K * C * O
 
 
 def conv2d(x: np.ndarray, w: np.ndarray, stride: int, before: int, P: int, Q: int) -> np.ndarray:

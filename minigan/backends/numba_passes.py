@@ -5,6 +5,8 @@ size, and partial sums are added in a fixed order, so that the bits do not depen
 run over at most ROWS rows in the array's own precision and are added up in float64.
 """
 
+import math
+
 import numpy as np
 from numba import njit, prange
 
@@ -19,8 +21,9 @@ _27, _30, _31, _16, _LOW16 = (np.uint64(k) for k in (27, 30, 31, 16, 0xFFFF))
 
 
 def sum_rows(dy: np.ndarray) -> np.ndarray:
-    dy = np.ascontiguousarray(dy)
-    return _sum_rows(dy.reshape(-1, dy.shape[-1])).astype(dy.dtype)
+    dy, C = np.ascontiguousarray(dy), dy.shape[-1]
+    at_once = math.gcd(dy.size // C, 64 // C or 1) if dy.size else 1  # few columns: several rows side by side
+    return _sum_rows(dy.reshape(-1, at_once * C)).reshape(at_once, C).sum(axis=0).astype(dy.dtype)
 
 
 def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:
@@ -37,18 +40,22 @@ def leaky_relu_grad(dy: np.ndarray, y: np.ndarray, slope: float) -> np.ndarray:
     return dx
 
 
-def batchnorm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float):
+def batchnorm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, slope: float = 1.0):
     x = np.ascontiguousarray(x)
-    y = np.empty_like(x)
-    mean, var = _batchnorm(x.reshape(-1, x.shape[-1]), gamma, beta, eps, y.reshape(-1, x.shape[-1]))
+    y, C = np.empty_like(x), x.shape[-1]
+    mean, var = _batchnorm(x.reshape(-1, C), gamma, beta, eps, x.dtype.type(slope), y.reshape(-1, C))
     return y, mean, var
 
 
-def batchnorm_grad(dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, mean: np.ndarray, var: np.ndarray, eps: float):
-    dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
+def batchnorm_grad(dy, y, x, gamma, mean, var, eps: float, slope: float = 1.0):
+    y = x if slope == 1 else y  # then y makes no difference, and may not be there
+    dy, y, x = (np.ascontiguousarray(array) for array in (dy, y, x))
     dx, C = np.empty_like(dy), x.shape[-1]
     inv_std = (1 / np.sqrt(var + eps)).astype(x.dtype)
-    dgamma, dbeta = _batchnorm_grad(dy.reshape(-1, C), x.reshape(-1, C), gamma, mean, inv_std, dx.reshape(-1, C))
+    dgamma, dbeta = _batchnorm_grad(
+        dy.reshape(-1, C), y.reshape(-1, C), x.reshape(-1, C), gamma, mean, inv_std, x.dtype.type(slope),
+        dx.reshape(-1, C),
+    )  # fmt: skip
     return dx, dgamma, dbeta
 
 
@@ -150,7 +157,7 @@ def _add(x, total):
 
 
 @njit(parallel=True, **COMPILED)
-def _batchnorm(x, gamma, beta, eps, y):
+def _batchnorm(x, gamma, beta, eps, slope, y):
     """Reads x once for the statistics (each piece's own mean and squared deviations, then Chan's formula for their
     union: no cancellation) and once to write y. Returns mean and var (C,) in x's dtype."""
     M, C = x.shape
@@ -184,7 +191,7 @@ def _batchnorm(x, gamma, beta, eps, y):
         right = min(left + COLUMNS, C)
         scale_, mean_, beta_ = scale[left:right], mean[left:right], beta[left:right]
         for m in range(piece * ROWS, min((piece + 1) * ROWS, M)):
-            _normalise(x[m * C + left : m * C + right], scale_, mean_, beta_, y[m * C + left : m * C + right])
+            _normalise(x[m * C + left : m * C + right], scale_, mean_, beta_, slope, y[m * C + left : m * C + right])
     return mean, var
 
 
@@ -202,17 +209,19 @@ def _add_square(x, mean, square):
 
 
 @njit(**COMPILED)
-def _normalise(x, scale, mean, beta, y):
+def _normalise(x, scale, mean, beta, slope, y):
     for c in range(x.size):
-        y[c] = scale[c] * (x[c] - mean[c]) + beta[c]
+        normal = scale[c] * (x[c] - mean[c]) + beta[c]
+        leaked = slope * normal
+        y[c] = normal if normal > 0 else leaked
 
 
 @njit(parallel=True, **COMPILED)
-def _batchnorm_grad(dy, x, gamma, mean, inv_std, dx):
-    """Reads dy and x once for dgamma and dbeta and once to write dx. Returns dgamma and dbeta (C,) in x's dtype."""
+def _batchnorm_grad(dy, y, x, gamma, mean, inv_std, slope, dx):
+    """Reads dy, y and x once for dgamma and dbeta and once to write dx. Returns dgamma and dbeta (C,) in x's dtype."""
     M, C = x.shape
     pieces, blocks = (M + ROWS - 1) // ROWS, (C + COLUMNS - 1) // COLUMNS
-    x, dy, dx = x.reshape(-1), dy.reshape(-1), dx.reshape(-1)
+    x, y, dy, dx = x.reshape(-1), y.reshape(-1), dy.reshape(-1), dx.reshape(-1)
     dgammas, dbetas = np.zeros((pieces, C), x.dtype), np.zeros((pieces, C), x.dtype)
     for task in prange(pieces * blocks):
         piece, left = task // blocks, task % blocks * COLUMNS
@@ -221,37 +230,41 @@ def _batchnorm_grad(dy, x, gamma, mean, inv_std, dx):
         dgamma_, dbeta_ = dgammas[piece, left:right], dbetas[piece, left:right]
         for m in range(piece * ROWS, min((piece + 1) * ROWS, M)):
             p = slice(m * C + left, m * C + right)
-            _add_grads(dy[p], x[p], mean_, inv_std_, dgamma_, dbeta_)
+            _add_grads(dy[p], y[p], x[p], mean_, inv_std_, slope, dgamma_, dbeta_)
 
     dgamma, dbeta = np.empty(C, x.dtype), np.empty(C, x.dtype)
-    shift, slope, scale = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
+    shift, tilt, scale = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
     for c in range(C):
         total_gamma, total_beta = 0.0, 0.0  # float64
         for piece in range(pieces):
             total_gamma += dgammas[piece, c]
             total_beta += dbetas[piece, c]
         dgamma[c], dbeta[c] = total_gamma, total_beta
-        shift[c], slope[c] = total_beta / M, total_gamma / M * inv_std[c]
+        shift[c], tilt[c] = total_beta / M, total_gamma / M * inv_std[c]
         scale[c] = gamma[c] * inv_std[c]
 
     for task in prange(pieces * blocks):
         piece, left = task // blocks, task % blocks * COLUMNS
         right = min(left + COLUMNS, C)
-        mean_, shift_, slope_, scale_ = mean[left:right], shift[left:right], slope[left:right], scale[left:right]
+        mean_, shift_, tilt_, scale_ = mean[left:right], shift[left:right], tilt[left:right], scale[left:right]
         for m in range(piece * ROWS, min((piece + 1) * ROWS, M)):
             p = slice(m * C + left, m * C + right)
-            _batchnorm_dx(dy[p], x[p], mean_, shift_, slope_, scale_, dx[p])
+            _batchnorm_dx(dy[p], y[p], x[p], mean_, shift_, tilt_, scale_, slope, dx[p])
     return dgamma, dbeta
 
 
 @njit(**COMPILED)
-def _add_grads(dy, x, mean, inv_std, dgamma, dbeta):
+def _add_grads(dy, y, x, mean, inv_std, slope, dgamma, dbeta):
     for c in range(x.size):
-        dgamma[c] += dy[c] * ((x[c] - mean[c]) * inv_std[c])
-        dbeta[c] += dy[c]
+        leaked = slope * dy[c]
+        d = dy[c] if y[c] > 0 else leaked
+        dgamma[c] += d * ((x[c] - mean[c]) * inv_std[c])
+        dbeta[c] += d
 
 
 @njit(**COMPILED)
-def _batchnorm_dx(dy, x, mean, shift, slope, scale, dx):
+def _batchnorm_dx(dy, y, x, mean, shift, tilt, scale, slope, dx):
     for c in range(x.size):
-        dx[c] = scale[c] * (dy[c] - shift[c] - (x[c] - mean[c]) * slope[c])
+        leaked = slope * dy[c]
+        d = dy[c] if y[c] > 0 else leaked
+        dx[c] = scale[c] * (d - shift[c] - (x[c] - mean[c]) * tilt[c])

@@ -89,21 +89,33 @@ def leaky_relu_grad(dy: np.ndarray, y: np.ndarray, slope: float) -> np.ndarray:
 
 
 def batchnorm(
-    x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float
+    x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, slope: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """y = gamma * (x - mean) / sqrt(var + eps) + beta, with the batch's mean and (biased) variance of each channel."""
+    """y = leaky_relu(gamma * (x - mean) / sqrt(var + eps) + beta), with the batch's mean and (biased) variance of each
+    channel. Slope 1 is no activation."""
     axes = tuple(range(x.ndim - 1))
     mean = x.mean(axis=axes)  # (C,)
     centred = x - mean
     var = (centred * centred).mean(axis=axes)  # (C,)
-    return gamma / np.sqrt(var + eps) * centred + beta, mean, var
+    y = gamma / np.sqrt(var + eps) * centred + beta
+    return y if slope == 1 else leaky_relu(y, slope), mean, var
 
 
 def batchnorm_grad(
-    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, mean: np.ndarray, var: np.ndarray, eps: float
+    dy: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    gamma: np.ndarray,
+    mean: np.ndarray,
+    var: np.ndarray,
+    eps: float,
+    slope: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dx = gamma / std * (dy - mean of dy - xhat * mean of dy * xhat): mean and var are functions of x, and what they
-    contribute is what is taken off. dgamma = sum of dy * xhat, dbeta = sum of dy."""
+    contribute is what is taken off. dgamma = sum of dy * xhat, dbeta = sum of dy. All of that with the dy that comes
+    out of the activation; without one y is not looked at."""
+    if slope != 1:
+        dy = leaky_relu_grad(dy, y, slope)
     M = dy.size // dy.shape[-1]
     inv_std = 1 / np.sqrt(var + eps)  # (C,)
     xhat = inv_std * (x - mean)  # y = gamma * xhat + beta

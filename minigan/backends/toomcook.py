@@ -1,0 +1,423 @@
+"""Fewer multiplications along the rows of an image, on the same tile (Toom 1963, Cook 1966, Winograd 1980).
+
+A row of y is the sum of taps times pixels, which is how two polynomials are multiplied: m outputs of r taps need m * r
+products if written out. But a polynomial of m + r - 1 coefficients is known from its values at m + r - 1 points, and at
+a point the product is one multiplication. With A, B and G, that evaluate and interpolate, for a row of one channel
+
+    y = A.T @ ((B @ x) * (G @ w))                                     7 outputs of 2 taps: 8 multiplications, not 14
+    dx = B.T @ ((A @ dy) * (G @ w))        dw = G.T @ ((B @ x) * (A @ dy))
+
+The channels are added up between the two, at each point on its own, and so are the K rows of the kernel: that is the
+product which the tile computes, and all that meets every pair of channels. A stride of s makes s "phases" of a row, the
+pixels at every s-th place, on which the taps at every s-th place act with stride 1; their sum is taken there as well.
+
+What it costs is digits, for the powers of a point differ by orders of magnitude, the more the more points there are. So
+there are at most eight, spaced so that the error is least, and longer rows are cut into blocks of outputs, each with
+points of its own. In float32 the largest error is then about 4e-6 of the largest output, where the plain sum has 1e-6.
+"""
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, prange
+
+from minigan.backends.microkernel import (
+    CACHE_BYTES,
+    CHUNKS,
+    PANEL_BYTES,
+    ROWS,
+    VECTOR_BYTES,
+    fill,
+    offsets,
+    panel_width,
+    products,
+    stacked,
+    tasks,
+    tile_of,
+    whole_columns,
+    whole_tiles,
+)
+
+POINTS = (0, 1, -1, 1.75, -1.75, 1 / 1.75, -1 / 1.75)  # and infinity
+HEIGHT = len(POINTS) + 1  # of the tile that evaluates and interpolates
+MARGIN = 1.3  # how many multiplications of the plain sum cost as much as one here: tables, memory, two ways to go
+MOST_TAPS = 3  # with more taps a block has too few outputs to gain
+
+
+# Matrices -------------------------------------------------------------------------------------------------------------
+
+
+def block(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A (T, m), G (T, r) and B (T, T) for m outputs of r taps, T = m + r - 1: y[q] = sum_t x[q+t] * w[t]."""
+    T = m + r - 1
+
+    def values(n: int) -> np.ndarray:
+        """The values of z^0 ... z^(n-1) at the points; at infinity only the highest power counts."""
+        return np.concatenate([np.vander(POINTS[: T - 1], n, increasing=True), np.eye(n)[-1:]])
+
+    B = np.linalg.inv(values(T)).T
+    size = np.abs(B).sum(axis=1, keepdims=True)  # moved to G, so that B x is about as large as x
+    return values(m), values(r) * size, B / size
+
+
+class Mix(NamedTuple):
+    """Sums of numbers with fixed weights, out[target[r]] = sum_s weight[r,s] * in[source[r,s]], as tables for a tile of
+    HEIGHT rows which takes the same sources for all of them; rows that are missing at the end repeat the last one."""
+
+    tiles: np.ndarray  # for each tile: its first row, its first source, the number of its sources
+    weights: np.ndarray  # flat
+    weight_rows: np.ndarray  # where each row begins in weights
+    weight_steps: np.ndarray  # how far each source's weight is from there
+    sources: np.ndarray
+    targets: np.ndarray
+
+    @classmethod
+    def of(cls, matrix: np.ndarray, target: np.ndarray, source: np.ndarray, dtype) -> "Mix":
+        """y = matrix @ x for the numbers at `source` and `target`; zeros of the matrix (R, S) are left out."""
+        rows = np.minimum(np.arange(len(matrix) + -len(matrix) % HEIGHT), len(matrix) - 1).reshape(-1, HEIGHT)
+        tiles, weights, weight_rows, weight_steps, sources = [], [], [], [], []
+        for tile, r in enumerate(rows):
+            found = np.flatnonzero(matrix[r].any(axis=0))
+            tiles.append((tile * HEIGHT, sum(map(len, sources)), len(found)))
+            weight_rows.append(sum(map(np.size, weights)) + np.arange(HEIGHT) * len(found))
+            weights.append(matrix[np.ix_(r, found)])
+            weight_steps.append(np.arange(len(found)))
+            sources.append(source[found])
+        flat = [
+            np.concatenate([part.ravel() for part in parts]) for parts in (weights, weight_rows, weight_steps, sources)
+        ]
+        return cls(np.array(tiles), flat[0].astype(dtype), *flat[1:], target[rows.ravel()])
+
+
+class Row(NamedTuple):
+    """The matrices for one row of an image, all its blocks together."""
+
+    A: np.ndarray  # (T, Q)
+    B: np.ndarray  # (T, phases, pixels)
+    G: np.ndarray  # (T, taps)
+
+
+@functools.cache
+def row(pixels: int, K: int, stride: int, before: int, Q: int) -> Row:
+    r = -(-K // stride)  # of each phase; one that has fewer taps has zeros at the end
+    cuts = np.linspace(0, Q, -(-Q // (HEIGHT + 1 - r)) + 1).round().astype(int)
+    blocks = [block(last - first, r) for first, last in itertools.pairwise(cuts)]
+    T = sum(len(A) for A, _, _ in blocks)
+    A, B, t = np.zeros((T, Q)), np.zeros((T, stride, pixels)), 0
+    for first, (A_, _, B_) in zip(cuts, blocks, strict=False):
+        at = slice(t, t + len(A_))
+        A[at, first : first + A_.shape[1]] = A_
+        for phase in range(stride):
+            for u in range(len(B_)):
+                pixel = stride * (first + u) + phase - before
+                if 0 <= pixel < pixels:
+                    B[at, phase, pixel] = B_[:, u]
+        t += len(A_)
+    return Row(A, B, np.concatenate([G for _, G, _ in blocks]))
+
+
+# Compiled loops -------------------------------------------------------------------------------------------------------
+
+
+mix_tile = tile_of(HEIGHT, vectors=1)
+
+
+@njit(cache=True)
+def mix_row(x, x_at, tiles, weights, weight_rows, weight_steps, sources, size, y, y_at, targets):
+    """y[y_at + target[r] + c] = sum_s weight[r,s] * x[x_at + source[r,s] + c], c < size: whole vectors of channels."""
+    for tile in range(len(tiles)):
+        m, first, count = tiles[tile]
+        for c in range(0, size, VECTOR_BYTES // x.itemsize):
+            mix_tile(
+                weights, 0, weight_rows, m, weight_steps, first, count,
+                x, x_at + c, sources, y, y_at + c, targets, False,
+            )  # fmt: skip
+
+
+@njit(cache=True)
+def evaluate(x, tiles, weights, weight_rows, weight_steps, sources, size, X, X_at, X_row, targets):
+    """The rows of an image x (rows, numbers) at the points, one X_row behind the other in X."""
+    for h in range(len(x)):
+        X_h = X_at + h * X_row
+        mix_row(x[h], 0, tiles, weights, weight_rows, weight_steps, sources, size, X, X_h, targets)
+
+
+@njit(parallel=True, cache=True)
+def convolve_points(
+    x, tiles, weights, weight_rows, weight_steps, sources, x_size, targets, X_row,
+    group, rows, steps, classes, w, w_steps, out, Y_row,
+    y, y_tiles, y_weights, y_weight_rows, y_weight_steps, y_sources, y_size, y_targets,
+):  # fmt: skip
+    """y (N,rows,numbers) = the rows of x (N,rows,numbers) evaluated at the points, times w (points,.) there, and back.
+
+    A thread takes a group of images all the way, in buffers that stay in its cache; groups and classes are those of
+    `microkernel.convolve_groups`.
+    """
+    N, points, panel = len(x), len(w), PANEL_BYTES // x.itemsize
+    X_image, Y_image = x.shape[1] * X_row, y.shape[1] * Y_row
+    for g in prange((N + group - 1) // group):
+        n = min(g * group, N - group)
+        X, Y = np.empty(points * group * X_image, x.dtype), np.empty(points * group * Y_image, x.dtype)
+        for image in range(group):
+            evaluate(
+                x[n + image],
+                tiles,
+                weights,
+                weight_rows,
+                weight_steps,
+                sources,
+                x_size,
+                X,
+                image * X_image,
+                X_row,
+                targets,
+            )
+        for t in range(points):
+            X_at, Y_at = t * group * X_image, t * group * Y_image
+            for a in range(len(classes)):
+                first_row, last_row, first, last = classes[a]
+                for o in range(0, Y_row, panel):
+                    fill(
+                        X, X_at, rows, first_row, last_row, steps, first, last - first,
+                        w[t], o, w_steps, Y, Y_at + o, out, False,
+                    )  # fmt: skip
+        for image in range(group):
+            for p in range(y.shape[1]):
+                Y_at = image * Y_image + p * Y_row
+                mix_row(
+                    Y,
+                    Y_at,
+                    y_tiles,
+                    y_weights,
+                    y_weight_rows,
+                    y_weight_steps,
+                    y_sources,
+                    y_size,
+                    y[n + image, p],
+                    0,
+                    y_targets,
+                )
+
+
+@njit(parallel=True, cache=True)
+def evaluate_images(x, tiles, weights, weight_rows, weight_steps, sources, size, X, targets, above, X_row, X_image):
+    """X = the rows of x (N,rows,numbers) at the points, in each image `above` rows of zeros before and others after."""
+    for n in prange(len(x)):
+        for h in range(X_image // X_row):
+            for r in range(len(targets)):
+                X[n * X_image + h * X_row + targets[r] :][:size] = 0
+        X_at = n * X_image + above * X_row
+        evaluate(x[n], tiles, weights, weight_rows, weight_steps, sources, size, X, X_at, X_row, targets)
+
+
+@njit(cache=True)
+def evaluate_taps(w, G, W, i_at, phase_at, row_at):
+    """W[t] = sum_j G[t,j] * w[i, stride*j + phase, a, :], at i_at[i] + phase_at[phase] + a * row_at; w (K,K,A,size)."""
+    K, _, A, size = w.shape
+    stride = len(phase_at)
+    for t in range(len(W)):
+        for i in range(K):
+            for j in range(K):
+                g, at = G[t, j // stride], i_at[i] + phase_at[j % stride]
+                for a in range(A):
+                    taps, target = w[i, j, a], W[t, at + a * row_at :][:size]
+                    for c in range(size):
+                        target[c] = g * taps[c] if j < stride else target[c] + g * taps[c]
+
+
+@njit(cache=True)
+def gather_taps(W, G, w):
+    """w[i,j] = sum_t G[t, j // stride] * W[t, i, j % stride], each (C, O), but for columns of W that w has not."""
+    K, _, C, O = w.shape
+    for tap in range(K * K):
+        i, j = tap // K, tap % K
+        phase, j_G = j % W.shape[2], j // W.shape[2]
+        for c in range(C):
+            target = w[i, j, c]
+            for t in range(len(W)):
+                g, source = G[t, j_G], W[t, i, phase, c][:O]
+                for o in range(O):
+                    target[o] = g * source[o] if t == 0 else target[o] + g * source[o]
+
+
+# The operations, as `numba_backend` has them --------------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    """Where `convolve_points` reads and writes for a group of images."""
+
+    G: np.ndarray
+    into: Mix
+    X_row: int
+    group: int
+    rows: np.ndarray
+    steps: np.ndarray
+    classes: np.ndarray
+    w_steps: np.ndarray
+    out: np.ndarray
+    Y_row: int
+    back: Mix
+
+
+def images_in_group(N: int, image_bytes: int, used: list[tuple[int, int]]) -> int:
+    """How many images to take at once: as many as fit in the cache, if their rows fill tiles and groups fill the batch.
+    Row p of an image sums over the steps used[p] (from, to); rows with the same steps make one class."""
+    most = max(1, min(3 * CACHE_BYTES // image_bytes, 2 * N // CHUNKS))
+    classes = [(used.count(each), each[1] - each[0]) for each in dict.fromkeys(used)]
+
+    def work(n: int) -> float:
+        tiles = [n * rows // ROWS + min(1, n * rows % ROWS / (ROWS // 2)) for rows, _ in classes]
+        return -(-N // n) * sum(number * count for number, (_, count) in zip(tiles, classes, strict=True))
+
+    return min(range(1, most + 1), key=lambda n: (work(n), -n))
+
+
+def plan(N: int, matrices: Row, x_rows: int, X_row: int, Y_row: int, first: list, used: list, steps, dtype) -> tuple:
+    """The tables in which row p of an image of Y sums over the steps used[p] (from, to), counted from first[p] in X."""
+    X_image, Y_image = x_rows * X_row, len(used) * Y_row
+    image_bytes = len(matrices.A) * (X_image + Y_image) * dtype.itemsize
+    group = images_in_group(N, image_bytes, used)
+    images, rows, out = np.arange(group), [], []
+    for each in dict.fromkeys(used):
+        p = np.array([p for p in range(len(used)) if used[p] == each])
+        rows.append(offsets(np.array(first)[p], images * X_image))
+        out.append(offsets(p * Y_row, images * Y_image))
+    starts, ends, table = stacked(rows)
+    classes = np.column_stack([starts, ends, np.array(list(dict.fromkeys(used)))])
+    t = np.arange(len(matrices.A)) * group
+    w_steps = np.arange(len(steps)) * Y_row
+    return t * X_image, t * Y_image, (X_row, group, table, steps, classes, w_steps, stacked(out)[2], Y_row)
+
+
+@functools.lru_cache(maxsize=256)
+def window_plan(x_shape, K, stride, before, y_shape, dtype) -> Plan:
+    """conv2d: at each point an image is one pixel wide and has stride * C channels (phase, c)."""
+    (N, H, W, C), (_, P, Q, O) = x_shape, y_shape
+    matrices, X_row = row(W, K, stride, before, Q), stride * C
+    first = [(p * stride - before) * X_row for p in range(P)]
+    used = [(max(0, before - p * stride), min(K, H + before - p * stride)) for p in range(P)]
+    used = [(i * X_row, max(i, end) * X_row) for i, end in used]
+    X_at, Y_at, tables = plan(N, matrices, H, X_row, whole_columns(O, dtype), first, used, np.arange(K * X_row), dtype)
+    B = matrices.B.transpose(1, 0, 2).reshape(-1, W)  # (phases * T, W): the rows of a phase have pixels in common
+    into = Mix.of(B, offsets(np.arange(stride) * C, X_at), np.arange(W) * C, dtype)
+    return Plan(matrices.G.astype(dtype), into, *tables, Mix.of(matrices.A.T, np.arange(Q) * O, Y_at, dtype))
+
+
+@functools.lru_cache(maxsize=256)
+def residue_plan(dy_shape, K, stride, before, dx_shape, dtype) -> Plan:
+    """conv2d_grad_x: row h of dx has the taps i with p*stride + i = h + before for a row p of dy, as in
+    `microkernel.residue_plan`; taps of one residue follow one another. The channels of Y are (phase, c)."""
+    (N, P, Q, O), (_, H, W, C) = dy_shape, dx_shape
+    matrices = row(W, K, stride, before, Q)
+    first = [(h + before) // stride * O for h in range(H)]
+    used = []
+    for h in range(H):
+        taps = [i for i in range((h + before) % stride, K, stride) if 0 <= (h + before - i) // stride < P]
+        places = tap_places(K, stride)[taps]
+        used.append((places[0] * O, (places[-1] + 1) * O) if taps else (0, 0))
+    steps = np.concatenate([offsets(-np.arange(len(range(a, K, stride))) * O, np.arange(O)) for a in range(stride)])
+    X_at, Y_at, tables = plan(N, matrices, P, O, whole_columns(stride * C, dtype), first, used, steps, dtype)
+    phases, v = np.arange(stride), np.argsort((np.arange(W) + before) % stride, kind="stable")
+    B = matrices.B.transpose(2, 0, 1).reshape(W, -1)[v]  # (W, T * phases): the pixels of a phase have points in common
+    back = Mix.of(B, v * C, offsets(Y_at, phases * C), dtype)
+    into = Mix.of(matrices.A, X_at, np.arange(Q) * O, dtype)
+    return Plan(matrices.G.astype(dtype), into, *tables, back)
+
+
+class GradientPlan(NamedTuple):
+    """Where `conv2d_grad_w` reads and writes: at each point X (image, row, phase, c) and dY (image, p, o) of the whole
+    batch, and dW (i, phase, c, o), whose rows are taps and whose sums run over the pixels of the batch."""
+
+    G: np.ndarray
+    into_X: Mix
+    into_dY: Mix
+    X_row: int
+    X_image: int
+    X_size: int
+    dY_row: int
+    dY_size: int
+    taps: np.ndarray
+    X_steps: np.ndarray
+    dY_steps: np.ndarray
+    out: np.ndarray
+    tasks: np.ndarray
+
+
+@functools.lru_cache(maxsize=256)
+def gradient_plan(dy_shape, x_shape, K, stride, before, dtype) -> GradientPlan:
+    (N, P, Q, O), (_, H, W, C) = dy_shape, x_shape
+    matrices = row(W, K, stride, before, Q)
+    T, X_row, dY_row = len(matrices.A), stride * C, whole_columns(O, dtype)
+    X_image = (before + max(H, (P - 1) * stride + K - before)) * X_row
+    t, n, p, taps = np.arange(T), np.arange(N), np.arange(P), K * X_row
+    B = matrices.B.transpose(1, 0, 2).reshape(-1, W)  # (phases * T, W)
+    into_X = Mix.of(B, offsets(np.arange(stride) * C, t * N * X_image), np.arange(W) * C, dtype)
+    into_dY = Mix.of(matrices.A, t * N * P * dY_row, np.arange(Q) * O, dtype)
+    t, first, o = t[:, None, None], np.arange(0, taps, 4 * ROWS)[:, None], np.arange(0, dY_row, panel_width(dtype))
+    return GradientPlan(
+        matrices.G.astype(dtype), into_X, into_dY, X_row, X_image, T * N * X_image, dY_row, T * N * P * dY_row,
+        whole_tiles(np.arange(taps)), offsets(n * X_image, p * stride * X_row), offsets(n * P * dY_row, p * dY_row),
+        whole_tiles(np.arange(taps) * dY_row),
+        tasks(t * N * X_image, t * N * P * dY_row + o, t * taps * dY_row + o,
+              (first, np.minimum(first + 4 * ROWS, taps)), (0, N * P)),
+    )  # fmt: skip
+
+
+def tap_places(K: int, stride: int) -> np.ndarray:
+    """The place of each tap when those of one residue modulo the stride follow one another."""
+    order = [i for a in range(stride) for i in range(a, K, stride)]
+    return np.argsort(order)
+
+
+def work(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, before: int, P: int, Q: int, dtype) -> float:
+    """The cost of this way in multiplications of the plain sum; infinite where it does not serve."""
+    (N, H, W, C), (K, _, _, O), lanes = x_shape, w_shape, VECTOR_BYTES // dtype.itemsize
+    if not stride < K <= MOST_TAPS * stride or C % lanes or O % lanes:
+        return np.inf
+    T = len(row(W, K, stride, before, Q).A)
+    mixes = HEIGHT * (H * stride * T * C + P * Q * O)
+    return MARGIN * N * (P * K * stride * T * C * O + 2 * mixes)
+
+
+def conv2d(x: np.ndarray, w: np.ndarray, stride: int, before: int, P: int, Q: int) -> np.ndarray:
+    N, (K, _, C, O) = len(x), w.shape
+    y = np.empty((N, P, Q, O), x.dtype)
+    p = window_plan(x.shape, K, stride, before, y.shape, x.dtype)
+    W_points = np.zeros((len(p.G), K * p.X_row * p.Y_row), x.dtype)
+    i_at, phase_at = np.arange(K) * p.X_row * p.Y_row, np.arange(stride) * C * p.Y_row
+    evaluate_taps(w, p.G, W_points, i_at, phase_at, p.Y_row)
+    return through_points(x, C, p, W_points, y, O)
+
+
+def conv2d_grad_x(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, before: int) -> np.ndarray:
+    N, (K, _, C, O) = len(dy), w.shape
+    dx = np.empty((N, H, W, C), dy.dtype)
+    p = residue_plan(dy.shape, K, stride, before, dx.shape, dy.dtype)
+    W_points = np.zeros((len(p.G), K * O * p.Y_row), dy.dtype)
+    i_at, phase_at = tap_places(K, stride) * O * p.Y_row, np.arange(stride) * C
+    taps = np.ascontiguousarray(w.transpose(0, 1, 3, 2))  # (K,K,O,C)
+    evaluate_taps(taps, p.G, W_points, i_at, phase_at, p.Y_row)
+    return through_points(dy, O, p, W_points, dx, C)
+
+
+def through_points(x, x_size: int, p: Plan, W_points, y, y_size: int) -> np.ndarray:
+    convolve_points(
+        x.reshape(*x.shape[:2], -1), *p.into[:-1], x_size, p.into.targets, p.X_row,
+        p.group, p.rows, p.steps, p.classes, W_points, p.w_steps, p.out, p.Y_row,
+        y.reshape(*y.shape[:2], -1), *p.back[:-1], y_size, p.back.targets,
+    )  # fmt: skip
+    return y
+
+
+def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: int) -> np.ndarray:
+    (N, P, _, O), (_, H, _, C) = dy.shape, x.shape
+    p = gradient_plan(dy.shape, x.shape, K, stride, before, x.dtype)
+    X, dY = np.empty(p.X_size, x.dtype), np.zeros(p.dY_size, x.dtype)
+    evaluate_images(x.reshape(N, H, -1), *p.into_X[:-1], C, X, p.into_X.targets, before, p.X_row, p.X_image)
+    evaluate_images(dy.reshape(N, P, -1), *p.into_dY[:-1], O, dY, p.into_dY.targets, 0, p.dY_row, P * p.dY_row)
+    dW, dw = np.empty((len(p.G), K, stride, C, p.dY_row), x.dtype), np.empty((K, K, C, O), x.dtype)
+    products(X, p.taps, p.X_steps, dY, p.dY_steps, dW.reshape(-1), p.out, p.tasks)
+    gather_taps(dW, p.G, dw)
+    return dw
