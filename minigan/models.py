@@ -58,6 +58,7 @@ def digits(rng, H, W, C, classes):
         ConvTranspose2d(16, C, 4, stride=2, pad=1, **dcgan),
         Tanh(),
     )
+    last = head(m * n * 64 + 1, classes, rng=rng)
     discriminator = Sequential(
         SpectralNorm(Conv2d(C, 16, 4, stride=2, pad=1, rng=rng), rng=rng),
         LeakyReLU(0.2),
@@ -67,7 +68,7 @@ def digits(rng, H, W, C, classes):
         LeakyReLU(0.2),
         Flatten(),
         Spread(8),
-        head(m * n * 64 + 1, classes, rng=rng),
+        SpectralNorm(last, rng=rng) if classes else last,  # of w: e, what labels add, stays free; without e it starves
     )
     return generator, discriminator
 
