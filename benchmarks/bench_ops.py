@@ -1,4 +1,4 @@
-"""Every convolution of the presets, on every rung of the ladder, and in PyTorch where it is installed.
+"""Every operation of the presets' training steps, on every rung of the ladder, and in PyTorch where it is installed.
 
     python benchmarks/bench_ops.py [--presets tutorial small] [--batch N ...] [--threads N] [--json FILE] [--plot FILE]
 
@@ -7,13 +7,14 @@ The rungs, from plain to fast:
     loops    the equation as compiled loops, one number at a time (timed on 8 images)
     numpy    im2col and a BLAS matrix product: the reference backend
     tile     the register tile of `minigan.backends.microkernel`
-    numba    the numba backend: the tile, behind a Fourier transform where that needs fewer products
+    numba    the numba backend: the tile, behind a transform where that needs fewer products
     torch    PyTorch in its best memory layout, on an input padded beforehand
 
 A transposed convolution is the input gradient of a convolution, so three operations cover generator and discriminator.
 Results are compared with float64 before anything is timed. The rungs take turns, so that a noisy neighbour disturbs all
 of them alike. GFLOP/s count the multiplications and additions of the plain sum, zeros of the padding included: a rung
-that needs fewer of them can exceed the peak.
+that needs fewer of them can exceed the peak. Batch norm with its activation and Adam are passes over memory, with the
+rungs numpy, numba and torch; their GB/s count every number that must be read or written, once.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import bench
+from minigan import bench, models
 from minigan.backends import conv_size, cores, load, numpy_backend, pads
 from minigan.bench import take_turns
 
@@ -44,6 +45,7 @@ LAYERS = {
 }
 BATCHES = {"tutorial": (256, 128), "small": (128, 64)}
 OPERATIONS = ("conv2d", "conv2d_grad_x", "conv2d_grad_w")
+NORMS = {"tutorial": [(1, 12544), (7, 128), (14, 64)], "small": [(7, 64), (14, 32)]}  # (H, C), with leaky ReLU
 RUNGS = ("loops", "numpy", "tile", "numba", "torch")
 LOOP_IMAGES = 8
 
@@ -136,6 +138,112 @@ class Case:
             sys.exit(f"{rung} {operation} is wrong: off by {error:.1e} of the largest number")
 
 
+class Pass:
+    """Batch norm with leaky ReLU on x (N,H,H,C), forward and backward, or Adam on all the weights of a network."""
+
+    SLOPE, EPS, LR = 0.2, 1e-3, 1e-3
+
+    def __init__(self, *shape: int):
+        rng = np.random.default_rng(0)
+        self.x, self.dy = (rng.standard_normal(shape, np.float32) for _ in range(2))
+        self.gamma, self.beta = (rng.standard_normal(shape[-1], np.float32) for _ in range(2))
+
+    def backend(self, backend) -> dict:
+        x, dy, gamma, beta = self.x, self.dy, self.gamma, self.beta
+        if x.ndim == 1:
+            w, m, v = x.copy(), np.zeros_like(x), np.zeros_like(x)
+            t = iter(range(1, 10**9))
+
+            def adam():
+                backend.adam(w, dy, m, v, self.LR, 0.5, 0.999, 1e-8, next(t))
+                return [w]
+
+            return {"adam": adam}
+        y, mean, var = backend.batchnorm(x, gamma, beta, self.EPS, self.SLOPE)
+        return {
+            "batchnorm": lambda: backend.batchnorm(x, gamma, beta, self.EPS, self.SLOPE),
+            "batchnorm_grad": lambda: backend.batchnorm_grad(dy, y, x, gamma, mean, var, self.EPS, self.SLOPE),
+        }
+
+    def torch(self, channels_last: bool) -> dict:
+        import torch
+
+        if self.x.ndim == 1:
+            w = torch.nn.Parameter(torch.from_numpy(self.x.copy()))
+            w.grad = torch.from_numpy(self.dy)
+            optimizer = torch.optim.Adam([w], lr=self.LR, betas=(0.5, 0.999), eps=1e-8, fused=True)
+
+            def adam():
+                optimizer.step()
+                return [w.detach()]
+
+            return {"adam": adam}
+        kind = torch.channels_last if channels_last else torch.contiguous_format
+        x, dy = (torch.from_numpy(a).permute(0, 3, 1, 2).contiguous(memory_format=kind) for a in (self.x, self.dy))
+        gamma, beta = torch.from_numpy(self.gamma), torch.from_numpy(self.beta)
+
+        def forward():
+            z, mean, inv_std = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.1, self.EPS)
+            return torch.nn.functional.leaky_relu(z, self.SLOPE, inplace=True), mean, inv_std
+
+        y, mean, inv_std = forward()
+
+        def backward():
+            dz = torch.ops.aten.leaky_relu_backward(dy, y, self.SLOPE, True)
+            batch = dz, x, gamma, None, None, mean, inv_std, True, self.EPS, [True, True, True]
+            dx, *grads = torch.ops.aten.native_batch_norm_backward(*batch)
+            return dx.permute(0, 2, 3, 1), *grads
+
+        return {"batchnorm": lambda: [forward()[0].permute(0, 2, 3, 1)], "batchnorm_grad": backward}
+
+    def gigabytes(self, operation: str) -> float:
+        arrays = {"batchnorm": 2, "batchnorm_grad": 4, "adam": 7}[operation]  # x, y; dy, y, x, dx; w, m, v twice, dw
+        return 1e-9 * arrays * self.x.nbytes
+
+
+def measure_passes(presets, batches, rungs, threads: int, seconds: float) -> list[dict]:
+    rows = []
+    cases = [
+        (preset, batch, f"{H}x{H} {C}", (batch, H, H, C))
+        for preset in presets
+        for batch in batches or BATCHES[preset]
+        for H, C in NORMS[preset]
+    ]
+    for preset in presets:
+        networks = models.build(preset, rng=np.random.default_rng(0))
+        cases += [(preset, None, f"{n.n_params:,} weights", (n.n_params,)) for n in networks]
+    for preset, batch, layer, shape in cases:
+        print(f"\n{preset}{f', batch {batch}' if batch else ''}: {layer}")
+        case = Pass(*shape)
+        ways = [(rung, case.backend(load(rung))) for rung in rungs if rung in ("numpy", "numba")]
+        if "torch" in rungs:
+            ways += [("torch", case.torch(channels_last)) for channels_last in (False, True)]
+        for operation in ways[0][1]:
+            exact = [np.asarray(part) for part in ways[0][1][operation]()]
+            for rung, way in ways[1:]:
+                for part, expected in zip(way[operation](), exact, strict=False):
+                    error = np.abs(np.asarray(part) - expected).max() / np.abs(expected).max()
+                    if not error < 1e-4:
+                        sys.exit(f"{rung} {operation} is wrong: off by {error:.1e} of the largest number")
+            before = [partial(set_threads, rung, threads) for rung, _ in ways]
+            durations = take_turns([way[operation] for _, way in ways], seconds, before)
+            results: dict[str, list[float]] = {}
+            for (rung, _), times in zip(ways, durations, strict=True):
+                results[rung] = min(results.get(rung, times), times, key=np.median)
+            for rung, times in results.items():
+                low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
+                row = {
+                    "preset": preset, "batch": batch, "layer": layer, "operation": operation, "rung": rung,
+                    "median_ms": median * 1e3, "quartiles_ms": [low * 1e3, high * 1e3], "runs": len(times),
+                    "gigabytes_per_second": case.gigabytes(operation) / median,
+                }  # fmt: skip
+                if "torch" in results:
+                    row["over_torch"] = median / np.median(results["torch"])
+                rows.append(row)
+                print(line(row))
+    return rows
+
+
 def measured_peak(threads: int) -> float:
     """The most GFLOP/s seen here: the tile on data that stays in the nearest cache, or a BLAS matrix product."""
     a = np.ones((1024, 1024), np.float32)
@@ -201,10 +309,11 @@ def measure(
 def line(row: dict) -> str:
     spread = "-".join(f"{ms:.2f}" for ms in row["quartiles_ms"])
     against = f"   {row['over_torch']:5.2f} of torch's time" if "over_torch" in row and row["rung"] != "torch" else ""
-    return (
-        f"  {row['operation']:14s} {row['rung']:6s} {row['median_ms']:9.2f} ms ({spread})"
-        f" {row['gflops']:6.0f} GFLOP/s {row['share_of_peak']:5.0%} of peak{against}"
-    )
+    if "gflops" in row:
+        rate = f"{row['gflops']:6.0f} GFLOP/s {row['share_of_peak']:5.0%} of peak"
+    else:
+        rate = f"{row['gigabytes_per_second']:6.1f} GB/s"
+    return f"  {row['operation']:14s} {row['rung']:6s} {row['median_ms']:9.2f} ms ({spread}) {rate}{against}"
 
 
 def machine() -> dict:
@@ -275,6 +384,11 @@ def main() -> None:
     report["results"] = measure(
         options.presets, options.batch, options.rungs, threads, options.seconds, report["peak_gflops"]
     )
+    report["passes"] = measure_passes(options.presets, options.batch, options.rungs, threads, options.seconds)
+    slower = [row for row in report["results"] + report["passes"] if row["rung"] == "numba"]
+    slower = [row for row in slower if row.get("over_torch", 0) > 1]
+    if "torch" in options.rungs:
+        print(f"\n{len(slower)} operations are slower than PyTorch's", *map(line, slower), sep="\n")
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     if options.plot:

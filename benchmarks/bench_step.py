@@ -1,18 +1,81 @@
 """A full training step of the presets, on every backend, for several batches and numbers of threads.
 
     python benchmarks/bench_step.py [--presets small tutorial] [--threads 1 2] [--json FILE] [--plot FILE]
+    python benchmarks/bench_step.py --profile small:128 tutorial:128 [--backends numba] [--json FILE]
 
-The backends' results are compared before anything is timed. They take turns; medians are quoted.
+The backends' results are compared before anything is timed. They take turns; medians are quoted. --profile says
+instead where the time of a step goes: how long each operation of the backend takes in it, called how often with what
+shapes, and what is left for everything else (biases, losses, the sums of gradients, Python).
 """
 
 import argparse
 import json
+import time
+from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
+
+import numpy as np
 
 from minigan import backends, bench
 
 BATCHES = {"small": [64, 128], "tutorial": [128, 256], "digits": [64], "mlp": [128], "mp-gan": [128], "upsample": [128]}
+
+
+OPERATIONS = (
+    "conv2d", "conv2d_grad_x", "conv2d_grad_w", "matmul", "sum_rows", "leaky_relu", "leaky_relu_grad",
+    "batchnorm", "batchnorm_grad", "dropout", "adam",
+)  # fmt: skip
+
+
+def profile(preset: str, batch: int, name: str, threads: int, seconds: float) -> list[dict]:
+    """Rows of a step's operations, the longest first, the rest and the whole last; milliseconds a step."""
+    backend = backends.load(name)
+    backend.set_threads(threads)
+    step = bench.Step(preset, batch, backend)
+    step()
+    times, plain = defaultdict(list), {operation: getattr(backend, operation) for operation in OPERATIONS}
+
+    def timed(operation):
+        def call(*arguments):
+            backend.synchronize()
+            start = time.perf_counter()
+            result = plain[operation](*arguments)
+            backend.synchronize()
+            shapes = [list(x.shape) for x in arguments[:2] if hasattr(x, "shape")]
+            times[operation, str(shapes)[1:-1]].append(time.perf_counter() - start)
+            return result
+
+        return call
+
+    whole = []
+    try:
+        for operation in OPERATIONS:
+            setattr(backend, operation, timed(operation))
+        step()
+        times.clear()
+        end = time.perf_counter() + seconds
+        while len(whole) < 5 or time.perf_counter() < end:
+            start = time.perf_counter()
+            step()
+            whole.append(time.perf_counter() - start)
+    finally:
+        for operation in OPERATIONS:
+            setattr(backend, operation, plain[operation])
+    case = {"preset": preset, "batch": batch, "backend": name, "threads": threads}
+    total = float(np.median(whole))
+    rows = []
+    for (operation, shapes), durations in times.items():
+        calls = len(durations) // len(whole)
+        rows.append((float(np.median(durations)) * calls, calls, operation, shapes))
+    rows.sort(reverse=True)
+    rows += [(total - sum(row[0] for row in rows), 1, "everything else", ""), (total, 1, "the step", "")]
+    return [
+        case
+        | {"operation": operation, "shapes": shapes, "calls": calls, "ms": round(1e3 * seconds, 3)}
+        | {"share": round(seconds / total, 4)}
+        for seconds, calls, operation, shapes in rows
+    ]
 
 
 def main() -> None:
@@ -21,11 +84,20 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", choices=backends.available(), default=backends.available())
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--seconds", type=float, default=3.0, help="for each backend in each case (default 3)")
+    parser.add_argument("--profile", nargs="+", metavar="PRESET:BATCH", help="where the time of a step goes")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
 
     rows = []
+    for preset, batch in (case.split(":") for case in options.profile or []):
+        options.presets = []
+        for name in options.backends:
+            case = preset, int(batch), name, max(options.threads)
+            print("{}, batch {}, {}, {} threads".format(*case))
+            rows += (found := profile(*case, options.seconds))
+            for row in found:
+                print("  {ms:8.2f} ms {share:6.1%}  {calls:2d} x {operation:16s}{shapes}".format(**row), flush=True)
     for preset in options.presets:
         for threads in options.threads:
             for row in bench.compare_backends(preset, BATCHES[preset], options.backends, threads, options.seconds):
@@ -38,7 +110,7 @@ def main() -> None:
     report = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": bench.machine(), "results": rows}
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
-    if options.plot:
+    if options.plot and not options.profile:
         plot(report, options.plot)
 
 

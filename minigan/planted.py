@@ -846,8 +846,8 @@ MISTAKES = [
         "compiled backend",
         "backends.numba_passes",
         "batch norm with its activation: the activation has no part in dx",
-        "mean, inv_std, x.dtype.type(slope)",
-        "mean, inv_std, x.dtype.type(1)",
+        "count, slope = x.size // C, x.dtype.type(slope)",
+        "count, slope = x.size // C, x.dtype.type(1)",
     ),
     Mistake(
         "compiled backend",

@@ -192,7 +192,11 @@ tile, low_tile = tile_of(ROWS), tile_of(LOW_ROWS)
 # function's own file to see whether what it kept is still true.
 
 
-@njit(cache=True)
+COMPILED = dict(cache=True, error_model="numpy")  # x / 0 is no exception, which would be looked for in every loop
+INNER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called by compiled code alone
+
+
+@njit(**INNER)
 def fill(x, x_at, rows, m, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, add):
     """The tiles of rows m to last_row, one below the other: high ones, then low ones for a few rows that are left."""
     while last_row - m > ROWS // 2:
@@ -203,7 +207,7 @@ def fill(x, x_at, rows, m, last_row, steps, first, count, w, w_at, w_steps, y, y
         m += LOW_ROWS
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, **COMPILED)
 def products(x, rows, steps, w, w_steps, y, out, tasks):
     """Many products with the same tables. A task is (x_at, w_at, y_at, first row, last row, first step, last step)."""
     for t in prange(len(tasks)):
@@ -212,7 +216,7 @@ def products(x, rows, steps, w, w_steps, y, out, tasks):
         fill(x, x_at, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, False)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp):
     """Images n to n + images of x (N,H,W,C), each into the middle of its place in xpad (images,Hp,Wp,C)."""
     size = W * C
@@ -224,7 +228,7 @@ def copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp):
                 target[t] = source[t]
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, **COMPILED)
 def convolve_groups(x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, y, out):
     """y = the windows of padded x, times w. A class of pixels is (first row, last row, first step, last step, w's first
     step, w's last step): it sums over some of the steps for which w has panels.
@@ -248,7 +252,7 @@ def convolve_groups(x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, 
                 fill(xpad, 0, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, False)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, **COMPILED)
 def correlate_chunks(x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts, out):
     """parts[chunk] = windows of padded x, times dy, summed over the chunk's images: row = tap, step = pixel.
 
@@ -271,7 +275,7 @@ def correlate_chunks(x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts,
                 fill(xpad, 0, rows, 0, taps, steps, 0, count, dy, dy_at, dy_steps, parts, part_at, out, add)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, **COMPILED)
 def spread_images(dy, w, rows, steps, w_steps, out, dx, K, stride, before):
     """dx for few channels: all K*K*C products of every pixel of dy at once, then each is added where it belongs."""
     N, H, W, C = dx.shape
@@ -296,11 +300,11 @@ def spread_images(dy, w, rows, steps, w_steps, out, dx, K, stride, before):
                         target[t] += source[t]
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True)
 def pack(b, b_row, b_column, K, N, packed):
     """b (K,N), whatever its strides, in panels (panels, K, PANEL); columns that b has not are zeros."""
     width = PANEL_BYTES // b.itemsize
-    for p in prange(len(packed)):
+    for p in range(len(packed)):
         at, columns = p * width * b_column, min(width, N - p * width)
         panel = packed[p].reshape(-1)
         if columns < width:

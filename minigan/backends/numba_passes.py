@@ -2,7 +2,7 @@
 
 What they compute stands in `numpy_backend`. Arrays are seen as rows (M, C) or flat. Work is cut into pieces of a fixed
 size, and partial sums are added in a fixed order, so that the bits do not depend on the number of threads. Partial sums
-run over at most ROWS rows in the array's own precision and are added up in float64.
+run over at most 256 rows in the array's own precision and are added up in float64.
 """
 
 import math
@@ -13,17 +13,17 @@ from numba import njit, prange
 from minigan.backends import GOLDEN, numpy_backend
 
 PIECE = 16384  # numbers: 64 kB of float32, which stays in a core's own cache
-ROWS, COLUMNS = 256, 512  # of a piece, where columns have sums
+ROWS, COLUMNS = 32, 512  # of a piece, where columns have sums; more rows where there are more columns
 COMPILED = dict(cache=True, error_model="numpy")  # x / 0 is inf as in NumPy, not an exception in every loop
+INNER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called by compiled code alone
 
 _GOLDEN, _MIX1, _MIX2 = np.uint64(GOLDEN), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _27, _30, _31, _16, _LOW16 = (np.uint64(k) for k in (27, 30, 31, 16, 0xFFFF))
 
 
 def sum_rows(dy: np.ndarray) -> np.ndarray:
-    dy, C = np.ascontiguousarray(dy), dy.shape[-1]
-    at_once = math.gcd(dy.size // C, 64 // C or 1) if dy.size else 1  # few columns: several rows side by side
-    return _sum_rows(dy.reshape(-1, at_once * C)).reshape(at_once, C).sum(axis=0).astype(dy.dtype)
+    dy = np.ascontiguousarray(dy)
+    return _sum_rows(dy.reshape(-1, side_by_side(dy))).reshape(-1, dy.shape[-1]).sum(axis=0).astype(dy.dtype)
 
 
 def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:
@@ -41,22 +41,49 @@ def leaky_relu_grad(dy: np.ndarray, y: np.ndarray, slope: float) -> np.ndarray:
 
 
 def batchnorm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, slope: float = 1.0):
+    """Reads x once for the statistics and once to write y."""
     x = np.ascontiguousarray(x)
-    y, C = np.empty_like(x), x.shape[-1]
-    mean, var = _batchnorm(x.reshape(-1, C), gamma, beta, eps, x.dtype.type(slope), y.reshape(-1, C))
+    y, C, (M, wide, rows) = np.empty_like(x), x.shape[-1], pieces_of(x)
+    means, squares = np.zeros((2, -(-M // rows), wide), x.dtype)
+    _statistics(x.reshape(M, wide), rows, means, squares)
+    mean, var = np.empty((2, C), x.dtype)
+    _union(means, squares, M, rows, mean, var)
+    scale, centre, shift = (np.tile(each, wide // C) for each in (gamma / np.sqrt(var + eps), mean, beta))
+    _normalise(x.reshape(M, wide), rows, scale, centre, shift, x.dtype.type(slope), y.reshape(M, wide))
     return y, mean, var
 
 
 def batchnorm_grad(dy, y, x, gamma, mean, var, eps: float, slope: float = 1.0):
+    """Reads dy, y and x once for dgamma and dbeta and once to write dx."""
     y = x if slope == 1 else y  # then y makes no difference, and may not be there
     dy, y, x = (np.ascontiguousarray(array) for array in (dy, y, x))
-    dx, C = np.empty_like(dy), x.shape[-1]
+    dx, C, (M, wide, rows) = np.empty_like(dy), x.shape[-1], pieces_of(x)
+    count, slope = x.size // C, x.dtype.type(slope)
     inv_std = (1 / np.sqrt(var + eps)).astype(x.dtype)
-    dgamma, dbeta = _batchnorm_grad(
-        dy.reshape(-1, C), y.reshape(-1, C), x.reshape(-1, C), gamma, mean, inv_std, x.dtype.type(slope),
-        dx.reshape(-1, C),
-    )  # fmt: skip
+    arrays = [array.reshape(M, wide) for array in (dy, y, x)]
+    centre, narrow = np.tile(mean, wide // C), np.tile(inv_std, wide // C)
+    sums = np.zeros((2, -(-M // rows), wide), x.dtype)
+    _gradient_sums(*arrays, rows, centre, narrow, slope, *sums)
+    dgamma, dbeta = sums.reshape(2, -1, C).sum(axis=1, dtype=np.float64).astype(x.dtype)
+    scale, shift, tilt = (
+        np.tile(each, wide // C) for each in (gamma * inv_std, dbeta / count, dgamma / count * inv_std)
+    )
+    _gradient(*arrays, rows, scale, centre, shift, tilt, slope, dx.reshape(M, wide))
     return dx, dgamma, dbeta
+
+
+def pieces_of(x: np.ndarray) -> tuple[int, int, int]:
+    """x as (M, wide), with several rows (..., C) side by side, each of which has sums of its own at first; and how many
+    such rows make a piece."""
+    wide = side_by_side(x)
+    return x.size // wide, wide, ROWS * min(-(-wide // COLUMNS), 8)
+
+
+def side_by_side(x: np.ndarray) -> int:
+    """The numbers of as many rows (..., C) as fit into COLUMNS and divide their number: loops over a few channels at a
+    time would take longer to begin than to run."""
+    C = x.shape[-1]
+    return C * (math.gcd(x.size // C, COLUMNS // C or 1) if x.size else 1)
 
 
 def dropout(x: np.ndarray, threshold: int, stream: int) -> np.ndarray:
@@ -89,7 +116,7 @@ def _leaky_relu_grad(dy, y, slope, dx):
         _leaky_piece(dy[p], y[p], slope, dx[p])
 
 
-@njit(**COMPILED)
+@njit(**INNER)
 def _leaky_piece(dy, y, slope, dx):
     for i in range(dy.size):
         leaked = slope * dy[i]
@@ -103,7 +130,7 @@ def _adam(w, dw, m, v, beta1, rest1, beta2, rest2, step, unbias, eps):
         _adam_piece(w[p], dw[p], m[p], v[p], beta1, rest1, beta2, rest2, step, unbias, eps)
 
 
-@njit(**COMPILED)
+@njit(**INNER)
 def _adam_piece(w, dw, m, v, beta1, rest1, beta2, rest2, step, unbias, eps):
     for i in range(w.size):
         m[i] = beta1 * m[i] + rest1 * dw[i]
@@ -121,7 +148,7 @@ def _dropout(x, threshold, stream, scale, y):
         _mask_piece(x[p], hashes.view(np.uint16), threshold, scale, y[p])
 
 
-@njit(**COMPILED)
+@njit(**INNER)
 def _hash_piece(stream, hashes):
     for q in range(hashes.size):
         z = stream + np.uint64(q + 1) * _GOLDEN
@@ -130,7 +157,7 @@ def _hash_piece(stream, hashes):
         hashes[q] = z ^ (z >> _31)
 
 
-@njit(**COMPILED)
+@njit(**INNER)
 def _mask_piece(x, numbers, threshold, scale, y):
     zero = scale - scale
     for i in range(x.size):
@@ -150,121 +177,128 @@ def _sum_rows(x):
     return total
 
 
-@njit(**COMPILED)
+@njit(**INNER)
 def _add(x, total):
     for c in range(x.size):
         total[c] += x[c]
 
 
 @njit(parallel=True, **COMPILED)
-def _batchnorm(x, gamma, beta, eps, slope, y):
-    """Reads x once for the statistics (each piece's own mean and squared deviations, then Chan's formula for their
-    union: no cancellation) and once to write y. Returns mean and var (C,) in x's dtype."""
-    M, C = x.shape
-    pieces, blocks = (M + ROWS - 1) // ROWS, (C + COLUMNS - 1) // COLUMNS
-    x, y = x.reshape(-1), y.reshape(-1)
-    means, squares = np.zeros((pieces, C), x.dtype), np.zeros((pieces, C), x.dtype)
-    for task in prange(pieces * blocks):
-        piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, C)
-        rows = range(piece * ROWS, min((piece + 1) * ROWS, M))
-        mean_, square_ = means[piece, left:right], squares[piece, left:right]
-        for m in rows:
-            _add(x[m * C + left : m * C + right], mean_)
-        _divide(mean_, len(rows))
-        for m in rows:
-            _add_square(x[m * C + left : m * C + right], mean_, square_)
+def _statistics(x, rows, means, squares):
+    """Each piece's mean and sum of squared deviations from it."""
+    blocks = (x.shape[1] + COLUMNS - 1) // COLUMNS
+    for task in prange(len(means) * blocks):
+        _statistics_piece(x, rows, task // blocks, task % blocks * COLUMNS, means, squares)
 
-    mean, var, scale = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
-    for c in range(C):
-        total, square = 0.0, 0.0  # float64
-        for piece in range(pieces):
-            total += means[piece, c] * float(min(ROWS, M - piece * ROWS))
-        for piece in range(pieces):
-            d = means[piece, c] - total / M
-            square += squares[piece, c] + d * d * float(min(ROWS, M - piece * ROWS))
-        mean[c], var[c] = total / M, square / M
-        scale[c] = gamma[c] / np.sqrt(square / M + eps)
 
-    for task in prange(pieces * blocks):
-        piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, C)
-        scale_, mean_, beta_ = scale[left:right], mean[left:right], beta[left:right]
-        for m in range(piece * ROWS, min((piece + 1) * ROWS, M)):
-            _normalise(x[m * C + left : m * C + right], scale_, mean_, beta_, slope, y[m * C + left : m * C + right])
-    return mean, var
+@njit(**INNER)
+def _statistics_piece(x, rows, piece, left, means, squares):
+    (M, wide), flat = x.shape, x.reshape(-1)
+    right = min(left + COLUMNS, wide)
+    mean, square = means[piece, left:right], squares[piece, left:right]
+    first, last = piece * rows, min((piece + 1) * rows, M)
+    for m in range(first, last):
+        _add(flat[m * wide + left : m * wide + right], mean)
+    _divide(mean, last - first)
+    for m in range(first, last):
+        part = flat[m * wide + left : m * wide + right]
+        for c in range(part.size):
+            d = part[c] - mean[c]
+            square[c] += d * d
 
 
 @njit(**COMPILED)
+def _union(means, squares, M, rows, mean, var):
+    """Mean and variance of all rows from those of the pieces, in float64 (Chan's formula: nothing cancels)."""
+    C, (pieces, wide) = len(mean), means.shape
+    total, square = np.zeros(C, np.float64), np.zeros(C, np.float64)
+    for piece in range(pieces):
+        count = float(min(rows, M - piece * rows))
+        for at in range(0, wide, C):
+            for c in range(C):
+                total[c] += means[piece, at + c] * count
+    _divide(total, M * (wide // C))
+    for piece in range(pieces):
+        count = float(min(rows, M - piece * rows))
+        for at in range(0, wide, C):
+            for c in range(C):
+                d = means[piece, at + c] - total[c]
+                square[c] += squares[piece, at + c] + d * d * count
+    _divide(square, M * (wide // C))
+    for c in range(C):
+        mean[c], var[c] = total[c], square[c]
+
+
+@njit(**INNER)
 def _divide(total, n):
     for c in range(total.size):
         total[c] /= n
 
 
-@njit(**COMPILED)
-def _add_square(x, mean, square):
-    for c in range(x.size):
-        d = x[c] - mean[c]
-        square[c] += d * d
+@njit(parallel=True, **COMPILED)
+def _normalise(x, rows, scale, centre, shift, slope, y):
+    """y = leaky_relu(scale * (x - centre) + shift)"""
+    M, wide = x.shape
+    blocks = (wide + COLUMNS - 1) // COLUMNS
+    for task in prange((M + rows - 1) // rows * blocks):
+        _normalise_piece(x, rows, task // blocks, task % blocks * COLUMNS, scale, centre, shift, slope, y)
 
 
-@njit(**COMPILED)
-def _normalise(x, scale, mean, beta, slope, y):
-    for c in range(x.size):
-        normal = scale[c] * (x[c] - mean[c]) + beta[c]
-        leaked = slope * normal
-        y[c] = normal if normal > 0 else leaked
+@njit(**INNER)
+def _normalise_piece(x, rows, piece, left, scale, centre, shift, slope, y):
+    (M, wide), x, y = x.shape, x.reshape(-1), y.reshape(-1)
+    right = min(left + COLUMNS, wide)
+    scale, centre, shift = scale[left:right], centre[left:right], shift[left:right]
+    for m in range(piece * rows, min((piece + 1) * rows, M)):
+        part, out = x[m * wide + left : m * wide + right], y[m * wide + left : m * wide + right]
+        for c in range(part.size):
+            normal = scale[c] * (part[c] - centre[c]) + shift[c]
+            leaked = slope * normal
+            out[c] = normal if normal > 0 else leaked
 
 
 @njit(parallel=True, **COMPILED)
-def _batchnorm_grad(dy, y, x, gamma, mean, inv_std, slope, dx):
-    """Reads dy, y and x once for dgamma and dbeta and once to write dx. Returns dgamma and dbeta (C,) in x's dtype."""
-    M, C = x.shape
-    pieces, blocks = (M + ROWS - 1) // ROWS, (C + COLUMNS - 1) // COLUMNS
-    x, y, dy, dx = x.reshape(-1), y.reshape(-1), dy.reshape(-1), dx.reshape(-1)
-    dgammas, dbetas = np.zeros((pieces, C), x.dtype), np.zeros((pieces, C), x.dtype)
-    for task in prange(pieces * blocks):
-        piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, C)
-        mean_, inv_std_ = mean[left:right], inv_std[left:right]
-        dgamma_, dbeta_ = dgammas[piece, left:right], dbetas[piece, left:right]
-        for m in range(piece * ROWS, min((piece + 1) * ROWS, M)):
-            p = slice(m * C + left, m * C + right)
-            _add_grads(dy[p], y[p], x[p], mean_, inv_std_, slope, dgamma_, dbeta_)
-
-    dgamma, dbeta = np.empty(C, x.dtype), np.empty(C, x.dtype)
-    shift, tilt, scale = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
-    for c in range(C):
-        total_gamma, total_beta = 0.0, 0.0  # float64
-        for piece in range(pieces):
-            total_gamma += dgammas[piece, c]
-            total_beta += dbetas[piece, c]
-        dgamma[c], dbeta[c] = total_gamma, total_beta
-        shift[c], tilt[c] = total_beta / M, total_gamma / M * inv_std[c]
-        scale[c] = gamma[c] * inv_std[c]
-
-    for task in prange(pieces * blocks):
-        piece, left = task // blocks, task % blocks * COLUMNS
-        right = min(left + COLUMNS, C)
-        mean_, shift_, tilt_, scale_ = mean[left:right], shift[left:right], tilt[left:right], scale[left:right]
-        for m in range(piece * ROWS, min((piece + 1) * ROWS, M)):
-            p = slice(m * C + left, m * C + right)
-            _batchnorm_dx(dy[p], y[p], x[p], mean_, shift_, tilt_, scale_, slope, dx[p])
-    return dgamma, dbeta
+def _gradient_sums(dy, y, x, rows, centre, narrow, slope, dgammas, dbetas):
+    """Each piece's dgamma and dbeta."""
+    blocks = (x.shape[1] + COLUMNS - 1) // COLUMNS
+    for task in prange(len(dgammas) * blocks):
+        _sums_piece(dy, y, x, rows, task // blocks, task % blocks * COLUMNS, centre, narrow, slope, dgammas, dbetas)
 
 
-@njit(**COMPILED)
-def _add_grads(dy, y, x, mean, inv_std, slope, dgamma, dbeta):
-    for c in range(x.size):
-        leaked = slope * dy[c]
-        d = dy[c] if y[c] > 0 else leaked
-        dgamma[c] += d * ((x[c] - mean[c]) * inv_std[c])
-        dbeta[c] += d
+@njit(**INNER)
+def _sums_piece(dy, y, x, rows, piece, left, centre, narrow, slope, dgammas, dbetas):
+    (M, wide), dy, y, x = x.shape, dy.reshape(-1), y.reshape(-1), x.reshape(-1)
+    right = min(left + COLUMNS, wide)
+    centre, narrow = centre[left:right], narrow[left:right]
+    dgamma, dbeta = dgammas[piece, left:right], dbetas[piece, left:right]
+    for m in range(piece * rows, min((piece + 1) * rows, M)):
+        first, last = m * wide + left, m * wide + right
+        dy_m, y_m, x_m = dy[first:last], y[first:last], x[first:last]
+        for c in range(x_m.size):
+            leaked = slope * dy_m[c]
+            d = dy_m[c] if y_m[c] > 0 else leaked
+            dgamma[c] += d * ((x_m[c] - centre[c]) * narrow[c])
+            dbeta[c] += d
 
 
-@njit(**COMPILED)
-def _batchnorm_dx(dy, y, x, mean, shift, tilt, scale, slope, dx):
-    for c in range(x.size):
-        leaked = slope * dy[c]
-        d = dy[c] if y[c] > 0 else leaked
-        dx[c] = scale[c] * (d - shift[c] - (x[c] - mean[c]) * tilt[c])
+@njit(parallel=True, **COMPILED)
+def _gradient(dy, y, x, rows, scale, centre, shift, tilt, slope, dx):
+    """dx = scale * (d - shift - (x - centre) * tilt), d what comes out of the activation."""
+    M, wide = x.shape
+    blocks = (wide + COLUMNS - 1) // COLUMNS
+    for task in prange((M + rows - 1) // rows * blocks):
+        _gradient_piece(dy, y, x, rows, task // blocks, task % blocks * COLUMNS, scale, centre, shift, tilt, slope, dx)
+
+
+@njit(**INNER)
+def _gradient_piece(dy, y, x, rows, piece, left, scale, centre, shift, tilt, slope, dx):
+    (M, wide), dy, y, x, dx = x.shape, dy.reshape(-1), y.reshape(-1), x.reshape(-1), dx.reshape(-1)
+    right = min(left + COLUMNS, wide)
+    scale, centre, shift, tilt = scale[left:right], centre[left:right], shift[left:right], tilt[left:right]
+    for m in range(piece * rows, min((piece + 1) * rows, M)):
+        first, last = m * wide + left, m * wide + right
+        dy_m, y_m, x_m, dx_m = dy[first:last], y[first:last], x[first:last], dx[first:last]
+        for c in range(x_m.size):
+            leaked = slope * dy_m[c]
+            d = dy_m[c] if y_m[c] > 0 else leaked
+            dx_m[c] = scale[c] * (d - shift[c] - (x_m[c] - centre[c]) * tilt[c])

@@ -26,6 +26,8 @@ from numba import njit, prange
 from minigan.backends.microkernel import (
     CACHE_BYTES,
     CHUNKS,
+    COMPILED,
+    INNER,
     PANEL_BYTES,
     ROWS,
     VECTOR_BYTES,
@@ -124,7 +126,7 @@ def row(pixels: int, K: int, stride: int, before: int, Q: int) -> Row:
 mix_tile = tile_of(HEIGHT, vectors=1)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def mix_row(x, x_at, tiles, weights, weight_rows, weight_steps, sources, size, y, y_at, targets):
     """y[y_at + target[r] + c] = sum_s weight[r,s] * x[x_at + source[r,s] + c], c < size: whole vectors of channels."""
     for tile in range(len(tiles)):
@@ -136,7 +138,7 @@ def mix_row(x, x_at, tiles, weights, weight_rows, weight_steps, sources, size, y
             )  # fmt: skip
 
 
-@njit(cache=True)
+@njit(**INNER)
 def evaluate(x, tiles, weights, weight_rows, weight_steps, sources, size, X, X_at, X_row, targets):
     """The rows of an image x (rows, numbers) at the points, one X_row behind the other in X."""
     for h in range(len(x)):
@@ -144,7 +146,7 @@ def evaluate(x, tiles, weights, weight_rows, weight_steps, sources, size, X, X_a
         mix_row(x[h], 0, tiles, weights, weight_rows, weight_steps, sources, size, X, X_h, targets)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, **COMPILED)
 def convolve_points(
     x, tiles, weights, weight_rows, weight_steps, sources, x_size, targets, X_row,
     group, rows, steps, classes, w, w_steps, out, Y_row,
@@ -201,7 +203,7 @@ def convolve_points(
                 )
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, **COMPILED)
 def evaluate_images(x, tiles, weights, weight_rows, weight_steps, sources, size, X, targets, above, X_row, X_image):
     """X = the rows of x (N,rows,numbers) at the points, in each image `above` rows of zeros before and others after."""
     for n in prange(len(x)):
