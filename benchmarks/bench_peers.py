@@ -122,12 +122,12 @@ def torch_network(network, channels_last: bool):
 class TorchStep:
     """The step of `minigan.bench.Step`, from the same weights, images and noise."""
 
-    def __init__(self, preset: str, batch: int, best: bool):
+    def __init__(self, preset: str, batch: int, best: bool, seed: int = 0):
         import torch
 
         from minigan import backends, bench
 
-        source = bench.Step(preset, batch, backends.load("numpy"))
+        source = bench.Step(preset, batch, backends.load("numpy"), seed)
         self.torch, self.best = torch, best
         self.G, self.D = (torch_network(network, best) for network in (source.G, source.D))
         adam = dict(lr=2e-4, betas=(0.5, 0.999), eps=1e-8, **(dict(fused=True) if best else {}))

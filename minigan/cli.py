@@ -279,15 +279,18 @@ def evaluate(arguments) -> int:
     if arguments.count < 100 or arguments.seed < 0:
         raise UserError(f"--count is at least 100 and --seed at least 0, got {arguments.count} and {arguments.seed}")
     network = run.generator(arguments.run, _load_backend(arguments))
-    images = run.draw(network, arguments.count, np.random.default_rng(arguments.seed))
-    n = models.classes(network)
-    labels = np.arange(arguments.count) % n if n == judging.CLASSES else None
+    images, labels = judging.draw(network, arguments.count, arguments.seed)
+    n, data = models.classes(network), run.read_config(arguments.run).data
+    if n and data != "mnist":
+        print(f"the judge reads digits, and the {n} labels of {data} may mean others: no agreement", file=sys.stderr)
+        labels = None
     report = judging.evaluate(judging.Judge(backend=network.backend), images, labels, arguments.seed)
     text = json.dumps(report, indent=1)
     with run.writing(arguments.run):
         write_atomically(arguments.run / "evaluate.json", (text + "\n").encode())
         picture = arguments.run / "evaluate.png"
-        plots.save_report(picture, images[:100], run.columns(n), report, judging.EXPLAINED)
+        page = run.draw(network, 100, np.random.default_rng(arguments.seed))
+        plots.save_report(picture, page, run.columns(n), report, judging.EXPLAINED)
     print(text if arguments.json else f"{judging.table(report)}\nas a page: {picture}")
     return 0
 

@@ -1,7 +1,8 @@
 """How good are the digits? A classifier, trained by minigan itself, looks at many of them.
 
     judge = Judge()
-    report = evaluate(judge, images, labels=None)
+    images, labels = draw(generator, 10_000)
+    report = evaluate(judge, images, labels)
 
 The judge is a small convolutional network that reads the 10,000 MNIST test digits; benchmarks/train_judge.py makes its
 weights from a seed. The 64 numbers before its last layer are the features in which images are compared:
@@ -15,7 +16,9 @@ weights from a seed. The 64 numbers before its last layer are the features in wh
     divergence  sum p log(p / (1/10)) of the classes p as read: 0 when every digit is as frequent as any other
     agreement   for samples asked for by label, the share that is read as that label
 
-What real images reach is computed alongside, from training images that the judge compares with the test images.
+What real images reach is computed alongside, from training images that the judge compares with the test images. So
+that images are compared and not how often each digit was asked for, a conditional generator is asked for the digits as
+often as they occur among the training images.
 """
 
 import math
@@ -23,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import backends, datasets
+from minigan import backends, datasets, losses, models, train
 from minigan.errors import UserError
 from minigan.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, LeakyReLU, Sequential
 
@@ -69,17 +72,22 @@ class Judge:
         self.network.to(backend or backends.load("auto"))
 
     def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 images (N, 28, 28, 1) -> features (N, 64) and probabilities (N, 10), both float64."""
-        backend = self.network.backend
-        body, head = Sequential(*self.network.layers[:-2]), self.network.layers[-1]
-        features, probabilities = [], []
-        for i in range(0, len(images), 500):
-            f, _ = body.forward(backend.asarray(datasets.scale(images[i : i + 500])), train=False)
-            l = backend.to_numpy(head.forward(f, train=False)[0]).astype(np.float64)
-            p = np.exp(l - l.max(axis=1, keepdims=True))
-            features.append(backend.to_numpy(f).astype(np.float64))
-            probabilities.append(p / p.sum(axis=1, keepdims=True))
-        return np.concatenate(features), np.concatenate(probabilities)
+        """The features (N, 64) and the probabilities (N, 10) of images, see `look`."""
+        return look(self.network, images)
+
+
+def look(network: Sequential, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 images (N, 28, 28, 1), seen by a judge's network -> features (N, 64) and probabilities (N, 10), float64."""
+    backend = network.backend
+    body, head = Sequential(*network.layers[:-2]), network.layers[-1]
+    features, probabilities = [], []
+    for i in range(0, len(images), 500):
+        f, _ = body.forward(backend.asarray(datasets.scale(images[i : i + 500])), train=False)
+        l = backend.to_numpy(head.forward(f, train=False)[0]).astype(np.float64)
+        p = np.exp(l - l.max(axis=1, keepdims=True))
+        features.append(backend.to_numpy(f).astype(np.float64))
+        probabilities.append(p / p.sum(axis=1, keepdims=True))
+    return np.concatenate(features), np.concatenate(probabilities)
 
 
 # ---------------------------------------------------------------- figures
@@ -157,27 +165,44 @@ def figures(seen: tuple, reference: np.ndarray, balls: Neighbourhoods, labels, r
     return result | {"classes": np.bincount(read, minlength=CLASSES).tolist()}
 
 
+def draw(generator: Sequential, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
+    """uint8 images (count, H, W, C), and the labels (count,) asked for, or None if the generator takes none.
+
+    Ten labels are asked for as often as the digits occur among the training images, other numbers of them in turn.
+    """
+    rng, n, labels = np.random.default_rng(seed), models.classes(generator), None
+    if n:
+        labels = rng.choice(datasets.mnist("train").labels, count) if n == CLASSES else np.arange(count) % n
+    asked = None if labels is None else generator.backend.asarray(labels)
+    return train.draw_images(generator, train.draw_noise(generator, rng, count), asked), labels
+
+
 def evaluate(judge: Judge, images: np.ndarray, labels: np.ndarray | None = None, seed: int = 0) -> dict:
     """{"count", "samples": figures, "real": figures}: uint8 images (N, 28, 28, 1), and as many real training images,
-    against the 10,000 test images. `labels` (N,) are what the samples were asked to be, if they were asked.
+    against the 10,000 test images. `labels` (N,) are the digits that the samples were asked to be, if they were asked.
 
-    Raises UserError for images that are not MNIST's size, or too few to compare.
+    Raises UserError for images that are not MNIST's size, or too few to compare, and for labels that are no digits.
     """
     if images.shape[1:] != (28, 28, 1) or len(images) < 100:
         raise UserError(
             f"the judge reads at least 100 grey images of 28 x 28, got {len(images)} of {images.shape[1:]}: "
             "only runs on MNIST-like data can be evaluated"
         )
+    if labels is not None:
+        try:
+            losses.expect_labels(labels, CLASSES)
+        except ValueError as error:
+            raise UserError(f"agreement is with the digits 0 to 9 that the judge reads: {error}") from None
     rng = np.random.default_rng(seed)
-    train, test = datasets.mnist("train"), datasets.mnist("test")
-    chosen = rng.choice(len(train), size=min(len(images), len(train)), replace=False)
+    known, test = datasets.mnist("train"), datasets.mnist("test")
+    chosen = rng.choice(len(known), size=min(len(images), len(known)), replace=False)
     reference, _ = judge.look(test.images)
     balls = Neighbourhoods(reference)
-    real = judge.look(train.images[chosen])
+    real = judge.look(known.images[chosen])
     return {
         "count": len(images),
         "samples": figures(judge.look(images), reference, balls, labels, rng),
-        "real": figures(real, reference, balls, train.labels[chosen] if labels is not None else None, rng),
+        "real": figures(real, reference, balls, known.labels[chosen] if labels is not None else None, rng),
     }
 
 

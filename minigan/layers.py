@@ -29,6 +29,7 @@ import math
 import numpy as np
 
 from minigan import backends
+from minigan.losses import expect_labels
 
 # ---------------------------------------------------------------- initialisation
 
@@ -512,13 +513,75 @@ class Projection(Layer):
     tangent_backward = _Affine.tangent_backward
 
 
+class Spread(Layer):
+    """y = [x, s]: beside each sample how far the batch's samples of its label spread, (N, n) -> (N, n + 1).
+
+    A sample by itself does not show that all others are like it; a discriminator that sees the batch's spread makes a
+    generator vary as much as the data do. (Karras et al. 2018, section 3, take the standard deviation over the whole
+    batch. Here it is that of each label by itself, since labels differ in any case; without labels it is theirs.)
+
+    s_n = strength * mean_f sqrt(v_nf + eps), with v_nf the mean of (x_mf - xbar_nf)^2 over the samples m that have the
+    label of n, and xbar_nf their mean: v = A r^2 with r = x - A x, where A (N, N) averages over equal labels, A = A'.
+    """
+
+    takes_labels = True
+
+    def __init__(self, strength: float = 8.0, eps: float = 1e-4):
+        super().__init__()
+        self.strength, self.eps = strength, eps
+
+    def __repr__(self) -> str:
+        return f"Spread({self.strength:g})"
+
+    def forward(self, x, train=True, track=True, labels=None):
+        self._expect(x, ("N", "n"), "put Flatten() before it")
+        xp = self.backend.xp
+        if labels is None:
+            same = xp.ones((len(x), len(x)), bool)
+        else:
+            _expect_one_a_row(self, labels, x)
+            same = labels[:, None] == labels
+        A = (same / same.sum(axis=1, keepdims=True)).astype(x.dtype)  # (N, N)
+        r = x - A @ x
+        std = (A @ (r * r) + self.eps) ** 0.5  # (N, n)
+        return xp.concatenate([x, self.strength * std.mean(axis=1, keepdims=True)], axis=1), (A, r, std)
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        dx = None
+        if need_dx:
+            A, r, std = cache
+            dx = dy[:, :-1] + r * (A @ (self.strength / r.shape[1] * dy[:, -1:] / std))  # through xbar: A r = 0
+        return dx, {} if need_grads else None
+
+    def tangent(self, tx, cache):
+        A, r, std = cache
+        tr = tx - A @ tx
+        tstd = A @ (r * tr) / std  # (N, n)
+        ts = self.strength * tstd.mean(axis=1, keepdims=True)
+        return self.backend.xp.concatenate([tx, ts], axis=1), (tr, tstd)
+
+    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        if not need_dx:
+            return None, None, {}
+        (A, r, std), (tr, tstd) = cache, tangent_cache
+        d = self.strength / r.shape[1] * dty[:, -1:] / std  # of A (r tr), and times -tstd that of std
+        dtx = dty[:, :-1] + r * (A @ d)
+        dx = tr * (A @ d) - r * (A @ (d * tstd / std))
+        return dx if dy is None else dx + self.backward(dy, cache)[0], dtx, {}
+
+
 def one_hot(layer, labels, x):
     """(N, classes), 1 in the column of each label, in the dtype of x. Raises ValueError for labels that do not fit."""
     xp = layer.backend.xp
+    _expect_one_a_row(layer, labels, x)
+    expect_labels(labels, layer.classes)
+    return (labels[:, None] == xp.arange(layer.classes)).astype(x.dtype)
+
+
+def _expect_one_a_row(layer, labels, x) -> None:
     if labels is None or tuple(labels.shape) != (len(x),):
         came = "none" if labels is None else tuple(labels.shape)
         raise ValueError(f"{layer!r} expects labels ({len(x)},), one for each row of x, got {came}")
-    return (labels[:, None] == xp.arange(layer.classes)).astype(x.dtype)
 
 
 # ---------------------------------------------------------------- layers without weights

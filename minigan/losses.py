@@ -124,10 +124,25 @@ def cross_entropy(logits, labels):
         raise ValueError(
             f"expected logits (N, classes) and labels (N,), got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
+    expect_labels(labels, logits.shape[1])
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_p = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))  # (N, classes)
     one_hot = labels[:, None] == xp.arange(logits.shape[1])
     return -(log_p * one_hot).sum() / len(logits), (xp.exp(log_p) - one_hot) / len(logits)
+
+
+def expect_labels(labels, classes: int) -> None:
+    """Raises ValueError for labels that are not whole numbers from 0 to classes - 1.
+
+    Only arrays on the CPU are looked into: a GPU would have to stop for the answer, and its labels came from a CPU.
+    """
+    if not isinstance(labels, np.ndarray) or not labels.size:
+        return
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are whole numbers, got {labels.dtype}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels go from 0 to {classes - 1}, got {low if low < 0 else high}")
 
 
 def smoothed(loss: Loss, smoothing: float) -> Loss:

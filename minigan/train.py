@@ -24,7 +24,16 @@ from minigan.errors import UserError
 
 # What each preset takes where nothing else is asked for; the rest is as in Config.
 DIGITS = dict(
-    conditional=True, epochs=7, batch=64, loss="hinge", lr_g=1e-3, lr_d=1e-3, beta1=0.0, decay=True, average=0.999
+    conditional=True,
+    epochs=11,
+    batch=64,
+    loss="hinge",
+    lr_g=4e-3,
+    lr_d=4e-3,
+    beta1=0.0,
+    decay=True,
+    simultaneous=True,
+    average=0.999,
 )
 RECIPES = {
     "digits": DIGITS,
@@ -157,6 +166,8 @@ class Training:
             )
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
         self.classes = int(data.labels.max()) + 1 if config.conditional and data.labels is not None else 0
+        if self.classes:
+            losses.expect_labels(data.labels, self.classes)  # here, once: no step on a GPU stops to look
         shape = dict(image_shape=data.images.shape[1:], classes=self.classes)
         self.G, self.D = models.build(config.preset, rng=weights, **shape)
         self.G.to(backend)

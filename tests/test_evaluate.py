@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minigan import backends, datasets, losses, plots
+from minigan import backends, datasets, losses, models, plots
 from minigan import evaluate as judging
+from minigan.cli import main
 from minigan.errors import UserError
 
 COUNT = 2000
@@ -102,6 +103,35 @@ def test_what_is_no_digit_is_refused(judge):
     for shape in ((200, 32, 32, 1), (200, 28, 28, 3), (99, 28, 28, 1)):
         with pytest.raises(UserError, match="at least 100 grey images of 28 x 28"):
             judging.evaluate(judge, np.zeros(shape, np.uint8))
+
+
+def test_labels_that_are_no_digits_are_refused(judge):
+    with pytest.raises(UserError, match=r"agreement is with the digits 0 to 9 .* labels go from 0 to 9, got 25"):
+        judging.evaluate(judge, np.zeros((100, 28, 28, 1), np.uint8), np.arange(100) % 26)
+
+
+def test_digits_are_asked_for_as_often_as_they_occur():
+    generator, _ = models.build("digits", rng=np.random.default_rng(0), classes=10)
+    images, labels = judging.draw(generator, 3000, seed=1)
+    assert images.shape == (3000, 28, 28, 1) and images.dtype == np.uint8
+    shares = np.bincount(labels, minlength=10) / 3000
+    np.testing.assert_allclose(shares, np.bincount(datasets.mnist("train").labels) / 60_000, atol=0.02)
+    again, other = judging.draw(generator, 100, seed=1), judging.draw(generator, 100, seed=2)
+    assert np.array_equal(again[0], judging.draw(generator, 100, seed=1)[0]) and not np.array_equal(again[0], other[0])
+    unlabelled, _ = models.build("digits", rng=np.random.default_rng(0))
+    assert judging.draw(unlabelled, 100)[1] is None
+
+
+def test_labels_of_other_data_get_no_agreement(tmp_path, capsys):
+    """Ten classes that happen to be numbered like the digits are no digits."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", images=rng.integers(0, 256, (80, 28, 28), dtype=np.uint8), labels=np.arange(80) % 10)
+    options = ["--data", str(tmp_path / "x.npz"), "--steps", "1", "--quiet", "--out", str(tmp_path / "run")]
+    assert main(["train", *options]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--count", "100"]) == 0
+    output = capsys.readouterr()
+    assert "the 10 labels of" in output.err and "no agreement" in output.err and "asked for" not in output.out
+    assert (tmp_path / "run" / "evaluate.png").exists()
 
 
 # ---------------------------------------------------------------- what they are made of

@@ -221,6 +221,14 @@ def test_check_step_finds_a_generator_that_gets_no_gradient(rng, monkeypatch):
     assert all(row.verdict == "wrong" for row in rows)
 
 
+@pytest.mark.parametrize("labels", [None, np.array([1, 0, 1, 1])])
+def test_a_penalty_passes_the_spread_of_a_batch(labels, rng):
+    D = randomize(Sequential(Dense(3, 4, rng=rng), layers.Tanh(), layers.Spread(), Dense(5, 1, rng=rng)), rng)
+    D.to("numpy", np.float64)
+    x = rng.standard_normal((4, 3))
+    assert all(row.ok for row in check_penalty(lambda D: penalties.r1(D, x, labels=labels), D))
+
+
 def test_check_penalty_fails_for_a_wrong_penalty(rng):
     D = randomize(Sequential(Flatten(), Dense(4, 3, rng=rng), Tanh(), Dense(3, 1, rng=rng)), rng)
     x = rng.standard_normal((3, 4))

@@ -27,6 +27,7 @@ from minigan.layers import (
     Sequential,
     Sigmoid,
     SpectralNorm,
+    Spread,
     Tanh,
     Upsample,
     glorot_uniform,
@@ -332,6 +333,14 @@ def test_one_hot_puts_the_label_beside_x(backend, rng):
     assert grads == {} and y.dtype == np.float32
 
 
+@pytest.mark.parametrize("wrong", [[0, 4], [-1, 0]])
+def test_labels_that_no_class_has_are_refused(wrong, rng):
+    x = np.zeros((2, 3), np.float32)
+    for layer in (OneHot(4), Projection(3, 4, rng=rng)):
+        with pytest.raises(ValueError, match=rf"labels go from 0 to 3, got ({wrong[0]}|{wrong[1]})"):
+            layer.forward(x, labels=np.array(wrong))
+
+
 def test_projection_adds_what_the_label_says(backend, rng):
     layer = Projection(3, 2, rng=rng).to(backend, np.float64)
     x = rng.standard_normal((4, 3))
@@ -342,6 +351,17 @@ def test_projection_adds_what_the_label_says(backend, rng):
     y, _ = layer.forward(backend.asarray(x), labels=backend.asarray(labels))
     expected = [x[n] @ w[:, 0] + 0.5 + x[n] @ e[labels[n]] for n in range(4)]
     np.testing.assert_allclose(backend.to_numpy(y)[:, 0], expected, rtol=1e-13)
+
+
+def test_spread_is_that_of_the_samples_with_the_same_label(backend, rng):
+    x = np.array([[0.0, 5.0], [2.0, 5.0], [7.0, 1.0], [7.0, 1.0]])
+    layer = Spread(3.0, eps=0.0).to(backend)
+    y, _ = layer.forward(backend.asarray(x), labels=backend.asarray(np.array([1, 1, 0, 2])))
+    np.testing.assert_allclose(backend.to_numpy(y), np.column_stack([x, 3 * np.array([0.5, 0.5, 0, 0])]))  # (1 + 0) / 2
+    y, _ = layer.forward(backend.asarray(x))  # without labels: of all
+    np.testing.assert_allclose(backend.to_numpy(y)[:, -1], 3 * x.std(axis=0).mean())
+    with pytest.raises(ValueError, match=r"Spread\(3\) expects labels \(4,\), one for each row of x, got \(3,\)"):
+        layer.forward(backend.asarray(x), labels=backend.asarray(np.zeros(3, int)))
 
 
 @pytest.mark.parametrize("layer", [OneHot(3), Projection(2, 3, rng=np.random.default_rng(0))], ids=repr)

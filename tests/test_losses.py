@@ -200,6 +200,19 @@ def test_cross_entropy_refuses_what_would_broadcast(logits, labels):
         losses.cross_entropy(np.zeros(logits), np.zeros(labels, int))
 
 
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([0, 3], "labels go from 0 to 2, got 3"),
+        ([-1, 2], "from 0 to 2, got -1"),
+        ([0.0, 1.0], "whole numbers, got float"),
+    ],
+)
+def test_cross_entropy_refuses_labels_that_are_no_class(labels, says):
+    with pytest.raises(ValueError, match=says):
+        losses.cross_entropy(np.zeros((2, 3)), np.array(labels))
+
+
 def test_a_row_of_logits_is_as_good_as_a_column():
     column_loss, row_loss = non_saturating.generator(L), non_saturating.generator(L[:, 0])
     assert column_loss[0] == row_loss[0] and (column_loss[1][:, 0] == row_loss[1]).all()

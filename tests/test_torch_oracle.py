@@ -24,6 +24,7 @@ from minigan.layers import (
     Sequential,
     Sigmoid,
     SpectralNorm,
+    Spread,
     Tanh,
     Upsample,
 )
@@ -113,6 +114,10 @@ class Twin:
                 return F.linear(x, p["w"].T, p["b"]) + (x * F.embedding(torch.tensor(labels), p["e"])).sum(
                     1, keepdim=True
                 )
+            case Spread():
+                groups = torch.zeros(len(x)) if labels is None else torch.tensor(labels)
+                std = [(x[groups == group].var(0, unbiased=False) + layer.eps).sqrt().mean() for group in groups]
+                return torch.cat([x, layer.strength * torch.stack(std)[:, None]], 1)
             case LeakyReLU():
                 return F.leaky_relu(x, layer.slope)
             case Tanh():

@@ -1,0 +1,140 @@
+"""What did each ingredient of the recipe `digits` buy? The recipe, and the recipe with one thing changed.
+
+    python benchmarks/ablation.py --json FILE [--markdown FILE] [--epochs 3] [--seeds 0 1] [--only NAME ...]
+
+Every run sees the same number of real images, and the judge of `minigan.evaluate` looks at 10,000 samples of its end.
+Counted in images and not in seconds, so that every machine gives the same table; beside it stands what a step costs,
+per image and in processor time, next to the recipe's. Every finished run is written to the JSON at once and is not
+repeated when the command is; several commands, each with --only some, may fill one file.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from time_to_quality import COUNT, Scales
+from tqdm import tqdm
+
+from minigan import backends, bench, datasets, evaluate, optim, train
+from minigan.checkpoint import write_atomically
+from minigan.layers import Sequential, Spread
+
+
+def without_spectral_norm(training: train.Training) -> None:
+    """D with the same layers, bare, before its first step."""
+    c, bare = training.config, [getattr(layer, "layer", layer) for layer in training.D.layers]
+    training.D = Sequential(*bare).to(training.backend)
+    training.opt_d = optim.Adam(training.D, lr=c.lr_d, beta1=c.beta1, beta2=c.beta2, eps=c.eps)
+
+
+def without_spread(training: train.Training) -> None:
+    """D told a spread of 0, whatever the batch."""
+    for layer in training.D.layers:
+        if isinstance(layer, Spread):
+            layer.strength = 0.0
+
+
+# What is changed: choices of Config, or a function of the Training before its first step.
+CHANGES = {
+    "the recipe": {},
+    "no labels": dict(conditional=False),
+    "networks of `small`: two stages, twice as wide": dict(preset="small"),
+    "no spectral norm": without_spectral_norm,
+    "D does not see the batch's spread": without_spread,
+    "non-saturating loss": dict(loss="non_saturating"),
+    "learning rates 1e-3": dict(lr_g=1e-3, lr_d=1e-3),
+    "learning rates 2e-4, beta1 0.5": dict(lr_g=2e-4, lr_d=2e-4, beta1=0.5),
+    "constant learning rates": dict(decay=False),
+    "no moving average": dict(average=0.0),
+    "batch 128": dict(batch=128),
+    "players in turn": dict(simultaneous=False),
+}
+FIGURES = {"frechet": "Frechet distance", "coverage": "coverage", "confident": "confident", "agreement": "agreement"}
+
+
+def play(name: str, seed: int, epochs: int, threads: int, scales: Scales) -> dict:
+    """One run: its figures at the end, and the milliseconds of processor time that a step took, for each image."""
+    backend = backends.load("numba")
+    backend.set_threads(threads)
+    change = CHANGES[name]
+    config = train.Config.of("digits", seed=seed, epochs=epochs)
+    config = replace(config, **change) if isinstance(change, dict) else config
+    training = train.Training(config, datasets.load("mnist"), backend)
+    if callable(change):
+        change(training)
+    training.warm_up()
+    total, times, start = training.steps_in_all(), [], time.process_time()
+    for _ in tqdm(training.records(), total=total, desc=f"{name}, seed {seed}", unit="step", mininterval=10):
+        times.append(time.process_time() - start)
+        start = time.process_time()
+    found = scales.figures(*evaluate.draw(training.sampler, COUNT, seed))
+    ms = round(1e3 * statistics.median(times) / config.batch, 4)
+    return {"change": name, "seed": seed, "steps": training.step, "ms an image": ms, "figures": found}
+
+
+def table(report: dict) -> str:
+    """Markdown: a row for each change with the median of its seeds, and in brackets the least and the most."""
+
+    def cell(values: list[float], digits: int) -> str:
+        median, low, high = (f"{f(values):.{digits}f}" for f in (statistics.median, min, max))
+        return f"{median} ({low}-{high})" if len(values) > 1 else median
+
+    def rows(name: str) -> list[dict]:
+        return [run for run in report["runs"] if run["change"] == name]
+
+    cost = lambda name: statistics.median(run["ms an image"] for run in rows(name))  # noqa: E731
+    lines = [
+        "| " + " | ".join(["with one change", *FIGURES.values(), "cost an image"]) + " |",
+        "| --- " + "| ---: " * (len(FIGURES) + 1) + "|",
+    ]
+    for name in (name for name in CHANGES if rows(name)):
+        cells = []
+        for key in FIGURES:
+            values = [run["figures"][key] for run in rows(name) if key in run["figures"]]
+            cells.append(cell(values, 3) if values else "")
+        cells.append(f"{cost(name) / cost('the recipe'):.2f}" if rows("the recipe") else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    real = [f"{report['real'][key]:.3f}" if key in report["real"] else "" for key in FIGURES]
+    return "\n".join([*lines, "| real training images | " + " | ".join([*real, ""]) + " |", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="N")
+    parser.add_argument("--only", nargs="+", default=list(CHANGES), choices=list(CHANGES), metavar="NAME")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", metavar="FILE", required=True, type=Path)
+    parser.add_argument("--markdown", metavar="FILE", type=Path)
+    options = parser.parse_args()
+
+    scales = Scales(options.threads)
+    report = {"epochs": options.epochs, "count": COUNT, "machine": bench.machine(), "real": scales.real, "runs": []}
+
+    def runs_so_far() -> list[dict]:
+        if not options.json.exists():
+            return []
+        before = json.loads(options.json.read_text())
+        if before["epochs"] != options.epochs:
+            raise SystemExit(f"{options.json} holds runs of {before['epochs']} epochs: name another file")
+        return before["runs"]
+
+    for seed in options.seeds:
+        for name in options.only:
+            if not any((run["change"], run["seed"]) == (name, seed) for run in runs_so_far()):
+                run = play(name, seed, options.epochs, options.threads, scales)
+                report |= {"runs": [*runs_so_far(), run], "when": datetime.now(UTC).isoformat(timespec="seconds")}
+                write_atomically(options.json, (json.dumps(report, indent=1) + "\n").encode())
+    report["runs"] = runs_so_far()
+    if options.markdown:
+        write_atomically(options.markdown, table(report).encode())
+    print(table(report))
+
+
+if __name__ == "__main__":
+    main()

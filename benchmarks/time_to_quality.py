@@ -1,0 +1,229 @@
+"""How good are the digits after so many seconds of training? minigan beside PyTorch's small DCGAN, by one judge.
+
+    pip install torch
+    python benchmarks/time_to_quality.py --json FILE [--plot FILE] [--minutes 3] [--seeds 0 1 2]
+                                         [--contenders "minigan digits" ...]
+
+minigan plays its presets `digits` and `digits-unlabelled` with their own recipes, the decay of the learning rate
+ending where the minutes end. PyTorch plays the preset `small` (Adam 2e-4, beta1 0.5, batch 128, non-saturating) in the
+two forms of bench_peers.py: `plain` as a user would first write it, and `best` in channels_last memory, with D frozen
+in G's step.
+
+Seconds are those of training: fetching the batch, drawing noise, and the step. While a contender, in a process of its
+own, sends 10,000 samples and waits, the judge of `minigan.evaluate` looks at them; that time is not counted. Contenders
+take turns seed by seed. Every finished run is written to the JSON at once and is not repeated when the command is.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+MINIGAN, TORCH = ("minigan digits", "minigan digits-unlabelled"), ("torch small, plain", "torch small, best")
+MARKS = (0.04, 0.08, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0)  # parts of the minutes at which samples are judged
+COUNT = 10_000  # samples
+
+
+# ---------------------------------------------------------------- the contenders
+
+
+def contender(name: str, seed: int, minutes: float, threads: int, pipe) -> None:
+    """A process that trains, sends (seconds, steps, images, labels or None) at every mark, and waits for an answer."""
+    play = minigan(name.split()[1], seed, minutes, threads) if name in MINIGAN else torch(name, seed, threads)
+    marks = [60 * minutes * mark for mark in MARKS]
+    for seconds, steps, samples in play:
+        if seconds >= marks[0]:
+            marks = [mark for mark in marks if mark > seconds]
+            pipe.send((seconds, steps, *samples()))
+            pipe.recv()
+            if not marks:
+                return
+
+
+def minigan(preset: str, seed: int, minutes: float, threads: int):
+    """Yields (seconds of training, steps, function that draws samples and labels) after every step."""
+    from minigan import backends, datasets, evaluate, train
+
+    backend = backends.load("numba")
+    backend.set_threads(threads)
+    training = train.Training(train.Config.of(preset, seed=seed, minutes=minutes), datasets.load("mnist"), backend)
+    training.warm_up()
+
+    for _ in training.records():
+        yield training.seconds, training.step, lambda: evaluate.draw(training.sampler, COUNT, seed)
+
+
+def torch(name: str, seed: int, threads: int, batch: int = 128):
+    """The same for PyTorch's small DCGAN, with MNIST shuffled anew in every epoch."""
+    import torch
+    from bench_peers import TorchStep
+
+    from minigan import datasets
+
+    torch.set_num_threads(threads)
+    step = TorchStep("small", batch, best=name.endswith("best"), seed=seed)
+    for _ in range(3):  # oneDNN's choices, on weights that are then thrown away
+        step()
+    step = TorchStep("small", batch, best=name.endswith("best"), seed=seed)
+    memory = torch.channels_last if step.best else torch.contiguous_format
+    images = datasets.load("mnist").images  # (N, 28, 28, 1) uint8
+    rng, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    noise_size = step.z_d.shape[1]
+
+    def samples():
+        step.G.eval()
+        with torch.no_grad():
+            parts = [step.G(torch.randn(500, noise_size, generator=noise)) for _ in range(COUNT // 500)]
+        step.G.train()
+        return datasets.unscale(torch.cat(parts).permute(0, 2, 3, 1).numpy()), None
+
+    seconds, steps, order = 0.0, 0, np.zeros(0, int)
+    while True:
+        start = time.perf_counter()
+        if len(order) < batch:
+            order = rng.permutation(len(images))
+        chosen, order = order[:batch], order[batch:]
+        real = torch.from_numpy(datasets.scale(images[chosen])).permute(0, 3, 1, 2)
+        step.real = real.contiguous(memory_format=memory)
+        step.z_d, step.z_g = (torch.randn(batch, noise_size, generator=noise) for _ in range(2))
+        step()
+        seconds, steps = seconds + time.perf_counter() - start, steps + 1
+        yield seconds, steps, samples
+
+
+# ---------------------------------------------------------------- the judge
+
+
+class Scales:
+    """What the judge says of images, and what it says of as many real ones."""
+
+    def __init__(self, threads: int):
+        from minigan import backends, datasets, evaluate
+
+        backend = backends.load("numba")
+        backend.set_threads(threads)
+        self.evaluate, self.judge = evaluate, evaluate.Judge(backend=backend)
+        self.reference, _ = self.judge.look(datasets.mnist("test").images)
+        self.balls = evaluate.Neighbourhoods(self.reference)
+        train = datasets.mnist("train")
+        chosen = np.random.default_rng(0).choice(len(train), size=COUNT, replace=False)
+        self.real = self.figures(train.images[chosen], train.labels[chosen])
+
+    def distance(self, images) -> float:
+        return self.evaluate.frechet(self.judge.look(images)[0], self.reference)
+
+    def figures(self, images, labels) -> dict:
+        """Every figure of `minigan evaluate`, without intervals; `classes` are how many were read as each digit."""
+        rng = np.random.default_rng(0)
+        found = self.evaluate.figures(self.judge.look(images), self.reference, self.balls, labels, rng, rounds=1)
+        return {name: round(f["value"], 5) if isinstance(f, dict) else f for name, f in found.items()}
+
+
+def compete(name: str, seed: int, minutes: float, threads: int, scales: Scales) -> dict:
+    """One run: its curve of (seconds, steps, Frechet distance), and all figures at its end."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=contender, args=(name, seed, minutes, threads, theirs), daemon=True)
+    process.start()
+    theirs.close()  # so that a contender that dies ends in EOFError here, not in waiting
+    curve = []
+    while not curve or curve[-1]["seconds"] < 60 * minutes:
+        seconds, steps, images, labels = ours.recv()
+        curve.append({"seconds": round(seconds, 2), "steps": steps, "frechet": round(scales.distance(images), 4)})
+        print(f"{name:28s} seed {seed} {seconds:7.1f} s {steps:6d} steps: {curve[-1]['frechet']:9.3f}", flush=True)
+        final = scales.figures(images, labels) if seconds >= 60 * minutes else None
+        ours.send("go")
+    process.join()
+    return {"contender": name, "seed": seed, "curve": curve, "final": final}
+
+
+# ---------------------------------------------------------------- the report
+
+
+def summary(report: dict) -> dict:
+    """For each contender the median, over its seeds, of every figure at the end, and of the distance at each mark."""
+    result = {}
+    for name in dict.fromkeys(run["contender"] for run in report["runs"]):
+        runs = [run for run in report["runs"] if run["contender"] == name]
+        figures = [key for key in runs[0]["final"] if key != "classes"]
+        result[name] = {
+            "seeds": len(runs),
+            "steps": int(np.median([run["curve"][-1]["steps"] for run in runs])),
+            **{key: round(float(np.median([run["final"][key] for run in runs])), 5) for key in figures},
+            "rarest digit": min(min(run["final"]["classes"]) for run in runs) / COUNT,
+            "curve": [
+                [round(float(np.median(column)), 3) for column in zip(*points, strict=True)]
+                for points in zip(*([(p["seconds"], p["frechet"]) for p in run["curve"]] for run in runs), strict=False)
+            ],
+        }
+    return result
+
+
+def plot(report: dict, file: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for (name, medians), colour in zip(
+        report["medians"].items(), ("tab:orange", "tab:red", "tab:blue", "tab:cyan"), strict=False
+    ):
+        for run in report["runs"]:
+            if run["contender"] == name:
+                points = [(p["seconds"], p["frechet"]) for p in run["curve"]]
+                axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.6, alpha=0.5)
+        axes.plot(*zip(*medians["curve"], strict=True), "o-", color=colour, label=name, markersize=4)
+    axes.axhline(report["real"]["frechet"], color="black", linestyle=":", label="real training images")
+    axes.set_yscale("log")
+    axes.set(xlabel="seconds of training", ylabel="Frechet distance in the judge's features (not Inception FID)")
+    axes.set_title(f"{report['machine']['cpu']}, {report['threads']} threads; the median of the seeds, each seed thin")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(file, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=3.0, help="of training, for each run (default 3)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
+    parser.add_argument("--contenders", nargs="+", default=[*MINIGAN, *TORCH], choices=[*MINIGAN, *TORCH])
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", metavar="FILE", required=True, type=Path)
+    parser.add_argument("--plot", metavar="FILE")
+    options = parser.parse_args()
+
+    from minigan import bench
+    from minigan.checkpoint import write_atomically
+
+    scales = Scales(options.threads)
+    asked = {"minutes": options.minutes, "threads": options.threads, "count": COUNT}
+    report = {**asked, "machine": bench.machine(), "real": scales.real, "runs": []}
+    if options.json.exists():
+        before = json.loads(options.json.read_text())
+        if any(before[name] != value for name, value in asked.items()):
+            raise SystemExit(f"{options.json} holds runs of other minutes or threads: name another file")
+        report["runs"] = before["runs"]
+    done = {(run["contender"], run["seed"]) for run in report["runs"]}
+    for seed in options.seeds:
+        for name in options.contenders:
+            if (name, seed) not in done:
+                report["runs"].append(compete(name, seed, options.minutes, options.threads, scales))
+                report |= {"when": datetime.now(UTC).isoformat(timespec="seconds"), "medians": summary(report)}
+                write_atomically(options.json, (json.dumps(report, indent=1) + "\n").encode())
+    if options.plot:
+        plot(report, options.plot)
+    for name, medians in report["medians"].items():
+        print(
+            f"{name:28s} {medians['steps']:6d} steps  distance {medians['frechet']:8.3f}"
+            f" ({medians['frechet'] / report['real']['frechet']:.2f} of real)  coverage {medians['coverage']:.3f}"
+            f"  rarest digit {100 * medians['rarest digit']:.1f}%"
+            + (f"  agreement {100 * medians['agreement']:.2f}%" if "agreement" in medians else "")
+        )
+
+
+if __name__ == "__main__":
+    main()

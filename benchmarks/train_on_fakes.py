@@ -1,0 +1,61 @@
+"""Can a network learn to read from forgeries alone? The judge's network, trained on a run's fakes, reads real digits.
+
+    python benchmarks/train_on_fakes.py RUN [--count 60000] [--epochs 10] [--json FILE]
+
+The fakes of a conditional run, as many of each digit as of any other, take the place of the 60,000 training digits;
+network, recipe and seed are those of train_judge.py. No real image is seen before the test on the 10,000 real digits.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from train_judge import train
+
+from minigan import backends, datasets, evaluate, models, run
+from minigan.bench import machine
+from minigan.checkpoint import write_atomically
+from minigan.errors import UserError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the folder of a conditional run")
+    parser.add_argument("--count", type=int, default=60_000, help="how many fakes (default 60000)")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0, help="of the fakes' noise and of the reader's weights")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", metavar="FILE", type=Path)
+    options = parser.parse_args()
+    backend = backends.load("auto")
+    backend.set_threads(options.threads)
+    generator = run.generator(options.run, backend)
+    if models.classes(generator) != evaluate.CLASSES:
+        raise UserError(f"the run needs the labels 0 to 9, {options.run} has {models.classes(generator)} labels")
+    rng = np.random.default_rng(options.seed)
+    images = run.draw(generator, options.count, rng)
+    fakes = datasets.Images(images, np.arange(options.count) % evaluate.CLASSES, "fakes")
+
+    network = evaluate.judge_network(rng).to(backend)
+    train(network, fakes, options.epochs, rng)
+    test = datasets.mnist("test")
+    right = int((evaluate.look(network, test.images)[1].argmax(axis=1) == test.labels).sum())
+    config = run.read_config(options.run)
+    result = {
+        "run": {"preset": config.preset, "seed": config.seed, "epochs": config.epochs, "steps": config.steps},
+        "fakes": options.count,
+        "epochs": options.epochs,
+        "seed": options.seed,
+        "test digits": len(test),
+        "read right": right,
+        "machine": machine(),
+    }
+    print(f"taught by {options.count:,} fakes alone, it reads {right:,} of {len(test):,} real test digits")
+    if options.json:
+        write_atomically(options.json, (json.dumps(result, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

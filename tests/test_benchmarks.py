@@ -1,0 +1,79 @@
+"""The benchmark scripts' own reckoning: medians, tables, and the changes that the ablation makes."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minigan import backends, datasets
+from minigan.layers import SpectralNorm, Spread
+from minigan.train import Config, Training
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script of benchmarks/ by its name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module
+
+
+def test_time_to_quality_takes_medians_over_seeds(script, tmp_path):
+    quality = script("time_to_quality")
+    runs = []
+    for seed, distance in enumerate((3.0, 1.0, 2.0)):
+        curve = [
+            {"seconds": s + 0.1 * seed, "steps": 10 * s, "frechet": d} for s, d in ((1, 10 + distance), (2, distance))
+        ]
+        final = {"frechet": distance, "coverage": 0.5, "classes": [1000] * 9 + [1000 - seed]}
+        runs.append({"contender": "torch small, best", "seed": seed, "curve": curve, "final": final})
+    report = {"runs": runs, "real": {"frechet": 0.1}, "machine": {"cpu": "?"}, "threads": 2}
+    report["medians"] = quality.summary(report)
+    medians = report["medians"]["torch small, best"]
+    assert (medians["seeds"], medians["steps"], medians["frechet"], medians["rarest digit"]) == (3, 20, 2.0, 0.0998)
+    assert medians["curve"] == [[1.1, 12.0], [2.1, 2.0]]
+    quality.plot(report, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_ablation_sets_the_rows_beside_the_recipe(script):
+    ablation = script("ablation")
+    runs = [
+        {
+            "change": name,
+            "seed": seed,
+            "ms an image": ms,
+            "figures": {"frechet": f + 0.1 * seed, "coverage": 0.8} | more,
+        }
+        for name, ms, f, more in (("no labels", 0.2, 0.5, {}), ("the recipe", 0.4, 0.2, {"agreement": 0.99}))
+        for seed in range(3)
+    ]
+    lines = ablation.table({"runs": runs, "real": {"frechet": 0.07, "agreement": 1.0}}).splitlines()
+    assert lines[2] == "| the recipe | 0.300 (0.200-0.400) | 0.800 (0.800-0.800) |  | 0.990 (0.990-0.990) | 1.00 |"
+    assert lines[3] == "| no labels | 0.600 (0.500-0.700) | 0.800 (0.800-0.800) |  |  | 0.50 |"
+    assert lines[4] == "| real training images | 0.070 |  |  | 1.000 |  |"
+
+
+def test_ablation_bares_the_discriminator(script):
+    ablation = script("ablation")
+    images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
+    data = datasets.Images(images, np.arange(70) % 10, "x")
+    training = Training(Config.of("digits", steps=2, batch=16), data, backends.load("numpy"))
+    normed = training.D
+    ablation.without_spectral_norm(training)
+    assert any(isinstance(layer, SpectralNorm) for layer in normed.layers)
+    assert not any(isinstance(layer, SpectralNorm) for layer in training.D.layers)
+    assert training.D.params.keys() == normed.params.keys() and training.opt_d.network is training.D
+    assert len(list(training.records())) == 2
+
+
+def test_ablation_hides_the_spread(script):
+    ablation = script("ablation")
+    images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
+    training = Training(
+        Config.of("digits", steps=1, batch=16), datasets.Images(images, None, "x"), backends.load("numpy")
+    )
+    ablation.without_spread(training)
+    i = next(i for i, layer in enumerate(training.D.layers) if isinstance(layer, Spread))
+    x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    assert not training.D.layers[i].forward(x)[0][:, -1].any()
