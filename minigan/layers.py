@@ -542,15 +542,17 @@ class Spread(Layer):
             _expect_one_a_row(self, labels, x)
             same = labels[:, None] == labels
         A = (same / same.sum(axis=1, keepdims=True)).astype(x.dtype)  # (N, N)
-        r = x - A @ x
-        std = (A @ (r * r) + self.eps) ** 0.5  # (N, n)
+        matmul = self.backend.matmul
+        r = x - matmul(A, x)
+        std = (matmul(A, r * r) + self.eps) ** 0.5  # (N, n)
         return xp.concatenate([x, self.strength * std.mean(axis=1, keepdims=True)], axis=1), (A, r, std)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         dx = None
         if need_dx:
             A, r, std = cache
-            dx = dy[:, :-1] + r * (A @ (self.strength / r.shape[1] * dy[:, -1:] / std))  # through xbar: A r = 0
+            dstd = self.strength / r.shape[1] * dy[:, -1:] / std
+            dx = dy[:, :-1] + r * self.backend.matmul(A, dstd)  # through xbar: A r = 0
         return dx, {} if need_grads else None
 
     def tangent(self, tx, cache):

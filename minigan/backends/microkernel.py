@@ -39,9 +39,9 @@ A CPU with 16 registers takes 6 rows (12 + 2 + 1 = 15): AVX2 with 8 lanes, SSE w
 nothing else changes.
 
 w is stored in "panels" of 2 vectors, so that a tile reads it from front to back. Columns that do not fill a panel are
-padded with zeros, rows that do not fill a tile go into low tiles of 2 rows or repeat the last one (the same number,
-computed and stored again), and so the tile itself has no edge cases. Each sum over k is taken in one order by one
-thread: no result depends on the number of threads.
+padded with zeros, or take narrow tiles of one vector where that is enough. Rows that do not fill a tile go into low
+tiles of 2 rows or repeat the last one (the same number, computed and stored again), and so the tile itself has no edge
+cases. Each sum over k is taken in one order by one thread: no result depends on the number of threads.
 
 Below: the tile as LLVM instructions, the compiled loops around it, and the tables that make them the three convolutions
 and the matrix product.
@@ -248,7 +248,9 @@ def convolve_groups(x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, 
         for a in range(len(classes)):
             first_row, last_row, first, last, w_first, w_last = classes[a]
             count = last - first
-            for o in range(0, columns, width):
+            for m in range(first_row, last_row if columns < width else first_row, ROWS):
+                narrow_tile(xpad, 0, rows, m, steps, first, count, w, 0, w_steps, y, n * image_size, out, False)
+            for o in range(0, columns - width + 1, width):
                 w_at, y_at = w_first * (columns - width) + (w_last - w_first) * o, n * image_size + o
                 fill(xpad, 0, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, False)
 
@@ -270,7 +272,10 @@ def correlate_chunks(x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts,
         for n in range(start, stop, group):
             images = min(group, stop - n)
             copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp)
-            for o in range(0, columns, width):
+            for m in range(0, taps if columns < width else 0, ROWS):
+                dy_at, part_at, add = n * pixels * columns, chunk * part_size, n > start
+                narrow_tile(xpad, 0, rows, m, steps, 0, images * pixels, dy, dy_at, dy_steps, parts, part_at, out, add)
+            for o in range(0, columns - width + 1, width):
                 dy_at, part_at = n * pixels * columns + o, chunk * part_size + o
                 count, add = images * pixels, n > start
                 fill(xpad, 0, rows, 0, taps, steps, 0, count, dy, dy_at, dy_steps, parts, part_at, out, add)
@@ -373,9 +378,15 @@ def whole_columns(columns: int, dtype) -> int:
     return columns + -columns % panel_width(dtype)
 
 
-def whole_panels(x: np.ndarray) -> np.ndarray:
-    """x with zeros behind its last axis, so that it fills whole panels; x itself where it does already."""
-    columns = whole_columns(x.shape[-1], x.dtype)
+def tiled_columns(columns: int, dtype) -> int:
+    """The number of columns that the tiles of a convolution compute: one vector, for narrow tiles, or whole panels."""
+    lanes = panel_width(dtype) // VECTORS
+    return lanes if columns <= lanes else whole_columns(columns, dtype)
+
+
+def whole_panels(x: np.ndarray, count=whole_columns) -> np.ndarray:
+    """x with zeros behind its last axis, so that it has whole panels (or what `count` says); x itself if it has."""
+    columns = count(x.shape[-1], x.dtype)
     if columns == x.shape[-1]:
         return np.ascontiguousarray(x)
     padded = np.zeros((*x.shape[:-1], columns), x.dtype)
@@ -480,7 +491,7 @@ def conv2d(x: np.ndarray, w: np.ndarray, stride: int, before: int, P: int, Q: in
     (N, _, _, C), (K, _, _, O) = x.shape, w.shape
     if few(O, x.dtype) and stride == 1 and before < K:  # the same sum as an input gradient, which has a way for it
         return spread(x, mirrored(w), P, Q, 1, K - 1 - before)
-    y = np.empty((N, P, Q, whole_columns(O, x.dtype)), x.dtype)
+    y = np.empty((N, P, Q, tiled_columns(O, x.dtype)), x.dtype)
     return convolve(x, [w.reshape(K * K * C, O)], y, window_plan(x.shape, K, stride, before, y.shape, x.itemsize))
 
 
@@ -488,7 +499,7 @@ def conv2d_grad_x(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, be
     K, C = w.shape[1:3]
     if few(C, dy.dtype):
         return spread(dy, w, H, W, stride, before)
-    dx = np.empty((len(dy), H, W, whole_columns(C, dy.dtype)), dy.dtype)
+    dx = np.empty((len(dy), H, W, tiled_columns(C, dy.dtype)), dy.dtype)
     taps = w.transpose(0, 1, 3, 2)  # (K,K,O,C)
     classes = [taps[a::stride, b::stride].reshape(-1, C) for a in range(stride) for b in range(stride)]
     return convolve(dy, classes, dx, residue_plan(dy.shape, K, stride, before, dx.shape, dy.itemsize))
@@ -498,7 +509,7 @@ def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: in
     (N, _, _, O), C = dy.shape, x.shape[3]
     if few(O, dy.dtype) and not few(C, dy.dtype) and stride == 1 and before < K:  # x and dy change places
         return mirrored(conv2d_grad_w(x, dy, K, 1, K - 1 - before))
-    dy = whole_panels(dy)
+    dy = whole_panels(dy, tiled_columns)
     columns = dy.shape[3]
     plan = window_plan(x.shape, K, stride, before, dy.shape, x.itemsize)
     _, Hp, Wp = plan.padded
@@ -521,7 +532,7 @@ def mirrored(w: np.ndarray) -> np.ndarray:
 
 
 def convolve(x: np.ndarray, classes: list[np.ndarray], y: np.ndarray, plan: Plan) -> np.ndarray:
-    """Fills y, whose channels are whole panels, and returns those that belong to w; classes: (taps, columns) each."""
+    """Fills y, which has `tiled_columns`, and returns those channels that w has; classes: (taps, columns) each."""
     columns = classes[0].shape[1]
     w = np.concatenate([panels(part).ravel() for part in classes])
     w_steps = np.arange(len(plan.steps)) * panel_width(x.dtype)
