@@ -25,7 +25,7 @@ from minigan.errors import UserError
 # What each preset takes where nothing else is asked for; the rest is as in Config.
 DIGITS = dict(
     conditional=True,
-    epochs=11,
+    epochs=15,
     batch=64,
     loss="hinge",
     lr_g=4e-3,
