@@ -272,7 +272,7 @@ def test_a_labelled_run_draws_one_digit_or_all(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", images=pixels, labels=np.arange(40) % 4)
     out = tmp_path / "run"
-    options = ["--data", tmp_path / "data.npz", "--batch", "8", "--steps", "3", "--backend", "numpy", "--out", out]
+    options = ["--data", tmp_path / "data.npz", "--batch", "8", "--steps", "30", "--backend", "numpy", "--out", out]
     assert main(["train", *map(str, options)]) == 0
     assert "labels     4, seen by both players" in capsys.readouterr().out
     with Image.open(out / "final.png") as picture:

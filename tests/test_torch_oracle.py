@@ -7,6 +7,7 @@ this project gives the weights, the inputs and the masks of dropout.
 
 import numpy as np
 import pytest
+from conftest import of_name
 
 from minigan import checks, game, losses, models, optim, penalties
 from minigan.gradcheck import randomize
@@ -32,6 +33,12 @@ from minigan.layers import (
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
 TOLERANCE = 1e-10
+
+
+@pytest.fixture(params=["numpy", "numba"])
+def backend(request):
+    """The backends whose arrays PyTorch can read; the GPU's is compared with these, not with PyTorch."""
+    return of_name(request.param, request)
 
 
 @pytest.fixture(autouse=True)
