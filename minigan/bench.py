@@ -56,7 +56,7 @@ def summary(times: list[float]) -> dict:
 def machine() -> dict:
     """What a figure was measured on: processor, cores, system, and the versions of what took part."""
     versions = {"python": platform.python_version()}
-    for name in ("numpy", "numba", "llvmlite", "cupy", "torch", "tensorflow"):
+    for name in ("numpy", "numba", "llvmlite", "cupy", "torch", "tensorflow", "tensorflow-cpu"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
