@@ -229,22 +229,32 @@ def measure_passes(presets, batches, rungs, threads: int, seconds: float) -> lis
                     error = np.abs(np.asarray(part) - expected).max() / np.abs(expected).max()
                     if not error < 1e-4:
                         sys.exit(f"{rung} {operation} is wrong: off by {error:.1e} of the largest number")
-            before = [partial(set_threads, rung, threads) for rung, _ in ways]
-            durations = take_turns([way[operation] for _, way in ways], seconds, before)
-            results: dict[str, list[float]] = {}
-            for (rung, _), times in zip(ways, durations, strict=True):
-                results[rung] = min(results.get(rung, times), times, key=np.median)
-            for rung, times in results.items():
-                low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
-                row = {
-                    "preset": preset, "batch": batch, "layer": layer, "operation": operation, "rung": rung,
-                    "median_ms": median * 1e3, "quartiles_ms": [low * 1e3, high * 1e3], "runs": len(times),
-                    "gigabytes_per_second": case.gigabytes(operation) / median,
-                }  # fmt: skip
-                if "torch" in results:
-                    row["over_torch"] = median / np.median(results["torch"])
-                rows.append(row)
-                print(line(row))
+            results = fastest_ways([(rung, way[operation]) for rung, way in ways], threads, seconds)
+            what = {"preset": preset, "batch": batch, "layer": layer, "operation": operation}
+            for row in rows_of(what, results):
+                rows.append(row | {"gigabytes_per_second": case.gigabytes(operation) / row["median_ms"] * 1e3})
+                print(line(rows[-1]))
+    return rows
+
+
+def fastest_ways(functions: list[tuple], threads: int, seconds: float) -> dict[str, list[float]]:
+    """The durations of each rung, of its fastest way where it has several; functions: (rung, function)."""
+    before = [partial(set_threads, rung, threads) for rung, _ in functions]
+    results: dict[str, list[float]] = {}
+    for (rung, _), times in zip(functions, take_turns([f for _, f in functions], seconds, before), strict=True):
+        results[rung] = min(results.get(rung, times), times, key=np.median)
+    return results
+
+
+def rows_of(what: dict, results: dict[str, list[float]]) -> list[dict]:
+    """A row for each rung: what it is, and its durations, beside PyTorch's where they are known."""
+    rows = []
+    for rung, times in results.items():
+        low, median, high = np.quantile(times, [0.25, 0.5, 0.75]) * 1e3
+        row = {"rung": rung, "median_ms": median, "quartiles_ms": [low, high], "fastest_ms": min(times) * 1e3}
+        if "torch" in results:
+            row["over_torch"] = median / 1e3 / np.median(results["torch"])
+        rows.append(what | row | {"runs": len(times)})
     return rows
 
 
@@ -286,27 +296,15 @@ def measure(
                     for rung, function in flat:
                         case.check(operation, rung, function())
                     timed = [(rung, function) for rung, function in flat if rung != "loops"]
-                    before = [partial(set_threads, rung, threads) for rung, _ in timed]
-                    durations = take_turns([function for _, function in timed], seconds, before)
-                    results: dict[str, list[float]] = {}
-                    for (rung, _), times in zip(timed, durations, strict=True):
-                        results[rung] = min(results.get(rung, times), times, key=np.median)
+                    results = fastest_ways(timed, threads, seconds)
                     if "loops" in rungs:
                         times = take_turns([dict(flat)["loops"]], 0)[0]
                         results["loops"] = [t * batch / LOOP_IMAGES for t in times]
-                    for rung in rungs:
-                        times = results[rung]
-                        low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
-                        row = {
-                            "preset": preset, "batch": batch, "layer": layer, "operation": operation, "rung": rung,
-                            "median_ms": median * 1e3, "quartiles_ms": [low * 1e3, high * 1e3],
-                            "fastest_ms": min(times) * 1e3, "runs": len(times),
-                            "gflops": case.gflop / median, "share_of_peak": case.gflop / median / peak,
-                        }  # fmt: skip
-                        if "torch" in rungs:
-                            row["over_torch"] = median / np.median(results["torch"])
-                        rows.append(row)
-                        print(line(row))
+                    what = {"preset": preset, "batch": batch, "layer": layer, "operation": operation}
+                    for row in rows_of(what, {rung: results[rung] for rung in rungs}):
+                        gflops = case.gflop / row["median_ms"] * 1e3
+                        rows.append(row | {"gflops": gflops, "share_of_peak": gflops / peak})
+                        print(line(rows[-1]))
     return rows
 
 
