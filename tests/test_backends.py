@@ -386,7 +386,7 @@ def test_a_result_does_not_depend_on_the_rest_of_the_batch():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    ("M", "K", "N"), [(1, 1, 1), (256, 100, 300), (33, 700, 1), (700, 33, 5), (5, 1, 300), (600, 7, 64)]
+    ("M", "K", "N"), [(1, 1, 1), (256, 100, 300), (33, 700, 1), (700, 33, 5), (5, 1, 300), (600, 7, 64), (40, 9, 64)]
 )
 def test_matmul_contiguous_transposed_or_sliced(M, K, N, dtype, rng):
     a, b = rng.standard_normal((M, K)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
