@@ -23,8 +23,8 @@ BATCHES = {"small": [64, 128], "tutorial": [128, 256], "digits": [64], "mlp": [1
 
 
 OPERATIONS = (
-    "conv2d", "conv2d_grad_x", "conv2d_grad_w", "matmul", "sum_rows", "leaky_relu", "leaky_relu_grad",
-    "batchnorm", "batchnorm_grad", "dropout", "adam",
+    "conv2d", "conv2d_grad_x", "conv2d_grad_w", "matmul", "add_bias", "bias_grad", "sum_rows", "leaky_relu",
+    "leaky_relu_grad", "batchnorm", "batchnorm_grad", "dropout", "adam",
 )  # fmt: skip
 
 

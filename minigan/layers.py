@@ -58,6 +58,7 @@ class Layer:
     """What every layer has: parameters, buffers, and the backend on which it computes. It is born on the CPU."""
 
     takes_labels = False  # whether forward has an argument `labels`
+    takes_slope = False  # whether it computes the LeakyReLU behind it with its own: see `Sequential`
 
     def __init__(self, params: dict | None = None, buffers: dict | None = None):
         self.params = params or {}
@@ -134,6 +135,33 @@ class Layer:
 class _Affine(Layer):
     """y = A(w) x + b with A linear in w, so that ty = A(w) tx: the same map, without the bias."""
 
+    takes_slope = True
+
+    def forward(self, x, train=True, track=True, slope=1.0):
+        """A slope other than 1: y after the LeakyReLU that follows."""
+        self._expect_input(x)
+        y = self._linear(x)
+        if "b" in self.params:
+            y = self.backend.add_bias(y, self.params["b"], slope)
+        elif slope != 1:
+            y = self.backend.leaky_relu(y, slope)
+        return y, x
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True, y=None, slope=1.0):
+        """y is needed where the slope is not 1."""
+        x, dx, grads = cache, None, None
+        if need_grads and "b" in self.params:
+            dy, db = self.backend.bias_grad(dy, y, slope)
+        elif slope != 1:
+            dy = self.backend.leaky_relu_grad(dy, y, slope)
+        if need_dx:
+            dx = self._grad_x(dy, x)
+        if need_grads:
+            grads = {"w": self._grad_w(dy, x)}
+            if "b" in self.params:
+                grads["b"] = db
+        return dx, grads
+
     def tangent(self, tx, cache):
         return self._linear(tx), tx
 
@@ -161,25 +189,17 @@ class Dense(_Affine):
     def __repr__(self) -> str:
         return f"Dense({self.n_in} -> {self.n_out})"
 
-    def forward(self, x, train=True, track=True):
+    def _expect_input(self, x):
         self._expect(x, ("N", self.n_in), "put Flatten() before it")
-        y = self._linear(x)  # (N, n_out)
-        if "b" in self.params:
-            y += self.params["b"]
-        return y, x
 
     def _linear(self, x):
-        return self.backend.matmul(x, self.params["w"])
+        return self.backend.matmul(x, self.params["w"])  # (N, n_out)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
-        x, dx, grads = cache, None, None
-        if need_dx:  # y = x w
-            dx = self.backend.matmul(dy, self.params["w"].T)  # (N, n_in)
-        if need_grads:
-            grads = {"w": self.backend.matmul(x.T, dy)}  # (n_in, n_out)
-            if "b" in self.params:
-                grads["b"] = self.backend.sum_rows(dy)
-        return dx, grads
+    def _grad_x(self, dy, x):
+        return self.backend.matmul(dy, self.params["w"].T)  # (N, n_in)
+
+    def _grad_w(self, dy, x):
+        return self.backend.matmul(x.T, dy)  # (n_in, n_out)
 
 
 class Conv2d(_Affine):
@@ -211,25 +231,17 @@ class Conv2d(_Affine):
     def __repr__(self) -> str:
         return f"Conv2d({self.c_in} -> {self.c_out}, {self.kernel}x{self.kernel}, stride {self.stride})"
 
-    def forward(self, x, train=True, track=True):
+    def _expect_input(self, x):
         self._expect(x, ("N", "H", "W", self.c_in), _image_advice(x, self.c_in))
-        y = self._linear(x)  # (N, P, Q, c_out)
-        if "b" in self.params:
-            y += self.params["b"]
-        return y, x
 
     def _linear(self, x):
-        return self.backend.conv2d(x, self.params["w"], self.stride, self.pad)
+        return self.backend.conv2d(x, self.params["w"], self.stride, self.pad)  # (N, P, Q, c_out)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
-        x, w, dx, grads = cache, self.params["w"], None, None
-        if need_dx:  # y = conv2d(x, w)
-            dx = self.backend.conv2d_grad_x(dy, w, x.shape, self.stride, self.pad)
-        if need_grads:
-            grads = {"w": self.backend.conv2d_grad_w(dy, x, w.shape, self.stride, self.pad)}
-            if "b" in self.params:
-                grads["b"] = self.backend.sum_rows(dy)
-        return dx, grads
+    def _grad_x(self, dy, x):
+        return self.backend.conv2d_grad_x(dy, self.params["w"], x.shape, self.stride, self.pad)
+
+    def _grad_w(self, dy, x):
+        return self.backend.conv2d_grad_w(dy, x, self.params["w"].shape, self.stride, self.pad)
 
 
 class ConvTranspose2d(_Affine):
@@ -265,12 +277,7 @@ class ConvTranspose2d(_Affine):
     def __repr__(self) -> str:
         return f"ConvTranspose2d({self.c_in} -> {self.c_out}, {self.kernel}x{self.kernel}, stride {self.stride})"
 
-    def forward(self, x, train=True, track=True):
-        self._expect(x, ("N", "H", "W", self.c_in), _image_advice(x, self.c_in))
-        y = self._linear(x)  # (N, P, Q, c_out)
-        if "b" in self.params:
-            y += self.params["b"]
-        return y, x
+    _expect_input = Conv2d._expect_input
 
     def _linear(self, x):
         N, H, W, _ = x.shape
@@ -279,15 +286,11 @@ class ConvTranspose2d(_Affine):
             raise ValueError(f"{self!r} with pad {self.pad} leaves nothing of x {tuple(x.shape)}: reduce pad")
         return self.backend.conv2d_grad_x(x, self.params["w"], (N, P, Q, self.c_out), self.stride, self.pad)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
-        x, w, dx, grads = cache, self.params["w"], None, None
-        if need_dx:  # y = conv2d_grad_x(x, w), linear in x; the adjoint of the adjoint is the convolution itself
-            dx = self.backend.conv2d(dy, w, self.stride, self.pad)
-        if need_grads:  # <y, dy> = <x, conv2d(dy, w)>: in the convolution dy is the input and x the output's gradient
-            grads = {"w": self.backend.conv2d_grad_w(x, dy, w.shape, self.stride, self.pad)}
-            if "b" in self.params:
-                grads["b"] = self.backend.sum_rows(dy)
-        return dx, grads
+    def _grad_x(self, dy, x):  # y = conv2d_grad_x(x, w), linear in x; the adjoint of the adjoint is the convolution
+        return self.backend.conv2d(dy, self.params["w"], self.stride, self.pad)
+
+    def _grad_w(self, dy, x):  # <y, dy> = <x, conv2d(dy, w)>: there dy is the input, and x the gradient of the output
+        return self.backend.conv2d_grad_w(x, dy, self.params["w"].shape, self.stride, self.pad)
 
 
 def _image_advice(x, channels: int) -> str:
@@ -317,8 +320,10 @@ class BatchNorm(Layer):
     def __repr__(self) -> str:
         return f"BatchNorm({self.channels})"
 
+    takes_slope = True
+
     def forward(self, x, train=True, track=True, slope=1.0):
-        """A slope other than 1: y after the LeakyReLU that follows."""
+        """As in `_Affine`."""
         self._expect(x, (*"NHW"[: len(x.shape) - 1], self.channels), f"its last axis holds {self.channels} channels")
         gamma, beta = self.params["gamma"], self.params["beta"]
         if train:
@@ -332,7 +337,6 @@ class BatchNorm(Layer):
         return y, (x, mean, var, train)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True, y=None, slope=1.0):
-        """y is needed where the slope is not 1."""
         x, mean, var, train = cache
         gamma = self.params["gamma"]
         if train:
@@ -395,7 +399,7 @@ class SpectralNorm(Layer):
     def __init__(self, layer: Layer, *, rng):
         v = rng.standard_normal(layer.params["w"].shape[-1], dtype=np.float32)
         super().__init__(layer.params, {"u": np.zeros(layer.params["w"][..., 0].size, np.float32), "v": v})
-        self.layer, self.takes_labels = layer, layer.takes_labels
+        self.layer, self.takes_labels, self.takes_slope = layer, layer.takes_labels, layer.takes_slope
         for _ in range(10):
             self._power_iteration()
 
@@ -407,7 +411,7 @@ class SpectralNorm(Layer):
     def __repr__(self) -> str:
         return f"SpectralNorm({self.layer!r})"
 
-    def forward(self, x, train=True, track=True, **labels):
+    def forward(self, x, train=True, track=True, **taken):
         if train and track:
             self._power_iteration()
         u, v = self.buffers["u"].copy(), self.buffers["v"].copy()  # as they are in this pass
@@ -415,12 +419,12 @@ class SpectralNorm(Layer):
         sigma = u @ (w.reshape(-1, w.shape[-1]) @ v)
         layer = copy.copy(self.layer)  # the same layer with the other weight
         layer.params = self.params | {"w": w / sigma}
-        y, cache = layer.forward(x, train, track, **labels)
+        y, cache = layer.forward(x, train, track, **taken)
         return y, (layer, cache, u, v, sigma)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy, cache, need_dx=True, need_grads=True, **folded):
         layer, cache, u, v, sigma = cache
-        dx, grads = layer.backward(dy, cache, need_dx, need_grads)
+        dx, grads = layer.backward(dy, cache, need_dx, need_grads, **folded)
         return dx, self._through_sigma(grads, layer, u, v, sigma) if need_grads else None
 
     def tangent(self, tx, cache):
@@ -777,8 +781,8 @@ class Upsample(_Elementwise):
 class Sequential(Layer):
     """y = last(... second(first(x))). Its parameters and buffers are named by position: "0.w", "0.b", "2.gamma", ...
 
-    A LeakyReLU behind a BatchNorm is computed in the passes that the BatchNorm makes over its numbers anyway; the
-    caches are those that the two have by themselves.
+    A LeakyReLU behind a layer that has weights is computed in the passes that this layer makes over its numbers anyway;
+    the caches of both are those that they have by themselves.
     """
 
     def __init__(self, *layers: Layer):
@@ -827,9 +831,9 @@ class Sequential(Layer):
         return x, caches
 
     def _folded(self, i: int) -> bool:
-        """Whether layer i is a LeakyReLU that the BatchNorm before it computes with its own."""
+        """Whether layer i is a LeakyReLU that the layer before it computes with its own."""
         pair = self.layers[max(i - 1, 0) : i + 1]
-        return len(pair) == 2 and isinstance(pair[0], BatchNorm) and isinstance(pair[1], LeakyReLU)
+        return len(pair) == 2 and pair[0].takes_slope and type(pair[1]) in (LeakyReLU, ReLU)  # their heirs may differ
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         grads = {} if need_grads else None

@@ -322,6 +322,10 @@ def test_the_other_operations_agree_with_the_reference(name, dtype, bound, shape
         backend.adam(state[0], b, *state[1:], 1e-3, 0.5, 0.999, 1e-8, 3)
         all_outputs = [
             backend.sum_rows(b),
+            backend.add_bias(b.copy(), d),
+            backend.add_bias(b.copy(), d, 0.2),
+            *backend.bias_grad(b, None),
+            *backend.bias_grad(b, a - 3, 0.2),
             backend.leaky_relu(a - 3, 0.2),
             backend.leaky_relu_grad(b, a - 3, 0.2),
             *(y, mean, var),
@@ -353,6 +357,7 @@ def all_operations():
     x = rng.standard_normal((3000, 40)).astype(np.float32)
     y, mean, var = numba_backend.batchnorm(x, x[0], x[1], 1e-3)
     yield from (y, mean, var, numba_backend.sum_rows(x), numba_backend.dropout(x, 9, 9))
+    yield from (numba_backend.add_bias(y.copy(), x[0], 0.2), *numba_backend.bias_grad(y, x, 0.2))
     yield from numba_backend.batchnorm_grad(y, None, x, x[0], mean, var, 1e-3)
     yield from numba_backend.batchnorm(x, x[0], x[1], 1e-3, 0.2)
     yield from numba_backend.batchnorm_grad(y, y, x, x[0], mean, var, 1e-3, 0.2)
@@ -413,11 +418,12 @@ def test_the_tile_adds_what_its_tables_say(dtype, rng):
     row, step, w_step = rng.integers(0, 200, rows), rng.integers(0, 200, 40), rng.integers(0, 29 * width, 40)
     y, out = np.full((2 * rows, width), np.nan, dtype), rng.permutation(2 * rows)[:rows] * width
     task = microkernel.tasks(50, 3, 0, (0, rows), (5, 33))
-    microkernel.products(x, row, step, w, w_step, y.reshape(-1), out, task)
-    for m in range(rows):
-        for o in range(width):
-            total = sum(float(x[50 + row[m] + step[k]]) * float(w[3 + w_step[k] + o]) for k in range(5, 33))
-            assert y.reshape(-1)[out[m] + o] == pytest.approx(total, rel=1e-5, abs=1e-5)
+    for times in (1, 2):
+        microkernel.products(x, row, step, w, w_step, y.reshape(-1), out, task, times == 2)  # in place of y, then added
+        for m in range(rows):
+            for o in range(width):
+                total = sum(float(x[50 + row[m] + step[k]]) * float(w[3 + w_step[k] + o]) for k in range(5, 33))
+                assert y.reshape(-1)[out[m] + o] == pytest.approx(times * total, rel=1e-5, abs=1e-5)
     assert np.isnan(np.delete(y, out // width, axis=0)).all()  # and nothing else is written
 
 

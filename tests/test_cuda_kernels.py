@@ -179,6 +179,8 @@ def operations(backend, dtype, seed=0):
     x, y, dy = draw(7, 123), draw(7, 123), draw(7, 123)
     yield "leaky_relu", backend.leaky_relu(x, 0.2)
     yield "leaky_relu_grad", backend.leaky_relu_grad(dy, y, 0.2)
+    yield "add_bias", backend.add_bias(draw(7, 123), x[0], 0.2)
+    yield from zip(("bias dx", "db"), backend.bias_grad(dy, y, 0.2), strict=True)
     yield "leaky_relu of an array with gaps", backend.leaky_relu(x[:, ::2], 0.2)
     yield "dropout", backend.dropout(x, 20000, 0xFEDCBA9876543210)
     w, m, v = draw(861), draw(861), abs(draw(861))

@@ -747,6 +747,48 @@ def test_batch_norm_with_its_activation_is_one_after_the_other(backend, rng, tra
         np.testing.assert_allclose(*(backend.to_numpy(layer.buffers[k]) for layer in (together, apart)), rtol=1e-14)
 
 
+WEIGHTED = {
+    "dense": (lambda r: Dense(5, 7, rng=r), (4, 5)),
+    "dense without bias": (lambda r: Dense(5, 7, bias=False, rng=r), (4, 5)),
+    "conv": (lambda r: Conv2d(2, 3, 3, stride=2, pad=1, rng=r), (4, 6, 6, 2)),
+    "transposed conv": (lambda r: ConvTranspose2d(2, 3, 4, stride=2, pad=1, rng=r), (4, 3, 3, 2)),
+    "normed conv": (lambda r: SpectralNorm(Conv2d(2, 3, 3, pad=1, rng=r), rng=r), (4, 6, 6, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTED)
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+def test_a_layer_with_its_activation_is_one_after_the_other(backend, rng, kind, slope):
+    make, shape = WEIGHTED[kind]
+    layer, leaky = make(rng), LeakyReLU(slope)
+    if "b" in layer.params:
+        layer.params["b"][...] = rng.uniform(-1, 1, layer.params["b"].shape)
+    together = Sequential(layer, leaky).to(backend, np.float64)
+    x = backend.asarray(rng.standard_normal(shape))
+    y, caches = together.forward(x, track=False)
+    before, cache = layer.forward(x, track=False)
+    expected, mask = leaky.forward(before)
+    dy = backend.asarray(rng.standard_normal(y.shape))
+    given = backend.to_numpy(x).copy(), backend.to_numpy(dy).copy()
+    dx_expected, grads_expected = layer.backward(leaky.backward(dy, mask)[0], cache)
+
+    def compare(got, right):
+        np.testing.assert_allclose(backend.to_numpy(got), backend.to_numpy(right), rtol=1e-12, atol=1e-13)
+
+    compare(y, expected)
+    dx, grads = together.backward(dy, caches)
+    compare(dx, dx_expected)
+    assert {f"0.{name}" for name in grads_expected} == set(grads)
+    for name, right in grads_expected.items():
+        compare(grads[f"0.{name}"], right)
+    compare(together.backward(dy, caches, need_grads=False)[0], dx_expected)
+    none, grads = together.backward(dy, caches, need_dx=False)
+    assert none is None
+    compare(grads["0.w"], grads_expected["w"])
+    for array, copied in zip((x, dy), given, strict=True):  # what was given is as it was
+        np.testing.assert_array_equal(backend.to_numpy(array), copied)
+
+
 def test_a_packed_network_has_its_parameters_in_one_array(backend, rng):
     net = Sequential(SpectralNorm(Dense(3, 4, rng=rng), rng=rng), BatchNorm(4), LeakyReLU(), Dense(4, 2, rng=rng))
     net.to(backend)

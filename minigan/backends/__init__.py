@@ -17,7 +17,9 @@ Every backend module has these names with these signatures; whoever holds a back
     conv2d_grad_w(dy, x, w_shape, stride, pad)     (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)
 
     matmul(a, b)                                   (M,K), (K,N) -> (M,N), either of them perhaps transposed
-    sum_rows(dy)                                   (..., C) -> (C,): the gradient of a bias
+    add_bias(y, b, slope=1)                        y + b (C,) after leaky_relu by the slope; y (..., C) may be used up
+    bias_grad(dy, y, slope=1)                      dx before the bias, and b's gradient (C,)
+    sum_rows(dy)                                   (..., C) -> (C,)
     leaky_relu(x, slope)                           y
     leaky_relu_grad(dy, y, slope)                  dx
     batchnorm(x, gamma, beta, eps, slope=1)        (..., C) -> y, mean (C,), var (C,); y after leaky_relu by the slope

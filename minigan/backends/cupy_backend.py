@@ -266,6 +266,18 @@ def leaky_relu_grad(dy: cupy.ndarray, y: cupy.ndarray, slope: float) -> cupy.nda
     return dx
 
 
+def add_bias(y: cupy.ndarray, b: cupy.ndarray, slope: float = 1.0) -> cupy.ndarray:
+    """leaky_relu(y + b), in place of y where possible; b (C,) is the same for every row. Slope 1 is no activation."""
+    y += b
+    return y if slope == 1 else leaky_relu(y, slope)
+
+
+def bias_grad(dy: cupy.ndarray, y: cupy.ndarray, slope: float = 1.0) -> tuple[cupy.ndarray, cupy.ndarray]:
+    """dy before the activation, and its sum over all rows (C,); without an activation y is not looked at."""
+    dy = dy if slope == 1 else leaky_relu_grad(dy, y, slope)
+    return dy, sum_rows(dy)
+
+
 def batchnorm(x, gamma, beta, eps: float, slope: float = 1.0) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
     """y = leaky_relu(gamma * (x - mean) / sqrt(var + eps) + beta), and the batch's mean (C,) and variance (C,)."""
     x, gamma, beta = _take_in(x, gamma, beta)

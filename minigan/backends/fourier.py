@@ -39,7 +39,7 @@ class Side(NamedTuple):
         microkernel.products(
             self.matrix.ravel(), whole_tiles(np.arange(rank) * columns), np.arange(columns),
             x.ravel(), self.pixels * pixel_size, X.ravel(), whole_tiles(np.arange(rank) * rank_size),
-            tasks(0, x_at, X_at, (0, rank), (first, last)),
+            tasks(0, x_at, X_at, (0, rank), (first, last)), False,
         )  # fmt: skip
 
     def backward(self, X, X_at, rank_size, x, x_at, pixel_size) -> None:
@@ -49,7 +49,7 @@ class Side(NamedTuple):
         microkernel.products(
             self.matrix.ravel(), rows, np.arange(rank) * columns,
             X.ravel(), np.arange(rank) * rank_size, x.ravel(), self.pixels[rows] * pixel_size,
-            tasks(0, X_at, x_at, (first[:, None], last[:, None]), (0, rank)),
+            tasks(0, X_at, x_at, (first[:, None], last[:, None]), (0, rank)), False,
         )  # fmt: skip
 
 
@@ -175,6 +175,7 @@ def spectral_product(X: np.ndarray, G_w: np.ndarray) -> np.ndarray:
     microkernel.products(
         X.ravel(), whole_tiles(n * X[0].size), k, G_w.ravel(), k * width, Y.ravel(), whole_tiles(n * Y[0].size),
         tasks(r * length, (r * count + panel) * length * width, (r * count + panel) * width, (0, N), (0, length)),
+        False,
     )  # fmt: skip
     return Y
 
@@ -214,7 +215,7 @@ def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: in
     o = panel_starts(O, x.dtype)
     microkernel.products(
         X.ravel(), whole_tiles(c), n * X[0].size, dY.ravel(), n * dY[0].size, dW.ravel(), whole_tiles(c * O),
-        tasks(r * S * C, r * O + o, r * S * C * O + o, (0, S * C), (0, len(x))),
+        tasks(r * S * C, r * O + o, r * S * C * O + o, (0, S * C), (0, len(x))), False,
     )  # fmt: skip
     dw = np.empty((K, K, C, O), x.dtype)
     w_at = offsets(np.arange(C) * O, o)

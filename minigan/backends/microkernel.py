@@ -70,6 +70,7 @@ PANEL_BYTES = VECTORS * VECTOR_BYTES
 
 CACHE_BYTES = 256 * 1024  # of padded images: what half of a small second-level cache holds
 PACKED_FROM = 300  # rows of a matrix product, from which on it pays to bring its second factor into panels
+HIGH = 4 * ROWS  # rows of a task of a matrix product
 CHUNKS = 8  # partial sums of a weight gradient; fixed, since the bits of the result depend on it
 
 
@@ -209,12 +210,13 @@ def fill(x, x_at, rows, m, last_row, steps, first, count, w, w_at, w_steps, y, y
 
 
 @njit(parallel=True, **COMPILED)
-def products(x, rows, steps, w, w_steps, y, out, tasks):
-    """Many products with the same tables. A task is (x_at, w_at, y_at, first row, last row, first step, last step)."""
+def products(x, rows, steps, w, w_steps, y, out, tasks, add):
+    """Many products with the same tables, in place of y or, with `add`, added to it. A task is (x_at, w_at, y_at, first
+    row, last row, first step, last step)."""
     for t in prange(len(tasks)):
         x_at, w_at, y_at, first_row, last_row, first, last = tasks[t]
         count = last - first
-        fill(x, x_at, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, False)
+        fill(x, x_at, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
 
 
 @njit(**INNER)
@@ -560,19 +562,38 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             return dot_rows(a, np.ascontiguousarray(b.T))
         return np.ascontiguousarray(add_rows(a.T, b).T)
     (a_row, a_step), (b_row, b_column) = ([stride // x.itemsize for stride in x.strides] for x in (a, b))
-    columns, width = whole_columns(N, a.dtype), panel_width(a.dtype)
-    y, b = np.empty((M, columns), a.dtype), b.ravel(order="K")
-    if b_column == 1 and columns == N and M <= PACKED_FROM:  # read where it lies: packing would take longer
-        row_size, panel_size = N, width
-    else:
-        packed = np.empty((columns // width, K, width), a.dtype)
+    plan = product_plan(M, K, N, a_row, a_step, b_row, b_column, a.dtype)
+    y, b = np.empty((M, plan.columns), a.dtype), b.ravel(order="K")
+    if plan.packed:
+        packed = np.empty(plan.packed, a.dtype)
         pack(b, b_row, b_column, K, N, packed)
-        b, row_size, panel_size = packed.ravel(), width, K * width
-    rows, o = np.arange(M), np.arange(0, columns, width)[:, None]
-    first = np.arange(0, M, 4 * ROWS)  # a task: four tiles high, one panel wide
-    products(
-        a.ravel(order="K"), whole_tiles(rows * a_row), np.arange(K) * a_step,
-        b, np.arange(K) * row_size, y.ravel(), whole_tiles(rows * columns),
-        tasks(0, o // width * panel_size, o, (first, np.minimum(first + 4 * ROWS, M)), (0, K)),
+        b = packed.ravel()
+    products(a.ravel(order="K"), plan.rows, plan.steps, b, plan.b_steps, y.ravel(), plan.out, plan.tasks, False)
+    return y if plan.columns == N else np.ascontiguousarray(y[:, :N])
+
+
+class ProductPlan(NamedTuple):
+    """Where the tile reads and writes for a matrix product."""
+
+    columns: int  # of y, in whole panels
+    packed: tuple[int, int, int] | None  # the second factor in panels; None: it is read where it lies
+    rows: np.ndarray
+    steps: np.ndarray
+    b_steps: np.ndarray
+    out: np.ndarray
+    tasks: np.ndarray
+
+
+@functools.lru_cache(maxsize=256)
+def product_plan(M: int, K: int, N: int, a_row: int, a_step: int, b_row: int, b_column: int, dtype) -> ProductPlan:
+    columns, width = whole_columns(N, dtype), panel_width(dtype)
+    in_place = b_column == 1 and columns == N and M <= PACKED_FROM  # packing would take longer
+    row_size, panel_size = (b_row, width) if in_place else (width, K * width)
+    o = np.arange(0, columns, width)[:, None]
+    first = np.arange(0, M, HIGH)
+    return ProductPlan(
+        columns, None if in_place else (columns // width, K, width),
+        whole_tiles(np.arange(M) * a_row), np.arange(K) * a_step, np.arange(K) * row_size,
+        whole_tiles(np.arange(M) * columns),
+        tasks(0, o // width * panel_size, o, (first, np.minimum(first + HIGH, M)), (0, K)),
     )  # fmt: skip
-    return np.ascontiguousarray(y[:, :N])

@@ -43,8 +43,10 @@ from numba import njit, prange  # noqa: E402
 from minigan.backends import fourier, microkernel, toomcook  # noqa: E402
 from minigan.backends.numba_passes import (  # noqa: E402, F401
     adam,
+    add_bias,
     batchnorm,
     batchnorm_grad,
+    bias_grad,
     dropout,
     leaky_relu,
     leaky_relu_grad,

@@ -40,6 +40,24 @@ def leaky_relu_grad(dy: np.ndarray, y: np.ndarray, slope: float) -> np.ndarray:
     return dx
 
 
+def add_bias(y: np.ndarray, b: np.ndarray, slope: float = 1.0) -> np.ndarray:
+    y = np.ascontiguousarray(y)
+    M, wide, rows = pieces_of(y)
+    _add_bias(y.reshape(M, wide), rows, np.tile(b, wide // len(b)), y.dtype.type(slope))
+    return y
+
+
+def bias_grad(dy: np.ndarray, y: np.ndarray, slope: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Reads dy and y once for both results."""
+    if slope == 1:
+        return dy, sum_rows(dy)
+    dy, y = np.ascontiguousarray(dy), np.ascontiguousarray(y)
+    dx, (M, wide, rows) = np.empty_like(dy), pieces_of(dy)
+    sums = np.zeros((-(-M // rows), wide), dy.dtype)
+    _bias_grad(*(array.reshape(M, wide) for array in (dy, y)), rows, dy.dtype.type(slope), dx.reshape(M, wide), sums)
+    return dx, sums.reshape(-1, dy.shape[-1]).sum(axis=0, dtype=np.float64).astype(dy.dtype)
+
+
 def batchnorm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, slope: float = 1.0):
     """Reads x once for the statistics and once to write y."""
     x = np.ascontiguousarray(x)
@@ -181,6 +199,51 @@ def _sum_rows(x):
 def _add(x, total):
     for c in range(x.size):
         total[c] += x[c]
+
+
+@njit(parallel=True, **COMPILED)
+def _add_bias(y, rows, b, slope):
+    """y = leaky_relu(y + b)"""
+    M, wide = y.shape
+    blocks = (wide + COLUMNS - 1) // COLUMNS
+    for task in prange((M + rows - 1) // rows * blocks):
+        _add_bias_piece(y, rows, task // blocks, task % blocks * COLUMNS, b, slope)
+
+
+@njit(**INNER)
+def _add_bias_piece(y, rows, piece, left, b, slope):
+    (M, wide), y = y.shape, y.reshape(-1)
+    right = min(left + COLUMNS, wide)
+    b = b[left:right]
+    for m in range(piece * rows, min((piece + 1) * rows, M)):
+        part = y[m * wide + left : m * wide + right]
+        for c in range(part.size):
+            total = part[c] + b[c]
+            leaked = slope * total
+            part[c] = total if total > 0 else leaked
+
+
+@njit(parallel=True, **COMPILED)
+def _bias_grad(dy, y, rows, slope, dx, sums):
+    """dx = dy where y > 0, else slope * dy; and each piece's sum of dx."""
+    blocks = (y.shape[1] + COLUMNS - 1) // COLUMNS
+    for task in prange(len(sums) * blocks):
+        _bias_grad_piece(dy, y, rows, task // blocks, task % blocks * COLUMNS, slope, dx, sums)
+
+
+@njit(**INNER)
+def _bias_grad_piece(dy, y, rows, piece, left, slope, dx, sums):
+    (M, wide), dy, y, dx = y.shape, dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
+    right = min(left + COLUMNS, wide)
+    total = sums[piece, left:right]
+    for m in range(piece * rows, min((piece + 1) * rows, M)):
+        first, last = m * wide + left, m * wide + right
+        dy_m, y_m, dx_m = dy[first:last], y[first:last], dx[first:last]
+        for c in range(dy_m.size):
+            leaked = slope * dy_m[c]
+            d = dy_m[c] if y_m[c] > 0 else leaked
+            dx_m[c] = d
+            total[c] += d
 
 
 @njit(parallel=True, **COMPILED)

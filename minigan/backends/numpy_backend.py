@@ -89,6 +89,18 @@ def leaky_relu_grad(dy: np.ndarray, y: np.ndarray, slope: float) -> np.ndarray:
     return np.where(y.real > 0, dy, slope * dy)
 
 
+def add_bias(y: np.ndarray, b: np.ndarray, slope: float = 1.0) -> np.ndarray:
+    """leaky_relu(y + b), in place of y where possible; b (C,) is the same for every row. Slope 1 is no activation."""
+    y += b
+    return y if slope == 1 else leaky_relu(y, slope)
+
+
+def bias_grad(dy: np.ndarray, y: np.ndarray, slope: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """dy before the activation, and its sum over all rows (C,); without an activation y is not looked at."""
+    dy = dy if slope == 1 else leaky_relu_grad(dy, y, slope)
+    return dy, sum_rows(dy)
+
+
 def batchnorm(
     x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, slope: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

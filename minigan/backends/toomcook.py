@@ -45,6 +45,7 @@ from minigan.backends.microkernel import (
 
 POINTS = (0, 1, -1, 1.75, -1.75, 1 / 1.75, -1 / 1.75)  # and infinity
 HEIGHT = len(POINTS) + 1  # of the tile that evaluates and interpolates
+GROUP_BYTES = 4 * 1024 * 1024  # of images at the points, for a weight gradient: what a third-level cache has room for
 MARGIN = 1.3  # how many multiplications of the plain sum cost as much as one here: tables, memory, two ways to go
 MOST_TAPS = 3  # with more taps a block has too few outputs to gain
 
@@ -209,8 +210,9 @@ def evaluate_images(x, tiles, weights, weight_rows, weight_steps, sources, size,
     """X = the rows of x (N,rows,numbers) at the points, in each image `above` rows of zeros before and others after."""
     for n in prange(len(x)):
         for h in range(X_image // X_row):
-            for r in range(len(targets)):
-                X[n * X_image + h * X_row + targets[r] :][:size] = 0
+            if not above <= h < above + x.shape[1]:
+                for r in range(len(targets)):
+                    X[n * X_image + h * X_row + targets[r] :][:size] = 0
         X_at = n * X_image + above * X_row
         evaluate(x[n], tiles, weights, weight_rows, weight_steps, sources, size, X, X_at, X_row, targets)
 
@@ -330,9 +332,10 @@ def residue_plan(dy_shape, K, stride, before, dx_shape, dtype) -> Plan:
 
 
 class GradientPlan(NamedTuple):
-    """Where `conv2d_grad_w` reads and writes: at each point X (image, row, phase, c) and dY (image, p, o) of the whole
-    batch, and dW (i, phase, c, o), whose rows are taps and whose sums run over the pixels of the batch."""
+    """Where `conv2d_grad_w` reads and writes: at each point X (image, row, phase, c) and dY (image, p, o) of a group of
+    images, and dW (i, phase, c, o), whose rows are taps and whose sums run over the pixels of the batch."""
 
+    group: int
     G: np.ndarray
     into_X: Mix
     into_dY: Mix
@@ -354,17 +357,19 @@ def gradient_plan(dy_shape, x_shape, K, stride, before, dtype) -> GradientPlan:
     matrices = row(W, K, stride, before, Q)
     T, X_row, dY_row = len(matrices.A), stride * C, whole_columns(O, dtype)
     X_image = (before + max(H, (P - 1) * stride + K - before)) * X_row
-    t, n, p, taps = np.arange(T), np.arange(N), np.arange(P), K * X_row
+    group = -(-N // -(-N * T * (X_image + P * dY_row) * dtype.itemsize // GROUP_BYTES))  # all of about the same size
+    t, n, p, taps = np.arange(T), np.arange(group), np.arange(P), K * X_row
     B = matrices.B.transpose(1, 0, 2).reshape(-1, W)  # (phases * T, W)
-    into_X = Mix.of(B, offsets(np.arange(stride) * C, t * N * X_image), np.arange(W) * C, dtype)
-    into_dY = Mix.of(matrices.A, t * N * P * dY_row, np.arange(Q) * O, dtype)
+    into_X = Mix.of(B, offsets(np.arange(stride) * C, t * group * X_image), np.arange(W) * C, dtype)
+    into_dY = Mix.of(matrices.A, t * group * P * dY_row, np.arange(Q) * O, dtype)
     t, first, o = t[:, None, None], np.arange(0, taps, 4 * ROWS)[:, None], np.arange(0, dY_row, panel_width(dtype))
     return GradientPlan(
-        matrices.G.astype(dtype), into_X, into_dY, X_row, X_image, T * N * X_image, dY_row, T * N * P * dY_row,
+        group, matrices.G.astype(dtype), into_X, into_dY,
+        X_row, X_image, T * group * X_image, dY_row, T * group * P * dY_row,
         whole_tiles(np.arange(taps)), offsets(n * X_image, p * stride * X_row), offsets(n * P * dY_row, p * dY_row),
         whole_tiles(np.arange(taps) * dY_row),
-        tasks(t * N * X_image, t * N * P * dY_row + o, t * taps * dY_row + o,
-              (first, np.minimum(first + 4 * ROWS, taps)), (0, N * P)),
+        tasks(t * group * X_image, t * group * P * dY_row + o, t * taps * dY_row + o,
+              (first, np.minimum(first + 4 * ROWS, taps)), (0, group * P)),
     )  # fmt: skip
 
 
@@ -388,7 +393,7 @@ def conv2d(x: np.ndarray, w: np.ndarray, stride: int, before: int, P: int, Q: in
     N, (K, _, C, O) = len(x), w.shape
     y = np.empty((N, P, Q, O), x.dtype)
     p = window_plan(x.shape, K, stride, before, y.shape, x.dtype)
-    W_points = np.zeros((len(p.G), K * p.X_row * p.Y_row), x.dtype)
+    W_points = room((len(p.G), K * p.X_row * p.Y_row), p.Y_row == O, x.dtype)
     i_at, phase_at = np.arange(K) * p.X_row * p.Y_row, np.arange(stride) * C * p.Y_row
     evaluate_taps(w, p.G, W_points, i_at, phase_at, p.Y_row)
     return through_points(x, C, p, W_points, y, O)
@@ -398,11 +403,16 @@ def conv2d_grad_x(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, be
     N, (K, _, C, O) = len(dy), w.shape
     dx = np.empty((N, H, W, C), dy.dtype)
     p = residue_plan(dy.shape, K, stride, before, dx.shape, dy.dtype)
-    W_points = np.zeros((len(p.G), K * O * p.Y_row), dy.dtype)
+    W_points = room((len(p.G), K * O * p.Y_row), p.Y_row == stride * C, dy.dtype)
     i_at, phase_at = tap_places(K, stride) * O * p.Y_row, np.arange(stride) * C
     taps = np.ascontiguousarray(w.transpose(0, 1, 3, 2))  # (K,K,O,C)
     evaluate_taps(taps, p.G, W_points, i_at, phase_at, p.Y_row)
     return through_points(dy, O, p, W_points, dx, C)
+
+
+def room(shape, filled: bool, dtype) -> np.ndarray:
+    """An array to be filled: with zeros where columns are missing in its panels, which takes its time."""
+    return np.empty(shape, dtype) if filled else np.zeros(shape, dtype)
 
 
 def through_points(x, x_size: int, p: Plan, W_points, y, y_size: int) -> np.ndarray:
@@ -417,10 +427,16 @@ def through_points(x, x_size: int, p: Plan, W_points, y, y_size: int) -> np.ndar
 def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: int) -> np.ndarray:
     (N, P, _, O), (_, H, _, C) = dy.shape, x.shape
     p = gradient_plan(dy.shape, x.shape, K, stride, before, x.dtype)
-    X, dY = np.empty(p.X_size, x.dtype), np.zeros(p.dY_size, x.dtype)
-    evaluate_images(x.reshape(N, H, -1), *p.into_X[:-1], C, X, p.into_X.targets, before, p.X_row, p.X_image)
-    evaluate_images(dy.reshape(N, P, -1), *p.into_dY[:-1], O, dY, p.into_dY.targets, 0, p.dY_row, P * p.dY_row)
+    X, dY = np.empty(p.X_size, x.dtype), room(p.dY_size, p.dY_row == O, x.dtype)
     dW, dw = np.empty((len(p.G), K, stride, C, p.dY_row), x.dtype), np.empty((K, K, C, O), x.dtype)
-    products(X, p.taps, p.X_steps, dY, p.dY_steps, dW.reshape(-1), p.out, p.tasks)
+    x, dy = x.reshape(N, H, -1), dy.reshape(N, P, -1)
+    for n in range(0, N, p.group):
+        x_, dy_, tasks = x[n : n + p.group], dy[n : n + p.group], p.tasks
+        if len(x_) < p.group:
+            tasks = tasks.copy()
+            tasks[:, -1] = len(x_) * P
+        evaluate_images(x_, *p.into_X[:-1], C, X, p.into_X.targets, before, p.X_row, p.X_image)
+        evaluate_images(dy_, *p.into_dY[:-1], O, dY, p.into_dY.targets, 0, p.dY_row, P * p.dY_row)
+        products(X, p.taps, p.X_steps, dY, p.dY_steps, dW.reshape(-1), p.out, tasks, n > 0)
     gather_taps(dW, p.G, dw)
     return dw
