@@ -887,8 +887,8 @@ MISTAKES = [
         "compiled backend",
         "backends.numba_passes",
         "bias with its activation: no activation in y",
-        "np.tile(b, wide // len(b)), y.dtype.type(slope)",
-        "np.tile(b, wide // len(b)), y.dtype.type(1)",
+        "rows, b, y.dtype.type(slope)",
+        "rows, b, y.dtype.type(1)",
     ),
     Mistake(
         "compiled backend",

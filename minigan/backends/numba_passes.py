@@ -43,7 +43,7 @@ def leaky_relu_grad(dy: np.ndarray, y: np.ndarray, slope: float) -> np.ndarray:
 def add_bias(y: np.ndarray, b: np.ndarray, slope: float = 1.0) -> np.ndarray:
     y = np.ascontiguousarray(y)
     M, wide, rows = pieces_of(y)
-    _add_bias(y.reshape(M, wide), rows, np.tile(b, wide // len(b)), y.dtype.type(slope))
+    _add_bias(y.reshape(M, wide), rows, b, y.dtype.type(slope))
     return y
 
 
@@ -66,8 +66,8 @@ def batchnorm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, sl
     _statistics(x.reshape(M, wide), rows, means, squares)
     mean, var = np.empty((2, C), x.dtype)
     _union(means, squares, M, rows, mean, var)
-    scale, centre, shift = (np.tile(each, wide // C) for each in (gamma / np.sqrt(var + eps), mean, beta))
-    _normalise(x.reshape(M, wide), rows, scale, centre, shift, x.dtype.type(slope), y.reshape(M, wide))
+    scale = gamma / np.sqrt(var + eps)
+    _normalise(x.reshape(M, wide), rows, scale, mean, beta, x.dtype.type(slope), y.reshape(M, wide))
     return y, mean, var
 
 
@@ -79,14 +79,11 @@ def batchnorm_grad(dy, y, x, gamma, mean, var, eps: float, slope: float = 1.0):
     count, slope = x.size // C, x.dtype.type(slope)
     inv_std = (1 / np.sqrt(var + eps)).astype(x.dtype)
     arrays = [array.reshape(M, wide) for array in (dy, y, x)]
-    centre, narrow = np.tile(mean, wide // C), np.tile(inv_std, wide // C)
     sums = np.zeros((2, -(-M // rows), wide), x.dtype)
-    _gradient_sums(*arrays, rows, centre, narrow, slope, *sums)
+    _gradient_sums(*arrays, rows, mean, inv_std, slope, *sums)
     dgamma, dbeta = sums.reshape(2, -1, C).sum(axis=1, dtype=np.float64).astype(x.dtype)
-    scale, shift, tilt = (
-        np.tile(each, wide // C) for each in (gamma * inv_std, dbeta / count, dgamma / count * inv_std)
-    )
-    _gradient(*arrays, rows, scale, centre, shift, tilt, slope, dx.reshape(M, wide))
+    scale, shift, tilt = gamma * inv_std, dbeta / count, dgamma / count * inv_std
+    _gradient(*arrays, rows, scale, mean, shift, tilt, slope, dx.reshape(M, wide))
     return dx, dgamma, dbeta
 
 
@@ -196,6 +193,17 @@ def _sum_rows(x):
 
 
 @njit(**INNER)
+def _repeated(x, size):
+    """x (C,) again and again, for rows that lie side by side."""
+    y = np.empty(size, x.dtype)
+    for first in range(0, size, x.size):
+        part = y[first : first + x.size]
+        for c in range(x.size):
+            part[c] = x[c]
+    return y
+
+
+@njit(**INNER)
 def _add(x, total):
     for c in range(x.size):
         total[c] += x[c]
@@ -205,7 +213,7 @@ def _add(x, total):
 def _add_bias(y, rows, b, slope):
     """y = leaky_relu(y + b)"""
     M, wide = y.shape
-    blocks = (wide + COLUMNS - 1) // COLUMNS
+    blocks, b = (wide + COLUMNS - 1) // COLUMNS, _repeated(b, wide)
     for task in prange((M + rows - 1) // rows * blocks):
         _add_bias_piece(y, rows, task // blocks, task % blocks * COLUMNS, b, slope)
 
@@ -303,6 +311,7 @@ def _normalise(x, rows, scale, centre, shift, slope, y):
     """y = leaky_relu(scale * (x - centre) + shift)"""
     M, wide = x.shape
     blocks = (wide + COLUMNS - 1) // COLUMNS
+    scale, centre, shift = _repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide)
     for task in prange((M + rows - 1) // rows * blocks):
         _normalise_piece(x, rows, task // blocks, task % blocks * COLUMNS, scale, centre, shift, slope, y)
 
@@ -324,6 +333,7 @@ def _normalise_piece(x, rows, piece, left, scale, centre, shift, slope, y):
 def _gradient_sums(dy, y, x, rows, centre, narrow, slope, dgammas, dbetas):
     """Each piece's dgamma and dbeta."""
     blocks = (x.shape[1] + COLUMNS - 1) // COLUMNS
+    centre, narrow = _repeated(centre, x.shape[1]), _repeated(narrow, x.shape[1])
     for task in prange(len(dgammas) * blocks):
         _sums_piece(dy, y, x, rows, task // blocks, task % blocks * COLUMNS, centre, narrow, slope, dgammas, dbetas)
 
@@ -349,6 +359,9 @@ def _gradient(dy, y, x, rows, scale, centre, shift, tilt, slope, dx):
     """dx = scale * (d - shift - (x - centre) * tilt), d what comes out of the activation."""
     M, wide = x.shape
     blocks = (wide + COLUMNS - 1) // COLUMNS
+    scale, centre, shift, tilt = (
+        _repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide), _repeated(tilt, wide),
+    )  # fmt: skip
     for task in prange((M + rows - 1) // rows * blocks):
         _gradient_piece(dy, y, x, rows, task // blocks, task % blocks * COLUMNS, scale, centre, shift, tilt, slope, dx)
 
