@@ -335,11 +335,11 @@ def pack(b, b_row, b_column, K, N, packed):
                         target[k * width] = source[k * b_row]
 
 
-@njit(cache=True, fastmath={"reassoc", "contract"})
+@njit(parallel=True, cache=True, fastmath={"reassoc", "contract"})
 def dot_rows(a, b):
     """a @ b.T for few rows of b; the order of each sum is fixed when this is compiled."""
     y = np.empty((len(a), len(b)), a.dtype)
-    for m in range(len(a)):
+    for m in prange(len(a)):
         for n in range(len(b)):
             total = a.dtype.type(0)
             for k in range(a.shape[1]):

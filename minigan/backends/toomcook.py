@@ -217,12 +217,12 @@ def evaluate_images(x, tiles, weights, weight_rows, weight_steps, sources, size,
         evaluate(x[n], tiles, weights, weight_rows, weight_steps, sources, size, X, X_at, X_row, targets)
 
 
-@njit(cache=True)
+@njit(parallel=True, **COMPILED)
 def evaluate_taps(w, G, W, i_at, phase_at, row_at):
     """W[t] = sum_j G[t,j] * w[i, stride*j + phase, a, :], at i_at[i] + phase_at[phase] + a * row_at; w (K,K,A,size)."""
     K, _, A, size = w.shape
     stride = len(phase_at)
-    for t in range(len(W)):
+    for t in prange(len(W)):
         for i in range(K):
             for j in range(K):
                 g, at = G[t, j // stride], i_at[i] + phase_at[j % stride]
@@ -232,11 +232,11 @@ def evaluate_taps(w, G, W, i_at, phase_at, row_at):
                         target[c] = g * taps[c] if j < stride else target[c] + g * taps[c]
 
 
-@njit(cache=True)
+@njit(parallel=True, **COMPILED)
 def gather_taps(W, G, w):
     """w[i,j] = sum_t G[t, j // stride] * W[t, i, j % stride], each (C, O), but for columns of W that w has not."""
     K, _, C, O = w.shape
-    for tap in range(K * K):
+    for tap in prange(K * K):
         i, j = tap // K, tap % K
         phase, j_G = j % W.shape[2], j // W.shape[2]
         for c in range(C):
