@@ -125,7 +125,17 @@ def _load_backend(arguments):
     gpu = dict(device=arguments.device, tf32=arguments.tf32, memory=arguments.gpu_memory)
     backend = backends.load(arguments.backend or "auto", **gpu)
     backend.set_threads(arguments.threads)
+    _note_unused(arguments, backend)
     return backend
+
+
+def _note_unused(arguments, backend) -> None:
+    """Says which options asked for a GPU's ways where there is none in use."""
+    options = {"--device": arguments.device, "--tf32": arguments.tf32, "--gpu-memory": arguments.gpu_memory}
+    unused = [option for option, value in options.items() if value is not None]
+    if unused and backend.NAME != "cupy":
+        has = "has" if len(unused) == 1 else "have"
+        print(f"minigan: {' and '.join(unused)} {has} no effect on the {backend.NAME} backend", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- train
@@ -141,6 +151,7 @@ def train(arguments) -> int:
         return _list_presets()
     out = arguments.out or Path("runs") / given.get("preset", "digits")
     training = _resume(given, out) if arguments.resume else _begin(given, out)
+    _note_unused(arguments, training.backend)
     say = (lambda *words, **how: None) if arguments.quiet else print
     _introduce(training, out, arguments.resume, say)
     if training.finished():

@@ -32,7 +32,7 @@ def test_help_is_there(command, capsys):
         (["paint"], "invalid choice: 'paint'"),
         (["train", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
         (["train", "--colour", "red"], "unrecognized arguments: --colour red"),
-        (["train", "--preset", "huge"], "unknown preset 'huge': choose digits, digits-unlabelled, small"),
+        (["train", "--preset", "huge"], "unknown preset 'huge': choose digits, digits-unlabelled, digits-wide, small"),
         (["train", "--backend", "abacus"], "unknown backend 'abacus': choose auto, numpy, numba, cupy"),
         (["train", "--data", "nowhere"], "nowhere"),
         (["train", "--batch", "100000"], "a step takes 100000 images and mnist-train has 60000"),
@@ -52,6 +52,24 @@ def test_bad_input_ends_in_one_sentence(arguments, says, capsys, tmp_path, monke
     output = capsys.readouterr()
     assert says in output.err and output.err.startswith("minigan: ") and output.err.count("\n") == 1
     assert output.out == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], ""),
+        (["--tf32"], "minigan: --tf32 has no effect on the numpy backend\n"),
+        (
+            ["--gpu-memory", "2", "--device", "0"],
+            "minigan: --device and --gpu-memory have no effect on the numpy backend\n",
+        ),
+    ],
+)
+def test_a_gpu_option_without_a_gpu_is_no_secret(options, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "--preset", "mlp", "--steps", "1", "--batch", "2", "--backend", "numpy", "--quiet"]
+    assert main([*arguments, *options]) == 0
+    assert capsys.readouterr().err == says
 
 
 def test_train_lists_the_presets(capsys):

@@ -308,8 +308,12 @@ def spread_images(dy, w, rows, steps, w_steps, out, dx, K, stride, before):
                 for i in range(max(0, -top), min(K, H - top)):
                     source = dwindow[(p * Q + q) * columns + (i * K + j) * C :][:run]
                     target = dx_image[((top + i) * W + left + j) * C :][:run]
-                    for t in range(run):
-                        target[t] += source[t]
+                    if run == 4:  # the commonest, one instruction where its size is known
+                        for t in range(4):
+                            target[t] += source[t]
+                    else:
+                        for t in range(run):
+                            target[t] += source[t]
 
 
 @njit(cache=True)
@@ -335,11 +339,11 @@ def pack(b, b_row, b_column, K, N, packed):
                         target[k * width] = source[k * b_row]
 
 
-@njit(parallel=True, cache=True, fastmath={"reassoc", "contract"})
+@njit(cache=True, fastmath={"reassoc", "contract"})
 def dot_rows(a, b):
     """a @ b.T for few rows of b; the order of each sum is fixed when this is compiled."""
     y = np.empty((len(a), len(b)), a.dtype)
-    for m in prange(len(a)):
+    for m in range(len(a)):
         for n in range(len(b)):
             total = a.dtype.type(0)
             for k in range(a.shape[1]):

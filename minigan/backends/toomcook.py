@@ -232,11 +232,11 @@ def evaluate_taps(w, G, W, i_at, phase_at, row_at):
                         target[c] = g * taps[c] if j < stride else target[c] + g * taps[c]
 
 
-@njit(parallel=True, **COMPILED)
+@njit(cache=True)
 def gather_taps(W, G, w):
     """w[i,j] = sum_t G[t, j // stride] * W[t, i, j % stride], each (C, O), but for columns of W that w has not."""
     K, _, C, O = w.shape
-    for tap in prange(K * K):
+    for tap in range(K * K):
         i, j = tap // K, tap % K
         phase, j_G = j % W.shape[2], j // W.shape[2]
         for c in range(C):
