@@ -478,6 +478,30 @@ def residue_plan(dy_shape, K, stride, before, dx_shape, itemsize) -> Plan:
     return Plan((reach, Pp, Qp), group, *joined(rows, classes, out, np.concatenate(steps)))
 
 
+class TapPlan(NamedTuple):
+    """Where the tile reads and writes for a weight gradient: rows are taps, steps the pixels of a group of images."""
+
+    padded: tuple[int, int, int]
+    group: int
+    taps: np.ndarray
+    pixels: np.ndarray
+    dy_steps: np.ndarray
+    out: np.ndarray
+
+
+@functools.lru_cache(maxsize=256)
+def tap_plan(x_shape, K, stride, before, dy_shape, dtype) -> TapPlan:
+    (_, _, _, C), (_, P, Q, columns) = x_shape, dy_shape
+    plan = window_plan(x_shape, K, stride, before, dy_shape, dtype.itemsize)
+    _, Hp, Wp = plan.padded
+    images, p, q = (np.arange(n) for n in (plan.group, P, Q))
+    pixels = offsets(images * Hp * Wp * C, p * stride * Wp * C, q * stride * C)
+    return TapPlan(
+        plan.padded, plan.group, whole_tiles(plan.steps), pixels, np.arange(len(pixels)) * columns,
+        whole_tiles(np.arange(K * K * C) * columns),
+    )  # fmt: skip
+
+
 def joined(rows: list, classes: list, out: list, steps: np.ndarray) -> tuple[np.ndarray, ...]:
     """rows, steps, classes, out of a plan, from the rows of each class."""
     starts, ends, rows = stacked(rows)
@@ -516,14 +540,9 @@ def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: in
     if few(O, dy.dtype) and not few(C, dy.dtype) and stride == 1 and before < K:  # x and dy change places
         return mirrored(conv2d_grad_w(x, dy, K, 1, K - 1 - before))
     dy = whole_panels(dy, tiled_columns)
-    columns = dy.shape[3]
-    plan = window_plan(x.shape, K, stride, before, dy.shape, x.itemsize)
-    _, Hp, Wp = plan.padded
-    images, p, q = (np.arange(n) for n in (plan.group, *dy.shape[1:3]))
-    taps, pixels = whole_tiles(plan.steps), offsets(images * Hp * Wp * C, p * stride * Wp * C, q * stride * C)
-    parts = np.empty((min(CHUNKS, N), K * K * C, columns), dy.dtype)
-    dy_steps, out = np.arange(len(pixels)) * columns, whole_tiles(np.arange(K * K * C) * columns)
-    correlate_chunks(x, *plan.padded, plan.group, taps, pixels, dy, dy_steps, parts, out)
+    plan = tap_plan(x.shape, K, stride, before, dy.shape, dy.dtype)
+    parts = np.empty((min(CHUNKS, N), K * K * C, dy.shape[3]), dy.dtype)
+    correlate_chunks(x, *plan.padded, plan.group, plan.taps, plan.pixels, dy, plan.dy_steps, parts, plan.out)
     return np.ascontiguousarray(parts.sum(axis=0)[:, :O]).reshape(K, K, C, O)
 
 
