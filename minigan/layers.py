@@ -133,7 +133,10 @@ class Layer:
 
 
 class _Affine(Layer):
-    """y = A(w) x + b with A linear in w, so that ty = A(w) tx: the same map, without the bias."""
+    """y = A(w) x + b with A linear in w, so that ty = A(w) tx: the same map, without the bias.
+
+    Each kind says what A is: `_linear` gives A(w) x, `_grad_x` the gradient of x from that of y, `_grad_w` that of w.
+    """
 
     takes_slope = True
 
@@ -310,6 +313,8 @@ class BatchNorm(Layer):
     (Ioffe and Szegedy 2015, algorithm 1; TensorFlow's momentum, which is one minus PyTorch's.)
     """
 
+    takes_slope = True
+
     def __init__(self, channels: int, *, momentum: float = 0.9, eps: float = 1e-5):
         super().__init__(
             {"gamma": np.ones(channels, np.float32), "beta": np.zeros(channels, np.float32)},
@@ -319,8 +324,6 @@ class BatchNorm(Layer):
 
     def __repr__(self) -> str:
         return f"BatchNorm({self.channels})"
-
-    takes_slope = True
 
     def forward(self, x, train=True, track=True, slope=1.0):
         """As in `_Affine`."""

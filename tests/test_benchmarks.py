@@ -77,3 +77,7 @@ def test_ablation_hides_the_spread(script):
     i = next(i for i, layer in enumerate(training.D.layers) if isinstance(layer, Spread))
     x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
     assert not training.D.layers[i].forward(x)[0][:, -1].any()
+
+
+def test_a_peak_can_be_measured(script):
+    assert script("bench_ops").measured_peak(threads=1) > 0
