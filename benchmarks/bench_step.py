@@ -5,7 +5,7 @@
 
 The backends' results are compared before anything is timed. They take turns; medians are quoted. --profile says
 instead where the time of a step goes: how long each operation of the backend takes in it, called how often with what
-shapes, and what is left for everything else (biases, losses, the sums of gradients, Python).
+shapes, and what is left for everything else (losses, the sums of gradients, Python).
 """
 
 import argparse

@@ -427,6 +427,20 @@ def test_the_tile_adds_what_its_tables_say(dtype, rng):
     assert np.isnan(np.delete(y, out // width, axis=0)).all()  # and nothing else is written
 
 
+def test_a_weight_gradient_in_groups_of_images_is_that_of_the_batch(rng, monkeypatch):
+    x, dy = (rng.standard_normal(shape).astype(np.float32) for shape in ((7, 14, 14, 32), (7, 7, 7, 64)))
+    case = x.shape, 4, 2, 1, x.dtype
+    whole = toomcook.conv2d_grad_w(dy, x, 4, 2, 1)
+    assert toomcook.gradient_plan(dy.shape, *case).group == 7
+    try:
+        monkeypatch.setattr(toomcook, "GROUP_BYTES", 115_000)
+        toomcook.gradient_plan.cache_clear()
+        assert toomcook.gradient_plan(dy.shape, *case).group == 3  # 3, 3 and 1
+        np.testing.assert_array_equal(toomcook.conv2d_grad_w(dy, x, 4, 2, 1), whole)
+    finally:
+        toomcook.gradient_plan.cache_clear()
+
+
 def run(code: str, **environment) -> str:
     """Runs the code in a fresh process and returns what it prints."""
     completed = subprocess.run(

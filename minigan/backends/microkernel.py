@@ -70,7 +70,7 @@ PANEL_BYTES = VECTORS * VECTOR_BYTES
 
 CACHE_BYTES = 256 * 1024  # of padded images: what half of a small second-level cache holds
 PACKED_FROM = 300  # rows of a matrix product, from which on it pays to bring its second factor into panels
-HIGH = 4 * ROWS  # rows of a task of a matrix product
+HIGH = 4 * ROWS  # rows of a task of many tiles
 CHUNKS = 8  # partial sums of a weight gradient; fixed, since the bits of the result depend on it
 
 

@@ -28,6 +28,7 @@ from minigan.backends.microkernel import (
     CACHE_BYTES,
     CHUNKS,
     COMPILED,
+    HIGH,
     INNER,
     PANEL_BYTES,
     ROWS,
@@ -362,14 +363,14 @@ def gradient_plan(dy_shape, x_shape, K, stride, before, dtype) -> GradientPlan:
     B = matrices.B.transpose(1, 0, 2).reshape(-1, W)  # (phases * T, W)
     into_X = Mix.of(B, offsets(np.arange(stride) * C, t * group * X_image), np.arange(W) * C, dtype)
     into_dY = Mix.of(matrices.A, t * group * P * dY_row, np.arange(Q) * O, dtype)
-    t, first, o = t[:, None, None], np.arange(0, taps, 4 * ROWS)[:, None], np.arange(0, dY_row, panel_width(dtype))
+    t, first, o = t[:, None, None], np.arange(0, taps, HIGH)[:, None], np.arange(0, dY_row, panel_width(dtype))
     return GradientPlan(
         group, matrices.G.astype(dtype), into_X, into_dY,
         X_row, X_image, T * group * X_image, dY_row, T * group * P * dY_row,
         whole_tiles(np.arange(taps)), offsets(n * X_image, p * stride * X_row), offsets(n * P * dY_row, p * dY_row),
         whole_tiles(np.arange(taps) * dY_row),
         tasks(t * group * X_image, t * group * P * dY_row + o, t * taps * dY_row + o,
-              (first, np.minimum(first + 4 * ROWS, taps)), (0, group * P)),
+              (first, np.minimum(first + HIGH, taps)), (0, group * P)),
     )  # fmt: skip
 
 
