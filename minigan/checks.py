@@ -78,8 +78,8 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
         ("BatchNorm, running statistics", BatchNorm(4, eps=1e-3), (5, 4), {"train": False}),
         ("OneHot", OneHot(3), (4, 5), {"labels": labels}),
         ("Projection", Projection(5, 3, rng=rng), (4, 5), {"labels": labels}),
-        ("Spread", Spread(2.0), (4, 5), {"labels": labels}),
-        ("Spread of the whole batch", Spread(2.0), (4, 5), {}),
+        ("Spread", Spread(3, strength=2.0), (4, 6), {"labels": labels}),
+        ("Spread of the whole batch", Spread(strength=2.0), (4, 5), {}),
         ("LeakyReLU", LeakyReLU(0.3), (4, 5), {}),
         ("ReLU", ReLU(), (4, 5), {}),
         ("Tanh", Tanh(), (4, 5), {}),
@@ -174,8 +174,9 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         return x @ p["w"] + p["b"] + np.array([[row @ p["e"][c]] for row, c in zip(x, chosen, strict=True)])
     if isinstance(layer, Spread):
         chosen = np.zeros(len(x)) if labels is None else layer.backend.to_numpy(labels)
-        std = [np.sqrt(np.var(x[chosen == label], axis=0) + layer.eps).mean() for label in chosen]
-        return np.column_stack([x, layer.strength * np.array(std)])
+        std = np.array([np.sqrt(np.var(x[chosen == label], axis=0) + layer.eps) for label in chosen])
+        means = [std[:, c :: layer.channels].mean(axis=1) for c in range(layer.channels)]
+        return np.column_stack([x, *(layer.strength * mean for mean in means)])
     if isinstance(layer, Conv2d):
         return plain_conv(x, p["w"], layer.stride, layer.pad) + p.get("b", 0.0)
     if isinstance(layer, ConvTranspose2d):

@@ -17,7 +17,7 @@ def discriminator_step(G, D, opt_d, real, z, loss: Loss, labels=None) -> dict:
     real (N, H, W, C), z (N, noise). Returns d_loss, and d_real and d_fake: the mean probability "real" before the
     update, as 0-d arrays.
     """
-    fake, _ = G.forward(z, track=False, labels=labels)  # (N, H, W, C); G's cache is dropped: nothing flows back into G
+    fake = G.forward(z, track=False, labels=labels)[0]  # (N, H, W, C); no cache is kept: nothing flows back into G
     real_logits, real_cache = D.forward(real, labels=labels)  # (N, 1)
     fake_logits, fake_cache = D.forward(fake, labels=labels)
     d_loss, d_real_logits, d_fake_logits = loss.discriminator(real_logits, fake_logits)

@@ -24,6 +24,7 @@ Images are (N, H, W, C). Everything has the dtype of x, which must be the dtype 
 """
 
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -521,27 +522,31 @@ class Projection(Layer):
 
 
 class Spread(Layer):
-    """y = [x, s]: beside each sample how far the batch's samples of its label spread, (N, n) -> (N, n + 1).
+    """y = [x, s]: beside each sample how far the batch's samples of its label spread, (N, n) -> (N, n + channels).
 
     A sample by itself does not show that all others are like it; a discriminator that sees the batch's spread makes a
     generator vary as much as the data do. (Karras et al. 2018, section 3, take the standard deviation over the whole
-    batch. Here it is that of each label by itself, since labels differ in any case; without labels it is theirs.)
+    batch, in one number. Here it is that of each label by itself, since labels differ in any case; without labels it
+    is everybody's. And there is one for each channel, for a network's channels see different things.)
 
-    s_n = strength * mean_f sqrt(v_nf + eps), with v_nf the mean of (x_mf - xbar_nf)^2 over the samples m that have the
-    label of n, and xbar_nf their mean: v = A r^2 with r = x - A x, where A (N, N) averages over equal labels, A = A'.
+    With x as (N, pixels, channels): s_nc = strength * mean_p sqrt(v_npc + eps), v_npc the mean of (x_mpc - xbar_npc)^2
+    over the samples m that have the label of n, and xbar_npc their mean. So v = A r^2 with r = x - A x, where A (N, N)
+    averages over equal labels, A = A'.
     """
 
     takes_labels = True
 
-    def __init__(self, strength: float = 8.0, eps: float = 1e-4):
+    def __init__(self, channels: int = 1, strength: float = 8.0, eps: float = 1e-4):
         super().__init__()
-        self.strength, self.eps = strength, eps
+        self.channels, self.strength, self.eps = channels, strength, eps
 
     def __repr__(self) -> str:
-        return f"Spread({self.strength:g})"
+        return f"Spread({self.channels}, strength {self.strength:g})"
 
     def forward(self, x, train=True, track=True, labels=None):
         self._expect(x, ("N", "n"), "put Flatten() before it")
+        if x.shape[1] % self.channels:
+            raise ValueError(f"{self!r} expects whole pixels of {self.channels} channels, got x {tuple(x.shape)}")
         xp = self.backend.xp
         if labels is None:
             same = xp.ones((len(x), len(x)), bool)
@@ -552,29 +557,38 @@ class Spread(Layer):
         matmul = self.backend.matmul
         r = x - matmul(A, x)
         std = (matmul(A, r * r) + self.eps) ** 0.5  # (N, n)
-        return xp.concatenate([x, self.strength * std.mean(axis=1, keepdims=True)], axis=1), (A, r, std)
+        return xp.concatenate([x, self._mean_of_pixels(std)], axis=1), (A, r, std)
+
+    def _mean_of_pixels(self, t):
+        """(N, n) -> (N, channels), times the strength."""
+        return self.strength * t.reshape(len(t), -1, self.channels).mean(axis=1)
+
+    def _to_pixels(self, ds, std):
+        """Backwards through that and through the root, all but a factor 2: (N, channels) -> (N, n)."""
+        std = std.reshape(len(std), -1, self.channels)
+        return (self.strength / std.shape[1] * ds[:, None, :] / std).reshape(len(std), -1)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         dx = None
         if need_dx:
             A, r, std = cache
-            dstd = self.strength / r.shape[1] * dy[:, -1:] / std
-            dx = dy[:, :-1] + r * self.backend.matmul(A, dstd)  # through xbar: A r = 0
+            n = r.shape[1]
+            dx = dy[:, :n] + r * self.backend.matmul(A, self._to_pixels(dy[:, n:], std))  # through xbar: A r = 0
         return dx, {} if need_grads else None
 
     def tangent(self, tx, cache):
         A, r, std = cache
         tr = tx - A @ tx
         tstd = A @ (r * tr) / std  # (N, n)
-        ts = self.strength * tstd.mean(axis=1, keepdims=True)
-        return self.backend.xp.concatenate([tx, ts], axis=1), (tr, tstd)
+        return self.backend.xp.concatenate([tx, self._mean_of_pixels(tstd)], axis=1), (tr, tstd)
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
         if not need_dx:
             return None, None, {}
         (A, r, std), (tr, tstd) = cache, tangent_cache
-        d = self.strength / r.shape[1] * dty[:, -1:] / std  # of A (r tr), and times -tstd that of std
-        dtx = dty[:, :-1] + r * (A @ d)
+        n = r.shape[1]
+        d = self._to_pixels(dty[:, n:], std)  # of A (r tr), and times -tstd that of std
+        dtx = dty[:, :n] + r * (A @ d)
         dx = tr * (A @ d) - r * (A @ (d * tstd / std))
         return dx if dy is None else dx + self.backward(dy, cache)[0], dtx, {}
 
@@ -791,6 +805,10 @@ class Sequential(Layer):
     def __init__(self, *layers: Layer):
         self.layers = layers
         self.backend = layers[0].backend
+        # Whether layer i is an activation that layer i - 1 computes with its own. Exact types: their heirs may differ.
+        pairs = itertools.pairwise(layers)
+        folded = [before.takes_slope and type(layer) in (LeakyReLU, ReLU) for before, layer in pairs]
+        self._folded = [False, *folded, False]
 
     @property
     def params(self) -> dict:
@@ -823,20 +841,15 @@ class Sequential(Layer):
     def forward(self, x, train=True, track=True, labels=None):
         caches = []
         for i, layer in enumerate(self.layers):
-            if self._folded(i):
+            if self._folded[i]:
                 caches.append(x)
                 continue
             taken = {"labels": labels} if layer.takes_labels else {}
-            if self._folded(i + 1):
+            if self._folded[i + 1]:
                 taken["slope"] = self.layers[i + 1].slope
             x, cache = layer.forward(x, train, track, **taken)
             caches.append(cache)
         return x, caches
-
-    def _folded(self, i: int) -> bool:
-        """Whether layer i is a LeakyReLU that the layer before it computes with its own."""
-        pair = self.layers[max(i - 1, 0) : i + 1]
-        return len(pair) == 2 and pair[0].takes_slope and type(pair[1]) in (LeakyReLU, ReLU)  # their heirs may differ
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         grads = {} if need_grads else None
@@ -844,9 +857,9 @@ class Sequential(Layer):
         first = next((i for i, layer in enumerate(self.layers) if layer.params), 0) if need_grads else len(self.layers)
         dx = dy
         for i in reversed(range(len(self.layers))):
-            if self._folded(i):
+            if self._folded[i]:
                 continue
-            folded = {"y": cache[i + 1], "slope": self.layers[i + 1].slope} if self._folded(i + 1) else {}
+            folded = {"y": cache[i + 1], "slope": self.layers[i + 1].slope} if self._folded[i + 1] else {}
             dx, layer_grads = self.layers[i].backward(dx, cache[i], need_dx or i > first, need_grads, **folded)
             if need_grads:
                 grads |= {f"{i}.{k}": g for k, g in layer_grads.items()}

@@ -38,8 +38,8 @@ def digits(rng, H, W, C, classes, width=1):
     (Miyato et al. 2018) lets both learn fast.
 
     Of 64, 32 and 16 channels, times `width`; from 4x4, since shape is made and judged there, where it costs little:
-    4 -> 7 -> 14 -> 28 pixels and back. D sees how far the batch spreads, or else G's digits end up more regular than
-    people's.
+    4 -> 7 -> 14 -> 28 pixels and back. D sees how far the batch spreads in each of its last channels, or else
+    G's digits end up more regular than people's.
     """
     dcgan = dict(rng=rng, init=normal(0.02))
     h, w = _quarter("digits", H, W)
@@ -60,7 +60,7 @@ def digits(rng, H, W, C, classes, width=1):
         ConvTranspose2d(c16, C, 4, stride=2, pad=1, **dcgan),
         Tanh(),
     )
-    last = head(m * n * c64 + 1, classes, rng=rng)
+    last = head((m * n + 1) * c64, classes, rng=rng)
     discriminator = Sequential(
         SpectralNorm(Conv2d(C, c16, 4, stride=2, pad=1, rng=rng), rng=rng),
         LeakyReLU(0.2),
@@ -69,7 +69,7 @@ def digits(rng, H, W, C, classes, width=1):
         SpectralNorm(Conv2d(c32, c64, 3, stride=2, pad=1, rng=rng), rng=rng),
         LeakyReLU(0.2),
         Flatten(),
-        Spread(8),
+        Spread(c64, strength=5),
         SpectralNorm(last, rng=rng) if classes else last,  # of w: e, what labels add, stays free; without e it starves
     )
     return generator, discriminator

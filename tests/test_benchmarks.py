@@ -75,8 +75,8 @@ def test_ablation_hides_the_spread(script):
     )
     ablation.without_spread(training)
     i = next(i for i, layer in enumerate(training.D.layers) if isinstance(layer, Spread))
-    x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
-    assert not training.D.layers[i].forward(x)[0][:, -1].any()
+    x = np.random.default_rng(0).standard_normal((4, 128)).astype(np.float32)
+    assert not training.D.layers[i].forward(x)[0][:, 128:].any()
 
 
 def test_a_peak_can_be_measured(script):

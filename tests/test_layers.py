@@ -355,13 +355,26 @@ def test_projection_adds_what_the_label_says(backend, rng):
 
 def test_spread_is_that_of_the_samples_with_the_same_label(backend, rng):
     x = np.array([[0.0, 5.0], [2.0, 5.0], [7.0, 1.0], [7.0, 1.0]])
-    layer = Spread(3.0, eps=0.0).to(backend)
+    layer = Spread(strength=3.0, eps=0.0).to(backend)
     y, _ = layer.forward(backend.asarray(x), labels=backend.asarray(np.array([1, 1, 0, 2])))
     np.testing.assert_allclose(backend.to_numpy(y), np.column_stack([x, 3 * np.array([0.5, 0.5, 0, 0])]))  # (1 + 0) / 2
     y, _ = layer.forward(backend.asarray(x))  # without labels: of all
     np.testing.assert_allclose(backend.to_numpy(y)[:, -1], 3 * x.std(axis=0).mean())
-    with pytest.raises(ValueError, match=r"Spread\(3\) expects labels \(4,\), one for each row of x, got \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"Spread\(1, strength 3\) expects labels \(4,\), one for each row of x, got \(3,\)"
+    ):
         layer.forward(backend.asarray(x), labels=backend.asarray(np.zeros(3, int)))
+
+
+def test_spread_is_that_of_each_channel_over_all_pixels(backend, rng):
+    maps = rng.standard_normal((5, 2, 3, 4))  # (N, H, W, C)
+    layer = Spread(4, strength=3.0, eps=0.0).to(backend)
+    y, _ = layer.forward(backend.asarray(maps.reshape(5, -1)))
+    s = backend.to_numpy(y)[:, 24:]
+    assert s.shape == (5, 4)
+    np.testing.assert_allclose(s, np.tile(3 * maps.std(axis=0).mean(axis=(0, 1)), (5, 1)))
+    with pytest.raises(ValueError, match=r"expects whole pixels of 4 channels, got x \(5, 6\)"):
+        layer.forward(backend.asarray(np.zeros((5, 6))))
 
 
 @pytest.mark.parametrize("layer", [OneHot(3), Projection(2, 3, rng=np.random.default_rng(0))], ids=repr)

@@ -123,8 +123,9 @@ class Twin:
                 )
             case Spread():
                 groups = torch.zeros(len(x)) if labels is None else torch.tensor(labels)
-                std = [(x[groups == group].var(0, unbiased=False) + layer.eps).sqrt().mean() for group in groups]
-                return torch.cat([x, layer.strength * torch.stack(std)[:, None]], 1)
+                std = [(x[groups == group].var(0, unbiased=False) + layer.eps).sqrt() for group in groups]
+                pixels = torch.stack(std).unflatten(1, (-1, layer.channels))
+                return torch.cat([x, layer.strength * pixels.mean(1)], 1)
             case LeakyReLU():
                 return F.leaky_relu(x, layer.slope)
             case Tanh():

@@ -15,6 +15,7 @@ kernel; cos and sin lose none.
 
 import functools
 import itertools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -25,31 +26,50 @@ from minigan.backends.microkernel import offsets, panel_width, stacked, tasks, w
 MARGIN = 1.3  # how many multiplications of the plain sum cost as much as one here, for the tables and the memory
 
 
-class Side(NamedTuple):
+class Tables(NamedTuple):
+    """How `microkernel.products` finds its way: two factors, what comes out, and the tasks."""
+
+    rows: np.ndarray
+    steps: np.ndarray
+    w_steps: np.ndarray
+    out: np.ndarray
+    tasks: np.ndarray
+
+    def multiply(self, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """y, filled with the products of x and w."""
+        flat = [array.reshape(-1) for array in (x, w, y)]
+        microkernel.products(
+            flat[0], self.rows, self.steps, flat[1], self.w_steps, flat[2], self.out, self.tasks, False
+        )
+        return y
+
+
+@dataclass(frozen=True, eq=False)  # one object for each convolution, by which its tables are kept
+class Side:
     """B, G or A above: it turns the pixels of x, the taps of w or the pixels of y into `rank` numbers."""
 
     matrix: np.ndarray  # (rank, pixels), phase after phase
     pixels: np.ndarray  # h*W + v, i*K + j or p*Q + q of each column
     starts: np.ndarray  # phase s has the columns starts[s] to starts[s+1]
 
-    def forward(self, x, x_at, pixel_size, X, X_at, rank_size) -> None:
+    def forward(self, x_at, pixel_size, X_at, rank_size) -> Tables:
         """X number r = sum over a phase's pixels of matrix[r, pixel] * x pixel, for the panels at x_at and X_at."""
         rank, columns = self.matrix.shape
         first, last = self.starts[:-1, None], self.starts[1:, None]
-        microkernel.products(
-            self.matrix.ravel(), whole_tiles(np.arange(rank) * columns), np.arange(columns),
-            x.ravel(), self.pixels * pixel_size, X.ravel(), whole_tiles(np.arange(rank) * rank_size),
-            tasks(0, x_at, X_at, (0, rank), (first, last)), False,
+        return Tables(
+            whole_tiles(np.arange(rank) * columns), np.arange(columns),
+            self.pixels * pixel_size, whole_tiles(np.arange(rank) * rank_size),
+            tasks(0, x_at, X_at, (0, rank), (first, last)),
         )  # fmt: skip
 
-    def backward(self, X, X_at, rank_size, x, x_at, pixel_size) -> None:
+    def backward(self, X_at, rank_size, x_at, pixel_size) -> Tables:
         """x pixel = sum_r matrix[r, pixel] * X number r: the transposed matrix, and so `forward`'s gradient."""
         rank, columns = self.matrix.shape
         first, last, rows = stacked([np.arange(*ends) for ends in itertools.pairwise(self.starts)])
-        microkernel.products(
-            self.matrix.ravel(), rows, np.arange(rank) * columns,
-            X.ravel(), np.arange(rank) * rank_size, x.ravel(), self.pixels[rows] * pixel_size,
-            tasks(0, X_at, x_at, (first[:, None], last[:, None]), (0, rank)), False,
+        return Tables(
+            rows, np.arange(rank) * columns,
+            np.arange(rank) * rank_size, self.pixels[rows] * pixel_size,
+            tasks(0, X_at, x_at, (first[:, None], last[:, None]), (0, rank)),
         )  # fmt: skip
 
 
@@ -112,7 +132,7 @@ def transform_of(H: int, W: int, K: int, stride: int, before: int, P: int, Q: in
     number, opposite = f @ [M[1], 1], -f % M @ [M[1], 1]
     real, pairs = f[number == opposite], f[number < opposite]  # X is real where f is -f
 
-    def side(rows, columns, width, blocks) -> Side:
+    def side(rows, columns, width, blocks, scale=1.0) -> Side:
         """The matrix made of cos and sin of f1*m1/M1 + f2*m2/M2 turns."""
         matrix, pixels = [], []
         for h, m1 in rows:
@@ -122,62 +142,79 @@ def transform_of(H: int, W: int, K: int, stride: int, before: int, P: int, Q: in
                 matrix.append(np.concatenate([np.cos(real @ turns), *blocks(cos, sin)]))
                 pixels.append(offsets(h * width, v))
         starts = np.cumsum([0, *map(len, pixels)])
-        return Side(np.concatenate(matrix, axis=1).astype(dtype), np.concatenate(pixels), starts)
+        matrix = scale * np.concatenate(matrix, axis=1)
+        return Side(matrix.astype(dtype), np.concatenate(pixels), starts)
 
     p, q = np.arange(P), np.arange(Q)
     x = side(rows.pixels, columns.pixels, W, lambda cos, sin: (cos - sin, cos, -sin))  # xr+xi, xr, xi
     w = side(rows.taps, columns.taps, K, lambda cos, sin: (cos, sin - cos, cos + sin))  # wr, wi-wr, wr+wi
-    y = side([(p, p)], [(q, q)], Q, lambda cos, sin: (2 * (cos - sin), -2 * sin, -2 * cos))  # of k1, k2, k3
-    y = y._replace(matrix=y.matrix / dtype.type(places))
+    y = side([(p, p)], [(q, q)], Q, lambda cos, sin: (2 * (cos - sin), -2 * sin, -2 * cos), 1 / places)  # of k1, k2, k3
     return Transform(x, w, y, len(x.matrix), phases)
 
 
 def spectrum(side: Side, x: np.ndarray) -> np.ndarray:
     """(N,H,W,C) -> (N, rank, S*C), of S phases"""
     X = np.empty((len(x), len(side.matrix), (len(side.starts) - 1) * x.shape[3]), x.dtype)
-    x_at, X_at = image_places(x, X)
-    side.forward(x, x_at, x.shape[3], X, X_at, X.shape[2])
-    return X
+    return spectrum_tables(side, x.shape, X.shape, x.dtype).multiply(side.matrix, x, X)
 
 
 def from_spectrum(side: Side, X: np.ndarray, x_shape: tuple[int, ...]) -> np.ndarray:
     """(N, rank, S*C) -> (N,H,W,C), by the transposed matrix"""
     x = np.empty(x_shape, X.dtype)
-    x_at, X_at = image_places(x, X)
-    side.backward(X, X_at, X.shape[2], x, x_at, x.shape[3])
-    return x
+    return spectrum_tables(side, x_shape, X.shape, X.dtype, back=True).multiply(side.matrix, X, x)
 
 
-def image_places(x: np.ndarray, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each image begins in x, and each of its phases in X (phases, images), for every panel of channels."""
-    n, c = np.arange(len(x)), panel_starts(x.shape[3], x.dtype)
-    phase = np.arange(0, X.shape[2], x.shape[3])[:, None]
-    return offsets(n * x[0].size, c), phase + offsets(n * X[0].size, c)
+@functools.lru_cache(maxsize=256)
+def spectrum_tables(side: Side, x_shape, X_shape, dtype, back: bool = False) -> Tables:
+    """Each image begins somewhere in x, and each of its phases in X (phases, images), for every panel of channels."""
+    (N, H, W, C), (_, rank, X_row) = x_shape, X_shape
+    n, c, phase = np.arange(N), panel_starts(C, dtype), np.arange(0, X_row, C)[:, None]
+    x_at, X_at = offsets(n * H * W * C, c), phase + offsets(n * rank * X_row, c)
+    return side.backward(X_at, X_row, x_at, C) if back else side.forward(x_at, C, X_at, X_row)
 
 
 def weight_panels(side: Side, w: np.ndarray, length: int, phase_size: int) -> np.ndarray:
     """G @ w in panels: (K,K,rows,columns) -> (rank, panels, length, PANEL), each phase phase_size behind the last."""
     w = np.ascontiguousarray(w)
-    (rows, columns), width = w.shape[2:], panel_width(w.dtype)
-    rank, phases = len(side.matrix), np.arange(len(side.starts) - 1)[:, None]
-    G_w = np.empty((rank, phases.size * rows * columns // (length * width), length, width), w.dtype)
-    row, column = np.arange(rows), panel_starts(columns, w.dtype)
-    G_at = phases * phase_size + offsets(row * width, column * length)
-    side.forward(w, offsets(row * columns, column), rows * columns, G_w, G_at, G_w[0].size)
-    return G_w
+    (rows, columns), width, phases = w.shape[2:], panel_width(w.dtype), len(side.starts) - 1
+    G_w = np.empty((len(side.matrix), phases * rows * columns // (length * width), length, width), w.dtype)
+    return weight_tables(side, rows, columns, length, phase_size, w.dtype).multiply(side.matrix, w, G_w)
+
+
+@functools.lru_cache(maxsize=256)
+def weight_tables(side: Side, rows: int, columns: int, length: int, phase_size: int, dtype) -> Tables:
+    row, column, phases = np.arange(rows), panel_starts(columns, dtype), np.arange(len(side.starts) - 1)[:, None]
+    G_at = phases * phase_size + offsets(row * panel_width(dtype), column * length)
+    return side.forward(offsets(row * columns, column), rows * columns, G_at, phases.size * rows * columns)
 
 
 def spectral_product(X: np.ndarray, G_w: np.ndarray) -> np.ndarray:
     """(N, rank, k), (rank, panels, k, PANEL) -> (N, rank, panels * PANEL): a matrix product for each row of rank"""
     (N, rank, length), (_, count, _, width) = X.shape, G_w.shape
     Y = np.empty((N, rank, count * width), X.dtype)
+    return product_tables(N, rank, length, count, width).multiply(X, G_w, Y)
+
+
+@functools.lru_cache(maxsize=256)
+def product_tables(N: int, rank: int, length: int, count: int, width: int) -> Tables:
     n, r, k, panel = np.arange(N), np.arange(rank)[:, None], np.arange(length), np.arange(count)
-    microkernel.products(
-        X.ravel(), whole_tiles(n * X[0].size), k, G_w.ravel(), k * width, Y.ravel(), whole_tiles(n * Y[0].size),
+    return Tables(
+        whole_tiles(n * rank * length), k, k * width, whole_tiles(n * rank * count * width),
         tasks(r * length, (r * count + panel) * length * width, (r * count + panel) * width, (0, N), (0, length)),
-        False,
     )  # fmt: skip
-    return Y
+
+
+@functools.lru_cache(maxsize=256)
+def gradient_tables(w: Side, N: int, rank: int, C: int, O: int, dtype) -> tuple[Tables, Tables]:
+    """For dW = X' dY, (rank, S*C, O), a matrix product for each row of rank; and for dw, back from there."""
+    S = len(w.starts) - 1
+    n, r, c, o = np.arange(N), np.arange(rank)[:, None], np.arange(S * C), panel_starts(O, dtype)
+    product = Tables(
+        whole_tiles(c), n * rank * S * C, n * rank * O, whole_tiles(c * O),
+        tasks(r * S * C, r * O + o, r * S * C * O + o, (0, S * C), (0, N)),
+    )  # fmt: skip
+    w_at = offsets(np.arange(C) * O, o)
+    return product, w.backward(w_at + np.arange(S)[:, None] * C * O, S * C * O, w_at, C * O)
 
 
 def panel_starts(columns: int, dtype) -> np.ndarray:
@@ -207,17 +244,8 @@ def conv2d_grad_x(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, be
 def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: int) -> np.ndarray:
     (_, P, Q, O), (_, H, W, C) = dy.shape, x.shape
     transform = transform_of(H, W, K, stride, before, P, Q, dy.dtype)
-    rank, S = transform.rank, transform.phases
     X = spectrum(transform.x, x)  # (N, rank, S*C)
     dY = spectrum(transform.y, dy)  # (N, rank, O)
-    dW = np.empty((rank, S * C, O), x.dtype)
-    n, r, c = np.arange(len(x)), np.arange(rank)[:, None], np.arange(S * C)
-    o = panel_starts(O, x.dtype)
-    microkernel.products(
-        X.ravel(), whole_tiles(c), n * X[0].size, dY.ravel(), n * dY[0].size, dW.ravel(), whole_tiles(c * O),
-        tasks(r * S * C, r * O + o, r * S * C * O + o, (0, S * C), (0, len(x))), False,
-    )  # fmt: skip
-    dw = np.empty((K, K, C, O), x.dtype)
-    w_at = offsets(np.arange(C) * O, o)
-    transform.w.backward(dW, w_at + np.arange(S)[:, None] * C * O, dW[0].size, dw, w_at, C * O)
-    return dw
+    product, back = gradient_tables(transform.w, len(x), transform.rank, C, O, x.dtype)
+    dW = product.multiply(X, dY, np.empty((transform.rank, transform.phases * C, O), x.dtype))
+    return back.multiply(transform.w.matrix, dW, np.empty((K, K, C, O), x.dtype))

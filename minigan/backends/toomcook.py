@@ -126,16 +126,23 @@ def row(pixels: int, K: int, stride: int, before: int, Q: int) -> Row:
 # Compiled loops -------------------------------------------------------------------------------------------------------
 
 
-mix_tile = tile_of(HEIGHT, vectors=1)
+mix_tile, narrow_mix_tile = tile_of(HEIGHT), tile_of(HEIGHT, vectors=1)
 
 
 @njit(**INNER)
 def mix_row(x, x_at, tiles, weights, weight_rows, weight_steps, sources, size, y, y_at, targets):
     """y[y_at + target[r] + c] = sum_s weight[r,s] * x[x_at + source[r,s] + c], c < size: whole vectors of channels."""
+    panel = PANEL_BYTES // x.itemsize
     for tile in range(len(tiles)):
         m, first, count = tiles[tile]
-        for c in range(0, size, VECTOR_BYTES // x.itemsize):
+        for c in range(0, size - panel + 1, panel):
             mix_tile(
+                weights, 0, weight_rows, m, weight_steps, first, count,
+                x, x_at + c, sources, y, y_at + c, targets, False,
+            )  # fmt: skip
+        c = size // panel * panel
+        if c < size:
+            narrow_mix_tile(
                 weights, 0, weight_rows, m, weight_steps, first, count,
                 x, x_at + c, sources, y, y_at + c, targets, False,
             )  # fmt: skip
