@@ -17,19 +17,33 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 from time_to_quality import COUNT, Scales
 from tqdm import tqdm
 
-from minigan import backends, bench, datasets, evaluate, optim, train
+from minigan import backends, bench, datasets, evaluate, models, optim, train
 from minigan.checkpoint import write_atomically
-from minigan.layers import Sequential, Spread
+from minigan.layers import Sequential, SpectralNorm, Spread
+
+
+def give(training: train.Training, *layers) -> None:
+    """Another D, before its first step."""
+    c = training.config
+    training.D = Sequential(*layers).to(training.backend)
+    training.opt_d = optim.Adam(training.D, lr=c.lr_d, beta1=c.beta1, beta2=c.beta2, eps=c.eps)
 
 
 def without_spectral_norm(training: train.Training) -> None:
-    """D with the same layers, bare, before its first step."""
-    c, bare = training.config, [getattr(layer, "layer", layer) for layer in training.D.layers]
-    training.D = Sequential(*bare).to(training.backend)
-    training.opt_d = optim.Adam(training.D, lr=c.lr_d, beta1=c.beta1, beta2=c.beta2, eps=c.eps)
+    """D with the same layers, bare."""
+    give(training, *(getattr(layer, "layer", layer) for layer in training.D.layers))
+
+
+def with_one_spread(training: train.Training) -> None:
+    """D told one number for all channels, the mean of theirs, at the strength that served best."""
+    *body, spread, last = training.D.layers
+    rng = np.random.default_rng(training.config.seed)
+    head = models.head(last.layer.n_in - spread.channels + 1, training.classes, rng=rng)
+    give(training, *body, Spread(strength=8), SpectralNorm(head, rng=rng))
 
 
 def without_spread(training: train.Training) -> None:
@@ -46,6 +60,7 @@ CHANGES = {
     "networks of `small`: two stages, twice as wide": dict(preset="small"),
     "no spectral norm": without_spectral_norm,
     "D does not see the batch's spread": without_spread,
+    "D sees one spread, not one a channel": with_one_spread,
     "non-saturating loss": dict(loss="non_saturating"),
     "learning rates 1e-3": dict(lr_g=1e-3, lr_d=1e-3),
     "learning rates 2e-4, beta1 0.5": dict(lr_g=2e-4, lr_d=2e-4, beta1=0.5),

@@ -79,5 +79,17 @@ def test_ablation_hides_the_spread(script):
     assert not training.D.layers[i].forward(x)[0][:, 128:].any()
 
 
+def test_ablation_gives_one_spread_for_all_channels(script):
+    ablation = script("ablation")
+    images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
+    data = datasets.Images(images, np.arange(70) % 10, "x")
+    training = Training(Config.of("digits", steps=2, batch=16), data, backends.load("numpy"))
+    ablation.with_one_spread(training)
+    spread, last = training.D.layers[-2:]
+    assert spread.channels == 1 and last.layer.n_in == 65  # 1 pixel of 64 channels, and the spread
+    assert training.opt_d.network is training.D
+    assert len(list(training.records())) == 2
+
+
 def test_a_peak_can_be_measured(script):
     assert script("bench_ops").measured_peak(threads=1) > 0
