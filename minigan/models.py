@@ -33,18 +33,18 @@ from minigan.layers import (
 )
 
 
-def digits(rng, H, W, C, classes, width=1):
+def digits(rng, H, W, C, classes, g_width=1):
     """For the best digits a minute on two CPU cores: three narrow stages up in G and down in D, whose spectral norm
     (Miyato et al. 2018) lets both learn fast.
 
-    Of 64, 32 and 16 channels, times `width`; from 4x4, since shape is made and judged there, where it costs little:
-    4 -> 7 -> 14 -> 28 pixels and back. D sees how far the batch spreads in each of its last channels, or else
+    Of 64, 32 and 16 channels, G's times `g_width`; from 4x4, since shape is made and judged there, where it costs
+    little: 4 -> 7 -> 14 -> 28 pixels and back. D sees how far the batch spreads in each of its last channels, or else
     G's digits end up more regular than people's.
     """
     dcgan = dict(rng=rng, init=normal(0.02))
     h, w = _quarter("digits", H, W)
-    c16, c32, c64 = 16 * width, 32 * width, 64 * width
     m, n = (h + 1) // 2, (w + 1) // 2  # half of it, rounded up: 7 -> 4, and output_pad says from which size it came
+    c64, c32, c16 = (c * g_width for c in (64, 32, 16))
     generator = Sequential(
         *label_input(classes),
         Dense(64 + classes, m * n * c64, bias=False, **dcgan),
@@ -60,24 +60,24 @@ def digits(rng, H, W, C, classes, width=1):
         ConvTranspose2d(c16, C, 4, stride=2, pad=1, **dcgan),
         Tanh(),
     )
-    last = head((m * n + 1) * c64, classes, rng=rng)
+    last = head((m * n + 1) * 64, classes, rng=rng)
     discriminator = Sequential(
-        SpectralNorm(Conv2d(C, c16, 4, stride=2, pad=1, rng=rng), rng=rng),
+        SpectralNorm(Conv2d(C, 16, 4, stride=2, pad=1, rng=rng), rng=rng),
         LeakyReLU(0.2),
-        SpectralNorm(Conv2d(c16, c32, 4, stride=2, pad=1, rng=rng), rng=rng),
+        SpectralNorm(Conv2d(16, 32, 4, stride=2, pad=1, rng=rng), rng=rng),
         LeakyReLU(0.2),
-        SpectralNorm(Conv2d(c32, c64, 3, stride=2, pad=1, rng=rng), rng=rng),
+        SpectralNorm(Conv2d(32, 64, 3, stride=2, pad=1, rng=rng), rng=rng),
         LeakyReLU(0.2),
         Flatten(),
-        Spread(c64, strength=5),
+        Spread(64, strength=5),
         SpectralNorm(last, rng=rng) if classes else last,  # of w: e, what labels add, stays free; without e it starves
     )
     return generator, discriminator
 
 
 def digits_wide(rng, H, W, C, classes):
-    """The networks of `digits`, each layer twice as wide: better digits after ten minutes."""
-    return digits(rng, H, W, C, classes, width=2)
+    """The networks of `digits` with a generator twice as wide: better digits after ten minutes."""
+    return digits(rng, H, W, C, classes, g_width=2)
 
 
 def small(rng, H, W, C, classes):

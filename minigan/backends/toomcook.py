@@ -11,6 +11,9 @@ The channels are added up between the two, at each point on its own, and so are 
 product which the tile computes, and all that meets every pair of channels. A stride of s makes s "phases" of a row, the
 pixels at every s-th place, on which the taps at every s-th place act with stride 1; their sum is taken there as well.
 
+Where a phase of a column has two taps, as in a 4x4 kernel of stride 2, two rows of y are had from three products of
+theirs and not from four: see `Plan`. There it takes additions only, and costs next to nothing.
+
 What it costs is digits, for the powers of a point differ by orders of magnitude, the more the more points there are. So
 there are at most eight, spaced so that the error is least, and longer rows are cut into blocks of outputs, each with
 points of its own. In float32 the largest error is then about 4e-6 of the largest output, where the plain sum has 1e-6
@@ -156,61 +159,77 @@ def evaluate(x, tiles, weights, weight_rows, weight_steps, sources, size, X, X_a
         mix_row(x[h], 0, tiles, weights, weight_rows, weight_steps, sources, size, X, X_h, targets)
 
 
+@njit(**INNER)
+def differences(X, X_at, images, X_image, triples, size, D, D_at):
+    """Of each triple of cells (before, middle, behind), of `size` numbers each: before - middle and behind - middle."""
+    for image in range(images):
+        for triple in range(len(triples)):
+            before, middle, behind = triples[triple]
+            for other in (before, behind):
+                at = X_at + image * X_image
+                x, m, d = X[at + other :][:size], X[at + middle :][:size], D[D_at:][:size]
+                for c in range(size):
+                    d[c] = x[c] - m[c]
+                D_at += size
+
+
+@njit(**INNER)
+def add_shared(Y, Y_at, images, Y_image, Y_row, pairs):
+    """The second row of each pair gets what the first one has so far."""
+    for image in range(images):
+        for pair in range(len(pairs)):
+            first, second = pairs[pair]
+            at = Y_at + image * Y_image
+            source, target = Y[at + first :][:Y_row], Y[at + second :][:Y_row]
+            for c in range(Y_row):
+                target[c] += source[c]
+
+
 @njit(parallel=True, **COMPILED)
 def convolve_points(
-    x, tiles, weights, weight_rows, weight_steps, sources, x_size, targets, X_row,
-    group, rows, steps, classes, w, w_steps, out, Y_row,
+    x, tiles, weights, weight_rows, weight_steps, sources, x_size, targets, X_row, X_image,
+    group, rows, steps, classes, triples, cell, pairs, w, w_steps, out, Y_row,
     y, y_tiles, y_weights, y_weight_rows, y_weight_steps, y_sources, y_size, y_targets,
 ):  # fmt: skip
     """y (N,rows,numbers) = the rows of x (N,rows,numbers) evaluated at the points, times w (points,.) there, and back.
 
-    A thread takes a group of images all the way, in buffers that stay in its cache; groups and classes are those of
-    `microkernel.convolve_groups`.
+    A thread takes a group of images all the way, in buffers that stay in its cache. A class of rows is (first row, last
+    row, first step, last step, of differences?, added?): see `Plan`.
     """
     N, points, panel = len(x), len(w), PANEL_BYTES // x.itemsize
-    X_image, Y_image = x.shape[1] * X_row, y.shape[1] * Y_row
+    Y_image = y.shape[1] * Y_row
     for g in prange((N + group - 1) // group):
-        n = min(g * group, N - group)
-        X, Y = np.empty(points * group * X_image, x.dtype), np.empty(points * group * Y_image, x.dtype)
+        n, D_at = min(g * group, N - group), points * group * X_image
+        X = np.empty(D_at + group * len(triples) * 2 * cell, x.dtype)
+        Y = np.empty(points * group * Y_image, x.dtype)
         for image in range(group):
+            X_at = image * X_image
             evaluate(
-                x[n + image],
-                tiles,
-                weights,
-                weight_rows,
-                weight_steps,
-                sources,
-                x_size,
-                X,
-                image * X_image,
-                X_row,
-                targets,
-            )
+                x[n + image], tiles, weights, weight_rows, weight_steps, sources, x_size, X, X_at, X_row, targets,
+            )  # fmt: skip
+            for t in range(points):
+                end = (t * group + image) * X_image
+                X[end + x.shape[1] * X_row : end + X_image] = 0
         for t in range(points):
             X_at, Y_at = t * group * X_image, t * group * Y_image
+            differences(X, X_at, group, X_image, triples, cell, X, D_at)
             for a in range(len(classes)):
-                first_row, last_row, first, last = classes[a]
+                first_row, last_row, first, last, of_differences, added = classes[a]
+                if added and not classes[a - 1, 5]:
+                    add_shared(Y, Y_at, group, Y_image, Y_row, pairs)
+                at = D_at if of_differences else X_at
                 for o in range(0, Y_row, panel):
                     fill(
-                        X, X_at, rows, first_row, last_row, steps, first, last - first,
-                        w[t], o, w_steps, Y, Y_at + o, out, False,
+                        X, at, rows, first_row, last_row, steps, first, last - first,
+                        w[t], o, w_steps, Y, Y_at + o, out, added > 0,
                     )  # fmt: skip
         for image in range(group):
             for p in range(y.shape[1]):
                 Y_at = image * Y_image + p * Y_row
                 mix_row(
-                    Y,
-                    Y_at,
-                    y_tiles,
-                    y_weights,
-                    y_weight_rows,
-                    y_weight_steps,
-                    y_sources,
-                    y_size,
-                    y[n + image, p],
-                    0,
-                    y_targets,
-                )
+                    Y, Y_at, y_tiles, y_weights, y_weight_rows, y_weight_steps, y_sources, y_size,
+                    y[n + image, p], 0, y_targets,
+                )  # fmt: skip
 
 
 @njit(parallel=True, **COMPILED)
@@ -226,8 +245,9 @@ def evaluate_images(x, tiles, weights, weight_rows, weight_steps, sources, size,
 
 
 @njit(parallel=True, **COMPILED)
-def evaluate_taps(w, G, W, i_at, phase_at, row_at):
-    """W[t] = sum_j G[t,j] * w[i, stride*j + phase, a, :], at i_at[i] + phase_at[phase] + a * row_at; w (K,K,A,size)."""
+def evaluate_taps(w, G, W, i_at, phase_at, row_at, sums, sum_size):
+    """W[t] = sum_j G[t,j] * w[i, stride*j + phase, a, :], at i_at[i] + phase_at[phase] + a * row_at; w (K,K,A,size).
+    Then the sums: sum_size numbers of W[t] at sums[.,0] are those at sums[.,1] and those at sums[.,2]."""
     K, _, A, size = w.shape
     stride = len(phase_at)
     for t in prange(len(W)):
@@ -238,6 +258,11 @@ def evaluate_taps(w, G, W, i_at, phase_at, row_at):
                     taps, target = w[i, j, a], W[t, at + a * row_at :][:size]
                     for c in range(size):
                         target[c] = g * taps[c] if j < stride else target[c] + g * taps[c]
+        for k in range(len(sums)):
+            at, first, second = sums[k]
+            target, one, other = W[t, at:][:sum_size], W[t, first:][:sum_size], W[t, second:][:sum_size]
+            for c in range(sum_size):
+                target[c] = one[c] + other[c]
 
 
 @njit(cache=True)
@@ -259,84 +284,162 @@ def gather_taps(W, G, w):
 
 
 class Plan(NamedTuple):
-    """Where `convolve_points` reads and writes for a group of images."""
+    """Where `convolve_points` reads and writes for a group of images, and `evaluate_taps` before it.
+
+    At a point, row v of Y is the sum of all taps times a window of X. Where the taps of a column are two to a phase, it
+    is two products, y[v] = w0 d[v] + w1 d[v+1], with cells d that neighbouring rows share; and two rows are three:
+
+        both = (w0 + w1) d[v+1]    y[v] = both + w0 (d[v] - d[v+1])    y[v+1] = both + w1 (d[v+2] - d[v+1])
+
+    (Winograd 1980.) So there are classes of rows of Y that have their sum at once, then those of the first rows of
+    pairs, `both`, and of their second rows without it, to which it is added; then what is added to the first rows.
+    """
 
     G: np.ndarray
     into: Mix
     X_row: int
+    X_image: int
     group: int
     rows: np.ndarray
     steps: np.ndarray
     classes: np.ndarray
+    triples: np.ndarray  # the cells d[v], d[v+1], d[v+2] of an image's pairs
+    cell: int
+    pairs: np.ndarray  # their rows of Y
     w_steps: np.ndarray
     out: np.ndarray
     Y_row: int
     back: Mix
+    sums: np.ndarray  # w0 + w1, w0 and w1 in W
+    sum_size: int
 
 
-def images_in_group(N: int, image_bytes: int, used: list[tuple[int, int]]) -> int:
-    """How many images to take at once: as many as fit in the cache, if their rows fill tiles and groups fill the batch.
-    Row p of an image sums over the steps used[p] (from, to); rows with the same steps make one class."""
+class Rows(NamedTuple):
+    """A class of rows of Y: which of an image's, and the window of each, in X or among the differences, from which the
+    steps (from, to) are counted."""
+
+    rows: list[int]
+    windows: list[int]
+    steps: tuple[int, int]
+    of_differences: bool = False
+    added: bool = False
+
+
+class Pair(NamedTuple):
+    """Two rows of Y that share a product: which, their three cells in X, and the first steps of w0, w1 and w0 + w1."""
+
+    rows: tuple[int, int]
+    cells: tuple[int, int, int]
+    steps: tuple[int, int, int]
+
+
+def images_in_group(N: int, image_bytes: int, classes: list[Rows]) -> int:
+    """How many images to take at once: as many as fit in the cache, if their rows fill tiles and an even number of
+    groups, for threads to share, fills the batch."""
     most = max(1, min(3 * CACHE_BYTES // image_bytes, 2 * N // CHUNKS))
-    classes = [(used.count(each), each[1] - each[0]) for each in dict.fromkeys(used)]
 
     def work(n: int) -> float:
-        tiles = [n * rows // ROWS + min(1, n * rows % ROWS / (ROWS // 2)) for rows, _ in classes]
-        return -(-N // n) * sum(number * count for number, (_, count) in zip(tiles, classes, strict=True))
+        counts = [n * len(each.rows) for each in classes]
+        tiles = [count // ROWS + min(1, count % ROWS / (ROWS // 2)) for count in counts]
+        steps = sum(tile * (each.steps[1] - each.steps[0]) for tile, each in zip(tiles, classes, strict=True))
+        return 2 * -(-N // (2 * n)) * steps
 
     return min(range(1, most + 1), key=lambda n: (work(n), -n))
 
 
-def plan(N: int, matrices: Row, x_rows: int, X_row: int, Y_row: int, first: list, used: list, steps, dtype) -> tuple:
-    """The tables in which row p of an image of Y sums over the steps used[p] (from, to), counted from first[p] in X."""
-    X_image, Y_image = x_rows * X_row, len(used) * Y_row
-    image_bytes = len(matrices.A) * (X_image + Y_image) * dtype.itemsize
-    group = images_in_group(N, image_bytes, used)
-    images, rows, out = np.arange(group), [], []
-    for each in dict.fromkeys(used):
-        p = np.array([p for p in range(len(used)) if used[p] == each])
-        rows.append(offsets(np.array(first)[p], images * X_image))
-        out.append(offsets(p * Y_row, images * Y_image))
-    starts, ends, table = stacked(rows)
-    classes = np.column_stack([starts, ends, np.array(list(dict.fromkeys(used)))])
-    t = np.arange(len(matrices.A)) * group
-    w_steps = np.arange(len(steps)) * Y_row
-    return t * X_image, t * Y_image, (X_row, group, table, steps, classes, w_steps, stacked(out)[2], Y_row)
+def plan(N, T, X_image, Y_row, windows: list, used: list, pairs: list[Pair], cell: int, steps, dtype) -> tuple:
+    """The tables in which row p of an image of Y sums over the steps used[p] (from, to) of its window, if it is of no
+    pair. `steps` are the offsets of all taps, and behind them of the sums of taps. Also where the points lie."""
+    alone, triples = sorted(set(range(len(used))).difference(*(pair.rows for pair in pairs))), []
+    classes, last = [], []
+    for each in dict.fromkeys(used[p] for p in alone):
+        rows = [p for p in alone if used[p] == each]
+        classes.append(Rows(rows, [windows[p] for p in rows], each))
+    for w0, w1, both in dict.fromkeys(pair.steps for pair in pairs):
+        kin = [pair for pair in pairs if pair.steps == (w0, w1, both)]
+        triples = list(dict.fromkeys([*triples, *(pair.cells for pair in kin)]))
+        D = [2 * cell * triples.index(pair.cells) for pair in kin]
+        first, second = map(list, zip(*(pair.rows for pair in kin), strict=True))
+        classes.append(Rows(first, [pair.cells[1] - steps[both] for pair in kin], (both, both + cell)))
+        classes.append(Rows(second, [at + cell - steps[w1] for at in D], (w1, w1 + cell), of_differences=True))
+        last.append(Rows(first, [at - steps[w0] for at in D], (w0, w0 + cell), of_differences=True, added=True))
+    classes += last
+
+    Y_image, D_image = len(used) * Y_row, 2 * cell * len(triples)
+    group = images_in_group(N, (T * (X_image + Y_image) + D_image) * dtype.itemsize, classes)
+    images, t = np.arange(group), np.arange(T) * group
+    starts, ends, rows = stacked(
+        [offsets(np.array(c.windows), images * (D_image if c.of_differences else X_image)) for c in classes]
+    )
+    out = stacked([offsets(np.array(c.rows) * Y_row, images * Y_image) for c in classes])[2]
+    table = [(*ends_, *c.steps, c.of_differences, c.added) for *ends_, c in zip(starts, ends, classes, strict=True)]
+    return t * X_image, t * Y_image, (
+        X_image, group, rows, steps, np.array(table),
+        np.array(triples, int).reshape(-1, 3), cell,
+        np.array([pair.rows for pair in pairs], int).reshape(-1, 2) * Y_row,
+        np.arange(len(steps)) * Y_row, out, Y_row,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=256)
 def window_plan(x_shape, K, stride, before, y_shape, dtype) -> Plan:
-    """conv2d: at each point an image is one pixel wide and has stride * C channels (phase, c)."""
+    """conv2d: at each point an image is one pixel wide and has stride * C channels (phase, c). A cell is the `stride`
+    rows on which one row of the phases' taps acts."""
     (N, H, W, C), (_, P, Q, O) = x_shape, y_shape
-    matrices, X_row = row(W, K, stride, before, Q), stride * C
-    first = [(p * stride - before) * X_row for p in range(P)]
+    matrices, X_row, Y_row = row(W, K, stride, before, Q), stride * C, whole_columns(O, dtype)
+    windows = [(p * stride - before) * X_row for p in range(P)]
     used = [(max(0, before - p * stride), min(K, H + before - p * stride)) for p in range(P)]
     used = [(i * X_row, max(i, end) * X_row) for i, end in used]
-    X_at, Y_at, tables = plan(N, matrices, H, X_row, whole_columns(O, dtype), first, used, np.arange(K * X_row), dtype)
+    cell, pairs = stride * X_row, []
+    if two_taps(K, stride):
+        for p in range(-(-before // stride), P - 1, 2):
+            cells = windows[p], windows[p] + cell, windows[p] + 2 * cell
+            pairs.append(Pair((p, p + 1), cells, (0, cell, 2 * cell)))
+    X_image = max(
+        [H * X_row, *(pair.cells[2] + cell for pair in pairs)]
+    )  # zeros behind it, where the last cell ends there
+    steps = np.arange((3 if pairs else 2) * cell if two_taps(K, stride) else K * X_row)
+    X_at, Y_at, tables = plan(N, len(matrices.A), X_image, Y_row, windows, used, pairs, cell, steps, dtype)
     B = matrices.B.transpose(1, 0, 2).reshape(-1, W)  # (phases * T, W): the rows of a phase have pixels in common
     into = Mix.of(B, offsets(np.arange(stride) * C, X_at), np.arange(W) * C, dtype)
-    return Plan(matrices.G.astype(dtype), into, *tables, Mix.of(matrices.A.T, np.arange(Q) * O, Y_at, dtype))
+    sums = np.array([[2, 0, 1]] if pairs else [], int).reshape(-1, 3) * cell * Y_row
+    back = Mix.of(matrices.A.T, np.arange(Q) * O, Y_at, dtype)
+    return Plan(matrices.G.astype(dtype), into, X_row, *tables, back, sums, cell * Y_row)
 
 
 @functools.lru_cache(maxsize=256)
 def residue_plan(dy_shape, K, stride, before, dx_shape, dtype) -> Plan:
     """conv2d_grad_x: row h of dx has the taps i with p*stride + i = h + before for a row p of dy, as in
-    `microkernel.residue_plan`; taps of one residue follow one another. The channels of Y are (phase, c)."""
+    `microkernel.residue_plan`; taps of one residue follow one another. The channels of Y are (phase, c). A cell is a
+    row of dy."""
     (N, P, Q, O), (_, H, W, C) = dy_shape, dx_shape
-    matrices = row(W, K, stride, before, Q)
-    first = [(h + before) // stride * O for h in range(H)]
-    used = []
+    matrices, Y_row = row(W, K, stride, before, Q), whole_columns(stride * C, dtype)
+    windows = [(h + before) // stride * O for h in range(H)]
+    places, used, pairs = tap_places(K, stride), [], []
     for h in range(H):
         taps = [i for i in range((h + before) % stride, K, stride) if 0 <= (h + before - i) // stride < P]
-        places = tap_places(K, stride)[taps]
-        used.append((places[0] * O, (places[-1] + 1) * O) if taps else (0, 0))
-    steps = np.concatenate([offsets(-np.arange(len(range(a, K, stride))) * O, np.arange(O)) for a in range(stride)])
-    X_at, Y_at, tables = plan(N, matrices, P, O, whole_columns(stride * C, dtype), first, used, steps, dtype)
+        used.append((places[taps[0]] * O, (places[taps[-1]] + 1) * O) if taps else (0, 0))
+    steps = [offsets(-np.arange(len(range(a, K, stride))) * O, np.arange(O)) for a in range(stride)]
+    if two_taps(K, stride):
+        for a in range(stride):
+            for p in range(1, P - 1, 2):
+                h = p * stride + a - before
+                if h >= 0 and h + stride < H:
+                    cells, first = ((p - 1) * O, p * O, (p + 1) * O), (places[a + stride], places[a], K + a)
+                    pairs.append(Pair((h, h + stride), cells, tuple(int(place) * O for place in first)))
+        steps += [np.arange(O)] * stride
+    X_at, Y_at, tables = plan(N, len(matrices.A), P * O, Y_row, windows, used, pairs, O, np.concatenate(steps), dtype)
     phases, v = np.arange(stride), np.argsort((np.arange(W) + before) % stride, kind="stable")
     B = matrices.B.transpose(2, 0, 1).reshape(W, -1)[v]  # (W, T * phases): the pixels of a phase have points in common
     back = Mix.of(B, v * C, offsets(Y_at, phases * C), dtype)
     into = Mix.of(matrices.A, X_at, np.arange(Q) * O, dtype)
-    return Plan(matrices.G.astype(dtype), into, *tables, back)
+    sums = [(both, w0, w1) for w0, w1, both in dict.fromkeys(pair.steps for pair in pairs)]
+    return Plan(matrices.G.astype(dtype), into, O, *tables, back, np.array(sums, int).reshape(-1, 3) * Y_row, O * Y_row)
+
+
+def two_taps(K: int, stride: int) -> bool:
+    """Whether each phase of a column has two taps, so that rows of Y are taken in pairs: see `Plan`."""
+    return K == 2 * stride
 
 
 class GradientPlan(NamedTuple):
@@ -394,28 +497,25 @@ def work(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, before
         return np.inf
     T = len(row(W, K, stride, before, Q).A)
     mixes = HEIGHT * (H * stride * T * C + P * Q * O)
-    return MARGIN * N * (P * K * stride * T * C * O + 2 * mixes)
+    rows = 3 / 4 * K if two_taps(K, stride) else K
+    return MARGIN * N * (P * rows * stride * T * C * O + 2 * mixes)
 
 
 def conv2d(x: np.ndarray, w: np.ndarray, stride: int, before: int, P: int, Q: int) -> np.ndarray:
     N, (K, _, C, O) = len(x), w.shape
     y = np.empty((N, P, Q, O), x.dtype)
     p = window_plan(x.shape, K, stride, before, y.shape, x.dtype)
-    W_points = room((len(p.G), K * p.X_row * p.Y_row), p.Y_row == O, x.dtype)
-    i_at, phase_at = np.arange(K) * p.X_row * p.Y_row, np.arange(stride) * C * p.Y_row
-    evaluate_taps(w, p.G, W_points, i_at, phase_at, p.Y_row)
-    return through_points(x, C, p, W_points, y, O)
+    return through_points(x, C, p, w, np.arange(K) * p.X_row, np.arange(stride) * C * p.Y_row, y, O, p.Y_row == O)
 
 
 def conv2d_grad_x(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, before: int) -> np.ndarray:
     N, (K, _, C, O) = len(dy), w.shape
     dx = np.empty((N, H, W, C), dy.dtype)
     p = residue_plan(dy.shape, K, stride, before, dx.shape, dy.dtype)
-    W_points = room((len(p.G), K * O * p.Y_row), p.Y_row == stride * C, dy.dtype)
-    i_at, phase_at = tap_places(K, stride) * O * p.Y_row, np.arange(stride) * C
     taps = np.ascontiguousarray(w.transpose(0, 1, 3, 2))  # (K,K,O,C)
-    evaluate_taps(taps, p.G, W_points, i_at, phase_at, p.Y_row)
-    return through_points(dy, O, p, W_points, dx, C)
+    return through_points(
+        dy, O, p, taps, tap_places(K, stride) * O, np.arange(stride) * C, dx, C, p.Y_row == stride * C
+    )
 
 
 def room(shape, filled: bool, dtype) -> np.ndarray:
@@ -423,10 +523,14 @@ def room(shape, filled: bool, dtype) -> np.ndarray:
     return np.empty(shape, dtype) if filled else np.zeros(shape, dtype)
 
 
-def through_points(x, x_size: int, p: Plan, W_points, y, y_size: int) -> np.ndarray:
+def through_points(x, x_size: int, p: Plan, w, steps_at, phase_at, y, y_size: int, filled: bool) -> np.ndarray:
+    """Fills y. Row i of the taps w begins at step steps_at[i], phase b of its columns phase_at[b] behind that; filled:
+    whether columns of all phases fill whole panels."""
+    W_points = room((len(p.G), len(p.steps) * p.Y_row), filled, x.dtype)
+    evaluate_taps(w, p.G, W_points, steps_at * p.Y_row, phase_at, p.Y_row, p.sums, p.sum_size)
     convolve_points(
-        x.reshape(*x.shape[:2], -1), *p.into[:-1], x_size, p.into.targets, p.X_row,
-        p.group, p.rows, p.steps, p.classes, W_points, p.w_steps, p.out, p.Y_row,
+        x.reshape(*x.shape[:2], -1), *p.into[:-1], x_size, p.into.targets, p.X_row, p.X_image,
+        p.group, p.rows, p.steps, p.classes, p.triples, p.cell, p.pairs, W_points, p.w_steps, p.out, p.Y_row,
         y.reshape(*y.shape[:2], -1), *p.back[:-1], y_size, p.back.targets,
     )  # fmt: skip
     return y
