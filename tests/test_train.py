@@ -118,16 +118,18 @@ def test_an_unfinished_epoch_has_its_row():
 # ---------------------------------------------------------------- labels
 
 
-def labelled(**choices) -> Training:
-    """Images whose every pixel is 25 times their label: what G makes of a label can be read off."""
+def labelled(varied: int = 0, **choices) -> Training:
+    """Images whose every pixel is 25 times their label: what G makes of a label can be read off. They are brighter by
+    up to `varied`; if those of a label were all the same, D would look at nothing but the spread."""
     labels = np.arange(70) % 10
-    images = np.repeat(25 * labels.astype(np.uint8), 64).reshape(70, 8, 8, 1)
+    grey = 25 * labels + np.random.default_rng(0).integers(0, varied, 70, endpoint=True)
+    images = np.repeat(grey.astype(np.uint8), 64).reshape(70, 8, 8, 1)
     data = datasets.Images(images, labels, "numbered")
     return training(data=data, **{"preset": "digits", "average": 0.0, "batch": 32} | choices)
 
 
 def test_a_conditional_generator_learns_what_its_labels_mean():
-    t = labelled(epochs=None, steps=400, lr_g=3e-3, lr_d=3e-3)
+    t = labelled(varied=25, epochs=None, steps=400, lr_g=3e-3, lr_d=3e-3)
     list(t.records())
     means = t.pictures(100).mean(axis=(1, 2, 3)).reshape(10, 10).mean(axis=0)  # a column a label
     assert np.corrcoef(means, np.arange(10))[0, 1] > 0.9
