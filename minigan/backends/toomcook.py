@@ -395,10 +395,8 @@ def window_plan(x_shape, K, stride, before, y_shape, dtype) -> Plan:
         for p in range(-(-before // stride), P - 1, 2):
             cells = windows[p], windows[p] + cell, windows[p] + 2 * cell
             pairs.append(Pair((p, p + 1), cells, (0, cell, 2 * cell)))
-    X_image = max(
-        [H * X_row, *(pair.cells[2] + cell for pair in pairs)]
-    )  # zeros behind it, where the last cell ends there
-    steps = np.arange((3 if pairs else 2) * cell if two_taps(K, stride) else K * X_row)
+    X_image = max([H * X_row, *(pair.cells[2] + cell for pair in pairs)])  # behind the image are zeros
+    steps = np.arange(K * X_row + (cell if pairs else 0))
     X_at, Y_at, tables = plan(N, len(matrices.A), X_image, Y_row, windows, used, pairs, cell, steps, dtype)
     B = matrices.B.transpose(1, 0, 2).reshape(-1, W)  # (phases * T, W): the rows of a phase have pixels in common
     into = Mix.of(B, offsets(np.arange(stride) * C, X_at), np.arange(W) * C, dtype)
