@@ -64,7 +64,7 @@ def compare(seconds: float, tf32: bool) -> list[dict]:
     names = ["cupy"] if tf32 else [*[n for n in backends.available() if n == "numba"], "cupy"]
     rows = []
     for preset, batches in CASES.items():
-        for row in bench.compare_backends(preset, batches, names, backends.cores(), seconds):
+        for row in bench.compare_backends(preset, batches, names, [backends.cores()], seconds):
             rows.append(row | {"tf32": tf32 and row["backend"] == gpu.NAME})
             print(
                 f"{preset:9s} batch {row['batch']:4d}  {row['backend']:6s} {row['median_ms']:9.2f} ms" + " TF32" * tf32

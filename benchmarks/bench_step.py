@@ -3,9 +3,9 @@
     python benchmarks/bench_step.py [--presets small tutorial] [--threads 1 2] [--json FILE] [--plot FILE]
     python benchmarks/bench_step.py --profile small:128 tutorial:128 [--backends numba] [--json FILE]
 
-The backends' results are compared before anything is timed. They take turns; medians are quoted. --profile says
-instead where the time of a step goes: how long each operation of the backend takes in it, called how often with what
-shapes, and what is left for everything else (losses, the sums of gradients, Python).
+The backends' results are compared before anything is timed. Backends and numbers of threads take turns; medians are
+quoted. --profile says instead where the time of a step goes: how long each operation of the backend takes in it, called
+how often with what shapes, and what is left for everything else (losses, the sums of gradients, Python).
 """
 
 import argparse
@@ -83,7 +83,9 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", choices=BATCHES, default=["small", "tutorial", "digits"])
     parser.add_argument("--backends", nargs="+", choices=backends.available(), default=backends.available())
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each backend in each case (default 3)")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="for each backend and number of threads in each case (default 3)"
+    )
     parser.add_argument("--profile", nargs="+", metavar="PRESET:BATCH", help="where the time of a step goes")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
@@ -99,14 +101,13 @@ def main() -> None:
             for row in found:
                 print("  {ms:8.2f} ms {share:6.1%}  {calls:2d} x {operation:16s}{shapes}".format(**row), flush=True)
     for preset in options.presets:
-        for threads in options.threads:
-            for row in bench.compare_backends(preset, BATCHES[preset], options.backends, threads, options.seconds):
-                rows.append(row)
-                print(
-                    "{preset:9s} batch {batch:4d}  {backend:6s} {threads} threads {median_ms:9.1f} ms "
-                    "({quartiles_ms[0]:.1f}-{quartiles_ms[1]:.1f}) {images_per_second:7,d} images/s".format(**row),
-                    flush=True,
-                )
+        for row in bench.compare_backends(preset, BATCHES[preset], options.backends, options.threads, options.seconds):
+            rows.append(row)
+            print(
+                "{preset:9s} batch {batch:4d}  {backend:6s} {threads} threads {median_ms:9.1f} ms "
+                "({quartiles_ms[0]:.1f}-{quartiles_ms[1]:.1f}) {images_per_second:7,d} images/s".format(**row),
+                flush=True,
+            )
     report = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": bench.machine(), "results": rows}
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")

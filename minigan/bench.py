@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -97,8 +98,11 @@ class Step:
         return record
 
 
-def compare_backends(preset: str, batches: list[int], names: list[str], threads: int, seconds: float) -> list[dict]:
-    """A row for each batch and backend: the time of a full step. The first step of each is checked, not timed.
+def compare_backends(
+    preset: str, batches: list[int], names: list[str], threads: list[int], seconds: float
+) -> list[dict]:
+    """A row for each batch, number of threads and backend: the time of a full step. They take turns. The first step of
+    each backend is checked, not timed.
 
     Before each step its backend sets its threads, since those of BLAS are shared: NumPy wants them, Numba does not.
 
@@ -112,9 +116,10 @@ def compare_backends(preset: str, batches: list[int], names: list[str], threads:
             for key, value in record.items():
                 expected = first[0][key]
                 assert abs(value - expected) < 1e-3 * max(1, abs(expected)), f"{name} {key}: {value}, not {expected}"
-        before = [partial(backends.load(name).set_threads, threads) for name in names]
-        for name, times in zip(names, take_turns(steps, seconds, before), strict=True):
-            row = {"preset": preset, "batch": batch, "backend": name, "threads": threads, **summary(times)}
+        cases = list(product(threads, names))
+        before = [partial(backends.load(name).set_threads, count) for count, name in cases]
+        for (count, name), times in zip(cases, take_turns(steps * len(threads), seconds, before), strict=True):
+            row = {"preset": preset, "batch": batch, "backend": name, "threads": count, **summary(times)}
             rows.append(row | {"images_per_second": round(1e3 * batch / row["median_ms"])})
     return rows
 

@@ -400,7 +400,7 @@ def bench(arguments) -> int:
         raise UserError(f"unknown preset {arguments.preset!r}: choose {', '.join(models.PRESETS)}")
     names, threads = backends.available(), arguments.threads or backends.cores()
     machine = measuring.machine()
-    rows = measuring.compare_backends(arguments.preset, sorted(arguments.batch), names, threads, arguments.seconds)
+    rows = measuring.compare_backends(arguments.preset, sorted(arguments.batch), names, [threads], arguments.seconds)
     if arguments.json:
         _print_json({"machine": machine, "threads": threads, "results": rows})
         return 0

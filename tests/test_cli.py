@@ -104,7 +104,7 @@ def test_bench_plays_nothing_unequal(monkeypatch):
 
     monkeypatch.setattr(losses, "non_saturating", dataclasses.replace(right, generator=drifting))
     with pytest.raises(AssertionError, match="g_loss"):
-        bench.compare_backends("small", [4], ["numpy", "numpy"], 1, 0.0)
+        bench.compare_backends("small", [4], ["numpy", "numpy"], [1], 0.0)
 
 
 @pytest.mark.parametrize(("gpu", "batch"), [([9, 5, 1], 64), ([1, 1, 1], 16), ([9, 9, 9], None), ([1, 9, 1], 256)])
