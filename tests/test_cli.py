@@ -107,6 +107,17 @@ def test_bench_plays_nothing_unequal(monkeypatch):
         bench.compare_backends("small", [4], ["numpy", "numpy"], [1], 0.0)
 
 
+def test_bench_times_every_backend_with_every_number_of_threads(monkeypatch):
+    from minigan import backends, bench
+
+    backend, asked = backends.load("numpy"), []
+    monkeypatch.setattr(backend, "set_threads", asked.append)
+    rows = bench.compare_backends("mlp", [4, 8], ["numpy"], [1, 2], 0.0)
+    assert [(row["batch"], row["threads"]) for row in rows] == [(4, 1), (4, 2), (8, 1), (8, 2)]
+    assert asked == [1, 2] * 6  # three turns for each batch
+    assert all(row["median_ms"] > 0 for row in rows)
+
+
 @pytest.mark.parametrize(("gpu", "batch"), [([9, 5, 1], 64), ([1, 1, 1], 16), ([9, 9, 9], None), ([1, 9, 1], 256)])
 def test_a_challenger_overtakes_where_it_stays_ahead(gpu, batch):
     from minigan.bench import overtakes
