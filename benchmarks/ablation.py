@@ -26,8 +26,8 @@ from minigan.checkpoint import write_atomically
 from minigan.layers import Sequential, SpectralNorm, Spread
 
 
-def give(training: train.Training, *layers) -> None:
-    """Another D, before its first step."""
+def replace_d(training: train.Training, *layers) -> None:
+    """Another D and its optimizer, before their first step."""
     c = training.config
     training.D = Sequential(*layers).to(training.backend)
     training.opt_d = optim.Adam(training.D, lr=c.lr_d, beta1=c.beta1, beta2=c.beta2, eps=c.eps)
@@ -35,7 +35,7 @@ def give(training: train.Training, *layers) -> None:
 
 def without_spectral_norm(training: train.Training) -> None:
     """D with the same layers, bare."""
-    give(training, *(getattr(layer, "layer", layer) for layer in training.D.layers))
+    replace_d(training, *(getattr(layer, "layer", layer) for layer in training.D.layers))
 
 
 def with_one_spread(training: train.Training) -> None:
@@ -43,7 +43,7 @@ def with_one_spread(training: train.Training) -> None:
     *body, spread, last = training.D.layers
     rng = np.random.default_rng(training.config.seed)
     head = models.head(last.layer.n_in - spread.channels + 1, training.classes, rng=rng)
-    give(training, *body, Spread(strength=8), SpectralNorm(head, rng=rng))
+    replace_d(training, *body, Spread(strength=8), SpectralNorm(head, rng=rng))
 
 
 def without_spread(training: train.Training) -> None:

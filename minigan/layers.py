@@ -564,7 +564,7 @@ class Spread(Layer):
         return self.strength * t.reshape(len(t), -1, self.channels).mean(axis=1)
 
     def _to_pixels(self, ds, std):
-        """Backwards through that and through the root, all but a factor 2: (N, channels) -> (N, n)."""
+        """Twice the gradient of v, from that of s: (N, channels) -> (N, n). (The 2 is that of r^2, saved there.)"""
         std = std.reshape(len(std), -1, self.channels)
         return (self.strength / std.shape[1] * ds[:, None, :] / std).reshape(len(std), -1)
 

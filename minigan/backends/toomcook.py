@@ -16,8 +16,8 @@ theirs and not from four: see `Plan`. There it takes additions only, and costs n
 
 What it costs is digits, for the powers of a point differ by orders of magnitude, the more the more points there are. So
 there are at most eight, spaced so that the error is least, and longer rows are cut into blocks of outputs, each with
-points of its own. In float32 the largest error is then about 4e-6 of the largest output, where the plain sum has 1e-6
-(tests/test_backends.py holds the one to 5e-6 and the other to 2e-6).
+points of its own. In float32 the largest error is then a few times that of the plain sum: tests/test_backends.py holds
+the one to 5e-6 of the largest output and the other to 2e-6.
 """
 
 import functools
@@ -215,7 +215,7 @@ def convolve_points(
             differences(X, X_at, group, X_image, triples, cell, X, D_at)
             for a in range(len(classes)):
                 first_row, last_row, first, last, of_differences, added = classes[a]
-                if added and not classes[a - 1, 5]:
+                if added and not classes[a - 1, 5]:  # the first of those: all that is shared is there
                     add_shared(Y, Y_at, group, Y_image, Y_row, pairs)
                 at = D_at if of_differences else X_at
                 for o in range(0, Y_row, panel):
