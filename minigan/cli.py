@@ -204,6 +204,8 @@ def _settings(given: dict) -> dict:
 
 
 def _introduce(training, out: Path, resumed: bool, say) -> None:
+    import numpy as np
+
     from minigan import backends, models
     from minigan.train import TOTALS
 
@@ -214,9 +216,11 @@ def _introduce(training, out: Path, resumed: bool, say) -> None:
     elif config.conditional:
         say("labels     none in these data, so the players are trained without")
     say(f"preset     {config.preset}; generator: noise {models.noise_size(training.G)}")
-    say(models.table(training.G, (models.noise_size(training.G),)))
+    # networks like the training's, but on NumPy: kernels are compiled later, where it is said
+    G, D = models.build(config.preset, rng=np.random.default_rng(0), image_shape=shape[1:], classes=training.classes)
+    say(models.table(G, (models.noise_size(G),)))
     say(f"           discriminator: image {shape[1]} x {shape[2]} x {shape[3]}")
-    say(models.table(training.D, shape[1:]))
+    say(models.table(D, shape[1:]))
     say(f"backend    {backends.choose()[1] if config.backend == 'auto' else training.backend.NAME}")
     totals = ((name, getattr(config, name)) for name in TOTALS)
     end = " or ".join(f"{n:g} {name if n > 1 else name[:-1]}" for name, n in totals if n is not None) or "Ctrl-C"

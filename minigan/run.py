@@ -54,7 +54,6 @@ def begin(config: Config, out: Path) -> Training:
         for folder in (out, out / "checkpoints", out / "samples"):
             folder.mkdir(parents=True, exist_ok=True)
         _write_config(out, config)
-        _save_pictures_of_epoch(training, out)
         checkpoint.save(out / "checkpoint.npz", *training.state())
     return training
 
@@ -150,6 +149,8 @@ def play(training: Training, out: Path, quiet: bool = False) -> None:
     """
     saved = time.monotonic()
     with writing(out), _Interrupt() as interrupt, _Bar(training, quiet) as bar:
+        if training.step == 0:
+            _save_pictures_of_epoch(training, out)
         for record in training.records():
             bar.show(record)
             if record["end_of_epoch"]:

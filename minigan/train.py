@@ -9,16 +9,22 @@ saving or stopping between two steps changes nothing.
 """
 
 import array
+import contextlib
+import gc
 import json
 import math
+import pickle
+import subprocess
+import sys
 import time
+import types
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
-from minigan import datasets, game, losses, models, optim
+from minigan import backends, datasets, game, losses, models, optim
 from minigan.checkpoint import restore
 from minigan.errors import UserError
 
@@ -379,7 +385,7 @@ class Training:
         self._order = None
 
     def warm_up(self) -> float:
-        """Plays one round with throw-away networks, so that no compilation hides in the first epoch's time.
+        """Plays one round with throw-away networks and draws, so that no compilation hides in the first epoch's time.
 
         Returns the seconds it took.
         """
@@ -387,9 +393,58 @@ class Training:
         labels = self.data.labels[:2] if self.classes else None
         data = datasets.Images(self.data.images[:2], labels, self.data.name)
         config = replace(self.config, batch=2, d_steps=1, steps=1, epochs=None, minutes=None)
-        for _ in Training(config, data, self.backend).records():
-            pass
+        with _helper(config, data, self.backend), _no_garbage_collection():
+            _play_once(config, data, self.backend)
         return time.perf_counter() - start
+
+
+def _play_once(config: Config, data: datasets.Images, backend) -> None:
+    training = Training(config, data, backend)
+    for _ in training.records():
+        pass
+    training.pictures(2)
+
+
+@contextlib.contextmanager
+def _helper(config: Config, data: datasets.Images, backend):
+    """Where nothing is compiled yet, a second process compiles what a round needs last, while this one begins it.
+
+    Each finds on disk what the other has done. If it fails, for whatever reason, this process does all the work.
+    """
+    helper = None
+    if backend.NAME == "numba" and not backend.kernels_on_disk() and backends.cores() > 1:
+        command = [sys.executable, "-c", "from minigan import train; train._compile_gradients()"]
+        helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with contextlib.suppress(OSError):  # if it is gone already
+            pickle.dump((config, data), helper.stdin)
+            helper.stdin.close()
+    try:
+        yield
+    finally:
+        if helper:
+            helper.kill()
+            helper.wait()
+
+
+def _compile_gradients() -> None:
+    """The helper's part: a round in NumPy, but for the gradients, which come last."""
+    config, data = pickle.load(sys.stdin.buffer)
+    numba, gradients = backends.load("numba"), ("bias_grad", "conv2d_grad_w", "batchnorm_grad", "adam")
+    mixed = vars(backends.load("numpy")) | {name: getattr(numba, name) for name in gradients}
+    with _no_garbage_collection():
+        _play_once(config, data, types.SimpleNamespace(**mixed))
+
+
+@contextlib.contextmanager
+def _no_garbage_collection():
+    """A compiler makes many objects; to look for garbage among them again and again takes a tenth of its time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def draw_noise(generator, rng: np.random.Generator, count: int):

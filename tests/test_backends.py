@@ -24,9 +24,10 @@ from minigan.backends import BackendUnavailable, conv_size, numpy_backend, pads
 from minigan.errors import UserError
 
 numba_backend = pytest.importorskip("minigan.backends.numba_backend")
-fourier, microkernel, toomcook = (
-    importlib.import_module(f"minigan.backends.{name}") for name in ("fourier", "microkernel", "toomcook")
+fourier, microkernel, parallel, toomcook = (
+    importlib.import_module(f"minigan.backends.{name}") for name in ("fourier", "microkernel", "parallel", "toomcook")
 )
+njit, in_parallel = numba_backend.numba.njit, parallel.in_parallel
 
 NAMES = backends.available()
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -441,6 +442,51 @@ def test_a_weight_gradient_in_groups_of_images_is_that_of_the_batch(rng, monkeyp
         toomcook.gradient_plan.cache_clear()
 
 
+@njit(**parallel.INNER)
+def note(task, times, numbers, number):
+    buffer = np.empty(100, numbers.dtype)
+    buffer[:] = number * numbers[task]
+    times[task] += buffer[99]
+
+
+@njit
+def note_all(tasks, times, numbers, number):
+    in_parallel(tasks, note, (times, numbers, number))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_every_task_is_done_once_with_its_arguments(threads, rng):
+    numbers = rng.standard_normal(1000)
+    numba_backend.set_threads(threads)
+    try:
+        for tasks in (0, 1, 2, 3, 7, 1000):
+            times = np.zeros(1000)
+            note_all(tasks, times, numbers, 2.5)
+            np.testing.assert_array_equal(times, np.where(np.arange(1000) < tasks, 2.5 * numbers, 0))
+    finally:
+        numba_backend.set_threads(None)
+
+
+@njit(**parallel.INNER)
+def ask_for_memory(task, sizes, found):
+    found[task] = np.empty(sizes[task], np.float64).size
+
+
+@njit
+def ask_all_for_memory(sizes, found):
+    in_parallel(len(sizes), ask_for_memory, (sizes, found))
+
+
+def test_a_task_that_finds_no_memory_raises_and_the_others_are_done():
+    sizes, found = np.array([7, 2**55, 8, 9]), np.zeros(4, np.int64)
+    with pytest.raises(MemoryError, match="no memory for the buffers of a compiled loop"):
+        ask_all_for_memory(sizes, found)
+    assert found.tolist() == [7, 0, 8, 9]
+    sizes[1] = 5
+    ask_all_for_memory(sizes, found)
+    assert found.tolist() == [7, 5, 8, 9]
+
+
 def run(code: str, **environment) -> str:
     """Runs the code in a fresh process and returns what it prints."""
     completed = subprocess.run(
@@ -543,6 +589,19 @@ def test_compiled_code_is_kept_on_disk():
     """
     run(code)
     assert run(code).split() == ["0", "4"]
+
+
+def test_kernels_of_other_sources_are_forgotten(tmp_path, monkeypatch):
+    """Numba would keep a kernel whose own file is as it was, though the tile inside is not."""
+    source, kernel = tmp_path / "numba_backend.py", tmp_path / "microkernel.products-1.nbi"
+    monkeypatch.setattr(numba_backend, "__file__", str(source))
+    monkeypatch.setattr(numba_backend, "kernel_folder", lambda: tmp_path)
+    for text, kept in (("a", False), ("a", True), ("b", False), ("b", True)):
+        source.write_text("the same")
+        (tmp_path / "microkernel.py").write_text(text)
+        kernel.touch()
+        numba_backend.forget_stale_kernels()
+        assert numba_backend.kernels_on_disk() is kernel.exists() is kept
 
 
 def test_where_the_tile_does_not_compile_plain_loops_serve(monkeypatch):

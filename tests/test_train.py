@@ -1,6 +1,10 @@
 """Training: one seed decides everything, the state is whole, totals and refusals are as said."""
 
 import dataclasses
+import os
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -282,3 +286,69 @@ def test_warming_up_changes_nothing():
     t, fresh = training(), training()
     assert t.warm_up() > 0
     assert same(t, fresh)
+
+
+def in_a_fresh_process(code: str, cache, given: bytes = b"") -> str:
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
+    return subprocess.run(command, input=given, env=environment, check=True, capture_output=True).stdout.decode()
+
+
+def test_nothing_is_compiled_but_where_it_is_said(tmp_path):
+    """Of a first run's compilation none comes before or after the line that tells of it."""
+    code = f"""
+from minigan import cli, train
+from numba.core import event
+
+compiled, counts = [], []
+
+class Listener(event.Listener):
+    def on_start(self, happening):
+        compiled.append(happening.data["dispatcher"].py_func.__name__)
+
+    def on_end(self, happening):
+        pass
+
+event.register("numba:compile", Listener())
+warm_up = train.Training.warm_up
+
+def counted(self):
+    counts.append(len(compiled))
+    seconds = warm_up(self)
+    counts.append(len(compiled))
+    return seconds
+
+train.Training.warm_up = counted
+cli.main(["train", "--preset", "mlp", "--backend", "numba", "--steps", "2", "--out", {str(tmp_path / "run")!r}])
+print(*counts, len(compiled))
+"""
+    before, with_it, in_all = map(int, in_a_fresh_process(code, tmp_path / "cache").splitlines()[-1].split())
+    assert before == 0 and in_all == with_it > 5
+
+
+def test_a_helper_compiles_the_gradients(tmp_path, monkeypatch):
+    """The second process of a first run leaves on disk what this one will look for, and plays no other part."""
+    data = datasets.Images(np.zeros((2, 28, 28, 1), np.uint8), np.array([3, 7]), "two")
+    given = pickle.dumps((Config.of("digits", batch=2, steps=1), data))
+    assert in_a_fresh_process("from minigan import train; train._compile_gradients()", tmp_path, given) == ""
+    found = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}
+    gradients = {"_adam", "_bias_grad", "_gradient", "_gradient_sums"}
+    assert {f"numba_passes.{name}" for name in gradients} | {"toomcook.gather_taps"} <= found
+    assert not {"numba_passes._normalise", "toomcook.convolve_points", "microkernel.spread_images"} & found
+
+
+def test_a_helper_comes_where_nothing_is_compiled_and_goes_with_the_work(monkeypatch):
+    numba, started = backends.load("numba"), []
+
+    class Process(subprocess.Popen):
+        def __init__(self, command, **how):
+            started.append(self)
+            super().__init__([sys.executable, "-c", "import time; time.sleep(1000)"], **how)
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    for cold, cores, helpers in ((False, 2, 0), (True, 1, 0), (True, 2, 1)):
+        monkeypatch.setattr(numba, "kernels_on_disk", lambda cold=cold: not cold)
+        monkeypatch.setattr(backends, "cores", lambda cores=cores: cores)
+        assert training("numba").warm_up() > 0
+        assert len(started) == helpers
+    assert started[0].returncode is not None  # it has ended, and was waited for

@@ -52,10 +52,12 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+
+from minigan.backends.parallel import COMPILED, INNER, in_parallel
 
 TRIPLE, _, FEATURES = cpu_target.target_context.codegen().magic_tuple()  # honours NUMBA_CPU_NAME and NUMBA_CPU_FEATURES
 AVX512, AVX, SSE = (f"+{name}," in f"{FEATURES}," for name in ("avx512f", "avx", "sse2"))
@@ -193,9 +195,7 @@ tile, low_tile, narrow_tile = tile_of(ROWS), tile_of(LOW_ROWS), tile_of(ROWS, ve
 # All on flat arrays. They live in this file because Numba, which keeps them on disk with the tile inside, looks at a
 # function's own file to see whether what it kept is still true.
 
-
-COMPILED = dict(cache=True, error_model="numpy")  # x / 0 is no exception, which would be looked for in every loop
-INNER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called by compiled code alone
+ZERO, NO = np.int64(0), np.bool_(False)  # for compiled functions, which 0 and False make Numba compile once more
 
 
 @njit(**INNER)
@@ -209,14 +209,17 @@ def fill(x, x_at, rows, m, last_row, steps, first, count, w, w_at, w_steps, y, y
         m += LOW_ROWS
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def products(x, rows, steps, w, w_steps, y, out, tasks, add):
     """Many products with the same tables, in place of y or, with `add`, added to it. A task is (x_at, w_at, y_at, first
     row, last row, first step, last step)."""
-    for t in prange(len(tasks)):
-        x_at, w_at, y_at, first_row, last_row, first, last = tasks[t]
-        count = last - first
-        fill(x, x_at, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
+    in_parallel(len(tasks), product, (x, rows, steps, w, w_steps, y, out, tasks, add))
+
+
+@njit(**INNER)
+def product(task, x, rows, steps, w, w_steps, y, out, tasks, add):
+    x_at, w_at, y_at, first_row, last_row, first, last = tasks[task]
+    fill(x, x_at, rows, first_row, last_row, steps, first, last - first, w, w_at, w_steps, y, y_at, out, add)
 
 
 @njit(**INNER)
@@ -231,7 +234,7 @@ def copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp):
                 target[t] = source[t]
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def convolve_groups(x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, y, out):
     """y = the windows of padded x, times w. A class of pixels is (first row, last row, first step, last step, w's first
     step, w's last step): it sums over some of the steps for which w has panels.
@@ -239,81 +242,94 @@ def convolve_groups(x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, 
     A thread pads a group of images into a buffer that stays in its cache, and computes all of y that belongs to them.
     The last group begins early enough to be whole; what two groups share, both compute alike.
     """
+    groups = (len(x) + group - 1) // group
+    in_parallel(groups, convolve_group, (x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, y, out))
+
+
+@njit(**INNER)
+def convolve_group(g, x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, y, out):
     N, H, W, C = x.shape
     columns, image_size = y.shape[3], y.shape[1] * y.shape[2] * y.shape[3]
     width = PANEL_BYTES // x.itemsize
     x, y = x.reshape(-1), y.reshape(-1)
-    for g in prange((N + group - 1) // group):
-        n = min(g * group, N - group)
-        xpad = np.zeros(group * Hp * Wp * C, x.dtype)
-        copy_padded(x, n, group, H, W, C, before, xpad, Hp, Wp)
-        for a in range(len(classes)):
-            first_row, last_row, first, last, w_first, w_last = classes[a]
-            count = last - first
-            for m in range(first_row, last_row if columns < width else first_row, ROWS):
-                narrow_tile(xpad, 0, rows, m, steps, first, count, w, 0, w_steps, y, n * image_size, out, False)
-            for o in range(0, columns - width + 1, width):
-                w_at, y_at = w_first * (columns - width) + (w_last - w_first) * o, n * image_size + o
-                fill(xpad, 0, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, False)
+    n = min(g * group, N - group)
+    xpad = np.zeros(group * Hp * Wp * C, x.dtype)
+    copy_padded(x, n, group, H, W, C, before, xpad, Hp, Wp)
+    for a in range(len(classes)):
+        first_row, last_row, first, last, w_first, w_last = classes[a]
+        count = last - first
+        for m in range(first_row, last_row if columns < width else first_row, ROWS):
+            narrow_tile(xpad, 0, rows, m, steps, first, count, w, 0, w_steps, y, n * image_size, out, False)
+        for o in range(0, columns - width + 1, width):
+            w_at, y_at = w_first * (columns - width) + (w_last - w_first) * o, n * image_size + o
+            fill(xpad, ZERO, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, NO)
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def correlate_chunks(x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts, out):
     """parts[chunk] = windows of padded x, times dy, summed over the chunk's images: row = tap, step = pixel.
 
     The number of chunks is fixed by the batch, whatever the number of threads, and so is the order of every sum.
     """
+    in_parallel(len(parts), correlate_chunk, (x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts, out))
+
+
+@njit(**INNER)
+def correlate_chunk(chunk, x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts, out):
     N, H, W, C = x.shape
     columns, pixels = dy.shape[3], dy.shape[1] * dy.shape[2]
     chunks, taps, part_size = parts.shape[0], parts.shape[1], parts.shape[1] * parts.shape[2]
     width = PANEL_BYTES // x.itemsize
     x, dy, parts = x.reshape(-1), dy.reshape(-1), parts.reshape(-1)
-    for chunk in prange(chunks):
-        start, stop = chunk * N // chunks, (chunk + 1) * N // chunks
-        xpad = np.zeros(group * Hp * Wp * C, x.dtype)
-        for n in range(start, stop, group):
-            images = min(group, stop - n)
-            copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp)
-            for m in range(0, taps if columns < width else 0, ROWS):
-                dy_at, part_at, add = n * pixels * columns, chunk * part_size, n > start
-                narrow_tile(xpad, 0, rows, m, steps, 0, images * pixels, dy, dy_at, dy_steps, parts, part_at, out, add)
-            for o in range(0, columns - width + 1, width):
-                dy_at, part_at = n * pixels * columns + o, chunk * part_size + o
-                count, add = images * pixels, n > start
-                fill(xpad, 0, rows, 0, taps, steps, 0, count, dy, dy_at, dy_steps, parts, part_at, out, add)
+    start, stop = chunk * N // chunks, (chunk + 1) * N // chunks
+    xpad = np.zeros(group * Hp * Wp * C, x.dtype)
+    for n in range(start, stop, group):
+        images = min(group, stop - n)
+        copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp)
+        for m in range(0, taps if columns < width else 0, ROWS):
+            dy_at, part_at, add = n * pixels * columns, chunk * part_size, n > start
+            narrow_tile(xpad, 0, rows, m, steps, 0, images * pixels, dy, dy_at, dy_steps, parts, part_at, out, add)
+        for o in range(0, columns - width + 1, width):
+            dy_at, part_at = n * pixels * columns + o, chunk * part_size + o
+            count, add = images * pixels, n > start
+            fill(xpad, ZERO, rows, ZERO, taps, steps, ZERO, count, dy, dy_at, dy_steps, parts, part_at, out, add)
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def spread_images(dy, w, rows, steps, w_steps, out, dx, K, stride, before):
     """dx for few channels: all K*K*C products of every pixel of dy at once, then each is added where it belongs."""
-    N, H, W, C = dx.shape
+    in_parallel(len(dx), spread_image, (dy, w, rows, steps, w_steps, out, dx, K, stride, before))
+
+
+@njit(**INNER)
+def spread_image(n, dy, w, rows, steps, w_steps, out, dx, K, stride, before):
+    H, W, C = dx.shape[1:]
     P, Q, O = dy.shape[1:]
     columns, width = len(w) // O, PANEL_BYTES // dy.itemsize
     dy = dy.reshape(-1)
-    for n in prange(N):
-        dwindow = np.empty(len(rows) * columns, dx.dtype)
-        if K * K * C <= width // VECTORS:
-            for m in range(0, len(rows), ROWS):
-                narrow_tile(dy, n * P * Q * O, rows, m, steps, 0, O, w, 0, w_steps, dwindow, 0, out, False)
-        else:
-            for o in range(0, columns, width):
-                fill(dy, n * P * Q * O, rows, 0, P * Q, steps, 0, O, w, o * O, w_steps, dwindow, o, out, False)
-        dx_image = dx[n].reshape(-1)
-        dx_image[:] = 0
-        for p in range(P):
-            for q in range(Q):
-                top, left = p * stride - before, q * stride - before
-                j = max(0, -left)
-                run = (min(K, W - left) - j) * C  # the part of a window's row that lies inside the image
-                for i in range(max(0, -top), min(K, H - top)):
-                    source = dwindow[(p * Q + q) * columns + (i * K + j) * C :][:run]
-                    target = dx_image[((top + i) * W + left + j) * C :][:run]
-                    if run == 4:  # the commonest, one instruction where its size is known
-                        for t in range(4):
-                            target[t] += source[t]
-                    else:
-                        for t in range(run):
-                            target[t] += source[t]
+    dwindow = np.empty(len(rows) * columns, dx.dtype)
+    if K * K * C <= width // VECTORS:
+        for m in range(0, len(rows), ROWS):
+            narrow_tile(dy, n * P * Q * O, rows, m, steps, 0, O, w, 0, w_steps, dwindow, 0, out, False)
+    else:
+        for o in range(0, columns, width):
+            fill(dy, n * P * Q * O, rows, ZERO, P * Q, steps, ZERO, O, w, o * O, w_steps, dwindow, o, out, NO)
+    dx_image = dx[n].reshape(-1)
+    dx_image[:] = 0
+    for p in range(P):
+        for q in range(Q):
+            top, left = p * stride - before, q * stride - before
+            j = max(0, -left)
+            run = (min(K, W - left) - j) * C  # the part of a window's row that lies inside the image
+            for i in range(max(0, -top), min(K, H - top)):
+                source = dwindow[(p * Q + q) * columns + (i * K + j) * C :][:run]
+                target = dx_image[((top + i) * W + left + j) * C :][:run]
+                if run == 4:  # the commonest, one instruction where its size is known
+                    for t in range(4):
+                        target[t] += source[t]
+                else:
+                    for t in range(run):
+                        target[t] += source[t]
 
 
 @njit(cache=True)

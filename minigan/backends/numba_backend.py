@@ -14,9 +14,11 @@ each output is summed by one thread in one order, and partial sums are added in 
 import contextlib
 import ctypes
 import functools
+import hashlib
 import os
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import threadpoolctl
@@ -251,5 +253,31 @@ def keep_freed_memory() -> None:
             mallopt(option, 2**30)
 
 
+def kernels_on_disk() -> bool:
+    """Whether kernels have been compiled on this machine before."""
+    return any(kernel_folder().glob("*.nbi"))
+
+
+def kernel_folder() -> Path:
+    return Path(microkernel.products.stats.cache_path)
+
+
+def forget_stale_kernels() -> None:
+    """Takes from disk the kernels that were compiled from other sources than today's.
+
+    Numba compiles a kernel anew when the kernel's own file has changed; but the tile, and how loops share their tasks,
+    stand in other files and are compiled into it.
+    """
+    folder = kernel_folder()
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    stamp, now = folder / "minigan-sources", hashlib.sha256(sources).hexdigest()
+    with contextlib.suppress(OSError):
+        if not stamp.exists() or stamp.read_text() != now:
+            for index in folder.glob("*.nbi"):
+                index.unlink(missing_ok=True)
+            stamp.write_text(now)
+
+
+forget_stale_kernels()
 keep_freed_memory()
 set_threads(None)

@@ -8,14 +8,13 @@ run over at most 256 rows in the array's own precision and are added up in float
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from minigan.backends import GOLDEN, numpy_backend
+from minigan.backends.parallel import COMPILED, INNER, in_parallel
 
 PIECE = 16384  # numbers: 64 kB of float32, which stays in a core's own cache
 ROWS, COLUMNS = 32, 512  # of a piece, where columns have sums; more rows where there are more columns
-COMPILED = dict(cache=True, error_model="numpy")  # x / 0 is inf as in NumPy, not an exception in every loop
-INNER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called by compiled code alone
 
 _GOLDEN, _MIX1, _MIX2 = np.uint64(GOLDEN), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _27, _30, _31, _16, _LOW16 = (np.uint64(k) for k in (27, 30, 31, 16, 0xFFFF))
@@ -123,58 +122,62 @@ def adam(w, dw, m, v, lr: float, beta1: float, beta2: float, eps: float, t: int)
 # sees neither negative indices nor strides, and makes vector code of them.
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def _leaky_relu_grad(dy, y, slope, dx):
     """dx = dy where y > 0, else slope * dy."""
-    for piece in prange((dy.size + PIECE - 1) // PIECE):
-        p = slice(piece * PIECE, min((piece + 1) * PIECE, dy.size))
-        _leaky_piece(dy[p], y[p], slope, dx[p])
+    in_parallel(pieces(dy), _leaky_piece, (dy, y, slope, dx))
 
 
 @njit(**INNER)
-def _leaky_piece(dy, y, slope, dx):
+def pieces(x):
+    """How many pieces a flat array has."""
+    return (x.size + PIECE - 1) // PIECE
+
+
+@njit(**INNER)
+def of_piece(piece, x):
+    return x[piece * PIECE : min((piece + 1) * PIECE, x.size)]
+
+
+@njit(**INNER)
+def _leaky_piece(piece, dy, y, slope, dx):
+    dy, y, dx = of_piece(piece, dy), of_piece(piece, y), of_piece(piece, dx)
     for i in range(dy.size):
         leaked = slope * dy[i]
         dx[i] = dy[i] if y[i] > 0 else leaked
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def _adam(w, dw, m, v, beta1, rest1, beta2, rest2, step, unbias, eps):
-    for piece in prange((w.size + PIECE - 1) // PIECE):
-        p = slice(piece * PIECE, min((piece + 1) * PIECE, w.size))
-        _adam_piece(w[p], dw[p], m[p], v[p], beta1, rest1, beta2, rest2, step, unbias, eps)
+    in_parallel(pieces(w), _adam_piece, (w, dw, m, v, beta1, rest1, beta2, rest2, step, unbias, eps))
 
 
 @njit(**INNER)
-def _adam_piece(w, dw, m, v, beta1, rest1, beta2, rest2, step, unbias, eps):
+def _adam_piece(piece, w, dw, m, v, beta1, rest1, beta2, rest2, step, unbias, eps):
+    w, dw, m, v = of_piece(piece, w), of_piece(piece, dw), of_piece(piece, m), of_piece(piece, v)
     for i in range(w.size):
         m[i] = beta1 * m[i] + rest1 * dw[i]
         v[i] = beta2 * v[i] + rest2 * dw[i] * dw[i]
         w[i] -= step * m[i] / (np.sqrt(unbias * v[i]) + eps)
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def _dropout(x, threshold, stream, scale, y):
     """y = x * mask; every whole group of four numbers takes its mask from one 64-bit hash."""
-    for piece in prange((x.size + PIECE - 1) // PIECE):
-        p = slice(piece * PIECE, min((piece + 1) * PIECE, x.size))
-        hashes = np.empty(PIECE // 4, np.uint64)
-        _hash_piece(stream + np.uint64(piece * (PIECE // 4)) * _GOLDEN, hashes)
-        _mask_piece(x[p], hashes.view(np.uint16), threshold, scale, y[p])
+    in_parallel(pieces(x), _dropout_piece, (x, threshold, stream, scale, y))
 
 
 @njit(**INNER)
-def _hash_piece(stream, hashes):
+def _dropout_piece(piece, x, threshold, stream, scale, y):
+    x, y = of_piece(piece, x), of_piece(piece, y)
+    hashes = np.empty(PIECE // 4, np.uint64)
+    first = stream + np.uint64(piece * (PIECE // 4)) * _GOLDEN
     for q in range(hashes.size):
-        z = stream + np.uint64(q + 1) * _GOLDEN
+        z = first + np.uint64(q + 1) * _GOLDEN
         z = (z ^ (z >> _30)) * _MIX1
         z = (z ^ (z >> _27)) * _MIX2
         hashes[q] = z ^ (z >> _31)
-
-
-@njit(**INNER)
-def _mask_piece(x, numbers, threshold, scale, y):
-    zero = scale - scale
+    numbers, zero = hashes.view(np.uint16), scale - scale
     for i in range(x.size):
         y[i] = x[i] * (scale if numbers[i] >= threshold else zero)
 
@@ -209,44 +212,55 @@ def _add(x, total):
         total[c] += x[c]
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**INNER)
+def blocks(x, rows):
+    """How many blocks of `rows` rows and COLUMNS columns x (M, wide) has."""
+    M, wide = x.shape
+    return (M + rows - 1) // rows * ((wide + COLUMNS - 1) // COLUMNS)
+
+
+@njit(**INNER)
+def place(block, x, rows):
+    """Where a block of x (M, wide) lies: the number of its rows among all pieces, its columns (from, to), and where its
+    part of each of those rows begins in the flat x."""
+    (M, wide), across = x.shape, (x.shape[1] + COLUMNS - 1) // COLUMNS
+    piece, left = block // across, block % across * COLUMNS
+    begins = range(piece * rows * wide + left, min((piece + 1) * rows, M) * wide + left, wide)
+    return piece, left, min(left + COLUMNS, wide), begins
+
+
+@njit(**COMPILED)
 def _add_bias(y, rows, b, slope):
     """y = leaky_relu(y + b)"""
-    M, wide = y.shape
-    blocks, b = (wide + COLUMNS - 1) // COLUMNS, _repeated(b, wide)
-    for task in prange((M + rows - 1) // rows * blocks):
-        _add_bias_piece(y, rows, task // blocks, task % blocks * COLUMNS, b, slope)
+    in_parallel(blocks(y, rows), _add_bias_block, (y, rows, _repeated(b, y.shape[1]), slope))
 
 
 @njit(**INNER)
-def _add_bias_piece(y, rows, piece, left, b, slope):
-    (M, wide), y = y.shape, y.reshape(-1)
-    right = min(left + COLUMNS, wide)
+def _add_bias_block(block, y, rows, b, slope):
+    _, left, right, begins = place(block, y, rows)
+    size, y = right - left, y.reshape(-1)
     b = b[left:right]
-    for m in range(piece * rows, min((piece + 1) * rows, M)):
-        part = y[m * wide + left : m * wide + right]
-        for c in range(part.size):
-            total = part[c] + b[c]
+    for at in begins:
+        y_m = y[at : at + size]
+        for c in range(y_m.size):
+            total = y_m[c] + b[c]
             leaked = slope * total
-            part[c] = total if total > 0 else leaked
+            y_m[c] = total if total > 0 else leaked
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def _bias_grad(dy, y, rows, slope, dx, sums):
     """dx = dy where y > 0, else slope * dy; and each piece's sum of dx."""
-    blocks = (y.shape[1] + COLUMNS - 1) // COLUMNS
-    for task in prange(len(sums) * blocks):
-        _bias_grad_piece(dy, y, rows, task // blocks, task % blocks * COLUMNS, slope, dx, sums)
+    in_parallel(blocks(y, rows), _bias_grad_block, (dy, y, rows, slope, dx, sums))
 
 
 @njit(**INNER)
-def _bias_grad_piece(dy, y, rows, piece, left, slope, dx, sums):
-    (M, wide), dy, y, dx = y.shape, dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
-    right = min(left + COLUMNS, wide)
+def _bias_grad_block(block, dy, y, rows, slope, dx, sums):
+    piece, left, right, begins = place(block, y, rows)
+    size, dy, y, dx = right - left, dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
     total = sums[piece, left:right]
-    for m in range(piece * rows, min((piece + 1) * rows, M)):
-        first, last = m * wide + left, m * wide + right
-        dy_m, y_m, dx_m = dy[first:last], y[first:last], dx[first:last]
+    for at in begins:
+        dy_m, y_m, dx_m = dy[at : at + size], y[at : at + size], dx[at : at + size]
         for c in range(dy_m.size):
             leaked = slope * dy_m[c]
             d = dy_m[c] if y_m[c] > 0 else leaked
@@ -254,27 +268,24 @@ def _bias_grad_piece(dy, y, rows, piece, left, slope, dx, sums):
             total[c] += d
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def _statistics(x, rows, means, squares):
     """Each piece's mean and sum of squared deviations from it."""
-    blocks = (x.shape[1] + COLUMNS - 1) // COLUMNS
-    for task in prange(len(means) * blocks):
-        _statistics_piece(x, rows, task // blocks, task % blocks * COLUMNS, means, squares)
+    in_parallel(blocks(x, rows), _statistics_block, (x, rows, means, squares))
 
 
 @njit(**INNER)
-def _statistics_piece(x, rows, piece, left, means, squares):
-    (M, wide), flat = x.shape, x.reshape(-1)
-    right = min(left + COLUMNS, wide)
+def _statistics_block(block, x, rows, means, squares):
+    piece, left, right, begins = place(block, x, rows)
+    size, x = right - left, x.reshape(-1)
     mean, square = means[piece, left:right], squares[piece, left:right]
-    first, last = piece * rows, min((piece + 1) * rows, M)
-    for m in range(first, last):
-        _add(flat[m * wide + left : m * wide + right], mean)
-    _divide(mean, last - first)
-    for m in range(first, last):
-        part = flat[m * wide + left : m * wide + right]
-        for c in range(part.size):
-            d = part[c] - mean[c]
+    for at in begins:
+        _add(x[at : at + size], mean)
+    _divide(mean, len(begins))
+    for at in begins:
+        x_m = x[at : at + size]
+        for c in range(x_m.size):
+            d = x_m[c] - mean[c]
             square[c] += d * d
 
 
@@ -306,47 +317,42 @@ def _divide(total, n):
         total[c] /= n
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def _normalise(x, rows, scale, centre, shift, slope, y):
     """y = leaky_relu(scale * (x - centre) + shift)"""
-    M, wide = x.shape
-    blocks = (wide + COLUMNS - 1) // COLUMNS
-    scale, centre, shift = _repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide)
-    for task in prange((M + rows - 1) // rows * blocks):
-        _normalise_piece(x, rows, task // blocks, task % blocks * COLUMNS, scale, centre, shift, slope, y)
+    wide = x.shape[1]
+    columns = (_repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide))
+    in_parallel(blocks(x, rows), _normalise_block, (x, rows, *columns, slope, y))
 
 
 @njit(**INNER)
-def _normalise_piece(x, rows, piece, left, scale, centre, shift, slope, y):
-    (M, wide), x, y = x.shape, x.reshape(-1), y.reshape(-1)
-    right = min(left + COLUMNS, wide)
+def _normalise_block(block, x, rows, scale, centre, shift, slope, y):
+    _, left, right, begins = place(block, x, rows)
+    size, x, y = right - left, x.reshape(-1), y.reshape(-1)
     scale, centre, shift = scale[left:right], centre[left:right], shift[left:right]
-    for m in range(piece * rows, min((piece + 1) * rows, M)):
-        part, out = x[m * wide + left : m * wide + right], y[m * wide + left : m * wide + right]
-        for c in range(part.size):
-            normal = scale[c] * (part[c] - centre[c]) + shift[c]
+    for at in begins:
+        x_m, y_m = x[at : at + size], y[at : at + size]
+        for c in range(x_m.size):
+            normal = scale[c] * (x_m[c] - centre[c]) + shift[c]
             leaked = slope * normal
-            out[c] = normal if normal > 0 else leaked
+            y_m[c] = normal if normal > 0 else leaked
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def _gradient_sums(dy, y, x, rows, centre, narrow, slope, dgammas, dbetas):
     """Each piece's dgamma and dbeta."""
-    blocks = (x.shape[1] + COLUMNS - 1) // COLUMNS
-    centre, narrow = _repeated(centre, x.shape[1]), _repeated(narrow, x.shape[1])
-    for task in prange(len(dgammas) * blocks):
-        _sums_piece(dy, y, x, rows, task // blocks, task % blocks * COLUMNS, centre, narrow, slope, dgammas, dbetas)
+    columns = (_repeated(centre, x.shape[1]), _repeated(narrow, x.shape[1]))
+    in_parallel(blocks(x, rows), _sums_block, (dy, y, x, rows, *columns, slope, dgammas, dbetas))
 
 
 @njit(**INNER)
-def _sums_piece(dy, y, x, rows, piece, left, centre, narrow, slope, dgammas, dbetas):
-    (M, wide), dy, y, x = x.shape, dy.reshape(-1), y.reshape(-1), x.reshape(-1)
-    right = min(left + COLUMNS, wide)
+def _sums_block(block, dy, y, x, rows, centre, narrow, slope, dgammas, dbetas):
+    piece, left, right, begins = place(block, x, rows)
+    size, dy, y, x = right - left, dy.reshape(-1), y.reshape(-1), x.reshape(-1)
     centre, narrow = centre[left:right], narrow[left:right]
     dgamma, dbeta = dgammas[piece, left:right], dbetas[piece, left:right]
-    for m in range(piece * rows, min((piece + 1) * rows, M)):
-        first, last = m * wide + left, m * wide + right
-        dy_m, y_m, x_m = dy[first:last], y[first:last], x[first:last]
+    for at in begins:
+        dy_m, y_m, x_m = dy[at : at + size], y[at : at + size], x[at : at + size]
         for c in range(x_m.size):
             leaked = slope * dy_m[c]
             d = dy_m[c] if y_m[c] > 0 else leaked
@@ -354,26 +360,22 @@ def _sums_piece(dy, y, x, rows, piece, left, centre, narrow, slope, dgammas, dbe
             dbeta[c] += d
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def _gradient(dy, y, x, rows, scale, centre, shift, tilt, slope, dx):
     """dx = scale * (d - shift - (x - centre) * tilt), d what comes out of the activation."""
-    M, wide = x.shape
-    blocks = (wide + COLUMNS - 1) // COLUMNS
-    scale, centre, shift, tilt = (
-        _repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide), _repeated(tilt, wide),
-    )  # fmt: skip
-    for task in prange((M + rows - 1) // rows * blocks):
-        _gradient_piece(dy, y, x, rows, task // blocks, task % blocks * COLUMNS, scale, centre, shift, tilt, slope, dx)
+    wide = x.shape[1]
+    columns = (_repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide), _repeated(tilt, wide))
+    in_parallel(blocks(x, rows), _gradient_block, (dy, y, x, rows, *columns, slope, dx))
 
 
 @njit(**INNER)
-def _gradient_piece(dy, y, x, rows, piece, left, scale, centre, shift, tilt, slope, dx):
-    (M, wide), dy, y, x, dx = x.shape, dy.reshape(-1), y.reshape(-1), x.reshape(-1), dx.reshape(-1)
-    right = min(left + COLUMNS, wide)
+def _gradient_block(block, dy, y, x, rows, scale, centre, shift, tilt, slope, dx):
+    _, left, right, begins = place(block, x, rows)
+    size, dy, y, x, dx = right - left, dy.reshape(-1), y.reshape(-1), x.reshape(-1), dx.reshape(-1)
     scale, centre, shift, tilt = scale[left:right], centre[left:right], shift[left:right], tilt[left:right]
-    for m in range(piece * rows, min((piece + 1) * rows, M)):
-        first, last = m * wide + left, m * wide + right
-        dy_m, y_m, x_m, dx_m = dy[first:last], y[first:last], x[first:last], dx[first:last]
+    for at in begins:
+        dy_m, y_m = dy[at : at + size], y[at : at + size]
+        x_m, dx_m = x[at : at + size], dx[at : at + size]
         for c in range(x_m.size):
             leaked = slope * dy_m[c]
             d = dy_m[c] if y_m[c] > 0 else leaked

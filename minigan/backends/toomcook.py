@@ -25,17 +25,16 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from minigan.backends.microkernel import (
     CACHE_BYTES,
     CHUNKS,
-    COMPILED,
     HIGH,
-    INNER,
     PANEL_BYTES,
     ROWS,
     VECTOR_BYTES,
+    ZERO,
     fill,
     offsets,
     panel_width,
@@ -46,6 +45,7 @@ from minigan.backends.microkernel import (
     whole_columns,
     whole_tiles,
 )
+from minigan.backends.parallel import COMPILED, INNER, in_parallel
 
 POINTS = (0, 1, -1, 1.75, -1.75, 1 / 1.75, -1 / 1.75)  # and infinity
 HEIGHT = len(POINTS) + 1  # of the tile that evaluates and interpolates
@@ -156,7 +156,7 @@ def evaluate(x, tiles, weights, weight_rows, weight_steps, sources, size, X, X_a
     """The rows of an image x (rows, numbers) at the points, one X_row behind the other in X."""
     for h in range(len(x)):
         X_h = X_at + h * X_row
-        mix_row(x[h], 0, tiles, weights, weight_rows, weight_steps, sources, size, X, X_h, targets)
+        mix_row(x[h], ZERO, tiles, weights, weight_rows, weight_steps, sources, size, X, X_h, targets)
 
 
 @njit(**INNER)
@@ -185,7 +185,7 @@ def add_shared(Y, Y_at, images, Y_image, Y_row, pairs):
                 target[c] += source[c]
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def convolve_points(
     x, tiles, weights, weight_rows, weight_steps, sources, x_size, targets, X_row, X_image,
     group, rows, steps, classes, triples, cell, pairs, w, w_steps, out, Y_row,
@@ -196,73 +196,94 @@ def convolve_points(
     A thread takes a group of images all the way, in buffers that stay in its cache. A class of rows is (first row, last
     row, first step, last step, of differences?, added?): see `Plan`.
     """
+    in_parallel((len(x) + group - 1) // group, convolve_group_at_points, (
+        x, tiles, weights, weight_rows, weight_steps, sources, x_size, targets, X_row, X_image,
+        group, rows, steps, classes, triples, cell, pairs, w, w_steps, out, Y_row,
+        y, y_tiles, y_weights, y_weight_rows, y_weight_steps, y_sources, y_size, y_targets,
+    ))  # fmt: skip
+
+
+@njit(**INNER)
+def convolve_group_at_points(
+    g, x, tiles, weights, weight_rows, weight_steps, sources, x_size, targets, X_row, X_image,
+    group, rows, steps, classes, triples, cell, pairs, w, w_steps, out, Y_row,
+    y, y_tiles, y_weights, y_weight_rows, y_weight_steps, y_sources, y_size, y_targets,
+):  # fmt: skip
     N, points, panel = len(x), len(w), PANEL_BYTES // x.itemsize
     Y_image = y.shape[1] * Y_row
-    for g in prange((N + group - 1) // group):
-        n, D_at = min(g * group, N - group), points * group * X_image
-        X = np.empty(D_at + group * len(triples) * 2 * cell, x.dtype)
-        Y = np.empty(points * group * Y_image, x.dtype)
-        for image in range(group):
-            X_at = image * X_image
-            evaluate(
-                x[n + image], tiles, weights, weight_rows, weight_steps, sources, x_size, X, X_at, X_row, targets,
-            )  # fmt: skip
-            for t in range(points):
-                end = (t * group + image) * X_image
-                X[end + x.shape[1] * X_row : end + X_image] = 0
+    n, D_at = min(g * group, N - group), points * group * X_image
+    X = np.empty(D_at + group * len(triples) * 2 * cell, x.dtype)
+    Y = np.empty(points * group * Y_image, x.dtype)
+    for image in range(group):
+        X_at = image * X_image
+        evaluate(
+            x[n + image], tiles, weights, weight_rows, weight_steps, sources, x_size, X, X_at, X_row, targets,
+        )  # fmt: skip
         for t in range(points):
-            X_at, Y_at = t * group * X_image, t * group * Y_image
-            differences(X, X_at, group, X_image, triples, cell, X, D_at)
-            for a in range(len(classes)):
-                first_row, last_row, first, last, of_differences, added = classes[a]
-                if added and not classes[a - 1, 5]:  # the first of those: all that is shared is there
-                    add_shared(Y, Y_at, group, Y_image, Y_row, pairs)
-                at = D_at if of_differences else X_at
-                for o in range(0, Y_row, panel):
-                    fill(
-                        X, at, rows, first_row, last_row, steps, first, last - first,
-                        w[t], o, w_steps, Y, Y_at + o, out, added > 0,
-                    )  # fmt: skip
-        for image in range(group):
-            for p in range(y.shape[1]):
-                Y_at = image * Y_image + p * Y_row
-                mix_row(
-                    Y, Y_at, y_tiles, y_weights, y_weight_rows, y_weight_steps, y_sources, y_size,
-                    y[n + image, p], 0, y_targets,
+            end = (t * group + image) * X_image
+            X[end + x.shape[1] * X_row : end + X_image] = 0
+    for t in range(points):
+        X_at, Y_at = t * group * X_image, t * group * Y_image
+        differences(X, X_at, group, X_image, triples, cell, X, D_at)
+        for a in range(len(classes)):
+            first_row, last_row, first, last, of_differences, added = classes[a]
+            if added and not classes[a - 1, 5]:  # the first of those: all that is shared is there
+                add_shared(Y, Y_at, group, Y_image, Y_row, pairs)
+            at = D_at if of_differences else X_at
+            for o in range(0, Y_row, panel):
+                fill(
+                    X, at, rows, first_row, last_row, steps, first, last - first,
+                    w[t], o, w_steps, Y, Y_at + o, out, added > 0,
                 )  # fmt: skip
+    for image in range(group):
+        for p in range(y.shape[1]):
+            Y_at = image * Y_image + p * Y_row
+            mix_row(
+                Y, Y_at, y_tiles, y_weights, y_weight_rows, y_weight_steps, y_sources, y_size,
+                y[n + image, p], ZERO, y_targets,
+            )  # fmt: skip
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**COMPILED)
 def evaluate_images(x, tiles, weights, weight_rows, weight_steps, sources, size, X, targets, above, X_row, X_image):
     """X = the rows of x (N,rows,numbers) at the points, in each image `above` rows of zeros before and others after."""
-    for n in prange(len(x)):
-        for h in range(X_image // X_row):
-            if not above <= h < above + x.shape[1]:
-                for r in range(len(targets)):
-                    X[n * X_image + h * X_row + targets[r] :][:size] = 0
-        X_at = n * X_image + above * X_row
-        evaluate(x[n], tiles, weights, weight_rows, weight_steps, sources, size, X, X_at, X_row, targets)
+    tables = (tiles, weights, weight_rows, weight_steps, sources)
+    in_parallel(len(x), evaluate_image, (x, *tables, size, X, targets, above, X_row, X_image))
 
 
-@njit(parallel=True, **COMPILED)
+@njit(**INNER)
+def evaluate_image(n, x, tiles, weights, weight_rows, weight_steps, sources, size, X, targets, above, X_row, X_image):
+    for h in range(X_image // X_row):
+        if not above <= h < above + x.shape[1]:
+            for r in range(len(targets)):
+                X[n * X_image + h * X_row + targets[r] :][:size] = 0
+    X_at = n * X_image + above * X_row
+    evaluate(x[n], tiles, weights, weight_rows, weight_steps, sources, size, X, X_at, X_row, targets)
+
+
+@njit(**COMPILED)
 def evaluate_taps(w, G, W, i_at, phase_at, row_at, sums, sum_size):
     """W[t] = sum_j G[t,j] * w[i, stride*j + phase, a, :], at i_at[i] + phase_at[phase] + a * row_at; w (K,K,A,size).
     Then the sums: sum_size numbers of W[t] at sums[.,0] are those at sums[.,1] and those at sums[.,2]."""
+    in_parallel(len(W), evaluate_taps_at_point, (w, G, W, i_at, phase_at, row_at, sums, sum_size))
+
+
+@njit(**INNER)
+def evaluate_taps_at_point(t, w, G, W, i_at, phase_at, row_at, sums, sum_size):
     K, _, A, size = w.shape
     stride = len(phase_at)
-    for t in prange(len(W)):
-        for i in range(K):
-            for j in range(K):
-                g, at = G[t, j // stride], i_at[i] + phase_at[j % stride]
-                for a in range(A):
-                    taps, target = w[i, j, a], W[t, at + a * row_at :][:size]
-                    for c in range(size):
-                        target[c] = g * taps[c] if j < stride else target[c] + g * taps[c]
-        for k in range(len(sums)):
-            at, first, second = sums[k]
-            target, one, other = W[t, at:][:sum_size], W[t, first:][:sum_size], W[t, second:][:sum_size]
-            for c in range(sum_size):
-                target[c] = one[c] + other[c]
+    for i in range(K):
+        for j in range(K):
+            g, at = G[t, j // stride], i_at[i] + phase_at[j % stride]
+            for a in range(A):
+                taps, target = w[i, j, a], W[t, at + a * row_at :][:size]
+                for c in range(size):
+                    target[c] = g * taps[c] if j < stride else target[c] + g * taps[c]
+    for k in range(len(sums)):
+        at, first, second = sums[k]
+        target, one, other = W[t, at:][:sum_size], W[t, first:][:sum_size], W[t, second:][:sum_size]
+        for c in range(sum_size):
+            target[c] = one[c] + other[c]
 
 
 @njit(cache=True)
