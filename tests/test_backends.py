@@ -28,6 +28,7 @@ fourier, microkernel, parallel, toomcook = (
     importlib.import_module(f"minigan.backends.{name}") for name in ("fourier", "microkernel", "parallel", "toomcook")
 )
 njit, in_parallel = numba_backend.numba.njit, parallel.in_parallel
+get_thread_id = numba_backend.numba.get_thread_id
 
 NAMES = backends.available()
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -465,6 +466,29 @@ def test_every_task_is_done_once_with_its_arguments(threads, rng):
             np.testing.assert_array_equal(times, np.where(np.arange(1000) < tasks, 2.5 * numbers, 0))
     finally:
         numba_backend.set_threads(None)
+
+
+@njit(**parallel.INNER)
+def work(task, turns, done_by):
+    total = 0.0
+    for turn in range(turns[task]):
+        total += np.sqrt(turn)
+    done_by[task] = get_thread_id() if total >= 0 else -1
+
+
+@njit
+def work_all(turns, done_by):
+    in_parallel(len(turns), work, (turns, done_by))
+
+
+def test_a_thread_that_is_held_up_leaves_its_tasks_to_the_others():
+    turns, done_by = np.array([300_000_000] + [1000] * 99), np.zeros(100, np.int64)  # the first takes 0.3 s
+    numba_backend.set_threads(2)
+    try:
+        work_all(turns, done_by)
+    finally:
+        numba_backend.set_threads(None)
+    assert (done_by[1:50] != done_by[0]).all()  # they are of the same share
 
 
 @njit(**parallel.INNER)

@@ -13,6 +13,7 @@ The way there: the arguments lie side by side in memory; a function (address of 
 there and calls the body is added to the caller's module; the `prange` gets its address and theirs.
 """
 
+import numpy as np
 from llvmlite import ir
 from llvmlite.ir.values import ArgumentAttributes
 from numba import njit, prange, types
@@ -24,6 +25,7 @@ COMPILED = dict(
 )  # x / 0 is no exception, which would be looked for in every loop
 INNER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called by compiled code alone
 
+LINE = 8  # numbers of 8 bytes in a cache line: threads that write to the same line wait for one another
 ADDRESS = ir.IntType(64)
 TASK = ir.FunctionType(ir.VoidType(), [ADDRESS, ADDRESS])  # (address of the arguments, number of the task)
 
@@ -88,8 +90,44 @@ def borrowed(context, builder, kind, value):
 
 @njit(parallel=True, **COMPILED)
 def share_tasks(function, arguments, tasks):
-    for task in prange(tasks):
-        call(function, arguments, task)
+    """Each thread begins with a share of its own, the same in every loop, part of whose data may still be in its cache;
+    and goes on with what is left of the others', for one of them may have been held up."""
+    threads = number_of_threads()
+    taken = np.empty(threads * LINE, np.int64)
+    for owner in range(threads):
+        taken[owner * LINE] = owner * tasks // threads
+    for thread in prange(threads):
+        for turn in range(threads):
+            owner = (thread + turn) % threads
+            last = (owner + 1) * tasks // threads
+            task = take(taken, owner * LINE)
+            while task < last:
+                call(function, arguments, task)
+                task = take(taken, owner * LINE)
+
+
+@intrinsic
+def number_of_threads(typing_context):
+    """numba.get_num_threads(), by the name under which a `prange` calls it: only so can the caller be kept on disk."""
+
+    def codegen(context, builder, signature, values):
+        kind = ir.FunctionType(ADDRESS, [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "get_num_threads"), [])
+
+    return types.int64(), codegen
+
+
+@intrinsic
+def take(typing_context, numbers, i):
+    """numbers[i], and then one more there, which no other thread can come between."""
+
+    def codegen(context, builder, signature, values):
+        kinds = signature.args
+        first = context.make_array(kinds[0])(context, builder, values[0]).data
+        there = builder.gep(first, [context.cast(builder, values[1], kinds[1], types.int64)])
+        return builder.atomic_rmw("add", there, ir.Constant(ADDRESS, 1), "monotonic")
+
+    return types.int64(numbers, i), codegen
 
 
 @intrinsic
