@@ -385,7 +385,7 @@ class Training:
         self._order = None
 
     def warm_up(self) -> float:
-        """Plays one round with throw-away networks and draws, so that no compilation hides in the first epoch's time.
+        """Plays one round with throw-away networks, so that no compilation hides in the first epoch's time.
 
         Returns the seconds it took.
         """
@@ -399,10 +399,8 @@ class Training:
 
 
 def _play_once(config: Config, data: datasets.Images, backend) -> None:
-    training = Training(config, data, backend)
-    for _ in training.records():
+    for _ in Training(config, data, backend).records():
         pass
-    training.pictures(2)
 
 
 @contextlib.contextmanager

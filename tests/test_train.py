@@ -319,7 +319,7 @@ def counted(self):
     return seconds
 
 train.Training.warm_up = counted
-cli.main(["train", "--preset", "mlp", "--backend", "numba", "--steps", "2", "--out", {str(tmp_path / "run")!r}])
+cli.main(["train", "--backend", "numba", "--steps", "2", "--out", {str(tmp_path / "run")!r}])
 print(*counts, len(compiled))
 """
     before, with_it, in_all = map(int, in_a_fresh_process(code, tmp_path / "cache").splitlines()[-1].split())
