@@ -192,8 +192,8 @@ tile, low_tile, narrow_tile = tile_of(ROWS), tile_of(LOW_ROWS), tile_of(ROWS, ve
 
 # Compiled loops around the tile ---------------------------------------------------------------------------------------
 #
-# All on flat arrays. They live in this file because Numba, which keeps them on disk with the tile inside, looks at a
-# function's own file to see whether what it kept is still true.
+# All on flat arrays.
+
 
 ZERO, NO = np.int64(0), np.bool_(False)  # for compiled functions, which 0 and False make Numba compile once more
 

@@ -1,11 +1,13 @@
 """The compiled CPU backend (see `minigan.backends` for the contract).
 
-Three ways to the same sums, each the check of the next:
+Four ways to the same sums, each the check of the next:
 
     *_loops        the plain loops: the specification, and the way of dtypes and machines that the tile does not serve
     microkernel    a register tile: the same products at the CPU's full speed
     toomcook       fewer products along the rows of an image, on the same tile
     fourier        fewer products still, for small maps with many channels
+
+`numba_passes` has what only reads and writes, and `parallel` shares the work of all of them among the threads.
 
 The results do not depend on the number of threads, to the bit: work is cut into pieces whose size never depends on it,
 each output is summed by one thread in one order, and partial sums are added in a fixed order.

@@ -20,10 +20,9 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-COMPILED = dict(
-    cache=True, no_cfunc_wrapper=True, error_model="numpy"
-)  # x / 0 is no exception, which would be looked for in every loop
-INNER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called by compiled code alone
+PLAIN = dict(error_model="numpy", no_cfunc_wrapper=True)  # x / 0 is no exception, which every loop would look for
+COMPILED = PLAIN | dict(cache=True)
+INNER = PLAIN | dict(no_cpython_wrapper=True)  # called by compiled code alone
 
 LINE = 8  # numbers of 8 bytes in a cache line: threads that write to the same line wait for one another
 ADDRESS = ir.IntType(64)
@@ -34,8 +33,9 @@ TASK = ir.FunctionType(ir.VoidType(), [ADDRESS, ADDRESS])  # (address of the arg
 def in_parallel(typing_context, tasks, body, arguments):
     """body(task, *arguments) for each task of 0 ... tasks - 1, in any order, by all threads; returns after the last.
 
-    body is a compiled function whose result is dropped, arguments a tuple. Raises MemoryError if a task failed, for
-    what else could: loops compiled with INNER raise nothing of their own.
+    body is a compiled function whose result is dropped. An array among the arguments that a task writes to shares no
+    memory with the others: what is read from these need not be read again after each number written to that one.
+    Raises MemoryError if a task failed, for what else could: loops compiled with INNER raise nothing of their own.
     """
     body_signature = body.get_call_type(typing_context, (types.int64, *arguments.types), {})
     sharing = typing_context.resolve_value_type(share_tasks)
@@ -46,6 +46,7 @@ def in_parallel(typing_context, tasks, body, arguments):
         shared = cgutils.pack_struct(builder, [cgutils.false_byte, packed])  # has a task failed?; the arguments
         shared = cgutils.alloca_once_value(builder, shared)
 
+        # the function (address of `shared`, task), which the caller does not call but hands on
         task = ir.Function(builder.module, TASK, builder.module.get_unique_name("task"))
         task.linkage = "internal"
         inside = ir.IRBuilder(task.append_basic_block())
@@ -66,6 +67,7 @@ def in_parallel(typing_context, tasks, body, arguments):
             inside.store(cgutils.true_byte, failed)
         inside.ret_void()
 
+        # and the caller again
         share = context.get_function(sharing, sharing_signature)
         context.add_linking_libs(share.libs)
         count = context.cast(builder, count, signature.args[0], types.int64)
