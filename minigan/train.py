@@ -435,7 +435,7 @@ def _compile_gradients() -> None:
 
 @contextlib.contextmanager
 def _no_garbage_collection():
-    """A compiler makes many objects; to look for garbage among them again and again takes a tenth of its time."""
+    """For a compiler, whose many objects live on: to look for garbage among them again and again is lost time."""
     collecting = gc.isenabled()
     gc.disable()
     try:

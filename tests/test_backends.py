@@ -482,7 +482,7 @@ def work_all(turns, done_by):
 
 
 def test_a_thread_that_is_held_up_leaves_its_tasks_to_the_others():
-    turns, done_by = np.array([300_000_000] + [1000] * 99), np.zeros(100, np.int64)  # the first takes 0.3 s
+    turns, done_by = np.array([300_000_000] + [1000] * 99), np.zeros(100, np.int64)  # the first takes long
     numba_backend.set_threads(2)
     try:
         work_all(turns, done_by)

@@ -1,6 +1,7 @@
 """Training: one seed decides everything, the state is whole, totals and refusals are as said."""
 
 import dataclasses
+import gc
 import os
 import pickle
 import subprocess
@@ -286,6 +287,7 @@ def test_warming_up_changes_nothing():
     t, fresh = training(), training()
     assert t.warm_up() > 0
     assert same(t, fresh)
+    assert gc.isenabled()
 
 
 def in_a_fresh_process(code: str, cache, given: bytes = b"") -> str:

@@ -190,9 +190,7 @@ def tile_of(height: int, vectors: int = VECTORS):
 tile, low_tile, narrow_tile = tile_of(ROWS), tile_of(LOW_ROWS), tile_of(ROWS, vectors=1)
 
 
-# Compiled loops around the tile ---------------------------------------------------------------------------------------
-#
-# All on flat arrays.
+# Compiled loops around the tile, all on flat arrays -------------------------------------------------------------------
 
 
 ZERO, NO = np.int64(0), np.bool_(False)  # for compiled functions, which 0 and False make Numba compile once more
