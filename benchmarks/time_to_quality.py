@@ -100,7 +100,7 @@ def torch(name: str, seed: int, threads: int, batch: int = 128):
 
 
 class Scales:
-    """What the judge says of images, and what it says of as many real ones."""
+    """What the judge says of images, and what it says of as many real ones; without intervals."""
 
     def __init__(self, threads: int):
         from minigan import backends, datasets, evaluate
@@ -110,17 +110,20 @@ class Scales:
         self.evaluate, self.judge = evaluate, evaluate.Judge(backend=backend)
         self.reference, _ = self.judge.look(datasets.mnist("test").images)
         self.balls = evaluate.Neighbourhoods(self.reference)
-        train = datasets.mnist("train")
-        chosen = np.random.default_rng(0).choice(len(train), size=COUNT, replace=False)
-        self.real = self.figures(train.images[chosen], train.labels[chosen])
+        rng = np.random.default_rng(0)
+        self.real = self._values(evaluate.real_figures(self.judge, self.reference, self.balls, COUNT, rng, rounds=1))
 
     def distance(self, images) -> float:
         return self.evaluate.frechet(self.judge.look(images)[0], self.reference)
 
     def figures(self, images, labels) -> dict:
-        """Every figure of `minigan evaluate`, without intervals; `classes` are how many were read as each digit."""
+        """Every figure of `minigan evaluate`; `classes` are how many were read as each digit."""
         rng = np.random.default_rng(0)
-        found = self.evaluate.figures(self.judge.look(images), self.reference, self.balls, labels, rng, rounds=1)
+        seen = self.judge.look(images)
+        return self._values(self.evaluate.figures(seen, self.reference, self.balls, labels, rng, rounds=1))
+
+    @staticmethod
+    def _values(found: dict) -> dict:
         return {name: round(f["value"], 5) if isinstance(f, dict) else f for name, f in found.items()}
 
 

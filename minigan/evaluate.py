@@ -16,9 +16,9 @@ weights from a seed. The 64 numbers before its last layer are the features in wh
     divergence  sum p log(p / (1/10)) of the classes p as read: 0 when every digit is as frequent as any other
     agreement   for samples asked for by label, the share that is read as that label
 
-What real images reach is computed alongside, from training images that the judge compares with the test images. So
-that images are compared and not how often each digit was asked for, a conditional generator is asked for the digits as
-often as they occur among the training images.
+What real images reach is computed alongside: the mean over lots of as many training images, which the judge compares
+with the test images. So that images are compared and not the luck of a draw, every lot holds each digit in exactly its
+share of all training images, and a conditional generator is asked for the digits in these shares.
 """
 
 import math
@@ -33,6 +33,7 @@ from minigan.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, LeakyReLU
 WEIGHTS = Path(__file__).parent / "judge.npz"
 NEIGHBOURS = 5
 CLASSES = 10
+LOTS = 6  # of real images, at most: of 10,000 each they are all training images
 
 
 def judge_network(rng: np.random.Generator) -> Sequential:
@@ -136,7 +137,8 @@ def _square_distances(a: np.ndarray, b: np.ndarray, rows: int = 1000):
 def figures(seen: tuple, reference: np.ndarray, balls: Neighbourhoods, labels, rng, rounds: int = 50) -> dict:
     """Every figure of images as the judge saw them, (features, probabilities), against the reference features (N, F).
 
-    Each is {"value": ..., "low": ..., "high": ...} with a 95% interval from the spread of `rounds` bootstrap samples.
+    Each is {"value": ..., "low": ..., "high": ...} with a 95% interval from the spread of `rounds` bootstrap samples,
+    which keep the number of images of each label: it was given, not drawn.
     """
     features, probabilities = seen
     N, read = len(features), probabilities.argmax(axis=1)
@@ -156,7 +158,8 @@ def figures(seen: tuple, reference: np.ndarray, balls: Neighbourhoods, labels, r
         return result
 
     whole = of(np.arange(N), hit)
-    drawn = [of(rng.integers(N, size=N), hit[rng.integers(len(hit), size=len(hit))]) for _ in range(rounds)]
+    strata = np.zeros(N, int) if labels is None else labels
+    drawn = [of(_again(strata, rng), hit[rng.integers(len(hit), size=len(hit))]) for _ in range(rounds)]
     result = {}
     for name, value in whole.items():
         # Drawn with replacement, images repeat, which moves a distance upwards: the spread is taken, not the place.
@@ -165,21 +168,54 @@ def figures(seen: tuple, reference: np.ndarray, balls: Neighbourhoods, labels, r
     return result | {"classes": np.bincount(read, minlength=CLASSES).tolist()}
 
 
+def _again(labels: np.ndarray, rng) -> np.ndarray:
+    """Indices (N,), drawn with replacement, that give every label as often as labels (N,) do."""
+    order = np.argsort(labels, kind="stable")
+    first, size = np.searchsorted(labels[order], labels), np.bincount(labels)[labels]
+    return order[first + (rng.random(len(labels)) * size).astype(int)]
+
+
+def _lots(labels: np.ndarray, count: int, rng) -> list[np.ndarray]:
+    """Indices (count,) of up to LOTS lots that have no image in common, drawn so that each label has in every lot, to
+    within one image, its share of all labels (N,)."""
+    N = len(labels)
+    by_label = np.lexsort((rng.random(N), labels))  # in any order among equals
+    return [by_label[np.arange(count) * N // count + i] for i in range(min(LOTS, N // count))]
+
+
+def real_figures(judge: Judge, reference: np.ndarray, balls: Neighbourhoods, count: int, rng, rounds: int = 50) -> dict:
+    """The figures of `count` training images: means over several lots of them, of the intervals' bounds as well."""
+    known = datasets.mnist("train")
+    found = [
+        figures(judge.look(known.images[lot]), reference, balls, known.labels[lot], rng, rounds)
+        for lot in _lots(known.labels, min(count, len(known)), rng)
+    ]
+    means = {
+        name: {key: float(np.mean([lot[name][key] for lot in found])) for key in first}
+        for name, first in found[0].items()
+        if name != "classes"
+    }
+    return means | {"classes": np.mean([lot["classes"] for lot in found], axis=0).tolist()}
+
+
 def draw(generator: Sequential, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
     """uint8 images (count, H, W, C), and the labels (count,) asked for, or None if the generator takes none.
 
-    Ten labels are asked for as often as the digits occur among the training images, other numbers of them in turn.
+    Ten labels are asked for in the shares of the digits among the training images, other numbers of them in turn.
     """
     rng, n, labels = np.random.default_rng(seed), models.classes(generator), None
-    if n:
-        labels = rng.choice(datasets.mnist("train").labels, count) if n == CLASSES else np.arange(count) % n
+    if n == CLASSES:
+        known = np.sort(datasets.mnist("train").labels)
+        labels = known[np.arange(count) * len(known) // count]
+    elif n:
+        labels = np.arange(count) % n
     asked = None if labels is None else generator.backend.asarray(labels)
     return train.draw_images(generator, train.draw_noise(generator, rng, count), asked), labels
 
 
 def evaluate(judge: Judge, images: np.ndarray, labels: np.ndarray | None = None, seed: int = 0) -> dict:
-    """{"count", "samples": figures, "real": figures}: uint8 images (N, 28, 28, 1), and as many real training images,
-    against the 10,000 test images. `labels` (N,) are the digits that the samples were asked to be, if they were asked.
+    """{"count", "samples": figures, "real": figures}: uint8 images (N, 28, 28, 1), and lots of as many real training
+    images, against the 10,000 test images. `labels` (N,) are the digits that the samples were asked to be, if any were.
 
     Raises UserError for images that are not MNIST's size, or too few to compare, and for labels that are no digits.
     """
@@ -194,15 +230,12 @@ def evaluate(judge: Judge, images: np.ndarray, labels: np.ndarray | None = None,
         except ValueError as error:
             raise UserError(f"agreement is with the digits 0 to 9 that the judge reads: {error}") from None
     rng = np.random.default_rng(seed)
-    known, test = datasets.mnist("train"), datasets.mnist("test")
-    chosen = rng.choice(len(known), size=min(len(images), len(known)), replace=False)
-    reference, _ = judge.look(test.images)
+    reference, _ = judge.look(datasets.mnist("test").images)
     balls = Neighbourhoods(reference)
-    real = judge.look(known.images[chosen])
     return {
         "count": len(images),
         "samples": figures(judge.look(images), reference, balls, labels, rng),
-        "real": figures(real, reference, balls, known.labels[chosen] if labels is not None else None, rng),
+        "real": real_figures(judge, reference, balls, len(images), rng),
     }
 
 

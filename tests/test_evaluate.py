@@ -114,12 +114,44 @@ def test_digits_are_asked_for_as_often_as_they_occur():
     generator, _ = models.build("digits", rng=np.random.default_rng(0), classes=10)
     images, labels = judging.draw(generator, 3000, seed=1)
     assert images.shape == (3000, 28, 28, 1) and images.dtype == np.uint8
-    shares = np.bincount(labels, minlength=10) / 3000
-    np.testing.assert_allclose(shares, np.bincount(datasets.mnist("train").labels) / 60_000, atol=0.02)
+    shares = np.bincount(datasets.mnist("train").labels) / 60_000
+    np.testing.assert_allclose(np.bincount(labels), 3000 * shares, atol=1)  # to one image, no lot is drawn
     again, other = judging.draw(generator, 100, seed=1), judging.draw(generator, 100, seed=2)
     assert np.array_equal(again[0], judging.draw(generator, 100, seed=1)[0]) and not np.array_equal(again[0], other[0])
     unlabelled, _ = models.build("digits", rng=np.random.default_rng(0))
     assert judging.draw(unlabelled, 100)[1] is None
+
+
+def test_lots_of_real_images_share_none_and_hold_each_digit_in_its_share():
+    labels = datasets.mnist("train").labels
+    for count, lots in ((10_000, 6), (7000, 6), (25_000, 2), (60_000, 1)):
+        found = judging._lots(labels, count, np.random.default_rng(0))
+        assert [len(lot) for lot in found] == [count] * lots
+        assert len(np.unique(np.concatenate(found))) == count * lots
+        for lot in found:
+            np.testing.assert_allclose(np.bincount(labels[lot]), np.bincount(labels) * count / 60_000, atol=1)
+    one, other = (judging._lots(labels, 10_000, np.random.default_rng(seed))[0] for seed in (0, 1))
+    assert 0.1 < np.isin(one, other).mean() < 0.25  # a sixth, by chance: which images, the seed decides
+
+
+def test_the_real_row_is_the_mean_of_lots(judge, test_digits, measure):
+    """Every figure, and the classes as read."""
+    balls = judging.Neighbourhoods(test_digits[2])
+    train = datasets.mnist("train")
+    found = judging.real_figures(judge, test_digits[2], balls, 2000, np.random.default_rng(3), rounds=2)
+    lots = judging._lots(train.labels, 2000, np.random.default_rng(3))
+    each = [measure(train.images[lot], train.labels[lot]) for lot in lots]
+    for name in each[0]:
+        have = found[name] if name == "classes" else found[name]["value"]
+        np.testing.assert_allclose(have, np.mean([figures[name] for figures in each], axis=0), rtol=1e-9)
+        assert name == "classes" or found[name]["low"] <= have <= found[name]["high"]
+
+
+def test_bootstrap_keeps_the_number_of_each_label():
+    labels = np.array([3, 1, 3, 3, 0, 1, 3])
+    drawn = np.array([judging._again(labels, np.random.default_rng(seed)) for seed in range(200)])
+    assert (np.sort(labels[drawn]) == np.sort(labels)).all()
+    assert (np.bincount(drawn.ravel(), minlength=7) / 200 > 0.7).all()  # each of them is drawn, once on average
 
 
 def test_labels_of_other_data_get_no_agreement(tmp_path, capsys):
