@@ -342,9 +342,9 @@ class BatchNorm(Layer):
 
     def backward(self, dy, cache, need_dx=True, need_grads=True, y=None, slope=1.0):
         x, mean, var, train = cache
-        gamma = self.params["gamma"]
+        gamma, beta = self.params["gamma"], self.params["beta"]
         if train:
-            dx, dgamma, dbeta = self.backend.batchnorm_grad(dy, y, x, gamma, mean, var, self.eps, slope)
+            dx, dgamma, dbeta = self.backend.batchnorm_grad(dy, x, gamma, beta, mean, var, self.eps, slope)
         else:  # y = gamma * xhat + beta with a fixed mean and var
             dy = dy if slope == 1 else self.backend.leaky_relu_grad(dy, y, slope)
             inv_std = 1 / (var + self.eps) ** 0.5  # (C,)

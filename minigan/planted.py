@@ -210,6 +210,13 @@ MISTAKES = [
     Mistake(
         "batch norm",
         "backends.numpy_backend",
+        "BatchNorm with its activation: dx goes the way of a sign without beta",
+        "dy = leaky_relu_grad(dy, gamma / np.sqrt(var + eps) * centred + beta, slope)",
+        "dy = leaky_relu_grad(dy, gamma / np.sqrt(var + eps) * centred, slope)",
+    ),
+    Mistake(
+        "batch norm",
+        "backends.numpy_backend",
         "BatchNorm: dx divides by the batch instead of all positions",
         "M = dy.size // dy.shape[-1]",
         "M = dy.shape[0]",
@@ -246,15 +253,15 @@ MISTAKES = [
         "batch norm",
         "backends.numpy_backend",
         "BatchNorm: eps left out",
-        "gamma / np.sqrt(var + eps)",
-        "gamma / np.sqrt(var)",
+        "y = gamma / np.sqrt(var + eps)",
+        "y = gamma / np.sqrt(var)",
     ),
     Mistake(
         "batch norm",
         "backends.numpy_backend",
         "BatchNorm: float32 becomes float64",
-        "gamma / np.sqrt(var + eps)",
-        "gamma / np.sqrt(var + np.float64(eps))",
+        "y = gamma / np.sqrt(var + eps)",
+        "y = gamma / np.sqrt(var + np.float64(eps))",
     ),
     Mistake(
         "batch norm",
@@ -882,6 +889,13 @@ MISTAKES = [
         "batch norm with its activation: the activation has no part in dx",
         "count, slope = x.size // C, x.dtype.type(slope)",
         "count, slope = x.size // C, x.dtype.type(1)",
+    ),
+    Mistake(
+        "compiled backend",
+        "backends.numba_passes",
+        "batch norm with its activation: dx goes the way of a sign without beta",
+        "normal = gamma / np.sqrt(var + eps), mean, beta",
+        "normal = gamma / np.sqrt(var + eps), mean, 0 * beta",
     ),
     Mistake(
         "compiled backend",

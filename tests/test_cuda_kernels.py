@@ -168,9 +168,8 @@ def operations(backend, dtype, seed=0):
         x, dy, gamma, beta = draw(*shape) + 3, draw(*shape), draw(C), draw(C)
         y, mean, var = backend.batchnorm(x, gamma, beta, 1e-3, slope)
         yield from (("batchnorm", y), ("batch mean", mean), ("batch var", var))
-        mask = None if slope == 1 else y
         for name, d in zip(
-            ("dx", "dgamma", "dbeta"), backend.batchnorm_grad(dy, mask, x, gamma, mean, var, 1e-3, slope), strict=True
+            ("dx", "dgamma", "dbeta"), backend.batchnorm_grad(dy, x, gamma, beta, mean, var, 1e-3, slope), strict=True
         ):
             yield f"batchnorm {name}", d
         running = draw(C), draw(C)
@@ -348,7 +347,8 @@ MISTAKES = {
     ),
     "the last chunk counted as a whole one": ("sum += real(min(chunk, M - k * chunk))", "sum += real(chunk)"),
     "the chunks' means taken as one": ("+ real(min(chunk, M - k * chunk)) * d * d", "+ 0 * d"),
-    "the slope where y > 0": ("!(y[i] > 0) ? slope", "y[i] > 0 ? slope"),
+    "the slope where y > 0": ("+ shift > 0 ? dy : slope", "+ shift <= 0 ? dy : slope"),
+    "the shift forgotten before the activation": ("return scale * centred + shift > 0", "return scale * centred > 0"),
     "an index of 32 bits taken for one of 64": ("const long long* __restrict__ index", "const int* __restrict__ index"),
 }
 

@@ -23,7 +23,7 @@ Every backend module has these names with these signatures; whoever holds a back
     leaky_relu(x, slope)                           y
     leaky_relu_grad(dy, y, slope)                  dx
     batchnorm(x, gamma, beta, eps, slope=1)        (..., C) -> y, mean (C,), var (C,); y after leaky_relu by the slope
-    batchnorm_grad(dy, y, x, gamma, mean, var, eps, slope=1)      dx, dgamma (C,), dbeta (C,)
+    batchnorm_grad(dy, x, gamma, beta, mean, var, eps, slope=1)   dx, dgamma (C,), dbeta (C,)
     dropout(x, threshold, stream)                  y; on dy, the same call gives dx
     track(running_mean, running_var, mean, var, momentum)    running = momentum * running + (1 - momentum) * batch
     adam(w, dw, m, v, lr, beta1, beta2, eps, t)    updates w, m and v in place

@@ -291,15 +291,16 @@ def batchnorm(x, gamma, beta, eps: float, slope: float = 1.0) -> tuple[cupy.ndar
 
 
 def batchnorm_grad(
-    dy, y, x, gamma, mean, var, eps: float, slope: float = 1.0
+    dy, x, gamma, beta, mean, var, eps: float, slope: float = 1.0
 ) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
-    """dx, dgamma (C,), dbeta (C,). y is not used, and may be None, where slope is 1."""
-    dy, y, x, gamma, mean, var = _take_in(dy, dy if slope == 1 else y, x, gamma, mean, var)
+    """dx, dgamma (C,), dbeta (C,)."""
+    inputs = _take_in(dy, x, gamma, beta, mean, var)
+    _, x, gamma, *_ = inputs
     grid, sizes, partial = _chunks(x)
     dx, dgamma, dbeta = (cupy.empty(a.shape, x.dtype) for a in (x, gamma, gamma))
     scalars = tuple(map(x.dtype.type, (eps, slope)))
-    _launch("batchnorm_grad_partial", x.dtype, grid, (LANES, ROWS), dy, y, x, mean, var, partial, *scalars, *sizes)
-    arrays = dy, y, x, gamma, mean, var, partial, dx, dgamma, dbeta
+    _launch("batchnorm_grad_partial", x.dtype, grid, (LANES, ROWS), *inputs, partial, *scalars, *sizes)
+    arrays = *inputs, partial, dx, dgamma, dbeta
     _launch("batchnorm_grad_apply", x.dtype, grid, (LANES, ROWS), *arrays, *scalars, *sizes)
     return dx, dgamma, dbeta
 

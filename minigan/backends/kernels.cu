@@ -132,25 +132,28 @@ extern "C" __global__ void batchnorm_apply(const real* __restrict__ x, const rea
     }
 }
 
-// dy as it is before the activation: slope * dy where y <= 0. With slope 1 y is not read.
-__device__ real before_activation(const real* __restrict__ dy, const real* __restrict__ y, real slope, int i) {
-    return slope != 1 && !(y[i] > 0) ? slope * dy[i] : dy[i];
+// dy as it is before the activation, which went the way of the sign of v as batchnorm_apply computed it.
+__device__ real before_activation(real dy, real centred, real scale, real shift, real slope) {
+    return scale * centred + shift > 0 ? dy : slope * dy;
 }
 
 // partial (2, chunks, C): over each chunk, the sums of dy and of dy * xhat.
-extern "C" __global__ void batchnorm_grad_partial(const real* __restrict__ dy, const real* __restrict__ y,
-                                                  const real* __restrict__ x, const real* __restrict__ mean,
-                                                  const real* __restrict__ var, real* __restrict__ partial, real eps,
-                                                  real slope, int M, int C, int chunk) {
+extern "C" __global__ void batchnorm_grad_partial(const real* __restrict__ dy, const real* __restrict__ x,
+                                                  const real* __restrict__ gamma, const real* __restrict__ beta,
+                                                  const real* __restrict__ mean, const real* __restrict__ var,
+                                                  real* __restrict__ partial, real eps, real slope, int M, int C,
+                                                  int chunk) {
     const int c = (int)(blockIdx.x * LANES + threadIdx.x);
     const int begin = (int)blockIdx.y * chunk, end = min(begin + chunk, M);
     real straight = 0, tilted = 0;
     if (c < C) {
         const real mu = mean[c], inv_std = 1 / sqrt(var[c] + eps);
+        const real scale = gamma[c] / sqrt(var[c] + eps), shift = beta[c];
         for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) {
-            const real d = before_activation(dy, y, slope, m * C + c);
+            const real centred = x[m * C + c] - mu;
+            const real d = before_activation(dy[m * C + c], centred, scale, shift, slope);
             straight += d;
-            tilted += d * (inv_std * (x[m * C + c] - mu));
+            tilted += d * (inv_std * centred);
         }
     }
     straight = column_sum(straight);
@@ -162,8 +165,8 @@ extern "C" __global__ void batchnorm_grad_partial(const real* __restrict__ dy, c
 }
 
 // dx = gamma / std * (dy - mean of dy - xhat * mean of dy * xhat), dbeta = sum of dy, dgamma = sum of dy * xhat.
-extern "C" __global__ void batchnorm_grad_apply(const real* __restrict__ dy, const real* __restrict__ y,
-                                                const real* __restrict__ x, const real* __restrict__ gamma,
+extern "C" __global__ void batchnorm_grad_apply(const real* __restrict__ dy, const real* __restrict__ x,
+                                                const real* __restrict__ gamma, const real* __restrict__ beta,
                                                 const real* __restrict__ mean, const real* __restrict__ var,
                                                 const real* __restrict__ partial, real* __restrict__ dx,
                                                 real* __restrict__ dgamma, real* __restrict__ dbeta, real eps,
@@ -182,13 +185,15 @@ extern "C" __global__ void batchnorm_grad_apply(const real* __restrict__ dy, con
         dbeta[c] = straight;
         dgamma[c] = tilted;
     }
-    const real mu = mean[c], inv_std = 1 / sqrt(var[c] + eps), scale = gamma[c] * inv_std;
+    const real mu = mean[c], inv_std = 1 / sqrt(var[c] + eps);
+    const real scale = gamma[c] / sqrt(var[c] + eps), shift = beta[c];
     straight /= real(M);
     tilted /= real(M);
     const int begin = (int)blockIdx.y * chunk, end = min(begin + chunk, M);
     for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) {
         const int i = m * C + c;
-        dx[i] = scale * (before_activation(dy, y, slope, i) - straight - inv_std * (x[i] - mu) * tilted);
+        const real centred = x[i] - mu, d = before_activation(dy[i], centred, scale, shift, slope);
+        dx[i] = gamma[c] * inv_std * (d - straight - inv_std * centred * tilted);
     }
 }
 

@@ -70,19 +70,20 @@ def batchnorm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, sl
     return y, mean, var
 
 
-def batchnorm_grad(dy, y, x, gamma, mean, var, eps: float, slope: float = 1.0):
-    """Reads dy, y and x once for dgamma and dbeta and once to write dx."""
-    y = x if slope == 1 else y  # then y makes no difference, and may not be there
-    dy, y, x = (np.ascontiguousarray(array) for array in (dy, y, x))
+def batchnorm_grad(dy, x, gamma, beta, mean, var, eps: float, slope: float = 1.0):
+    """Reads dy and x once for dgamma and dbeta and once to write dx; which way the activation went, each time from x:
+    to read y would take longer."""
+    dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
     dx, C, (M, wide, rows) = np.empty_like(dy), x.shape[-1], pieces_of(x)
     count, slope = x.size // C, x.dtype.type(slope)
     inv_std = (1 / np.sqrt(var + eps)).astype(x.dtype)
-    arrays = [array.reshape(M, wide) for array in (dy, y, x)]
     sums = np.zeros((2, -(-M // rows), wide), x.dtype)
-    _gradient_sums(*arrays, rows, mean, inv_std, slope, *sums)
+    dy, x = dy.reshape(M, wide), x.reshape(M, wide)
+    normal = gamma / np.sqrt(var + eps), mean, beta  # as `_normalise` took them
+    _gradient_sums(dy, x, rows, *normal, inv_std, slope, *sums)
     dgamma, dbeta = sums.reshape(2, -1, C).sum(axis=1, dtype=np.float64).astype(x.dtype)
-    scale, shift, tilt = gamma * inv_std, dbeta / count, dgamma / count * inv_std
-    _gradient(*arrays, rows, scale, mean, shift, tilt, slope, dx.reshape(M, wide))
+    linear = gamma * inv_std, dbeta / count, dgamma / count * inv_std
+    _gradient(dy, x, rows, *normal, *linear, slope, dx.reshape(M, wide))
     return dx, dgamma, dbeta
 
 
@@ -339,44 +340,48 @@ def _normalise_block(block, x, rows, scale, centre, shift, slope, y):
 
 
 @njit(**COMPILED)
-def _gradient_sums(dy, y, x, rows, centre, narrow, slope, dgammas, dbetas):
-    """Each piece's dgamma and dbeta."""
-    columns = (_repeated(centre, x.shape[1]), _repeated(narrow, x.shape[1]))
-    in_parallel(blocks(x, rows), _sums_block, (dy, y, x, rows, *columns, slope, dgammas, dbetas))
+def _gradient_sums(dy, x, rows, scale, centre, shift, narrow, slope, dgammas, dbetas):
+    """Each piece's dgamma and dbeta; scale, centre and shift are those of `_normalise`."""
+    wide = x.shape[1]
+    columns = (_repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide), _repeated(narrow, wide))
+    in_parallel(blocks(x, rows), _sums_block, (dy, x, rows, *columns, slope, dgammas, dbetas))
 
 
 @njit(**INNER)
-def _sums_block(block, dy, y, x, rows, centre, narrow, slope, dgammas, dbetas):
+def _sums_block(block, dy, x, rows, scale, centre, shift, narrow, slope, dgammas, dbetas):
     piece, left, right, begins = place(block, x, rows)
-    size, dy, y, x = right - left, dy.reshape(-1), y.reshape(-1), x.reshape(-1)
-    centre, narrow = centre[left:right], narrow[left:right]
+    size, dy, x = right - left, dy.reshape(-1), x.reshape(-1)
+    scale, centre, shift, narrow = scale[left:right], centre[left:right], shift[left:right], narrow[left:right]
     dgamma, dbeta = dgammas[piece, left:right], dbetas[piece, left:right]
     for at in begins:
-        dy_m, y_m, x_m = dy[at : at + size], y[at : at + size], x[at : at + size]
+        dy_m, x_m = dy[at : at + size], x[at : at + size]
         for c in range(x_m.size):
+            off = x_m[c] - centre[c]
             leaked = slope * dy_m[c]
-            d = dy_m[c] if y_m[c] > 0 else leaked
-            dgamma[c] += d * ((x_m[c] - centre[c]) * narrow[c])
+            d = dy_m[c] if scale[c] * off + shift[c] > 0 else leaked
+            dgamma[c] += d * (off * narrow[c])
             dbeta[c] += d
 
 
 @njit(**COMPILED)
-def _gradient(dy, y, x, rows, scale, centre, shift, tilt, slope, dx):
-    """dx = scale * (d - shift - (x - centre) * tilt), d what comes out of the activation."""
+def _gradient(dy, x, rows, scale, centre, shift, steep, level, tilt, slope, dx):
+    """dx = steep * (d - level - (x - centre) * tilt), d what comes out of the activation; the rest as above."""
     wide = x.shape[1]
-    columns = (_repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide), _repeated(tilt, wide))
-    in_parallel(blocks(x, rows), _gradient_block, (dy, y, x, rows, *columns, slope, dx))
+    normal = (_repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide))
+    linear = (_repeated(steep, wide), _repeated(level, wide), _repeated(tilt, wide))
+    in_parallel(blocks(x, rows), _gradient_block, (dy, x, rows, *normal, *linear, slope, dx))
 
 
 @njit(**INNER)
-def _gradient_block(block, dy, y, x, rows, scale, centre, shift, tilt, slope, dx):
+def _gradient_block(block, dy, x, rows, scale, centre, shift, steep, level, tilt, slope, dx):
     _, left, right, begins = place(block, x, rows)
-    size, dy, y, x, dx = right - left, dy.reshape(-1), y.reshape(-1), x.reshape(-1), dx.reshape(-1)
-    scale, centre, shift, tilt = scale[left:right], centre[left:right], shift[left:right], tilt[left:right]
+    size, dy, x, dx = right - left, dy.reshape(-1), x.reshape(-1), dx.reshape(-1)
+    scale, centre, shift = scale[left:right], centre[left:right], shift[left:right]
+    steep, level, tilt = steep[left:right], level[left:right], tilt[left:right]
     for at in begins:
-        dy_m, y_m = dy[at : at + size], y[at : at + size]
-        x_m, dx_m = x[at : at + size], dx[at : at + size]
+        dy_m, x_m, dx_m = dy[at : at + size], x[at : at + size], dx[at : at + size]
         for c in range(x_m.size):
+            off = x_m[c] - centre[c]
             leaked = slope * dy_m[c]
-            d = dy_m[c] if y_m[c] > 0 else leaked
-            dx_m[c] = scale[c] * (d - shift[c] - (x_m[c] - centre[c]) * tilt[c])
+            d = dy_m[c] if scale[c] * off + shift[c] > 0 else leaked
+            dx_m[c] = steep[c] * (d - level[c] - off * tilt[c])

@@ -116,9 +116,9 @@ def batchnorm(
 
 def batchnorm_grad(
     dy: np.ndarray,
-    y: np.ndarray,
     x: np.ndarray,
     gamma: np.ndarray,
+    beta: np.ndarray,
     mean: np.ndarray,
     var: np.ndarray,
     eps: float,
@@ -126,12 +126,13 @@ def batchnorm_grad(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dx = gamma / std * (dy - mean of dy - xhat * mean of dy * xhat): mean and var are functions of x, and what they
     contribute is what is taken off. dgamma = sum of dy * xhat, dbeta = sum of dy. All of that with the dy that comes
-    out of the activation; without one y is not looked at."""
+    out of the activation, which went the way of the sign that x has in `batchnorm`."""
+    centred = x - mean
     if slope != 1:
-        dy = leaky_relu_grad(dy, y, slope)
+        dy = leaky_relu_grad(dy, gamma / np.sqrt(var + eps) * centred + beta, slope)
     M = dy.size // dy.shape[-1]
     inv_std = 1 / np.sqrt(var + eps)  # (C,)
-    xhat = inv_std * (x - mean)  # y = gamma * xhat + beta
+    xhat = inv_std * centred  # y = gamma * xhat + beta
     dbeta, dgamma = sum_rows(dy), sum_rows(dy * xhat)
     dx = gamma * inv_std * (dy - dbeta / M - xhat * (dgamma / M))
     return dx, dgamma, dbeta
