@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 from pathlib import Path
@@ -126,6 +127,8 @@ def _load_backend(arguments):
     backend = backends.load(arguments.backend or "auto", **gpu)
     backend.set_threads(arguments.threads)
     _note_unused(arguments, backend)
+    if backend.NAME == "numba" and not backend.kernels_on_disk():
+        print("minigan: compiling the kernels, once on this machine ...", file=sys.stderr)
     return backend
 
 
@@ -286,6 +289,7 @@ def evaluate(arguments) -> int:
     import json
 
     import numpy as np
+    from tqdm import tqdm
 
     from minigan import evaluate as judging
     from minigan import models, plots, run
@@ -295,11 +299,13 @@ def evaluate(arguments) -> int:
         raise UserError(f"--count is at least 100 and --seed at least 0, got {arguments.count} and {arguments.seed}")
     network = run.generator(arguments.run, _load_backend(arguments))
     images, labels = judging.draw(network, arguments.count, arguments.seed)
+    judge = judging.Judge(backend=network.backend)
     n, data = models.classes(network), run.read_config(arguments.run).data
     if n and data != "mnist":
         print(f"the judge reads digits, and the {n} labels of {data} may mean others: no agreement", file=sys.stderr)
         labels = None
-    report = judging.evaluate(judging.Judge(backend=network.backend), images, labels, arguments.seed)
+    progress = functools.partial(tqdm, desc="judging lots of real images", leave=False, disable=None)
+    report = judging.evaluate(judge, images, labels, arguments.seed, progress)
     text = json.dumps(report, indent=1)
     with run.writing(arguments.run):
         write_atomically(arguments.run / "evaluate.json", (text + "\n").encode())

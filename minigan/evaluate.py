@@ -183,12 +183,17 @@ def _lots(labels: np.ndarray, count: int, rng) -> list[np.ndarray]:
     return [by_label[np.arange(count) * N // count + i] for i in range(min(LOTS, N // count))]
 
 
-def real_figures(judge: Judge, reference: np.ndarray, balls: Neighbourhoods, count: int, rng, rounds: int = 50) -> dict:
-    """The figures of `count` training images: means over several lots of them, of the intervals' bounds as well."""
+def real_figures(
+    judge: Judge, reference: np.ndarray, balls: Neighbourhoods, count: int, rng, rounds: int = 50, progress=iter
+) -> dict:
+    """The figures of `count` training images: means over several lots of them, of the intervals' bounds as well.
+
+    `progress` wraps the list of lots, to show how far it is gone through.
+    """
     known = datasets.mnist("train")
     found = [
         figures(judge.look(known.images[lot]), reference, balls, known.labels[lot], rng, rounds)
-        for lot in _lots(known.labels, min(count, len(known)), rng)
+        for lot in progress(_lots(known.labels, min(count, len(known)), rng))
     ]
     means = {
         name: {key: float(np.mean([lot[name][key] for lot in found])) for key in first}
@@ -213,7 +218,7 @@ def draw(generator: Sequential, count: int, seed: int = 0) -> tuple[np.ndarray, 
     return train.draw_images(generator, train.draw_noise(generator, rng, count), asked), labels
 
 
-def evaluate(judge: Judge, images: np.ndarray, labels: np.ndarray | None = None, seed: int = 0) -> dict:
+def evaluate(judge: Judge, images: np.ndarray, labels: np.ndarray | None = None, seed: int = 0, progress=iter) -> dict:
     """{"count", "samples": figures, "real": figures}: uint8 images (N, 28, 28, 1), and lots of as many real training
     images, against the 10,000 test images. `labels` (N,) are the digits that the samples were asked to be, if any were.
 
@@ -235,7 +240,7 @@ def evaluate(judge: Judge, images: np.ndarray, labels: np.ndarray | None = None,
     return {
         "count": len(images),
         "samples": figures(judge.look(images), reference, balls, labels, rng),
-        "real": real_figures(judge, reference, balls, len(images), rng),
+        "real": real_figures(judge, reference, balls, len(images), rng, progress=progress),
     }
 
 
