@@ -5,9 +5,9 @@
                                          [--contenders "minigan digits" ...]
 
 minigan plays its presets `digits` and `digits-unlabelled` with their own recipes, the decay of the learning rate
-ending where the minutes end. PyTorch plays the preset `small` (Adam 2e-4, beta1 0.5, batch 128, non-saturating) in the
-two forms of bench_peers.py: `plain` as a user would first write it, and `best` in channels_last memory, with D frozen
-in G's step.
+ending where the minutes end; where asked, also `digits-wide`, which is made for ten minutes. PyTorch plays the preset
+`small` (Adam 2e-4, beta1 0.5, batch 128, non-saturating) in the two forms of bench_peers.py: `plain` as a user would
+first write it, and `best` in channels_last memory, with D frozen in G's step.
 
 Seconds are those of training: fetching the batch, drawing noise, and the step. While a contender, in a process of its
 own, sends 10,000 samples and waits, the judge of `minigan.evaluate` looks at them; that time is not counted. Contenders
@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 MINIGAN, TORCH = ("minigan digits", "minigan digits-unlabelled"), ("torch small, plain", "torch small, best")
+CONTENDERS = (*MINIGAN, *TORCH, "minigan digits-wide")
 MARKS = (0.04, 0.08, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0)  # parts of the minutes at which samples are judged
 COUNT = 10_000  # samples
 
@@ -34,7 +35,8 @@ COUNT = 10_000  # samples
 
 def contender(name: str, seed: int, minutes: float, threads: int, pipe) -> None:
     """A process that trains, sends (seconds, steps, images, labels or None) at every mark, and waits for an answer."""
-    play = minigan(name.split()[1], seed, minutes, threads) if name in MINIGAN else torch(name, seed, threads)
+    ours, preset = name.startswith("minigan"), name.split()[1]
+    play = minigan(preset, seed, minutes, threads) if ours else torch(name, seed, threads)
     marks = [60 * minutes * mark for mark in MARKS]
     for seconds, steps, samples in play:
         if seconds >= marks[0]:
@@ -193,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=3.0, help="of training, for each run (default 3)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
-    parser.add_argument("--contenders", nargs="+", default=[*MINIGAN, *TORCH], choices=[*MINIGAN, *TORCH])
+    parser.add_argument("--contenders", nargs="+", default=[*MINIGAN, *TORCH], choices=CONTENDERS)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", metavar="FILE", required=True, type=Path)
     parser.add_argument("--plot", metavar="FILE")

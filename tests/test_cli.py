@@ -72,6 +72,19 @@ def test_a_gpu_option_without_a_gpu_is_no_secret(options, says, capsys, tmp_path
     assert capsys.readouterr().err == says
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_compilation_is_no_secret(backend, capsys, tmp_path, monkeypatch):
+    """Samples may be drawn on another machine than that of the training."""
+    numba, out = backends.load("numba"), tmp_path / "run"
+    assert main(["train", "--preset", "mlp", "--steps", "1", "--batch", "2", "--quiet", "--out", str(out)]) == 0
+    for on_disk in (True, False):
+        monkeypatch.setattr(numba, "kernels_on_disk", lambda on_disk=on_disk: on_disk)
+        capsys.readouterr()
+        assert main(["sample", str(out), "--backend", backend, "--out", str(tmp_path / "x.png")]) == 0
+        told = backend == "numba" and not on_disk
+        assert capsys.readouterr().err == "minigan: compiling the kernels, once on this machine ...\n" * told
+
+
 def test_train_lists_the_presets(capsys):
     assert main(["train", "--list"]) == 0
     text = capsys.readouterr().out
