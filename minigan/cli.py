@@ -242,14 +242,18 @@ def _closing(training, out: Path) -> str:
 
 def _list_presets() -> int:
     import inspect
+    import textwrap
 
     from minigan import models
     from minigan.train import RECIPES, Config
 
     for name in RECIPES:
-        print(f"{name:<10} {inspect.getdoc(models.PRESETS[name]).splitlines()[0]}")
-        c = Config.of(name)
-        print(f"{'':<10} {c.epochs} epochs, batch {c.batch}, Adam {c.lr_g:g} and {c.lr_d:g}, beta1 {c.beta1:g}")
+        c, about = Config.of(name), inspect.getdoc(models.PRESETS[name]).split("\n\n")[0]
+        labels = "with" if c.conditional else "without"
+        recipe = f"{c.epochs} epochs, batch {c.batch}, Adam {c.lr_g:g} and {c.lr_d:g}, beta1 {c.beta1:g}"
+        print(name)
+        for text in (about, f"{recipe}, {c.loss} loss, {labels} labels"):
+            print(textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    "))
     return 0
 
 
