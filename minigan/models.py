@@ -76,7 +76,7 @@ def digits(rng, H, W, C, classes, g_width=1):
 
 
 def digits_wide(rng, H, W, C, classes):
-    """The networks of `digits` with a generator twice as wide: better digits after ten minutes."""
+    """The networks of `digits` with a generator twice as wide: for the best digits in ten minutes."""
     return digits(rng, H, W, C, classes, g_width=2)
 
 

@@ -44,7 +44,7 @@ DIGITS = dict(
 RECIPES = {
     "digits": DIGITS,
     "digits-unlabelled": DIGITS | dict(conditional=False),
-    "digits-wide": DIGITS | dict(epochs=28, lr_g=3e-3, lr_d=3e-3),
+    "digits-wide": DIGITS | dict(epochs=40, batch=128),
     "small": dict(epochs=20),
     "tutorial": dict(epochs=50, batch=256, lr_g=1e-4, lr_d=1e-4, beta1=0.9, eps=1e-7, simultaneous=True),
     "mlp": dict(epochs=30),
