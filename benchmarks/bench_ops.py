@@ -271,6 +271,7 @@ def measured_peak(threads: int) -> float:
     if importlib.util.find_spec("numba"):
         from minigan.backends import microkernel
 
+        set_threads("numba", threads)
         k, width = 128, microkernel.panel_width(np.float32)
         m, count = microkernel.ROWS, 2000 * threads
         x, w, y = np.ones(m * k, np.float32), np.ones(k * width, np.float32), np.empty(m * width * count, np.float32)

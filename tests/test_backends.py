@@ -385,6 +385,17 @@ def all_operations():
     yield from numba_backend.batchnorm_grad(y, x, x[0], x[1], mean, var, 1e-3, 0.2)
 
 
+def test_a_kernel_from_disk_finds_its_threads_started(tmp_path):
+    """Whichever kernel was compiled first: of all of them, only that one brings the loop that they share."""
+    first = "numba_passes.leaky_relu(np.ones(9, np.float32), 0.2)"
+    product = "microkernel.matmul(np.ones((40, 128), np.float32), np.ones((128, 64), np.float32))"
+    for call in (first, product, product):  # compiled with the loop; compiled without it; read from disk
+        program = f"import numpy as np; from minigan.backends import microkernel, numba_passes; print({call}.sum())"
+        run = [sys.executable, "-c", program]
+        done = subprocess.run(run, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "9.0\n" if call == first else "327680.0\n"), done.stderr
+
+
 def test_the_bits_do_not_depend_on_the_number_of_threads():
     try:
         bits = []

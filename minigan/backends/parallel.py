@@ -16,7 +16,7 @@ there and calls the body is added to the caller's module; the `prange` gets its 
 import numpy as np
 from llvmlite import ir
 from llvmlite.ir.values import ArgumentAttributes
-from numba import njit, prange, types
+from numba import get_num_threads, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -27,6 +27,8 @@ INNER = PLAIN | dict(no_cpython_wrapper=True)  # called by compiled code alone
 LINE = 8  # numbers of 8 bytes in a cache line: threads that write to the same line wait for one another
 ADDRESS = ir.IntType(64)
 TASK = ir.FunctionType(ir.VoidType(), [ADDRESS, ADDRESS])  # (address of the arguments, number of the task)
+
+get_num_threads()  # starts them; a function read from disk with a `prange` in it would, but its callers do not
 
 
 @intrinsic
