@@ -649,14 +649,16 @@ def test_compiled_code_is_kept_on_disk():
 def test_kernels_of_other_sources_are_forgotten(tmp_path, monkeypatch):
     """Numba would keep a kernel whose own file is as it was, though the tile inside is not."""
     source, kernel = tmp_path / "numba_backend.py", tmp_path / "microkernel.products-1.nbi"
+    code = kernel.with_suffix(".1.nbc")
     monkeypatch.setattr(numba_backend, "__file__", str(source))
     monkeypatch.setattr(numba_backend, "kernel_folder", lambda: tmp_path)
     for text, kept in (("a", False), ("a", True), ("b", False), ("b", True)):
         source.write_text("the same")
         (tmp_path / "microkernel.py").write_text(text)
         kernel.touch()
+        code.touch()
         numba_backend.forget_stale_kernels()
-        assert numba_backend.kernels_on_disk() is kernel.exists() is kept
+        assert numba_backend.kernels_on_disk() is kernel.exists() is code.exists() is kept
 
 
 def test_where_the_tile_does_not_compile_plain_loops_serve(monkeypatch):

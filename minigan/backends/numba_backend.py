@@ -268,15 +268,16 @@ def forget_stale_kernels() -> None:
     """Takes from disk the kernels that were compiled from other sources than today's.
 
     Numba compiles a kernel anew when the kernel's own file has changed; but the tile, and how loops share their tasks,
-    stand in other files and are compiled into it.
+    stand in other files and are compiled into it. (Indices go first, then what they point to: a process that comes
+    between finds nothing; and no new index, written before its kernel, can point to an old one.)
     """
     folder = kernel_folder()
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     stamp, now = folder / "minigan-sources", hashlib.sha256(sources).hexdigest()
     with contextlib.suppress(OSError):
         if not stamp.exists() or stamp.read_text() != now:
-            for index in folder.glob("*.nbi"):
-                index.unlink(missing_ok=True)
+            for file in [*folder.glob("*.nbi"), *folder.glob("*.nbc")]:
+                file.unlink(missing_ok=True)
             stamp.write_text(now)
 
 
