@@ -200,7 +200,7 @@ def real_figures(
         for name, first in found[0].items()
         if name != "classes"
     }
-    return means | {"classes": np.mean([lot["classes"] for lot in found], axis=0).tolist()}
+    return means | {"classes": np.mean([lot["classes"] for lot in found], axis=0).round(1).tolist()}
 
 
 def draw(generator: Sequential, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
