@@ -89,6 +89,7 @@ def test_train_lists_the_presets(capsys):
     assert main(["train", "--list"]) == 0
     text = capsys.readouterr().out
     assert "digits" in text and "TensorFlow's DCGAN tutorial" in text and "batch 256" in text
+    assert "hinge loss, with labels\n" in text and "non_saturating loss, without labels\n" in text
 
 
 def test_bench_compares_the_backends(capsys):

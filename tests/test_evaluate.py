@@ -138,8 +138,12 @@ def test_the_real_row_is_the_mean_of_lots(judge, test_digits, measure):
     """Every figure, and the classes as read."""
     balls = judging.Neighbourhoods(test_digits[2])
     train = datasets.mnist("train")
-    found = judging.real_figures(judge, test_digits[2], balls, 2000, np.random.default_rng(3), rounds=2)
+    shown, rng = [], np.random.default_rng(3)
+    found = judging.real_figures(
+        judge, test_digits[2], balls, 2000, rng, rounds=2, progress=lambda lots: shown.extend(lots) or lots
+    )
     lots = judging._lots(train.labels, 2000, np.random.default_rng(3))
+    assert np.array_equal(shown, lots)
     each = [measure(train.images[lot], train.labels[lot]) for lot in lots]
     for name in each[0]:
         have = found[name] if name == "classes" else found[name]["value"]
@@ -153,6 +157,16 @@ def test_bootstrap_keeps_the_number_of_each_label():
     drawn = np.array([judging._again(labels, np.random.default_rng(seed)) for seed in range(200)])
     assert (np.sort(labels[drawn]) == np.sort(labels)).all()
     assert (np.bincount(drawn.ravel(), minlength=7) / 200 > 0.7).all()  # each of them is drawn, once on average
+
+
+def test_the_interval_of_labelled_samples_is_that_for_these_labels(test_digits):
+    """Read without a mistake, they are as often of each class in every bootstrap sample."""
+    labels, features = test_digits[1][:500], test_digits[2][:500]
+    balls = judging.Neighbourhoods(features)
+    for asked in (labels, None):
+        rng = np.random.default_rng(0)
+        found = judging.figures((features, np.eye(10)[labels]), features, balls, asked, rng, rounds=5)["divergence"]
+        assert (found["high"] - found["low"] < 1e-12) is (asked is not None)
 
 
 def test_labels_of_other_data_get_no_agreement(tmp_path, capsys):
