@@ -3,16 +3,15 @@
     python benchmarks/ablation.py --json FILE [--markdown FILE] [--epochs 3] [--seeds 0 1] [--only NAME ...]
 
 Every run sees the same number of real images, and the judge of `minigan.evaluate` looks at 10,000 samples of its end.
-Counted in images and not in seconds, so that every machine gives the same table; beside it stands what a step costs,
-per image and in processor time, next to the recipe's. Every finished run is written to the JSON at once and is not
-repeated when the command is; several commands, each with --only some, may fill one file.
+Counted in images and not in seconds, so that every machine gives the same table; beside it stands how long a step
+takes, per image and next to the recipe's, measured at the end, in turns. Every finished run is written to the JSON at
+once and is not repeated when the command is; several commands, each with --only some, may fill one file.
 """
 
 import argparse
 import json
 import os
 import statistics
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,8 +71,8 @@ CHANGES = {
 FIGURES = {"frechet": "Frechet distance", "coverage": "coverage", "confident": "confident", "agreement": "agreement"}
 
 
-def play(name: str, seed: int, epochs: int, threads: int, scales: Scales) -> dict:
-    """One run: its figures at the end, and the milliseconds of processor time that a step took, for each image."""
+def begin(name: str, seed: int, epochs: int, threads: int) -> train.Training:
+    """The recipe with this change, before its first step."""
     backend = backends.load("numba")
     backend.set_threads(threads)
     change = CHANGES[name]
@@ -83,13 +82,25 @@ def play(name: str, seed: int, epochs: int, threads: int, scales: Scales) -> dic
     if callable(change):
         change(training)
     training.warm_up()
-    total, times, start = training.steps_in_all(), [], time.process_time()
+    return training
+
+
+def play(training: train.Training, name: str, scales: Scales) -> dict:
+    """One run, and its figures at the end."""
+    total, seed = training.steps_in_all(), training.config.seed
     for _ in tqdm(training.records(), total=total, desc=f"{name}, seed {seed}", unit="step", mininterval=10):
-        times.append(time.process_time() - start)
-        start = time.process_time()
+        pass
     found = scales.figures(*evaluate.draw(training.sampler, COUNT, seed))
-    ms = round(1e3 * statistics.median(times) / config.batch, 4)
-    return {"change": name, "seed": seed, "steps": training.step, "ms an image": ms, "figures": found}
+    return {"change": name, "seed": seed, "steps": training.step, "figures": found}
+
+
+def cost(trainings: list[train.Training], seconds: float) -> list[float]:
+    """The milliseconds that a step takes, for each image, of trainings that take turns."""
+    times = bench.take_turns([training.records().__next__ for training in trainings], seconds)
+    return [
+        round(1e3 * statistics.median(t) / training.config.batch, 4)
+        for t, training in zip(times, trainings, strict=True)
+    ]
 
 
 def table(report: dict) -> str:
@@ -102,17 +113,17 @@ def table(report: dict) -> str:
     def rows(name: str) -> list[dict]:
         return [run for run in report["runs"] if run["change"] == name]
 
-    cost = lambda name: statistics.median(run["ms an image"] for run in rows(name))  # noqa: E731
     lines = [
         "| " + " | ".join(["with one change", *FIGURES.values(), "cost an image"]) + " |",
         "| --- " + "| ---: " * (len(FIGURES) + 1) + "|",
     ]
+    took = report["ms an image"]
     for name in (name for name in CHANGES if rows(name)):
         cells = []
         for key in FIGURES:
             values = [run["figures"][key] for run in rows(name) if key in run["figures"]]
             cells.append(cell(values, 3) if values else "")
-        cells.append(f"{cost(name) / cost('the recipe'):.2f}" if rows("the recipe") else "")
+        cells.append(f"{took[name] / took['the recipe']:.2f}" if "the recipe" in took else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     real = [f"{report['real'][key]:.3f}" if key in report["real"] else "" for key in FIGURES]
     return "\n".join([*lines, "| real training images | " + " | ".join([*real, ""]) + " |", ""])
@@ -142,10 +153,14 @@ def main() -> None:
     for seed in options.seeds:
         for name in options.only:
             if not any((run["change"], run["seed"]) == (name, seed) for run in runs_so_far()):
-                run = play(name, seed, options.epochs, options.threads, scales)
+                run = play(begin(name, seed, options.epochs, options.threads), name, scales)
                 report |= {"runs": [*runs_so_far(), run], "when": datetime.now(UTC).isoformat(timespec="seconds")}
                 write_atomically(options.json, (json.dumps(report, indent=1) + "\n").encode())
     report["runs"] = runs_so_far()
+    names = list(dict.fromkeys(run["change"] for run in report["runs"]))
+    took = cost([begin(name, 0, 100, options.threads) for name in names], seconds=4.0)  # epochs that do not run out
+    report["ms an image"] = dict(zip(names, took, strict=True))
+    write_atomically(options.json, (json.dumps(report, indent=1) + "\n").encode())
     if options.markdown:
         write_atomically(options.markdown, table(report).encode())
     print(table(report))

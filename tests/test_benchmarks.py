@@ -42,16 +42,30 @@ def test_ablation_sets_the_rows_beside_the_recipe(script):
         {
             "change": name,
             "seed": seed,
-            "ms an image": ms,
             "figures": {"frechet": f + 0.1 * seed, "coverage": 0.8} | more,
         }
-        for name, ms, f, more in (("no labels", 0.2, 0.5, {}), ("the recipe", 0.4, 0.2, {"agreement": 0.99}))
+        for name, f, more in (("no labels", 0.5, {}), ("the recipe", 0.2, {"agreement": 0.99}))
         for seed in range(3)
     ]
-    lines = ablation.table({"runs": runs, "real": {"frechet": 0.07, "agreement": 1.0}}).splitlines()
+    report = {"runs": runs, "real": {"frechet": 0.07, "agreement": 1.0}}
+    lines = ablation.table(report | {"ms an image": {"no labels": 0.2, "the recipe": 0.4}}).splitlines()
     assert lines[2] == "| the recipe | 0.300 (0.200-0.400) | 0.800 (0.800-0.800) |  | 0.990 (0.990-0.990) | 1.00 |"
     assert lines[3] == "| no labels | 0.600 (0.500-0.700) | 0.800 (0.800-0.800) |  |  | 0.50 |"
     assert lines[4] == "| real training images | 0.070 |  |  | 1.000 |  |"
+
+
+def test_ablation_reckons_the_cost_of_an_image(script, monkeypatch):
+    ablation = script("ablation")
+    images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
+    data = datasets.Images(images, None, "x")
+    trainings = [Training(Config.of("mlp", steps=3, batch=b), data, backends.load("numpy")) for b in (2, 64)]
+
+    def take_turns(functions, seconds):
+        return [[float(function()["step"]) for _ in range(3)] for function in functions]  # 1, 2 and 3 seconds
+
+    monkeypatch.setattr(ablation.bench, "take_turns", take_turns)
+    assert ablation.cost(trainings, seconds=0.2) == [1000.0, 31.25]
+    assert [training.step for training in trainings] == [3, 3]
 
 
 def test_ablation_bares_the_discriminator(script):
