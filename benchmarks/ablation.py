@@ -154,12 +154,13 @@ def main() -> None:
         for name in options.only:
             if not any((run["change"], run["seed"]) == (name, seed) for run in runs_so_far()):
                 run = play(begin(name, seed, options.epochs, options.threads), name, scales)
-                report |= {"runs": [*runs_so_far(), run], "when": datetime.now(UTC).isoformat(timespec="seconds")}
+                report["runs"] = [*runs_so_far(), run]
                 write_atomically(options.json, (json.dumps(report, indent=1) + "\n").encode())
     report["runs"] = runs_so_far()
     names = list(dict.fromkeys(run["change"] for run in report["runs"]))
     took = cost([begin(name, 0, 100, options.threads) for name in names], seconds=4.0)  # epochs that do not run out
     report["ms an image"] = dict(zip(names, took, strict=True))
+    report["when"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_atomically(options.json, (json.dumps(report, indent=1) + "\n").encode())
     if options.markdown:
         write_atomically(options.markdown, table(report).encode())
