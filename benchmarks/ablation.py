@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from time_to_quality import COUNT, Scales
+from time_to_quality import COUNT, Scales, expect_same
 from tqdm import tqdm
 
 from minigan import backends, bench, datasets, evaluate, models, optim, train
@@ -140,14 +140,14 @@ def main() -> None:
     options = parser.parse_args()
 
     scales = Scales(options.threads)
-    report = {"epochs": options.epochs, "count": COUNT, "machine": bench.machine(), "real": scales.real, "runs": []}
+    asked = {"epochs": options.epochs, "count": COUNT, "judge": scales.judge.crc32}
+    report = {**asked, "machine": bench.machine(), "real": scales.real, "runs": []}
 
     def runs_so_far() -> list[dict]:
         if not options.json.exists():
             return []
         before = json.loads(options.json.read_text())
-        if before["epochs"] != options.epochs:
-            raise SystemExit(f"{options.json} holds runs of {before['epochs']} epochs: name another file")
+        expect_same(asked, before, options.json)
         return before["runs"]
 
     for seed in options.seeds:

@@ -129,6 +129,12 @@ class Scales:
         return {name: round(f["value"], 5) if isinstance(f, dict) else f for name, f in found.items()}
 
 
+def expect_same(asked: dict, before: dict, file: Path) -> None:
+    """Ends the program if a report that is to be continued was made in another way: its runs would not compare."""
+    if other := [name for name, value in asked.items() if before.get(name) != value]:
+        raise SystemExit(f"{file} holds runs with another choice of {', '.join(other)}: name another file")
+
+
 def compete(name: str, seed: int, minutes: float, threads: int, scales: Scales) -> dict:
     """One run: its curve of (seconds, steps, Frechet distance), and all figures at its end."""
     context = multiprocessing.get_context("spawn")
@@ -205,12 +211,16 @@ def main() -> None:
     from minigan.checkpoint import write_atomically
 
     scales = Scales(options.threads)
-    asked = {"minutes": options.minutes, "threads": options.threads, "count": COUNT}
+    asked = {
+        "minutes": options.minutes,
+        "threads": options.threads,
+        "count": COUNT,
+        "judge": scales.judge.crc32,
+    }
     report = {**asked, "machine": bench.machine(), "real": scales.real, "runs": []}
     if options.json.exists():
         before = json.loads(options.json.read_text())
-        if any(before[name] != value for name, value in asked.items()):
-            raise SystemExit(f"{options.json} holds runs of other minutes or threads: name another file")
+        expect_same(asked, before, options.json)
         report["runs"] = before["runs"]
     done = {(run["contender"], run["seed"]) for run in report["runs"]}
     for seed in options.seeds:

@@ -3,7 +3,8 @@
     python benchmarks/train_on_fakes.py RUN [--count 60000] [--epochs 10] [--json FILE]
 
 The fakes of a conditional run, as many of each digit as of any other, take the place of the 60,000 training digits;
-network, recipe and seed are those of train_judge.py. No real image is seen before the test on the 10,000 real digits.
+network, recipe and seed are those of train_judge.py, in float32. No real image is seen before the test on the 10,000
+real digits.
 """
 
 import argparse

@@ -22,6 +22,7 @@ share of all training images, and a conditional generator is asked for the digit
 """
 
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -61,15 +62,17 @@ def judge_network(rng: np.random.Generator) -> Sequential:
 
 
 class Judge:
-    """Reads digits. `look` gives the features and the probabilities of images."""
+    """Reads digits. `look` gives the features and the probabilities of images; `crc32`, of the weights, tells judges
+    apart."""
 
     def __init__(self, weights: Path = WEIGHTS, backend=None):
-        self.network = judge_network(np.random.default_rng(0))
+        self.network, self.crc32 = judge_network(np.random.default_rng(0)), 0
         with open(weights, "rb") as opened, np.load(opened, allow_pickle=False) as saved:
             for tensors in (self.network.params, self.network.buffers):
                 for name, target in tensors.items():
                     if target.dtype.kind == "f":
                         target[...] = saved[name]
+                        self.crc32 = zlib.crc32(saved[name], self.crc32)
         self.network.to(backend or backends.load("auto"))
 
     def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -219,8 +222,9 @@ def draw(generator: Sequential, count: int, seed: int = 0) -> tuple[np.ndarray, 
 
 
 def evaluate(judge: Judge, images: np.ndarray, labels: np.ndarray | None = None, seed: int = 0, progress=iter) -> dict:
-    """{"count", "samples": figures, "real": figures}: uint8 images (N, 28, 28, 1), and lots of as many real training
-    images, against the 10,000 test images. `labels` (N,) are the digits that the samples were asked to be, if any were.
+    """{"judge", "count", "samples": figures, "real": figures}: uint8 images (N, 28, 28, 1), and lots of as many real
+    training images, against the 10,000 test images. `labels` (N,) are the digits that the samples were asked to be, if
+    any were; "judge" is the crc32 of the judge's weights, for the figures of two judges do not compare.
 
     Raises UserError for images that are not MNIST's size, or too few to compare, and for labels that are no digits.
     """
@@ -238,6 +242,7 @@ def evaluate(judge: Judge, images: np.ndarray, labels: np.ndarray | None = None,
     reference, _ = judge.look(datasets.mnist("test").images)
     balls = Neighbourhoods(reference)
     return {
+        "judge": judge.crc32,
         "count": len(images),
         "samples": figures(judge.look(images), reference, balls, labels, rng),
         "real": real_figures(judge, reference, balls, len(images), rng, progress=progress),

@@ -36,6 +36,15 @@ def test_time_to_quality_takes_medians_over_seeds(script, tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
+def test_runs_of_another_judge_are_not_continued(script):
+    expect_same = script("time_to_quality").expect_same
+    asked = {"minutes": 3.0, "judge": 1}
+    expect_same(asked, asked | {"runs": []}, "report.json")
+    for before in ({"minutes": 3.0, "judge": 2}, {"minutes": 3.0}):
+        with pytest.raises(SystemExit, match=r"report\.json holds runs with another choice of judge: "):
+            expect_same(asked, before, "report.json")
+
+
 def test_ablation_sets_the_rows_beside_the_recipe(script):
     ablation = script("ablation")
     runs = [
@@ -107,3 +116,18 @@ def test_ablation_gives_one_spread_for_all_channels(script):
 
 def test_a_peak_can_be_measured(script):
     assert script("bench_ops").measured_peak(threads=1) > 0
+
+
+def test_the_judge_comes_out_the_same_on_every_backend(script, capsys, tmp_path):
+    train_judge = script("train_judge")
+    train = datasets.mnist("train")
+    few = datasets.Images(train.images[:1280], train.labels[:1280], "few")
+    weights, other = (
+        train_judge.rounded_weights(backends.load(name), few, epochs=2, seed=0) for name in ("numba", "numpy")
+    )
+    np.savez(tmp_path / "judge.npz", **other)
+    assert train_judge.compare(weights, tmp_path / "judge.npz") == 0
+    weights["0.w"].flat[3] += 1
+    assert train_judge.compare(weights, tmp_path / "judge.npz") == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 of 208,674 ")
+    assert {w.dtype for w in weights.values()} == {np.dtype(np.float16)}

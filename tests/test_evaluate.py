@@ -99,6 +99,16 @@ def test_constant_images_end_in_a_result(judge, tmp_path):
     assert judging.table(report).count("\n") >= 7
 
 
+def test_judges_are_told_apart(judge, tmp_path):
+    with np.load(judging.WEIGHTS) as saved:
+        weights = dict(saved)
+    np.savez(tmp_path / "same.npz", **weights)  # another file, the same weights
+    weights["17.b"][-1] += 1
+    np.savez(tmp_path / "other.npz", **weights)
+    assert judging.Judge(tmp_path / "same.npz").crc32 == judge.crc32 != judging.Judge(tmp_path / "other.npz").crc32
+    assert judging.evaluate(judge, datasets.mnist("test").images[:100])["judge"] == judge.crc32
+
+
 def test_what_is_no_digit_is_refused(judge):
     for shape in ((200, 32, 32, 1), (200, 28, 28, 3), (99, 28, 28, 1)):
         with pytest.raises(UserError, match="at least 100 grey images of 28 x 28"):
