@@ -178,12 +178,17 @@ def _again(labels: np.ndarray, rng) -> np.ndarray:
     return order[first + (rng.random(len(labels)) * size).astype(int)]
 
 
+def _in_shares(count: int, N: int) -> np.ndarray:
+    """Indices (count,) at even distances among N things in order: every kind of them has, to within one, its share."""
+    return np.arange(count) * N // count
+
+
 def _lots(labels: np.ndarray, count: int, rng) -> list[np.ndarray]:
     """Indices (count,) of up to LOTS lots that have no image in common, drawn so that each label has in every lot, to
     within one image, its share of all labels (N,)."""
     N = len(labels)
     by_label = np.lexsort((rng.random(N), labels))  # in any order among equals
-    return [by_label[np.arange(count) * N // count + i] for i in range(min(LOTS, N // count))]
+    return [by_label[_in_shares(count, N) + i] for i in range(min(LOTS, N // count))]
 
 
 def real_figures(
@@ -214,7 +219,7 @@ def draw(generator: Sequential, count: int, seed: int = 0) -> tuple[np.ndarray, 
     rng, n, labels = np.random.default_rng(seed), models.classes(generator), None
     if n == CLASSES:
         known = np.sort(datasets.mnist("train").labels)
-        labels = known[np.arange(count) * len(known) // count]
+        labels = known[_in_shares(count, len(known))]
     elif n:
         labels = np.arange(count) % n
     asked = None if labels is None else generator.backend.asarray(labels)

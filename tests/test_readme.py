@@ -1,5 +1,7 @@
 """The README keeps its promises: the two lines, the files and commands that it names."""
 
+import json
+import math
 import re
 from pathlib import Path
 
@@ -44,3 +46,79 @@ def test_every_command_is_known(capsys):
             main([command, "--help"])
         assert end.value.code == 0, command
     capsys.readouterr()
+
+
+def result(name: str) -> dict:
+    return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+
+
+def digits(value: float, figures: int) -> str:
+    """A number with at least so many figures."""
+    return f"{value:.{max(0, figures - 1 - math.floor(math.log10(value)))}f}"
+
+
+def test_the_quality_of_five_seeds_is_the_committed_one():
+    reports = [result("default-run/evaluate.json"), *(result(f"seeds/digits-{seed}.json") for seed in (1, 2, 3, 4))]
+    rows = {str(seed): report["samples"] for seed, report in enumerate(reports)}
+    for name, f in (rows | {"real training images": reports[0]["real"]}).items():
+        value = {key: figure["value"] for key, figure in f.items() if key != "classes"}
+        parts = [f"{value['frechet']:.3f}", f"{value['coverage']:.3f}"]
+        parts += [f"{100 * value[key]:.1f}%" for key in ("agreement", "confident")]
+        assert f"| {' | '.join([name, *parts])} |\n" in README
+    assert len({report["judge"] for report in reports}) == 1
+    first, real = reports[0]["samples"], reports[0]["real"]
+    said = " ".join(README.split())
+    assert f"reads {100 * first['agreement']['value']:.1f}% of 10,000 samples as the digit asked for" in said
+    assert f"is {first['frechet']['value']:.3f}, against {real['frechet']['value']:.3f} for real" in said
+
+
+def test_the_quality_after_minutes_is_the_committed_one():
+    three, ten = result("time_to_quality.json"), result("time_to_quality_10.json")
+    assert three["judge"] == ten["judge"] == result("default-run/evaluate.json")["judge"]
+    for label, report, contender in (
+        ("minigan, `digits`", three, "minigan digits"),
+        ("minigan, `digits-wide`", ten, "minigan digits-wide"),
+        ("minigan, `digits-unlabelled`", three, "minigan digits-unlabelled"),
+        ("PyTorch's small DCGAN, without labels, in its fastest form", three, "torch small, best"),
+        ("the same as one would first write it", three, "torch small, plain"),
+    ):
+        medians = report["medians"][contender]
+        assert medians["seeds"] == 3
+        row = (
+            f"| {label} | {report['minutes']:.0f} | {digits(medians['frechet'], 3)} "
+            f"| {digits(medians['frechet'] / report['real']['frechet'], 2)} | {medians['coverage']:.3f} "
+            f"| {100 * medians['rarest digit']:.1f}% |\n"
+        )
+        assert row in README
+    read = result("train_on_fakes.json")
+    assert f"{read['fakes']:,} samples of the run above reads {read['read right'] / 100:.2f}% of" in " ".join(
+        README.split()
+    )
+
+
+def test_the_times_beside_other_frameworks_are_the_committed_ones():
+    medians = {(r["preset"], r["batch"], r["contender"]): r["median_ms"] for r in result("peers.json")["results"]}
+    for preset, batch in dict.fromkeys(key[:2] for key in medians):
+        ours, plain, best, at_once, theirs = (
+            medians[preset, batch, name]
+            for name in ("minigan", "torch plain", "torch best", "minigan, at once", "tensorflow, at once")
+        )
+        cells = [f"{plain:.0f} ms", f"{best:.0f} ms", f"{ours / best:.2f}", f"{at_once:.0f} ms", f"{theirs:.0f} ms"]
+        row = f"| `{preset}`, batch {batch} | {ours:.0f} ms | {' | '.join(cells)} | {at_once / theirs:.2f} |\n"
+        assert row in README
+
+
+def test_the_single_operations_are_the_committed_ones():
+    ops = result("ops.json")
+    shares = {"convolutions": [r["over_torch"] for r in ops["results"] if r["rung"] == "numba"]}
+    passes = [r for r in ops["passes"] if r["rung"] == "numba"]
+    shares["batch norms"] = [r["over_torch"] for r in passes if r["operation"] != "adam"]
+    assert max(r["over_torch"] for r in passes) < 1
+    said = " ".join(README.split())
+    for name, found in shares.items():
+        claim = re.search(rf"{len(found)} {name}[^(]*\(([\d.]+) to ([\d.]+)", said)
+        assert claim and claim.groups() == (f"{min(found):.2f}", f"{max(found):.2f}"), name
+    threads = {(r["batch"], r["threads"]): r["median_ms"] for r in result("threads.json")["results"]}
+    for batch in (128, 256):
+        assert f"{threads[batch, 1] / threads[batch, 2]:.1f}" == "1.9"
+    assert "on the tutorial two threads are 1.9 times as fast as one" in said
