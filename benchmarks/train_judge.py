@@ -6,9 +6,11 @@
 Training digits shifted by up to two pixels each way, cross entropy, Adam with a rate that falls in a straight line to
 0. At the end it prints how many of the 10,000 test digits the rounded weights read.
 
-The weights in the package are those of seed 0, and --check trains them again and compares instead of writing. For that
-to come out the same with other kernels, threads or processors, which round otherwise, the training runs in float64:
-what rounding leaves between two runs stays far below what float16 can tell apart.
+The weights in the package are those of seed 0, and --check trains them again and compares instead of writing. For them
+to come out the same with other kernels, which round otherwise, the training runs in float64: what rounding leaves
+between two runs stays far below what float16 can tell apart. (In float32 it does not: fifty steps make other weights of
+it.) The numpy backend, whose sums have another order throughout, comes to the same 208,674 weights in four times the
+time: `--check --backend numpy`.
 """
 
 import argparse
