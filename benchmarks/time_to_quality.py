@@ -211,12 +211,7 @@ def main() -> None:
     from minigan.checkpoint import write_atomically
 
     scales = Scales(options.threads)
-    asked = {
-        "minutes": options.minutes,
-        "threads": options.threads,
-        "count": COUNT,
-        "judge": scales.judge.crc32,
-    }
+    asked = {"minutes": options.minutes, "threads": options.threads, "count": COUNT, "judge": scales.judge.crc32}
     report = {**asked, "machine": bench.machine(), "real": scales.real, "runs": []}
     if options.json.exists():
         before = json.loads(options.json.read_text())

@@ -1,4 +1,4 @@
-"""The README keeps its promises: the two lines, the files and commands that it names."""
+"""The README keeps its promises: the two lines, the files, commands and figures that it names."""
 
 import json
 import math
@@ -108,7 +108,7 @@ def test_the_times_beside_other_frameworks_are_the_committed_ones():
         assert row in README
 
 
-def test_the_single_operations_are_the_committed_ones():
+def test_single_operations_and_two_threads_are_the_committed_ones():
     ops = result("ops.json")
     shares = {"convolutions": [r["over_torch"] for r in ops["results"] if r["rung"] == "numba"]}
     passes = [r for r in ops["passes"] if r["rung"] == "numba"]
