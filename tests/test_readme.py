@@ -52,7 +52,7 @@ def result(name: str) -> dict:
     return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
 
 
-def digits(value: float, figures: int) -> str:
+def significant(value: float, figures: int) -> str:
     """A number with at least so many figures."""
     return f"{value:.{max(0, figures - 1 - math.floor(math.log10(value)))}f}"
 
@@ -85,8 +85,8 @@ def test_the_quality_after_minutes_is_the_committed_one():
         medians = report["medians"][contender]
         assert medians["seeds"] == 3
         row = (
-            f"| {label} | {report['minutes']:.0f} | {digits(medians['frechet'], 3)} "
-            f"| {digits(medians['frechet'] / report['real']['frechet'], 2)} | {medians['coverage']:.3f} "
+            f"| {label} | {report['minutes']:.0f} | {significant(medians['frechet'], 3)} "
+            f"| {significant(medians['frechet'] / report['real']['frechet'], 2)} | {medians['coverage']:.3f} "
             f"| {100 * medians['rarest digit']:.1f}% |\n"
         )
         assert row in README
