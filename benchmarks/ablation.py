@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py --json FILE [--markdown FILE] [--epochs 3] [--seeds 0 1] [--only NAME ...]
 
-Every run sees the same number of real images, and the judge of `minigan.evaluate` looks at 10,000 samples of its end.
+Every run sees the same number of real images, and the judge of `minigan.metrics` looks at 10,000 samples of its end.
 Counted in images and not in seconds, so that every machine gives the same table; beside it stands how long a step
 takes, per image and next to the recipe's, measured at the end, in turns. Every finished run is written to the JSON at
 once and is not repeated when the command is; several commands, each with --only some, may fill one file.
@@ -20,24 +20,27 @@ import numpy as np
 from time_to_quality import COUNT, Scales, expect_same
 from tqdm import tqdm
 
-from minigan import backends, bench, datasets, evaluate, models, optim, train
-from minigan.checkpoint import write_atomically
+from minigan import backends, datasets, models, optim
+from minigan.lab import bench
 from minigan.layers import Sequential, SpectralNorm, Spread
+from minigan.metrics import evaluate
+from minigan.training import Config, Training
+from minigan.training.checkpoint import write_atomically
 
 
-def replace_d(training: train.Training, *layers) -> None:
+def replace_d(training: Training, *layers) -> None:
     """Another D and its optimizer, before their first step."""
     c = training.config
     training.D = Sequential(*layers).to(training.backend)
     training.opt_d = optim.Adam(training.D, lr=c.lr_d, beta1=c.beta1, beta2=c.beta2, eps=c.eps)
 
 
-def without_spectral_norm(training: train.Training) -> None:
+def without_spectral_norm(training: Training) -> None:
     """D with the same layers, bare."""
     replace_d(training, *(getattr(layer, "layer", layer) for layer in training.D.layers))
 
 
-def with_one_spread(training: train.Training) -> None:
+def with_one_spread(training: Training) -> None:
     """D told one number for all channels, the mean of theirs, at the strength that served best."""
     *body, spread, last = training.D.layers
     rng = np.random.default_rng(training.config.seed)
@@ -45,7 +48,7 @@ def with_one_spread(training: train.Training) -> None:
     replace_d(training, *body, Spread(strength=8), SpectralNorm(head, rng=rng))
 
 
-def without_spread(training: train.Training) -> None:
+def without_spread(training: Training) -> None:
     """D told a spread of 0, whatever the batch."""
     for layer in training.D.layers:
         if isinstance(layer, Spread):
@@ -71,21 +74,21 @@ CHANGES = {
 FIGURES = {"frechet": "Frechet distance", "coverage": "coverage", "confident": "confident", "agreement": "agreement"}
 
 
-def begin(name: str, seed: int, epochs: int, threads: int) -> train.Training:
+def begin(name: str, seed: int, epochs: int, threads: int) -> Training:
     """The recipe with this change, before its first step."""
     backend = backends.load("numba")
     backend.set_threads(threads)
     change = CHANGES[name]
-    config = train.Config.of("digits", seed=seed, epochs=epochs)
+    config = Config.of("digits", seed=seed, epochs=epochs)
     config = replace(config, **change) if isinstance(change, dict) else config
-    training = train.Training(config, datasets.load("mnist"), backend)
+    training = Training(config, datasets.load("mnist"), backend)
     if callable(change):
         change(training)
     training.warm_up()
     return training
 
 
-def play(training: train.Training, name: str, scales: Scales) -> dict:
+def play(training: Training, name: str, scales: Scales) -> dict:
     """One run, and its figures at the end."""
     total, seed = training.steps_in_all(), training.config.seed
     for _ in tqdm(training.records(), total=total, desc=f"{name}, seed {seed}", unit="step", mininterval=10):
@@ -94,7 +97,7 @@ def play(training: train.Training, name: str, scales: Scales) -> dict:
     return {"change": name, "seed": seed, "steps": training.step, "figures": found}
 
 
-def cost(trainings: list[train.Training], seconds: float) -> list[float]:
+def cost(trainings: list[Training], seconds: float) -> list[float]:
     """The milliseconds that a step takes, for each image, of trainings that take turns."""
     times = bench.take_turns([training.records().__next__ for training in trainings], seconds)
     return [

@@ -15,8 +15,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from minigan import backends, bench
+from minigan import backends
 from minigan.errors import UserError
+from minigan.lab import bench
 
 ROOT = Path(__file__).parent.parent
 CASES = {"small": [16, 64, 256, 1024], "tutorial": [64, 256]}

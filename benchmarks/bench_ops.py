@@ -6,7 +6,7 @@ The rungs, from plain to fast:
 
     loops    the equation as compiled loops, one number at a time (timed on 8 images)
     numpy    im2col and a BLAS matrix product: the reference backend
-    tile     the register tile of `minigan.backends.microkernel`
+    tile     the register tile of `minigan.backends.numba.microkernel`
     numba    the numba backend: the tile, behind a transform where that needs fewer products
     torch    PyTorch in its best memory layout, on an input padded beforehand
 
@@ -27,9 +27,10 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import bench, models
+from minigan import models
 from minigan.backends import conv_size, cores, load, numpy_backend, pads
-from minigan.bench import take_turns
+from minigan.lab import bench
+from minigan.lab.bench import take_turns
 
 # preset: {layer: (H, C, O, kernel, stride, pad)}, each as a convolution from the larger map to the smaller one
 LAYERS = {
@@ -115,7 +116,8 @@ class Case:
             elif rung == "torch":
                 ways[rung] = [self.torch(channels_last) for channels_last in (False, True)]
             else:
-                from minigan.backends import microkernel, numba_backend
+                from minigan.backends.numba import backend as numba_backend
+                from minigan.backends.numba import microkernel
 
                 tile = self.direct(microkernel, "", len(self.x))
                 ways[rung] = [tile if rung == "tile" else self.direct(numba_backend, "_loops", LOOP_IMAGES)]
@@ -269,7 +271,7 @@ def measured_peak(threads: int) -> float:
     a = np.ones((1024, 1024), np.float32)
     best = [2e-9 * 1024**3 / min(take_turns([lambda: a @ a], 1.0)[0])]
     if importlib.util.find_spec("numba"):
-        from minigan.backends import microkernel
+        from minigan.backends.numba import microkernel
 
         set_threads("numba", threads)
         k, width = 128, microkernel.panel_width(np.float32)
@@ -331,7 +333,7 @@ def machine() -> dict:
     if importlib.util.find_spec("numba"):
         import llvmlite.binding
 
-        from minigan.backends import microkernel
+        from minigan.backends.numba import microkernel
 
         tile = f"{microkernel.ROWS} x {microkernel.VECTORS} vectors of {microkernel.VECTOR_BYTES} bytes"
         target = {"target": llvmlite.binding.get_host_cpu_name(), "tile": tile}

@@ -120,12 +120,13 @@ def torch_network(network, channels_last: bool):
 
 
 class TorchStep:
-    """The step of `minigan.bench.Step`, from the same weights, images and noise."""
+    """The step of `minigan.lab.bench.Step`, from the same weights, images and noise."""
 
     def __init__(self, preset: str, batch: int, best: bool, seed: int = 0):
         import torch
 
-        from minigan import backends, bench
+        from minigan import backends
+        from minigan.lab import bench
 
         source = bench.Step(preset, batch, backends.load("numpy"), seed)
         self.torch, self.best = torch, best
@@ -205,7 +206,8 @@ class TensorFlowStep:
         import keras
         import tensorflow as tf
 
-        from minigan import backends, bench
+        from minigan import backends
+        from minigan.lab import bench
 
         source = bench.Step(preset, batch, backends.load("numpy"))
         self.tf = tf
@@ -256,7 +258,8 @@ class Recorder:
 
 def recorded(preset: str, simultaneous: bool):
     """A step of minigan without dropout, and its images, logits and norms of D's and G's gradients."""
-    from minigan import backends, bench
+    from minigan import backends
+    from minigan.lab import bench
     from minigan.layers import Dropout
 
     ours = bench.Step(preset, 16, backends.load("numba"), simultaneous=simultaneous)
@@ -317,7 +320,7 @@ def check_tensorflow(preset: str) -> float:
 
 def contender(name: str, preset: str, batch: int, threads: int, pipe) -> None:
     """A process that plays for a while whenever it is told to, and answers with the seconds of each step."""
-    from minigan import bench
+    from minigan.lab import bench
 
     if name.startswith("minigan"):
         from minigan import backends
@@ -356,7 +359,7 @@ def in_a_process(function, *arguments):
 
 
 def measure(names: list[str], preset: str, batch: int, threads: int, seconds: float) -> list[dict]:
-    from minigan import bench
+    from minigan.lab import bench
 
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
@@ -425,7 +428,7 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
 
-    from minigan import bench
+    from minigan.lab import bench
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes about this machine
     cases = [(preset, int(batch)) for preset, batch in (case.split(":") for case in options.cases)]

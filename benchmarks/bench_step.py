@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import backends, bench
+from minigan import backends
+from minigan.lab import bench
 
 BATCHES = {"small": [64, 128], "tutorial": [128, 256], "digits": [64], "mlp": [128], "mp-gan": [128], "upsample": [128]}
 

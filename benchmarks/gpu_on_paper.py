@@ -15,8 +15,8 @@ import types
 
 import numpy as np
 
-from minigan import bench
 from minigan.backends import numpy_backend
+from minigan.lab import bench
 
 LAUNCHES = {"small": 119, "tutorial": 144}
 HOST = 10e-6  # seconds of the CPU for a call of CuPy

@@ -10,7 +10,7 @@ ending where the minutes end; where asked, also `digits-wide`, which is made for
 first write it, and `best` in channels_last memory, with D frozen in G's step.
 
 Seconds are those of training: fetching the batch, drawing noise, and the step. While a contender, in a process of its
-own, sends 10,000 samples and waits, the judge of `minigan.evaluate` looks at them; that time is not counted. Contenders
+own, sends 10,000 samples and waits, the judge of `minigan.metrics` looks at them; that time is not counted. Contenders
 take turns seed by seed. Every finished run is written to the JSON at once and is not repeated when the command is.
 """
 
@@ -49,11 +49,13 @@ def contender(name: str, seed: int, minutes: float, threads: int, pipe) -> None:
 
 def minigan(preset: str, seed: int, minutes: float, threads: int):
     """Yields (seconds of training, steps, function that draws samples and labels) after every step."""
-    from minigan import backends, datasets, evaluate, train
+    from minigan import backends, datasets
+    from minigan.metrics import evaluate
+    from minigan.training import Config, Training
 
     backend = backends.load("numba")
     backend.set_threads(threads)
-    training = train.Training(train.Config.of(preset, seed=seed, minutes=minutes), datasets.load("mnist"), backend)
+    training = Training(Config.of(preset, seed=seed, minutes=minutes), datasets.load("mnist"), backend)
     training.warm_up()
 
     for _ in training.records():
@@ -105,7 +107,8 @@ class Scales:
     """What the judge says of images, and what it says of as many real ones; without intervals."""
 
     def __init__(self, threads: int):
-        from minigan import backends, datasets, evaluate
+        from minigan import backends, datasets
+        from minigan.metrics import evaluate
 
         backend = backends.load("numba")
         backend.set_threads(threads)
@@ -207,8 +210,8 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
 
-    from minigan import bench
-    from minigan.checkpoint import write_atomically
+    from minigan.lab import bench
+    from minigan.training.checkpoint import write_atomically
 
     scales = Scales(options.threads)
     asked = {"minutes": options.minutes, "threads": options.threads, "count": COUNT, "judge": scales.judge.crc32}

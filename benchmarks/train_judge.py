@@ -1,6 +1,6 @@
-"""Trains the judge of `minigan.evaluate` and writes its weights, as float16, into the package.
+"""Trains the judge of `minigan.metrics.evaluate` and writes its weights, as float16, into the package.
 
-    python benchmarks/train_judge.py [--epochs 10] [--seed 0] [--out minigan/judge.npz]
+    python benchmarks/train_judge.py [--epochs 10] [--seed 0] [--out minigan/metrics/judge.npz]
     python benchmarks/train_judge.py --check
 
 Training digits shifted by up to two pixels each way, cross entropy, Adam with a rate that falls in a straight line to
@@ -18,8 +18,9 @@ import io
 import numpy as np
 from tqdm import tqdm
 
-from minigan import backends, datasets, evaluate, losses, optim
-from minigan.checkpoint import write_atomically
+from minigan import backends, datasets, losses, optim
+from minigan.metrics import evaluate
+from minigan.training.checkpoint import write_atomically
 
 
 def main() -> None:

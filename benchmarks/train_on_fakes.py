@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from train_judge import train
 
-from minigan import backends, datasets, evaluate, models, run
-from minigan.bench import machine
-from minigan.checkpoint import write_atomically
+from minigan import backends, datasets, models, runs
 from minigan.errors import UserError
+from minigan.lab.bench import machine
+from minigan.metrics import evaluate
+from minigan.training.checkpoint import write_atomically
 
 
 def main() -> None:
@@ -32,18 +33,18 @@ def main() -> None:
     options = parser.parse_args()
     backend = backends.load("auto")
     backend.set_threads(options.threads)
-    generator = run.generator(options.run, backend)
+    generator = runs.generator(options.run, backend)
     if models.classes(generator) != evaluate.CLASSES:
         raise UserError(f"the run needs the labels 0 to 9, {options.run} has {models.classes(generator)} labels")
     rng = np.random.default_rng(options.seed)
-    images = run.draw(generator, options.count, rng)
+    images = runs.draw(generator, options.count, rng)
     fakes = datasets.Images(images, np.arange(options.count) % evaluate.CLASSES, "fakes")
 
     network = evaluate.judge_network(rng).to(backend)
     train(network, fakes, options.epochs, rng)
     test = datasets.mnist("test")
     right = int((evaluate.look(network, test.images)[1].argmax(axis=1) == test.labels).sum())
-    config = run.read_config(options.run)
+    config = runs.read_config(options.run)
     result = {
         "run": {"preset": config.preset, "seed": config.seed, "epochs": config.epochs, "steps": config.steps},
         "fakes": options.count,

@@ -16,7 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _common import BLUE, GREY, NO_YES, ORANGE, save
 
-from minigan import datasets, gradcheck, losses, models
+from minigan import datasets, losses, models
+from minigan.checking import gradcheck
 
 rng = np.random.default_rng(1)
 

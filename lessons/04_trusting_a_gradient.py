@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _common import BLUE, GREEN, ORANGE, save
 
-from minigan import gradcheck
+from minigan.checking import gradcheck
 from minigan.layers import BatchNorm, Dense, Sequential, Tanh
 
 rng = np.random.default_rng(0)

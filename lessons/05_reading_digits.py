@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _common import BLUE, GREY, ORANGE, QUICK, save
 
-from minigan import datasets, gradcheck, optim
+from minigan import datasets, optim
+from minigan.checking import gradcheck
 from minigan.layers import Dense, Flatten, ReLU, Sequential, he_normal
 
 rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _common import QUICK, RUNS, path, save
 
-from minigan import backends, checkpoint, datasets, game, losses, models, optim, plots
+from minigan import backends, datasets, game, losses, models, optim
 from minigan.layers import (
     BatchNorm,
     Conv2d,
@@ -26,7 +26,8 @@ from minigan.layers import (
     Tanh,
     normal,
 )
-from minigan.train import Config, Training
+from minigan.report import plots
+from minigan.training import Config, Training, checkpoint
 
 data = datasets.mnist()  # 60,000 images (28, 28, 1)
 backend, why = backends.choose()

@@ -14,8 +14,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _common import QUICK, RUNS, save
 
-from minigan import backends, checkpoint, datasets, plots
-from minigan.train import Config, Training, draw_images
+from minigan import backends, datasets
+from minigan.report import plots
+from minigan.training import Config, Training, checkpoint, draw_images
 
 # %% [markdown]
 # ## A trained generator

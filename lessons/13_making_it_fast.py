@@ -16,7 +16,7 @@ import numpy as np
 from _common import BLUE, GREY, ORANGE, save
 
 from minigan import backends, datasets
-from minigan.train import Config, Training
+from minigan.training import Config, Training
 
 rng = np.random.default_rng(0)
 N, H, C, O, K, STRIDE, PAD, P = 64, 14, 32, 64, 4, 2, 1, 7
@@ -164,7 +164,7 @@ ladder["right order, all cores"] = measure(lambda: reordered(xpad, w))
 #
 # Above 1, two load units keep two multipliers busy, and a larger tile gains nothing more. With 32 registers many tiles
 # are large enough; minigan takes R = 14 and V = 2, since few channels fill two vectors (32 numbers) where they would
-# not fill five. `minigan/backends/microkernel.py` tells the whole story.
+# not fill five. `minigan/backends/numba/microkernel.py` tells the whole story.
 
 
 # %%
@@ -269,4 +269,4 @@ save(figure, "13_making_it_fast.png")
 # assert np.isclose(theirs.size / ours.size, fraction)
 
 # %% [markdown]
-# This is the end of part II. Read `minigan/backends/numba_backend.py` next, or go back to [the contents](README.md).
+# This is the end of part II. Read `minigan/backends/numba/backend.py` next, or go back to [the contents](README.md).

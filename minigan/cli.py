@@ -145,7 +145,7 @@ def _note_unused(arguments, backend) -> None:
 
 
 def train(arguments) -> int:
-    from minigan import run  # what a command needs is imported when it runs: `minigan --help` is quick
+    from minigan import runs  # what a command needs is imported when it runs: `minigan --help` is quick
 
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     for name in ("command", "out", "resume", "quiet", "list"):
@@ -163,8 +163,8 @@ def train(arguments) -> int:
         say("preparing the kernels (compiled once on a machine, then kept on its disk) ...", end=" ", flush=True)
         say(f"{training.warm_up():.1f} s")
     try:
-        run.play(training, out, arguments.quiet)
-    except run.Stopped as stopped:
+        runs.play(training, out, arguments.quiet)
+    except runs.Stopped as stopped:
         print(
             f"minigan: stopped at step {training.step} and saved: go on by `minigan train --resume --out {out}`",
             file=sys.stderr,
@@ -175,17 +175,17 @@ def train(arguments) -> int:
 
 
 def _begin(given: dict, out: Path):
-    from minigan import run
-    from minigan.train import Config
+    from minigan import runs
+    from minigan.training import Config
 
-    return run.begin(Config.of(**_settings(given)), out)
+    return runs.begin(Config.of(**_settings(given)), out)
 
 
 def _resume(given: dict, out: Path):
-    from minigan import run
+    from minigan import runs
 
     free = {"epochs", "steps", "minutes", "backend", "threads", "device", "tf32", "gpu_memory"}
-    settings, config = _settings(given), run.read_config(out)
+    settings, config = _settings(given), runs.read_config(out)
     fixed = {name for name, value in settings.items() if name not in free and value != getattr(config, name)}
     if fixed:
         name = min(fixed)
@@ -193,7 +193,7 @@ def _resume(given: dict, out: Path):
             f"{out} was begun with {name} {getattr(config, name)}, and a resumed run goes on as it began: leave out "
             f"{name}, or begin a new run"
         )
-    return run.resume(out, **{name: value for name, value in settings.items() if name in free})
+    return runs.resume(out, **{name: value for name, value in settings.items() if name in free})
 
 
 def _settings(given: dict) -> dict:
@@ -210,7 +210,7 @@ def _introduce(training, out: Path, resumed: bool, say) -> None:
     import numpy as np
 
     from minigan import backends, models
-    from minigan.train import TOTALS
+    from minigan.training import TOTALS
 
     config, shape = training.config, training.data.images.shape
     say(f"data       {training.data.name}: {shape[0]:,} images of {shape[1]} x {shape[2]} x {shape[3]}")
@@ -232,10 +232,10 @@ def _introduce(training, out: Path, resumed: bool, say) -> None:
 
 
 def _closing(training, out: Path) -> str:
-    from minigan import run
+    from minigan import runs
 
     lines = [f"\n{training.step:,} steps, {training.seconds:.0f} s of training. In {out}:"]
-    lines += [f"  {name:<16} {meaning}" for name, meaning in run.CONTENTS.items() if (out / name).exists()]
+    lines += [f"  {name:<16} {meaning}" for name, meaning in runs.CONTENTS.items() if (out / name).exists()]
     lines.append(f"Next: minigan sample {out} --count 100 --seed 1 --out more.png")
     return "\n".join(lines)
 
@@ -245,7 +245,7 @@ def _list_presets() -> int:
     import textwrap
 
     from minigan import models
-    from minigan.train import RECIPES, Config
+    from minigan.training import RECIPES, Config
 
     for name in RECIPES:
         c, about = Config.of(name), inspect.getdoc(models.PRESETS[name]).split("\n\n")[0]
@@ -263,19 +263,20 @@ def _list_presets() -> int:
 def sample(arguments) -> int:
     import numpy as np
 
-    from minigan import models, plots, run
-    from minigan.checkpoint import write_atomically
+    from minigan import models, runs
+    from minigan.report import plots
+    from minigan.training.checkpoint import write_atomically
 
     out = arguments.out or arguments.run / "sample.png"
     if out.suffix not in (".png", ".npy"):
         raise UserError(f"--out is a .png (a grid) or .npy (uint8 images) file, got {out}")
     if arguments.count < 1 or arguments.seed < 0:
         raise UserError(f"--count is at least 1 and --seed at least 0, got {arguments.count} and {arguments.seed}")
-    network = run.generator(arguments.run, _load_backend(arguments))
-    images = run.draw(network, arguments.count, np.random.default_rng(arguments.seed), arguments.digit)
-    with run.writing(out.parent):
+    network = runs.generator(arguments.run, _load_backend(arguments))
+    images = runs.draw(network, arguments.count, np.random.default_rng(arguments.seed), arguments.digit)
+    with runs.writing(out.parent):
         if out.suffix == ".png":
-            plots.save_grid(out, images, 10 if arguments.digit is not None else run.columns(models.classes(network)))
+            plots.save_grid(out, images, 10 if arguments.digit is not None else runs.columns(models.classes(network)))
         else:
             import io
 
@@ -295,27 +296,28 @@ def evaluate(arguments) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from minigan import evaluate as judging
-    from minigan import models, plots, run
-    from minigan.checkpoint import write_atomically
+    from minigan import models, runs
+    from minigan.metrics import evaluate as judging
+    from minigan.report import plots
+    from minigan.training.checkpoint import write_atomically
 
     if arguments.count < 100 or arguments.seed < 0:
         raise UserError(f"--count is at least 100 and --seed at least 0, got {arguments.count} and {arguments.seed}")
-    network = run.generator(arguments.run, _load_backend(arguments))
+    network = runs.generator(arguments.run, _load_backend(arguments))
     images, labels = judging.draw(network, arguments.count, arguments.seed)
     judge = judging.Judge(backend=network.backend)
-    n, data = models.classes(network), run.read_config(arguments.run).data
+    n, data = models.classes(network), runs.read_config(arguments.run).data
     if n and data != "mnist":
         print(f"the judge reads digits, and the {n} labels of {data} may mean others: no agreement", file=sys.stderr)
         labels = None
     progress = functools.partial(tqdm, desc="judging lots of real images", leave=False, disable=None)
     report = judging.evaluate(judge, images, labels, arguments.seed, progress)
     text = json.dumps(report, indent=1)
-    with run.writing(arguments.run):
+    with runs.writing(arguments.run):
         write_atomically(arguments.run / "evaluate.json", (text + "\n").encode())
         picture = arguments.run / "evaluate.png"
-        page = run.draw(network, 100, np.random.default_rng(arguments.seed))
-        plots.save_report(picture, page, run.columns(n), report, judging.EXPLAINED)
+        page = runs.draw(network, 100, np.random.default_rng(arguments.seed))
+        plots.save_report(picture, page, runs.columns(n), report, judging.EXPLAINED)
     print(text if arguments.json else f"{judging.table(report)}\nas a page: {picture}")
     return 0
 
@@ -331,8 +333,9 @@ def gradcheck(arguments) -> int:
     import dataclasses
     import time
 
-    from minigan import backends, checks
-    from minigan.gradcheck import digest, table
+    from minigan import backends
+    from minigan.checking import checks
+    from minigan.checking.gradcheck import digest, table
 
     reports = []
     for name in dict.fromkeys(arguments.backend or backends.available()):
@@ -353,7 +356,7 @@ def gradcheck(arguments) -> int:
 
 
 def _plant(arguments) -> int:
-    from minigan import planted
+    from minigan.checking import planted
 
     if arguments.backend:
         raise UserError("mistakes are planted under the numpy backend: leave --backend out")
@@ -404,7 +407,7 @@ def _naming(path: Path):
 
 def bench(arguments) -> int:
     from minigan import backends, models
-    from minigan import bench as measuring
+    from minigan.lab import bench as measuring
 
     if min(arguments.batch) < 2 or not 0 < arguments.seconds <= 600:
         raise UserError(

@@ -34,7 +34,7 @@ def emulated():
 @pytest.fixture
 def emulation(emulated, monkeypatch):
     """The GPU backend over the stand-in, in the place of the real one for as long as the test runs."""
-    monkeypatch.setitem(sys.modules, "minigan.backends.cupy_backend", emulated[0])
+    monkeypatch.setitem(sys.modules, "minigan.backends.cupy.backend", emulated[0])
     return backends.load("cupy")
 
 
@@ -71,6 +71,6 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def outcomes():
     """Every planted mistake tried once, for all tests that ask what became of it."""
-    from minigan import planted
+    from minigan.checking import planted
 
     return {outcome.mistake: outcome for outcome in planted.attempt_all()}

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-SOURCE = (HERE.parent / "minigan" / "backends" / "kernels.cu").read_text(encoding="utf-8")
+SOURCE = (HERE.parent / "minigan" / "backends" / "cupy" / "kernels.cu").read_text(encoding="utf-8")
 SANITIZERS = ("-g", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
 MARGIN = 1024  # bytes

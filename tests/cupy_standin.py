@@ -281,9 +281,9 @@ def __getattr__(name):
 
 
 def load_backend(change=lambda source: source) -> types.ModuleType:
-    """cupy_backend.py anew, its source changed, as a module of its own over this stand-in. What sys.modules holds stays
+    """cupy/backend.py anew, its source changed, as a module of its own over this stand-in. What sys.modules holds stays
     as it is."""
-    name = "minigan.backends.cupy_backend"
+    name = "minigan.backends.cupy.backend"
     spec = importlib.util.find_spec(name)
     backend, before = importlib.util.module_from_spec(spec), sys.modules.get("cupy")
     source = change(spec.loader.get_source(name))

@@ -23,9 +23,10 @@ from minigan import backends
 from minigan.backends import BackendUnavailable, conv_size, numpy_backend, pads
 from minigan.errors import UserError
 
-numba_backend = pytest.importorskip("minigan.backends.numba_backend")
+numba_backend = pytest.importorskip("minigan.backends.numba.backend")
 fourier, microkernel, parallel, toomcook = (
-    importlib.import_module(f"minigan.backends.{name}") for name in ("fourier", "microkernel", "parallel", "toomcook")
+    importlib.import_module(f"minigan.backends.numba.{name}")
+    for name in ("fourier", "microkernel", "parallel", "toomcook")
 )
 njit, in_parallel = numba_backend.numba.njit, parallel.in_parallel
 get_thread_id = numba_backend.numba.get_thread_id
@@ -387,10 +388,10 @@ def all_operations():
 
 def test_a_kernel_from_disk_finds_its_threads_started(tmp_path):
     """Whichever kernel was compiled first: of all of them, only that one brings the loop that they share."""
-    first = "numba_passes.leaky_relu(np.ones(9, np.float32), 0.2)"
+    first = "passes.leaky_relu(np.ones(9, np.float32), 0.2)"
     product = "microkernel.matmul(np.ones((40, 128), np.float32), np.ones((128, 64), np.float32))"
     for call in (first, product, product):  # compiled with the loop; compiled without it; read from disk
-        program = f"import numpy as np; from minigan.backends import microkernel, numba_passes; print({call}.sum())"
+        program = f"import numpy as np; from minigan.backends.numba import microkernel, passes; print({call}.sum())"
         run = [sys.executable, "-c", program]
         done = subprocess.run(run, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, "9.0\n" if call == first else "327680.0\n"), done.stderr
@@ -689,7 +690,7 @@ def test_a_tile_that_computes_nonsense_is_not_used(monkeypatch):
 
 
 THREADS = """
-    from minigan.backends import numba_backend
+    from minigan.backends.numba import backend as numba_backend
     import numba
     print(numba.get_num_threads())
     for n in (1, 4, None):
@@ -699,7 +700,7 @@ THREADS = """
 """
 
 
-@pytest.mark.parametrize("before", ["", "import numba", "from minigan.backends import numba_backend"])
+@pytest.mark.parametrize("before", ["", "import numba", "from minigan.backends.numba import backend as numba_backend"])
 def test_threads_are_as_many_as_cores_whoever_imports_numba_first(before):
     code = f"""
         import os, subprocess, sys
@@ -723,7 +724,7 @@ def test_the_environment_of_a_numba_that_was_imported_before_is_left_alone():
         for name in ("NUMBA_NUM_THREADS", "MINIGAN_THREAD_POOL"):
             os.environ.pop(name, None)
         import numba
-        from minigan.backends import numba_backend
+        from minigan.backends.numba import backend as numba_backend
         numba_backend.set_threads(2)
         print("NUMBA_NUM_THREADS" in os.environ, numba.njit(lambda x: x + 1)(1))
     """
@@ -750,7 +751,7 @@ def cannot_import(monkeypatch):
     def breaking(errors):
         def import_module(name, *rest):
             for backend, error in errors.items():
-                if name.endswith(f".{backend}_backend"):
+                if name.endswith(backends.MODULES[backend]):
                     raise error
             return real(name, *rest)
 
@@ -795,7 +796,7 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
     monkeypatch.setattr(
         backends.importlib,
         "import_module",
-        lambda name, *rest: gpu if name.endswith("cupy_backend") else real(name, *rest),
+        lambda name, *rest: gpu if name.endswith("cupy.backend") else real(name, *rest),
     )
     assert backends.choose() == (gpu, "backend cupy")
 

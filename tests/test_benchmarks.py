@@ -8,7 +8,7 @@ import pytest
 
 from minigan import backends, datasets
 from minigan.layers import SpectralNorm, Spread
-from minigan.train import Config, Training
+from minigan.training import Config, Training
 
 
 @pytest.fixture

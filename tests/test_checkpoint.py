@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from minigan import checkpoint
-from minigan.checkpoint import CheckpointError
+from minigan.training import checkpoint
+from minigan.training.checkpoint import CheckpointError
 
 ARRAYS = {"w": np.linspace(0, 1, 1000, dtype=np.float32), "t": np.array(7), "key": np.array(2**63 + 1, np.uint64)}
 FACTS = {"step": 3, "noise": {"state": 2**127 + 5}, "history": [{"d_loss": 0.1}]}

@@ -107,7 +107,8 @@ def test_bench_compares_the_backends(capsys):
 
 def test_bench_plays_nothing_unequal(monkeypatch):
     """Backends whose first step differs are not timed."""
-    from minigan import bench, losses
+    from minigan import losses
+    from minigan.lab import bench
 
     calls, right = [], losses.non_saturating
 
@@ -122,7 +123,8 @@ def test_bench_plays_nothing_unequal(monkeypatch):
 
 
 def test_bench_times_every_backend_with_every_number_of_threads(monkeypatch):
-    from minigan import backends, bench
+    from minigan import backends
+    from minigan.lab import bench
 
     backend, asked = backends.load("numpy"), []
     monkeypatch.setattr(backend, "set_threads", asked.append)
@@ -134,7 +136,7 @@ def test_bench_times_every_backend_with_every_number_of_threads(monkeypatch):
 
 @pytest.mark.parametrize(("gpu", "batch"), [([9, 5, 1], 64), ([1, 1, 1], 16), ([9, 9, 9], None), ([1, 9, 1], 256)])
 def test_a_challenger_overtakes_where_it_stays_ahead(gpu, batch):
-    from minigan.bench import overtakes
+    from minigan.lab.bench import overtakes
 
     times = {"cupy": gpu, "numba": [2, 6, 8]}
     rows = [

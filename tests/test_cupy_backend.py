@@ -15,10 +15,11 @@ import pytest
 from test_cuda_kernels import changed, emulated_only, largest, operations
 
 import minigan
-from minigan import backends, bench, datasets, game, losses, models, optim, run
+from minigan import backends, datasets, game, losses, models, optim, runs
 from minigan.backends import BackendUnavailable, numpy_backend
 from minigan.cli import main
-from minigan.train import Config, Training
+from minigan.lab import bench
+from minigan.training import Config, Training
 
 PACKAGE = Path(minigan.__file__).parent
 
@@ -144,11 +145,11 @@ def test_the_step_that_diverged_is_named(emulation, monkeypatch):
     t = training(emulation, steps=9, batch=4)
     play, lost = t._play, emulation.asarray(np.float32(np.nan))
     monkeypatch.setattr(t, "_play", lambda: play() | ({"g_loss": lost} if t.step == 4 else {}))
-    with pytest.raises(minigan.train.Diverged, match="step 5: g_loss is no longer a finite number"):
+    with pytest.raises(minigan.training.Diverged, match="step 5: g_loss is no longer a finite number"):
         list(t.records())
     t = training(emulation, steps=9, batch=4)
     t.G.params["0.w"][3, 5] = np.nan
-    with pytest.raises(minigan.train.Diverged, match=r"step 1: d_loss.*, G\.0\.w"):
+    with pytest.raises(minigan.training.Diverged, match=r"step 1: d_loss.*, G\.0\.w"):
         list(t.records())
 
 
@@ -156,16 +157,16 @@ def test_a_checkpoint_goes_from_one_backend_to_the_other_and_back(gpu, tmp_path)
     """Through the files of a run, as a person does it."""
     out = tmp_path / "run"
     config = Config.of("digits", batch=8, steps=3, backend="cupy", average=0.9)
-    run.play(run.begin(config, out), out, quiet=True)
+    runs.play(runs.begin(config, out), out, quiet=True)
     for backend, steps in (("numpy", 5), ("cupy", 7)):
-        t = run.resume(out, backend=backend, steps=steps)
+        t = runs.resume(out, backend=backend, steps=steps)
         assert t.step == steps - 2 and t.backend.NAME == backend
         arrays, _ = t.state()
-        before, _ = run._load_checkpoint(out)
+        before, _ = runs._load_checkpoint(out)
         assert arrays.keys() == before.keys() and all(np.array_equal(arrays[k], before[k]) for k in arrays)
-        run.play(t, out, quiet=True)
-    assert len(run.resume(out).curves) == 7 * 4
-    images = [run.draw(run.generator(out, b), 4, np.random.default_rng(0)) for b in (gpu, numpy_backend)]
+        runs.play(t, out, quiet=True)
+    assert len(runs.resume(out).curves) == 7 * 4
+    images = [runs.draw(runs.generator(out, b), 4, np.random.default_rng(0)) for b in (gpu, numpy_backend)]
     assert largest(images[0].astype(int) - images[1]) <= 1
 
 
@@ -267,7 +268,7 @@ def machine(emulated, monkeypatch):
     """The stand-in's driver, to take things away from, and a backend that has not started yet."""
     standin = emulated[1]
     backend = standin.load_backend()
-    monkeypatch.setitem(backends.sys.modules, "minigan.backends.cupy_backend", backend)
+    monkeypatch.setitem(backends.sys.modules, "minigan.backends.cupy.backend", backend)
     monkeypatch.setattr(standin, "driver", {"devices": 2, "version": 13020, "fails": {}})
     return standin
 
@@ -318,8 +319,8 @@ def test_what_is_missing_is_named_with_what_mends_it(missing, machine, capsys, t
 
 def test_without_cupy_the_command_that_brings_it_is_named(monkeypatch):
     monkeypatch.setitem(backends.sys.modules, "cupy", None)
-    monkeypatch.delitem(backends.sys.modules, "minigan.backends.cupy_backend", raising=False)
-    monkeypatch.delattr(backends, "cupy_backend", raising=False)
+    monkeypatch.delitem(backends.sys.modules, "minigan.backends.cupy.backend", raising=False)
+    monkeypatch.delattr(backends.cupy, "backend", raising=False)
     cause = backends.status()["cupy"]
     assert cause == "the cupy backend needs the package cupy: pip install 'minigan[cuda13]'"
 
@@ -356,7 +357,7 @@ def test_the_options_reach_the_device(machine, tmp_path, capsys):
     assert main(["train", *options, "--device", "1", "--tf32", "--gpu-memory", "2"]) == 0
     assert (machine.driver["used"], machine.driver["compute_type"], machine.driver["limit"]) == (1, 7, 2**31)
     assert "backend    cupy" in capsys.readouterr().out
-    assert (run.read_config(Path(out)).device, run.read_config(Path(out)).tf32) == (1, True)
+    assert (runs.read_config(Path(out)).device, runs.read_config(Path(out)).tf32) == (1, True)
     assert main(["sample", out, "--count", "2", "--backend", "cupy", "--device", "0", "--out", f"{out}/s.npy"]) == 0
     assert machine.driver["used"] == 0
     assert main(["sample", out, "--device", "-1"]) == 2
@@ -433,7 +434,7 @@ def test_cupy_has_every_name_that_is_used(path):
 
 
 def test_many_names_are_looked_at():
-    text = (PACKAGE / "backends" / "cupy_backend.py").read_text(encoding="utf-8")
+    text = (PACKAGE / "backends" / "cupy" / "backend.py").read_text(encoding="utf-8")
     assert {"RawModule", "cuda.Device", "asnumpy"} <= {name for _, name, _ in names_of_cupy(text)}
     assert {"tanh", "broadcast_to"} <= {n for _, n, _ in names_of_cupy((PACKAGE / "layers.py").read_text("utf-8"))}
 

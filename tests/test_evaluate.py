@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minigan import backends, datasets, losses, models, plots
-from minigan import evaluate as judging
+from minigan import backends, datasets, losses, models
 from minigan.cli import main
 from minigan.errors import UserError
+from minigan.metrics import evaluate as judging
+from minigan.report import plots
 
 COUNT = 2000
 

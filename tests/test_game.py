@@ -6,8 +6,9 @@ The gradients of whole steps are checked in test_gradcheck.py ("whole steps", "p
 import numpy as np
 import pytest
 
-from minigan import checks, game, losses, models
-from minigan.gradcheck import Recorder, run_step
+from minigan import game, losses, models
+from minigan.checking import checks
+from minigan.checking.gradcheck import Recorder, run_step
 from minigan.layers import BatchNorm, Dense, Dropout, LeakyReLU, Sequential, Tanh
 from minigan.optim import SGD, Adam
 

@@ -10,8 +10,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minigan import backends, checks, cli, gradcheck, layers, losses, models, penalties, planted
-from minigan.gradcheck import check, check_layer, check_loss, check_network, check_penalty, check_step, randomize
+from minigan import backends, cli, layers, losses, models, penalties
+from minigan.checking import checks, gradcheck, planted
+from minigan.checking.gradcheck import (
+    check,
+    check_layer,
+    check_loss,
+    check_network,
+    check_penalty,
+    check_step,
+    randomize,
+)
 from minigan.layers import BatchNorm, Dense, Flatten, LeakyReLU, ReLU, Sequential, Tanh
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from minigan import backends, checks
+from minigan import backends
+from minigan.checking import checks
 from minigan.layers import (
     BatchNorm,
     Conv2d,

@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from minigan import layers, planted
+from minigan import layers
+from minigan.checking import planted
+from minigan.checking.planted import MISTAKES, Mistake, changed
 from minigan.errors import UserError
-from minigan.planted import MISTAKES, Mistake, changed
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minigan import plots
+from minigan.report import plots
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minigan import backends, checkpoint, run
+from minigan import backends, runs
 from minigan.cli import main
 from minigan.errors import UserError
+from minigan.training import checkpoint
 
 RUNS_HERE = [name for name in backends.available() if name != "cupy"]
 # Batch norm, dropout, Adam and a moving average: every kind of state there is. 70 images make 4 steps an epoch.
@@ -120,7 +121,7 @@ def test_the_folder_holds_what_is_promised(unbroken):
     _, out = unbroken
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     samples = {f"samples/epoch-{n:04d}.png" for n in range(4)}
-    assert names == {*run.CONTENTS, *samples, "checkpoints/epoch-0002.npz"}
+    assert names == {*runs.CONTENTS, *samples, "checkpoints/epoch-0002.npz"}
     with open(out / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"] and float(rows[2]["d_loss"]) > 0
@@ -148,7 +149,7 @@ def test_samples_repeat_from_their_seed(unbroken, tmp_path):
 
 def test_samples_come_from_the_moving_average(unbroken):
     arrays, _ = checkpoint.load(unbroken[1] / "checkpoint.npz")
-    network = run.generator(unbroken[1], backends.load("numpy"))
+    network = runs.generator(unbroken[1], backends.load("numpy"))
     assert np.array_equal(network.params["0.w"], arrays["average.0.w"])
     assert np.array_equal(network.buffers["1.mean"], arrays["average.buffer.1.mean"])
     assert not np.array_equal(arrays["average.0.w"], arrays["G.0.w"])
@@ -257,11 +258,11 @@ def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path, capsys):
 
 
 def test_nothing_is_left_behind_by_a_refused_beginning(data, tmp_path):
-    from minigan.train import Config
+    from minigan.training import Config
 
     for choices in ({"batch": 999, "data": data}, {"data": str(tmp_path / "none")}, {"backend": "abacus"}):
         with pytest.raises(UserError):
-            run.begin(Config.of("small", **choices), tmp_path / "run")
+            runs.begin(Config.of("small", **choices), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 

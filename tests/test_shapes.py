@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minigan import backends, checks
-from minigan.gradcheck import check_layer
+from minigan import backends
+from minigan.checking import checks
+from minigan.checking.gradcheck import check_layer
 from minigan.layers import BatchNorm, Conv2d, ConvTranspose2d, Upsample
 
 # The fixture gives a module, which no example changes.

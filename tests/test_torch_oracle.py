@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import of_name
 
-from minigan import checks, game, losses, models, optim, penalties
-from minigan.gradcheck import randomize
+from minigan import game, losses, models, optim, penalties
+from minigan.checking import checks
+from minigan.checking.gradcheck import randomize
 from minigan.layers import (
     BatchNorm,
     Conv2d,

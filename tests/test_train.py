@@ -12,7 +12,7 @@ import pytest
 
 from minigan import backends, datasets
 from minigan.errors import UserError
-from minigan.train import RECIPES, Config, Diverged, Training, draw_images
+from minigan.training import RECIPES, Config, Diverged, Training, draw_images
 
 RUNS_HERE = [name for name in backends.available() if name != "cupy"]
 TINY = datasets.Images(np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8), None, "tiny")
@@ -299,7 +299,7 @@ def in_a_fresh_process(code: str, cache, given: bytes = b"") -> str:
 def test_nothing_is_compiled_but_where_it_is_said(tmp_path):
     """Of a first run's compilation none comes before or after the line that tells of it."""
     code = f"""
-from minigan import cli, train
+from minigan import cli, training
 from numba.core import event
 
 compiled, counts = [], []
@@ -312,7 +312,7 @@ class Listener(event.Listener):
         pass
 
 event.register("numba:compile", Listener())
-warm_up = train.Training.warm_up
+warm_up = training.Training.warm_up
 
 def counted(self):
     counts.append(len(compiled))
@@ -320,7 +320,7 @@ def counted(self):
     counts.append(len(compiled))
     return seconds
 
-train.Training.warm_up = counted
+training.Training.warm_up = counted
 cli.main(["train", "--backend", "numba", "--steps", "2", "--out", {str(tmp_path / "run")!r}])
 print(*counts, len(compiled))
 """
@@ -332,11 +332,14 @@ def test_a_helper_compiles_the_gradients(tmp_path, monkeypatch):
     """The second process of a first run leaves on disk what this one will look for, and plays no other part."""
     data = datasets.Images(np.zeros((2, 28, 28, 1), np.uint8), np.array([3, 7]), "two")
     given = pickle.dumps((Config.of("digits", batch=2, steps=1), data))
-    assert in_a_fresh_process("from minigan import train; train._compile_gradients()", tmp_path, given) == ""
+    assert (
+        in_a_fresh_process("from minigan.training import training; training._compile_gradients()", tmp_path, given)
+        == ""
+    )
     found = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}
     gradients = {"_adam", "_bias_grad", "_gradient", "_gradient_sums"}
-    assert {f"numba_passes.{name}" for name in gradients} | {"toomcook.gather_taps"} <= found
-    assert not {"numba_passes._normalise", "toomcook.convolve_points", "microkernel.spread_images"} & found
+    assert {f"passes.{name}" for name in gradients} | {"toomcook.gather_taps"} <= found
+    assert not {"passes._normalise", "toomcook.convolve_points", "microkernel.spread_images"} & found
 
 
 def test_a_helper_comes_where_nothing_is_compiled_and_goes_with_the_work(monkeypatch):

@@ -55,7 +55,8 @@ from types import ModuleType
 
 from minigan.errors import UserError
 
-NAMES = ("numpy", "numba", "cupy")
+MODULES = {"numpy": "numpy_backend", "numba": "numba.backend", "cupy": "cupy.backend"}
+NAMES = tuple(MODULES)
 
 
 class BackendUnavailable(UserError):
@@ -73,7 +74,7 @@ def load(name: str = "auto", **gpu) -> ModuleType:
     if name not in NAMES:
         raise UserError(f"unknown backend {name!r}: choose auto, {', '.join(NAMES)}")
     try:
-        backend = importlib.import_module(f"minigan.backends.{name}_backend")
+        backend = importlib.import_module(f"minigan.backends.{MODULES[name]}")
     except ModuleNotFoundError as error:
         package = "'minigan[cuda13]'" if error.name == "cupy" else error.name
         raise BackendUnavailable(f"the {name} backend needs the package {error.name}: pip install {package}") from error
@@ -91,7 +92,7 @@ def load(name: str = "auto", **gpu) -> ModuleType:
 def of(x) -> ModuleType:
     """The backend that computes with arrays like x: the GPU's for an array that lives there, else the reference."""
     on_gpu = type(x).__module__.partition(".")[0] == "cupy"
-    return sys.modules["minigan.backends.cupy_backend"] if on_gpu else load("numpy")
+    return sys.modules["minigan.backends.cupy.backend"] if on_gpu else load("numpy")
 
 
 def choose(**gpu) -> tuple[ModuleType, str]:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import backends, datasets, losses, models, train
+from minigan import backends, datasets, losses, models, training
 from minigan.errors import UserError
 from minigan.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, LeakyReLU, Sequential
 
@@ -223,7 +223,7 @@ def draw(generator: Sequential, count: int, seed: int = 0) -> tuple[np.ndarray, 
     elif n:
         labels = np.arange(count) % n
     asked = None if labels is None else generator.backend.asarray(labels)
-    return train.draw_images(generator, train.draw_noise(generator, rng, count), asked), labels
+    return training.draw_images(generator, training.draw_noise(generator, rng, count), asked), labels
 
 
 def evaluate(judge: Judge, images: np.ndarray, labels: np.ndarray | None = None, seed: int = 0, progress=iter) -> dict:

@@ -45,7 +45,7 @@ import numba  # noqa: E402
 from numba import njit, prange  # noqa: E402
 
 from minigan.backends import fourier, microkernel, toomcook  # noqa: E402
-from minigan.backends.numba_passes import (  # noqa: E402, F401
+from minigan.backends.numba.passes import (  # noqa: E402, F401
     adam,
     add_bias,
     batchnorm,

@@ -134,7 +134,7 @@ def set_threads(n: int | None) -> None:
 
 @functools.cache
 def _module(char: str) -> cupy.RawModule:
-    code = resources.files("minigan.backends").joinpath("kernels.cu").read_text(encoding="utf-8")
+    code = resources.files("minigan.backends.cupy").joinpath("kernels.cu").read_text(encoding="utf-8")
     return cupy.RawModule(code=code, options=("--std=c++17", f"-DREAL={REAL[char]}"))
 
 

@@ -25,8 +25,8 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 
 from minigan import backends, datasets, game, losses, models, optim
-from minigan.checkpoint import restore
 from minigan.errors import UserError
+from minigan.training.checkpoint import restore
 
 # What each preset takes where nothing else is asked for; the rest is as in Config.
 DIGITS = dict(
@@ -411,7 +411,7 @@ def _helper(config: Config, data: datasets.Images, backend):
     """
     helper = None
     if backend.NAME == "numba" and not backend.kernels_on_disk() and backends.cores() > 1:
-        command = [sys.executable, "-c", "from minigan import train; train._compile_gradients()"]
+        command = [sys.executable, "-c", "from minigan.training import training; training._compile_gradients()"]
         helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with contextlib.suppress(OSError):  # if it is gone already
             pickle.dump((config, data), helper.stdin)

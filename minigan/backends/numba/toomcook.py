@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from minigan.backends.microkernel import (
+from minigan.backends.numba.microkernel import (
     CACHE_BYTES,
     CHUNKS,
     HIGH,
@@ -45,7 +45,7 @@ from minigan.backends.microkernel import (
     whole_columns,
     whole_tiles,
 )
-from minigan.backends.parallel import COMPILED, INNER, in_parallel
+from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
 
 POINTS = (0, 1, -1, 1.75, -1.75, 1 / 1.75, -1 / 1.75)  # and infinity
 HEIGHT = len(POINTS) + 1  # of the tile that evaluates and interpolates

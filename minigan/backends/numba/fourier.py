@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minigan.backends import microkernel
-from minigan.backends.microkernel import offsets, panel_width, stacked, tasks, whole_tiles
+from minigan.backends.numba import microkernel
+from minigan.backends.numba.microkernel import offsets, panel_width, stacked, tasks, whole_tiles
 
 MARGIN = 1.3  # how many multiplications of the plain sum cost as much as one here, for the tables and the memory
 

@@ -57,7 +57,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from minigan.backends.parallel import COMPILED, INNER, in_parallel
+from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
 
 TRIPLE, _, FEATURES = cpu_target.target_context.codegen().magic_tuple()  # honours NUMBA_CPU_NAME and NUMBA_CPU_FEATURES
 AVX512, AVX, SSE = (f"+{name}," in f"{FEATURES}," for name in ("avx512f", "avx", "sse2"))

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from minigan import backends, gradcheck, layers, losses, models, optim, penalties
+from minigan import backends, layers, losses, models, optim, penalties
+from minigan.checking import gradcheck
+from minigan.checking.gradcheck import Row, compare, randomize
 from minigan.errors import UserError
-from minigan.gradcheck import Row, compare, randomize
 from minigan.layers import (
     BatchNorm,
     Conv2d,

@@ -857,77 +857,77 @@ MISTAKES = [
     # Only in lines of plain Python: changed compiled code would have to be compiled again for each mistake.
     Mistake(
         "compiled backend",
-        "backends.numba_backend",
+        "backends.numba.backend",
         "convolution: padding after in place of before",
         "conv_size(W, K, stride, pad), pads(pad)[0]",
         "conv_size(W, K, stride, pad), pads(pad)[1]",
     ),
     Mistake(
         "compiled backend",
-        "backends.numba_backend",
+        "backends.numba.backend",
         "input gradient: padding after in place of before",
         "x_shape, pads(pad)[0]",
         "x_shape, pads(pad)[1]",
     ),
     Mistake(
         "compiled backend",
-        "backends.numba_backend",
+        "backends.numba.backend",
         "weight gradient: padding after in place of before",
         "w_shape[0], pads(pad)[0]",
         "w_shape[0], pads(pad)[1]",
     ),
     Mistake(
         "compiled backend",
-        "backends.numba_passes",
+        "backends.numba.passes",
         "batch norm: eps left out of dx",
         "inv_std = (1 / np.sqrt(var + eps))",
         "inv_std = (1 / np.sqrt(var))",
     ),
     Mistake(
         "compiled backend",
-        "backends.numba_passes",
+        "backends.numba.passes",
         "batch norm with its activation: the activation has no part in dx",
         "count, slope = x.size // C, x.dtype.type(slope)",
         "count, slope = x.size // C, x.dtype.type(1)",
     ),
     Mistake(
         "compiled backend",
-        "backends.numba_passes",
+        "backends.numba.passes",
         "batch norm with its activation: dx goes the way of a sign without beta",
         "normal = gamma / np.sqrt(var + eps), mean, beta",
         "normal = gamma / np.sqrt(var + eps), mean, 0 * beta",
     ),
     Mistake(
         "compiled backend",
-        "backends.numba_passes",
+        "backends.numba.passes",
         "leaky ReLU: slope lost in dx",
         "y.reshape(-1), dy.dtype.type(slope)",
         "y.reshape(-1), dy.dtype.type(0)",
     ),
     Mistake(
         "compiled backend",
-        "backends.numba_passes",
+        "backends.numba.passes",
         "bias with its activation: slope lost in dx",
         "rows, dy.dtype.type(slope), dx",
         "rows, dy.dtype.type(0), dx",
     ),
     Mistake(
         "compiled backend",
-        "backends.numba_passes",
+        "backends.numba.passes",
         "bias with its activation: no activation in y",
         "rows, b, y.dtype.type(slope)",
         "rows, b, y.dtype.type(1)",
     ),
     Mistake(
         "compiled backend",
-        "backends.numba_passes",
+        "backends.numba.passes",
         "dropout: kept units not scaled up",
         "x.dtype.type(65536 / (65536 - threshold))",
         "x.dtype.type(1)",
     ),
     Mistake(
         "compiled backend",
-        "backends.numba_passes",
+        "backends.numba.passes",
         "Adam: bias correction of the second moment left out",
         "step, unbias = lr / (1 - beta1**t), 1 / (1 - beta2**t)",
         "step, unbias = lr / (1 - beta1**t), 1.0",
@@ -947,7 +947,7 @@ def planted(mistake: Mistake) -> Iterator:
         del sys.modules[name]
     sys.meta_path.insert(0, planter)
     try:
-        yield importlib.import_module("minigan.checks")
+        yield importlib.import_module("minigan.checking.checks")
     finally:
         sys.meta_path.remove(planter)
         for name in [name for name in sys.modules if name.split(".")[0] == "minigan"]:
@@ -984,7 +984,7 @@ def changed(mistake: Mistake, source: str) -> str:
     if count != 1:
         raise UserError(
             f"the planted mistake {mistake.title!r} expects its text once in {mistake.module}, found it {count} times: "
-            f"bring minigan/planted.py up to date with the source; the text is {mistake.old!r}"
+            f"bring minigan/checking/planted.py up to date with the source; the text is {mistake.old!r}"
         )
     return source.replace(mistake.old, mistake.new)
 

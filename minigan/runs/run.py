@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minigan import backends, checkpoint, datasets, models, plots
+from minigan import backends, datasets, models
 from minigan.errors import UserError
-from minigan.train import TOTALS, Config, Training, draw_images, draw_noise, labels_in_turn
+from minigan.report import plots
+from minigan.training import TOTALS, Config, Training, checkpoint, draw_images, draw_noise, labels_in_turn
 
 CONTENTS = {
     "final.png": "a hundred samples",

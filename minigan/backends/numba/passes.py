@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from minigan.backends import GOLDEN, numpy_backend
-from minigan.backends.parallel import COMPILED, INNER, in_parallel
+from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
 
 PIECE = 16384  # numbers: 64 kB of float32, which stays in a core's own cache
 ROWS, COLUMNS = 32, 512  # of a piece, where columns have sums; more rows where there are more columns

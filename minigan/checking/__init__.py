@@ -1,0 +1,1 @@
+"""Checks of every gradient, and mistakes that prove that the checks work."""

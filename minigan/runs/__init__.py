@@ -1,0 +1,29 @@
+"""The folder of a run: create it, resume it, fill it while training, and read it to draw samples."""
+
+from minigan.runs.run import (
+    CONTENTS,
+    Stopped,
+    begin,
+    columns,
+    draw,
+    generator,
+    load_backend,
+    play,
+    read_config,
+    resume,
+    writing,
+)
+
+__all__ = [
+    "CONTENTS",
+    "Stopped",
+    "begin",
+    "columns",
+    "draw",
+    "generator",
+    "load_backend",
+    "play",
+    "read_config",
+    "resume",
+    "writing",
+]
