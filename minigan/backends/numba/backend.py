@@ -44,7 +44,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import numba  # noqa: E402
 from numba import njit, prange  # noqa: E402
 
-from minigan.backends import fourier, microkernel, toomcook  # noqa: E402
+from minigan.backends.numba import fourier, microkernel, toomcook  # noqa: E402
 from minigan.backends.numba.passes import (  # noqa: E402, F401
     adam,
     add_bias,
