@@ -1,0 +1,253 @@
+"""Checks of the game: whole steps of both players, and the penalties on the discriminator."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from minigan import losses, models, optim, penalties
+from minigan.checking import gradcheck
+from minigan.checking.derivatives import EXACT
+from minigan.checking.gradcheck import randomize
+from minigan.checking.rows import Row, compare, fact
+from minigan.errors import UserError
+from minigan.layers import (
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Dense,
+    Dropout,
+    Flatten,
+    LeakyReLU,
+    ReLU,
+    Reshape,
+    Sequential,
+    Sigmoid,
+    SpectralNorm,
+    Tanh,
+    Upsample,
+)
+
+FEW = {"coordinates": 2, "directions": 1}  # one random direction shows any mistake; `preset_steps` tries more
+
+
+def small_game(backend, rng) -> tuple:
+    """(G, D, real, z): every kind of layer in both players, batch norm in D too, and unequal batches."""
+    G = Sequential(
+        Dense(3, 8, bias=False, rng=rng),
+        BatchNorm(8),
+        LeakyReLU(0.3),
+        Reshape(2, 2, 2),
+        ConvTranspose2d(2, 2, 4, stride=2, pad=1, bias=False, rng=rng),
+        BatchNorm(2),
+        Sigmoid(),
+        Upsample(2),
+        Conv2d(2, 1, 3, pad=1, rng=rng),
+        Tanh(),
+    )
+    D = Sequential(
+        Conv2d(1, 2, 3, stride=2, pad=(0, 1), rng=rng),
+        LeakyReLU(0.2),
+        Dropout(0.2, rng=rng),
+        Conv2d(2, 3, 3, stride=2, pad=1, bias=False, rng=rng),
+        BatchNorm(3, momentum=0.8),
+        ReLU(),
+        Flatten(),
+        Dense(12, 3, rng=rng),
+        Tanh(),
+        Dense(3, 1, rng=rng),
+    )
+    for network in (G, D):
+        randomize(network.to(backend, np.float64), rng)
+    return G, D, backend.asarray(rng.standard_normal((5, 8, 8, 1))), backend.asarray(rng.standard_normal((4, 3)))
+
+
+def whole_steps(backend) -> Iterator[Row]:
+    """The gradients of whole steps, batch norm in both modes, dropout's mask held."""
+    smoothed = losses.smoothed(losses.minimax, 0.1)
+    for which, loss, train in (
+        ("discriminator", losses.non_saturating, True),
+        ("discriminator", smoothed, False),
+        ("generator", losses.non_saturating, True),
+        ("generator", losses.minimax, False),
+        ("simultaneous", losses.non_saturating, True),
+    ):
+        G, D, real, z = small_game(backend, np.random.default_rng(11))
+        # Equal batches once, or a cache of the wrong batch would only be a shape error.
+        game = G, D, real[: len(z)] if train else real, z
+        name = f"{which} step" if train else f"{which} step, running statistics"
+        yield from gradcheck.check_step(which, *game, loss, train=train, subject=name, **FEW)
+
+
+def isolation(backend) -> Iterator[Row]:
+    """Each step moves every parameter of its own player, and leaves every bit of the other's; and what it reports."""
+    for which in ("discriminator", "generator", "simultaneous"):
+        G, D, real, z = small_game(backend, np.random.default_rng(12))
+        networks = {"G": G, "D": D}
+        optimizers = {player: optim.SGD(network, lr=0.1) for player, network in networks.items()}
+        report = expected_report(which, G, D, real, z)
+        before = {player: bits(network) for player, network in networks.items()}
+        expected = expected_statistics(which, G, D, real, z)
+        result = gradcheck.run_step(which, G, D, optimizers["G"], optimizers["D"], real, z, losses.non_saturating)
+        for name, value in report.items():
+            yield compare(f"{which} step", name, "formula", float(result.get(name, math.nan)), value, EXACT)
+        yield fact(f"{which} step", "report", result.keys() == report.keys(), f"it reports {sorted(result)}")
+        for player, network in networks.items():
+            own = which in (gradcheck.PLAYERS[player], "simultaneous")
+            moved = {name for name, value in bits(network).items() if value != before[player][name]}
+            should = (
+                set(network.params) | {n for n in network.buffers if n.endswith((".mean", ".var"))} if own else set()
+            )
+            wrong = sorted(moved ^ should)
+            text = f"it moves {wrong} of {player}" if set(wrong) & moved else f"it does not move {wrong} of {player}"
+            yield fact(f"{which} step", f"moves {player}" if own else f"leaves {player}", not wrong, text)
+            for name, value in expected[player].items():
+                got = backend.to_numpy(network.buffers[name])
+                yield compare(f"{which} step", f"{player} {name}", "formula", got, value, EXACT)
+
+
+def bits(network) -> dict:
+    """Every parameter and statistic, to the bit. (Counters of dropout draws move with every draw.)"""
+    kept = {**network.params, **{name: b for name, b in network.buffers.items() if b.dtype.kind == "f"}}
+    return {name: network.backend.to_numpy(a).tobytes() for name, a in kept.items()}
+
+
+def statistics(network) -> dict:
+    """Batch norm's running statistics, as copies."""
+    return {k: network.backend.to_numpy(b).copy() for k, b in network.buffers.items() if b.dtype.kind == "f"}
+
+
+def expected_report(which, G, D, real, z) -> dict:
+    """The losses and mean probabilities that the step must report, from plain formulas; leaves everything as it was."""
+    put_back = gradcheck.keeper(G, D)
+    fake = G.forward(z)[0]
+    real_logits = None if which == "generator" else D.backend.to_numpy(D.forward(real)[0])
+    fake_logits = D.backend.to_numpy(D.forward(fake)[0])
+    put_back()
+    report = {}
+    if which != "generator":
+        report["d_loss"] = np.log(1 + np.exp(-real_logits)).mean() + np.log(1 + np.exp(fake_logits)).mean()
+        report["d_real"] = (1 / (1 + np.exp(-real_logits))).mean()
+        report["d_fake"] = (1 / (1 + np.exp(-fake_logits))).mean()
+    if which != "discriminator":
+        report["g_loss"] = np.log(1 + np.exp(-fake_logits)).mean()
+    return report
+
+
+def expected_statistics(which, G, D, real, z) -> dict:
+    """The running statistics after the step: a player's move in its own step only, D's on real, then on fakes."""
+    put_back = gradcheck.keeper(G, D)
+    before = {"G": statistics(G), "D": statistics(D)}
+    fake = G.forward(z)[0]
+    if which != "generator":
+        D.forward(real)
+    D.forward(fake)
+    after = {"G": statistics(G), "D": statistics(D)}
+    put_back()
+    return {p: after[p] if which in (gradcheck.PLAYERS[p], "simultaneous") else before[p] for p in before}
+
+
+def preset_steps(backend) -> Iterator[Row]:
+    """Whole steps of every architecture in `models`, at 8 x 8 pixels, without labels and with them."""
+    names = {build: name for name, build in models.PRESETS.items()}.values()  # one name for each table
+    for preset in names:
+        for which, train, classes in (
+            ("discriminator", True, 0),
+            ("discriminator", False, 3),
+            ("generator", True, 3),
+            ("generator", False, 0),
+            ("simultaneous", True, 0),
+        ):
+            rng = np.random.default_rng(13)
+            try:
+                G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1), classes=classes)
+            except UserError:  # this architecture takes no labels
+                classes = 0
+                G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1))
+            for network in (G, D):
+                randomize(network.to(backend, np.float64), rng)
+            real, z = rng.standard_normal((4, 8, 8, 1)), rng.standard_normal((4, models.noise_size(G)))
+            subject = f"{preset}: {which}" + ("" if train else ", running statistics")
+            yield from gradcheck.check_step(
+                which,
+                G,
+                D,
+                real,
+                z,
+                losses.non_saturating,
+                train=train,
+                labels=backend.asarray(np.array([1, 0, 2, 1])) if classes else None,
+                subject=subject + (", labels" if classes else ""),
+                coordinates=8,
+                directions=2,
+                rng=rng,
+            )
+
+
+# ---------------------------------------------------------------- penalties
+
+
+def smooth_critic(backend, rng) -> Sequential:
+    """A discriminator through which all the terms of second derivatives pass."""
+    D = Sequential(
+        SpectralNorm(Conv2d(1, 2, 3, stride=2, pad=1, rng=rng), rng=rng),
+        BatchNorm(2),
+        Tanh(),
+        Upsample(2),
+        ConvTranspose2d(2, 2, 3, stride=1, pad=1, rng=rng),
+        LeakyReLU(0.2),
+        Dropout(0.2, rng=rng),
+        Sequential(Flatten(), Reshape(8, 4), Flatten()),
+        Dense(32, 4, rng=rng),
+        Sigmoid(),
+        Dense(4, 1, rng=rng),
+    )
+    return randomize(D.to(backend, np.float64), rng)
+
+
+def penalty_gradients(backend) -> Iterator[Row]:
+    """Weight gradients of R1, R2 and WGAN-GP, i.e. second derivatives; their values; and the zero norm."""
+    rng = np.random.default_rng(14)
+    D = smooth_critic(backend, rng)
+    real, fake = (backend.asarray(rng.standard_normal((3, 4, 4, 1))) for _ in range(2))
+
+    def gp(D, train):
+        return penalties.wgan_gp(D, real, fake, rng=np.random.default_rng(15), weight=7.0, train=train)
+
+    before = bits(D)
+    for what, penalty in (
+        ("R1", lambda D: penalties.r1(D, real, weight=3.0)),
+        ("R2, running statistics", lambda D: penalties.r2(D, fake, weight=3.0, train=False)),
+        ("WGAN-GP", lambda D: gp(D, True)),
+    ):
+        yield from gradcheck.check_penalty(penalty, D, subject=what, **FEW)
+        penalty(D)
+        yield fact(what, "statistics", bits(D) == before, "the penalty moves D's parameters or running statistics")
+    # Values: the gradients of the images by central differences, sample by sample (running statistics: no crosstalk).
+    share = backend.asarray(np.random.default_rng(15).random((3, 1, 1, 1)))
+    for what, x, value, function in (
+        ("R1", real, penalties.r1(D, real, weight=3.0, train=False)[0], lambda norm: 1.5 * norm**2),
+        ("R2", fake, penalties.r2(D, fake, weight=3.0, train=False)[0], lambda norm: 1.5 * norm**2),
+        ("WGAN-GP", share * real + (1 - share) * fake, gp(D, False)[0], lambda norm: 7 * (norm - 1) ** 2),
+    ):
+        norms = np.linalg.norm(numeric_input_gradient(D, backend, x).reshape(3, -1), axis=1)
+        yield compare(what, "value", "central", float(value), function(norms).mean(), gradcheck.WHOLE)
+    # A discriminator that is flat everywhere has norm 0: the value is weight, the slope is taken as 0.
+    flat = Sequential(Flatten(), Dense(16, 1, rng=rng)).to(backend, np.float64)
+    flat.params["1.w"][...] = 0
+    value, grads = penalties.wgan_gp(flat, real, fake, rng=rng, weight=7.0)
+    yield compare("WGAN-GP at zero norm", "value", "formula", float(value), 7.0, EXACT)
+    finite = all(not backend.to_numpy(g).any() for g in grads.values())
+    yield fact("WGAN-GP at zero norm", "gradients", finite, "not 0")
+
+
+def numeric_input_gradient(D, backend, x, h=1e-5) -> np.ndarray:
+    """d(sum of logits)/dx by central differences."""
+    x = backend.to_numpy(x)
+    g = np.zeros_like(x)
+    for at in np.ndindex(x.shape[1:]):  # the same pixel of all samples at once: samples do not mix
+        step = np.zeros_like(x)
+        step[:, *at] = h
+        up, down = (backend.to_numpy(D.forward(backend.asarray(x + s), train=False)[0]) for s in (step, -step))
+        g[:, *at] = (up - down)[:, 0] / (2 * h)
+    return g

@@ -1,0 +1,279 @@
+"""Checks of the layers: gradients, values, the contract, the statistics and the fresh weights."""
+
+import copy
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from minigan import layers
+from minigan.checking import gradcheck
+from minigan.checking.derivatives import EXACT
+from minigan.checking.gradcheck import randomize
+from minigan.checking.rows import Row, compare, fact
+from minigan.layers import (
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Dense,
+    Dropout,
+    Flatten,
+    LeakyReLU,
+    OneHot,
+    Projection,
+    ReLU,
+    Reshape,
+    Sequential,
+    Sigmoid,
+    SpectralNorm,
+    Spread,
+    Tanh,
+    Upsample,
+)
+
+
+def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.Layer, tuple, dict]]:
+    """(what, layer, shape of x, arguments of forward): every kind of layer in every mode, its numbers drawn anew."""
+    labels = backend.asarray(np.array([2, 0, 1, 1]))
+    for what, layer, shape, how in (
+        ("Dense", Dense(5, 3, rng=rng), (4, 5), {}),
+        ("Dense, no bias", Dense(5, 3, bias=False, rng=rng), (4, 5), {}),
+        ("Conv2d 3x3", Conv2d(2, 3, 3, pad=1, rng=rng), (2, 4, 3, 2), {}),
+        ("Conv2d 4x4 stride 2", Conv2d(3, 2, 4, stride=2, pad=1, rng=rng), (2, 5, 4, 3), {}),
+        ('Conv2d 5x5 stride 2 "same"', Conv2d(1, 3, 5, stride=2, pad=(1, 2), bias=False, rng=rng), (2, 6, 4, 1), {}),
+        ("ConvTranspose2d 4x4 stride 2", ConvTranspose2d(3, 2, 4, stride=2, pad=1, rng=rng), (2, 3, 2, 3), {}),
+        (
+            "ConvTranspose2d 3x3 stride 3",
+            ConvTranspose2d(2, 3, 3, stride=3, pad=(0, 1), output_pad=2, rng=rng),
+            (2, 2, 3, 2),
+            {},
+        ),
+        ("SpectralNorm of Dense", SpectralNorm(Dense(5, 3, rng=rng), rng=rng), (4, 5), {}),
+        ("SpectralNorm of Conv2d", SpectralNorm(Conv2d(2, 3, 3, pad=1, rng=rng), rng=rng), (2, 3, 3, 2), {}),
+        ("SpectralNorm of Projection", SpectralNorm(Projection(5, 3, rng=rng), rng=rng), (4, 5), {"labels": labels}),
+        ("BatchNorm of images", BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
+        ("BatchNorm of rows", BatchNorm(4), (5, 4), {}),
+        ("BatchNorm, running statistics", BatchNorm(4, eps=1e-3), (5, 4), {"train": False}),
+        ("OneHot", OneHot(3), (4, 5), {"labels": labels}),
+        ("Projection", Projection(5, 3, rng=rng), (4, 5), {"labels": labels}),
+        ("Spread", Spread(3, strength=2.0), (4, 6), {"labels": labels}),
+        ("Spread of the whole batch", Spread(strength=2.0), (4, 5), {}),
+        ("LeakyReLU", LeakyReLU(0.3), (4, 5), {}),
+        ("ReLU", ReLU(), (4, 5), {}),
+        ("Tanh", Tanh(), (4, 5), {}),
+        ("Sigmoid", Sigmoid(), (4, 5), {}),
+        ("Dropout", Dropout(0.4, rng=rng), (4, 9), {}),
+        ("Dropout, not training", Dropout(0.4, rng=rng), (4, 5), {"train": False}),
+        ("Reshape", Reshape(2, 3, 2), (2, 12), {}),
+        ("Flatten", Flatten(), (2, 3, 2, 2), {}),
+        ("Upsample", Upsample(3), (2, 2, 3, 2), {}),
+        (
+            "Sequential",
+            Sequential(Reshape(2, 2, 2), Conv2d(2, 3, 3, pad=1, rng=rng), Tanh(), Flatten(), Dense(12, 2, rng=rng)),
+            (3, 8),
+            {},
+        ),
+        (
+            "Sequential with labels",
+            Sequential(OneHot(3), Dense(8, 4, rng=rng), LeakyReLU(0.2), Projection(4, 3, rng=rng)),
+            (4, 5),
+            {"labels": labels},
+        ),
+    ):
+        yield what, randomize(layer.to(backend, dtype), rng), shape, how
+
+
+def layer_gradients(backend) -> Iterator[Row]:
+    """dx and every parameter's gradient; on the reference by complex step too."""
+    rng = np.random.default_rng(1)
+    for what, layer, shape, how in layer_cases(backend, rng):
+        x = rng.standard_normal(shape)
+        for method in ("central", "complex") if backend.NAME == "numpy" else ("central",):
+            yield from gradcheck.check_layer(layer, x, **how, method=method, subject=what, coordinates=24, rng=rng)
+
+
+def layer_contract(backend) -> Iterator[Row]:
+    """float32 in, float32 out; a gradient that is not needed is None and changes no other; inputs stay as they are."""
+    rng = np.random.default_rng(2)
+    for what, layer, shape, how in layer_cases(backend, rng, np.float32):
+        x = backend.asarray(rng.standard_normal(shape), dtype=np.float32)
+        y, cache = layer.forward(x, **how)
+        dy = backend.asarray(rng.standard_normal(y.shape), dtype=np.float32)
+        x_before, dy_before = backend.to_numpy(x).copy(), backend.to_numpy(dy).copy()
+        dx, grads = layer.backward(dy, cache)
+        dtypes = {str(a.dtype) for a in (y, dx, *grads.values())}
+        yield fact(what, "dtype", dtypes == {"float32"}, f"float32 in, {', '.join(sorted(dtypes))} out")
+        untouched = np.array_equal(backend.to_numpy(x), x_before) and np.array_equal(backend.to_numpy(dy), dy_before)
+        yield fact(what, "inputs", untouched, "x or dy was written to")
+        dx_only, no_grads = layer.backward(dy, cache, need_grads=False)
+        no_dx, grads_only = layer.backward(dy, cache, need_dx=False)
+        spared = no_grads is None and no_dx is None and grads_only.keys() == grads.keys() == layer.params.keys()
+        yield fact(what, "not needed", spared, "what was not asked for is not None")
+        same = [(dx, dx_only), *((grads[name], grads_only[name]) for name in grads)]
+        alike = all(np.array_equal(*map(backend.to_numpy, pair)) for pair in same)
+        yield fact(what, "frozen", alike, "a gradient depends on what else was asked for")
+
+
+def forward_values(backend) -> Iterator[Row]:
+    """What each layer computes, against plain loops and formulas."""
+    rng = np.random.default_rng(3)
+    for what, layer, shape, how in layer_cases(backend, rng):
+        if isinstance(layer, Dropout | Sequential):
+            continue
+        x = rng.standard_normal(shape)
+        expected = plain_forward(layer, x, **how)
+        y, _ = layer.forward(backend.asarray(x), **how)
+        # Spectral norm adds 1e-12 under its root.
+        tolerance = 10 * EXACT if isinstance(layer, SpectralNorm) else EXACT
+        yield compare(what, "y", "plain loops", backend.to_numpy(y), expected, tolerance)
+
+
+def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.ndarray:
+    """The layer's y as its definition says it, slowly."""
+    if isinstance(layer, SpectralNorm):
+        inner = copy.copy(layer.layer)
+        w = layer.backend.to_numpy(layer.params["w"])
+        sigma = np.linalg.svd(w.reshape(-1, w.shape[-1]), compute_uv=False)[0]
+        inner.params = layer.params | {"w": layer.params["w"] / sigma}
+        return plain_forward(inner, x, train, labels)
+    if isinstance(layer, OneHot):
+        chosen = layer.backend.to_numpy(labels)
+        return np.array(
+            [[*row, *(float(c == label) for c in range(layer.classes))] for row, label in zip(x, chosen, strict=True)]
+        )
+    p, buffers = ({k: layer.backend.to_numpy(v) for k, v in d.items()} for d in (layer.params, layer.buffers))
+    if isinstance(layer, Dense):
+        y = [
+            [sum(x[n, i] * p["w"][i, o] for i in range(layer.n_in)) for o in range(layer.n_out)] for n in range(len(x))
+        ]
+        return np.array(y) + p.get("b", 0.0)
+    if isinstance(layer, Projection):
+        chosen = [int(label) for label in labels]
+        return x @ p["w"] + p["b"] + np.array([[row @ p["e"][c]] for row, c in zip(x, chosen, strict=True)])
+    if isinstance(layer, Spread):
+        chosen = np.zeros(len(x)) if labels is None else layer.backend.to_numpy(labels)
+        std = np.array([np.sqrt(np.var(x[chosen == label], axis=0) + layer.eps) for label in chosen])
+        means = [std[:, c :: layer.channels].mean(axis=1) for c in range(layer.channels)]
+        return np.column_stack([x, *(layer.strength * mean for mean in means)])
+    if isinstance(layer, Conv2d):
+        return plain_conv(x, p["w"], layer.stride, layer.pad) + p.get("b", 0.0)
+    if isinstance(layer, ConvTranspose2d):
+        return plain_conv_transpose(x, p["w"], layer.stride, layer.pad, layer.output_pad) + p.get("b", 0.0)
+    if isinstance(layer, BatchNorm):
+        rows = x.reshape(-1, layer.channels)
+        mean, var = (np.mean(rows, 0), np.var(rows, 0)) if train else (buffers["mean"], buffers["var"])
+        return p["gamma"] * (x - mean) / np.sqrt(var + layer.eps) + p["beta"]
+    if isinstance(layer, LeakyReLU):
+        return np.maximum(x, 0) + layer.slope * np.minimum(x, 0)
+    if isinstance(layer, Tanh):
+        return np.sinh(x) / np.cosh(x)
+    if isinstance(layer, Sigmoid):
+        return 1 / (1 + np.exp(-x))
+    if isinstance(layer, Upsample):
+        return np.kron(x, np.ones((1, layer.factor, layer.factor, 1)))
+    if isinstance(layer, Dropout):
+        return x
+    shape = layer.shape if isinstance(layer, Reshape) else (-1,)
+    return np.stack([np.array(list(sample.flat)).reshape(shape) for sample in x])
+
+
+def plain_conv(x, w, stride, pad) -> np.ndarray:
+    """The sum of `minigan.backends`, one product at a time."""
+    (N, H, W, _), (K, _, _, O), (before, after) = x.shape, w.shape, pad
+    P, Q = ((size + before + after - K) // stride + 1 for size in (H, W))
+    y = np.zeros((N, P, Q, O), x.dtype)
+    for n, p, q, i, j in np.ndindex(N, P, Q, K, K):
+        h, v = p * stride + i - before, q * stride + j - before
+        if 0 <= h < H and 0 <= v < W:
+            y[n, p, q] += x[n, h, v] @ w[i, j]
+    return y
+
+
+def plain_conv_transpose(x, w, stride, pad, output_pad) -> np.ndarray:
+    """Each pixel of x paints its multiple of the kernel onto y."""
+    (N, H, W, _), (K, _, O, _), (before, after) = x.shape, w.shape, pad
+    P, Q = (stride * (size - 1) + K - before - after + output_pad for size in (H, W))
+    y = np.zeros((N, P, Q, O), x.dtype)
+    for n, h, v, i, j in np.ndindex(N, H, W, K, K):
+        p, q = h * stride + i - before, v * stride + j - before
+        if 0 <= p < P and 0 <= q < Q:
+            y[n, p, q] += w[i, j] @ x[n, h, v]
+    return y
+
+
+def adjointness(backend) -> Iterator[Row]:
+    """<conv(x), y> = <x, conv_transpose(y)> with one weight in both layers."""
+    rng = np.random.default_rng(4)
+    for K, stride, pad, H in ((3, 1, 1, 5), (4, 2, 1, 6), (5, 2, (1, 2), 6), (5, 3, 0, 9)):
+        conv = Conv2d(3, 5, K, stride=stride, pad=pad, bias=False, rng=rng).to(backend, np.float64)
+        output_pad = (H + sum(conv.pad) - K) % stride  # the pixels that the last window does not reach
+        back = ConvTranspose2d(5, 3, K, stride=stride, pad=pad, output_pad=output_pad, bias=False, rng=rng)
+        back.to(backend, np.float64)
+        back.params["w"] = conv.params["w"]
+        x = rng.standard_normal((2, H, H, 3))
+        conv_x = backend.to_numpy(conv.forward(backend.asarray(x))[0])
+        y = rng.standard_normal(conv_x.shape)
+        back_y = backend.to_numpy(back.forward(backend.asarray(y))[0])
+        left, right = (conv_x * y).sum(), (x * back_y).sum()
+        yield compare(f"{conv!r}", "<Cx,y>=<x,C'y>", "adjoint", left, right, EXACT)
+
+
+def batch_statistics(backend) -> Iterator[Row]:
+    """running = momentum * running + (1 - momentum) * batch, when training and tracking, else unmoved."""
+    rng = np.random.default_rng(5)
+    layer = randomize(BatchNorm(3, momentum=0.8).to(backend, np.float64), rng)
+    x = rng.standard_normal((6, 2, 2, 3))
+    before = {name: backend.to_numpy(b).copy() for name, b in layer.buffers.items()}
+    after = {
+        "mean": 0.8 * before["mean"] + 0.2 * x.mean((0, 1, 2)),
+        "var": 0.8 * before["var"] + 0.2 * x.var((0, 1, 2)),
+    }
+    for mode, expected in (({"train": False}, before), ({"track": False}, before), ({}, after)):
+        layer.forward(backend.asarray(x), **mode)
+        for name, b in layer.buffers.items():
+            yield compare(
+                f"BatchNorm {mode or 'training'}",
+                f"running {name}",
+                "formula",
+                backend.to_numpy(b),
+                expected[name],
+                EXACT,
+            )
+
+
+def dropped_units(backend) -> Iterator[Row]:
+    """Kept units are scaled to keep the mean, draws differ, the counter counts, and 4 draws are the known bits."""
+    rate, n = 0.25, 40_000
+    layer = Dropout(rate, rng=np.random.default_rng(6)).to(backend, np.float64)
+    ones = backend.asarray(np.ones((4, n // 4)))
+    first, second = (backend.to_numpy(layer.forward(ones)[0]) for _ in range(2))
+    yield compare("Dropout", "values", "formula", np.unique(first), np.array([0.0, 1 / (1 - rate)]), EXACT)
+    sigma = math.sqrt(rate / (1 - rate) / n)  # of the mean of n units
+    yield compare("Dropout", "mean of y", "statistics", first.mean(), 1.0, 4 * sigma)
+    both = ((first > 0) & (second > 0)).mean()
+    yield compare("Dropout", "kept twice", "statistics", both, (1 - rate) ** 2, 4 * sigma)
+    neighbours = ((first[:, 1:] > 0) & (first[:, :-1] > 0)).mean()
+    yield compare("Dropout", "neighbours kept", "statistics", neighbours, (1 - rate) ** 2, 4 * sigma)
+    yield fact("Dropout", "draws", int(layer.buffers["draws"]) == 2, "the counter of draws is not 2 after 2 passes")
+    layer.buffers["draws"][...] = 0
+    again = backend.to_numpy(layer.forward(ones)[0])
+    yield fact("Dropout", "same again", np.array_equal(first, again), "the same count of draws gives another mask")
+    layer.forward(ones, train=False)
+    yield fact("Dropout", "no draw", int(layer.buffers["draws"]) == 1, "a pass that does not train took a draw")
+
+
+def initial_weights(backend) -> Iterator[Row]:
+    """The spread of fresh weights."""
+    n, n_in, n_out = 300 * 200, 300, 200
+    for what, init, std in (
+        ("normal(0.02)", layers.normal(0.02), 0.02),
+        ("glorot_uniform", layers.glorot_uniform, math.sqrt(2 / (n_in + n_out))),
+        ("he_normal", layers.he_normal, math.sqrt(2 / n_in)),
+    ):
+        w = Dense(n_in, n_out, rng=np.random.default_rng(7), init=init).params["w"].astype(np.float64)
+        yield compare(what, "std of w", "statistics", w.std(), std, 4 / math.sqrt(2 * n))
+        yield compare(what, "mean of w", "statistics", 1 + w.mean() / std, 1.0, 4 / math.sqrt(n))
+    fans = []
+    for layer in (Conv2d, ConvTranspose2d):
+        layer(2, 3, 5, rng=np.random.default_rng(7), init=lambda rng, shape, *fan: fans.append(fan) or np.zeros(shape))
+    yield fact("Conv2d, ConvTranspose2d", "fans", fans == [(50, 75)] * 2, f"fan in and out are {fans}, not (50, 75)")

@@ -1,0 +1,139 @@
+"""Checks of the losses, the optimizers and the moving average."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from minigan import losses, optim
+from minigan.checking import gradcheck
+from minigan.checking.derivatives import EXACT
+from minigan.checking.rows import Row, compare, fact
+from minigan.layers import BatchNorm, Dense, Dropout, Sequential
+
+
+def loss_values(backend) -> Iterator[Row]:
+    """The players' losses against log(1 + exp) written out, their gradients against derivatives, and the extremes."""
+    rng = np.random.default_rng(8)
+    real, fake = 3 * rng.standard_normal((5, 1)), 3 * rng.standard_normal((4, 1))
+
+    def log1pexp(l):
+        return np.logaddexp(0, l)
+
+    plain = {  # -log sigmoid(l) = log(1 + exp(-l)), -log(1 - sigmoid(l)) = log(1 + exp(l)); 0.9 and 0.1: smoothing
+        "non_saturating": (log1pexp(-real).mean() + log1pexp(fake).mean(), log1pexp(-fake).mean()),
+        "minimax": (log1pexp(-real).mean() + log1pexp(fake).mean(), -log1pexp(fake).mean()),
+        "smoothed": (
+            (0.9 * log1pexp(-real) + 0.1 * log1pexp(real)).mean() + log1pexp(fake).mean(),
+            log1pexp(-fake).mean(),
+        ),
+        "hinge": (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(), -fake.mean()),
+    }
+    tried = {**losses.LOSSES, "smoothed": losses.smoothed(losses.non_saturating, 0.1)}
+    for name, loss in tried.items():
+        for method in ("central", "complex"):
+            yield from gradcheck.check_loss(loss, real, fake, method=method, subject=name)
+        got = loss.discriminator(real, fake)[0], loss.generator(fake)[0]
+        for player, value, expected in zip(("discriminator", "generator"), got, plain[name], strict=True):
+            yield compare(f"{name}: {player}", "value", "formula", value, expected, EXACT)
+    yield from classifier_loss(rng)
+    far = np.array([[-100.0], [100.0]], np.float32)
+    value, d_real, d_fake = losses.non_saturating.discriminator(far, far)
+    yield compare("logits +-100 in float32", "loss", "formula", value, 100.0, 0.0)
+    yield compare("logits +-100 in float32", "d real", "formula", d_real, np.array([[-0.5], [0.0]]), 1e-40)
+    yield compare("logits +-100 in float32", "d fake", "formula", d_fake, np.array([[0.0], [0.5]]), 1e-40)
+    value, d_fake = losses.non_saturating.generator(far)
+    yield compare("logits +-100 in float32", "G loss", "formula", value, 50.0, 0.0)
+    yield compare("logits +-100 in float32", "G d fake", "formula", d_fake, np.array([[-0.5], [0.0]]), 1e-40)
+    dtypes = {str(a.dtype) for a in (value, d_real, d_fake)}
+    yield fact("logits +-100 in float32", "dtype", dtypes == {"float32"}, f"float32 in, {dtypes} out")
+
+
+def classifier_loss(rng) -> Iterator[Row]:
+    """-log of the label's share of exp(logit), and that it neither overflows nor changes its dtype."""
+    logits, labels = rng.standard_normal((5, 4)), np.array([3, 0, 1, 1, 2])
+    for method, moving in (("central", logits), ("complex", logits.astype(complex))):
+        yield from gradcheck.check(
+            lambda moving=moving: losses.cross_entropy(moving, labels)[0],
+            lambda: {"logits": losses.cross_entropy(logits, labels)[1]},
+            {"logits": moving},
+            subject="cross_entropy",
+            method=method,
+        )
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = -np.mean([np.log(shares[n, label]) for n, label in enumerate(labels)])
+    yield compare("cross_entropy", "value", "formula", losses.cross_entropy(logits, labels)[0], expected, EXACT)
+    far = np.array([[-100.0, 100.0], [100.0, -100.0]], np.float32)
+    value, d_logits = losses.cross_entropy(far, np.array([0, 0]))
+    yield compare("cross_entropy at +-100 in float32", "value", "formula", value, 100.0, 0.0)
+    expected = np.array([[-0.5, 0.5], [0.0, 0.0]])
+    yield compare("cross_entropy at +-100 in float32", "d logits", "formula", d_logits, expected, 1e-40)
+    dtypes = {str(value.dtype), str(d_logits.dtype)}
+    yield fact("cross_entropy at +-100 in float32", "dtype", dtypes == {"float32"}, f"float32 in, {dtypes} out")
+
+
+def optimizer_steps(backend) -> Iterator[Row]:
+    """Five steps against the sums that the recursions stand for."""
+    rng = np.random.default_rng(9)
+    T = 5
+    dws = rng.standard_normal((T, 3, 2))
+
+    def weighted(decay, values):  # sum_t decay^(T-t) values[t], for each T
+        return np.array([sum(decay ** (t - s) * values[s] for s in range(t + 1)) for t in range(T)])
+
+    def adam(b1, b2, eps):
+        m, v = (1 - b1) * weighted(b1, dws), (1 - b2) * weighted(b2, dws**2)
+        return sum(m[t] / (1 - b1 ** (t + 1)) / (np.sqrt(v[t] / (1 - b2 ** (t + 1))) + eps) for t in range(T))
+
+    for what, make, moved in (
+        ("SGD", lambda net: optim.SGD(net, lr=0.1), dws.sum(0)),
+        ("SGD, momentum", lambda net: optim.SGD(net, lr=0.1, momentum=0.7), weighted(0.7, dws).sum(0)),
+        (
+            "RMSProp",
+            lambda net: optim.RMSProp(net, lr=0.1, decay=0.8, eps=0.02),
+            (dws / (np.sqrt(0.2 * weighted(0.8, dws**2)) + 0.02)).sum(0),
+        ),
+        ("Adam", lambda net: optim.Adam(net, lr=0.1, beta1=0.6, beta2=0.95, eps=0.02), adam(0.6, 0.95, 0.02)),
+        ("Adam, defaults", lambda net: optim.Adam(net, lr=0.1), adam(0.9, 0.999, 1e-8)),
+    ):
+        net = Dense(3, 2, rng=rng).to(backend, np.float64)
+        w, b = net.params["w"], net.params["b"]
+        start = backend.to_numpy(w).copy()
+        optimizer = make(net)
+        for dw in dws:
+            grad = backend.asarray(dw)
+            optimizer.step({"w": grad, "b": grad[0]})
+            untouched = np.array_equal(backend.to_numpy(grad), dw)
+        yield compare(what, "w after 5 steps", "formula", start - backend.to_numpy(w), 0.1 * moved, EXACT)
+        yield compare(what, "b after 5 steps", "formula", -backend.to_numpy(b), 0.1 * moved[0], EXACT)
+        yield fact(what, "t", int(optimizer.state["t"]) == T, "t does not count the steps")
+        yield fact(what, "gradients", untouched, "the gradient was written to")
+        net = Dense(3, 2, rng=rng).to(backend)
+        make(net).step({name: backend.asarray(np.ones(p.shape), dtype=p.dtype) for name, p in net.params.items()})
+        yield fact(what, "dtype", str(net.params["w"].dtype) == "float32", "a float32 parameter changed its dtype")
+
+
+def moving_average(backend) -> Iterator[Row]:
+    """average = the sum over the past of (1 - d_s) d_(s+1) ... d_t value_s; d_t = min(decay, (1 + t) / (10 + t))."""
+    rng = np.random.default_rng(10)
+    decay, T = 0.3, 6
+    net = Sequential(Dense(3, 2, rng=rng), BatchNorm(2), Dropout(0.5, rng=rng)).to(backend, np.float64)
+    average = optim.MovingAverage(net, decay)
+    kept = [net.params["0.w"], net.buffers["1.mean"]]
+    history = [[backend.to_numpy(a).copy() for a in kept]]
+    for _ in range(T):
+        for a in kept:
+            a[...] = backend.asarray(rng.standard_normal(a.shape))
+        net.forward(backend.asarray(rng.standard_normal((4, 3))), track=False)  # one draw of the dropout
+        history.append([backend.to_numpy(a).copy() for a in kept])
+        average.update()
+    d = [min(decay, (1 + t) / (10 + t)) for t in range(T)]
+    weights = [math.prod(d), *((1 - d[t]) * math.prod(d[t + 1 :]) for t in range(T))]
+    for i, (what, got) in enumerate(
+        (("w", average.network.params["0.w"]), ("running mean", average.network.buffers["1.mean"]))
+    ):
+        expected = sum(weight * values[i] for weight, values in zip(weights, history, strict=True))
+        yield compare("MovingAverage", what, "formula", backend.to_numpy(got), expected, EXACT)
+    yield fact("MovingAverage", "draws", int(average.network.buffers["2.draws"]) == T, "a counter was averaged")
+    own = average.network.params["0.w"] is not net.params["0.w"]
+    yield fact("MovingAverage", "a copy", own, "the average shares its arrays with the network")
