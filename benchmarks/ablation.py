@@ -23,7 +23,7 @@ from tqdm import tqdm
 from minigan import backends, datasets, models, optim
 from minigan.lab import bench
 from minigan.layers import Sequential, SpectralNorm, Spread
-from minigan.metrics import evaluate
+from minigan.runs.evaluate import draw
 from minigan.training import Config, Training
 from minigan.training.checkpoint import write_atomically
 
@@ -89,11 +89,11 @@ def begin(name: str, seed: int, epochs: int, threads: int) -> Training:
 
 
 def play(training: Training, name: str, scales: Scales) -> dict:
-    """One run, and its figures at the end."""
+    """One run, and its scores at the end."""
     total, seed = training.steps_in_all(), training.config.seed
     for _ in tqdm(training.records(), total=total, desc=f"{name}, seed {seed}", unit="step", mininterval=10):
         pass
-    found = scales.figures(*evaluate.draw(training.sampler, COUNT, seed))
+    found = scales.scores(*draw(training.sampler, COUNT, seed))
     return {"change": name, "seed": seed, "steps": training.step, "figures": found}
 
 

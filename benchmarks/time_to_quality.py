@@ -50,7 +50,7 @@ def contender(name: str, seed: int, minutes: float, threads: int, pipe) -> None:
 def minigan(preset: str, seed: int, minutes: float, threads: int):
     """Yields (seconds of training, steps, function that draws samples and labels) after every step."""
     from minigan import backends, datasets
-    from minigan.metrics import evaluate
+    from minigan.runs.evaluate import draw
     from minigan.training import Config, Training
 
     backend = backends.load("numba")
@@ -59,7 +59,7 @@ def minigan(preset: str, seed: int, minutes: float, threads: int):
     training.warm_up()
 
     for _ in training.records():
-        yield training.seconds, training.step, lambda: evaluate.draw(training.sampler, COUNT, seed)
+        yield training.seconds, training.step, lambda: draw(training.sampler, COUNT, seed)
 
 
 def torch(name: str, seed: int, threads: int, batch: int = 128):
@@ -108,24 +108,27 @@ class Scales:
 
     def __init__(self, threads: int):
         from minigan import backends, datasets
-        from minigan.metrics import evaluate
+        from minigan.metrics import Judge, Neighbourhoods
+        from minigan.runs.evaluate import real_scores
 
         backend = backends.load("numba")
         backend.set_threads(threads)
-        self.evaluate, self.judge = evaluate, evaluate.Judge(backend=backend)
-        self.reference, _ = self.judge.look(datasets.mnist("test").images)
-        self.balls = evaluate.Neighbourhoods(self.reference)
-        rng = np.random.default_rng(0)
-        self.real = self._values(evaluate.real_figures(self.judge, self.reference, self.balls, COUNT, rng, rounds=1))
+        self.judge = Judge(backend)
+        features, _ = self.judge.features_and_probabilities(datasets.mnist("test").images)
+        self.reference = Neighbourhoods(features)
+        self.real = self._values(real_scores(self.judge, self.reference, COUNT, np.random.default_rng(0), rounds=1))
 
     def distance(self, images) -> float:
-        return self.evaluate.frechet(self.judge.look(images)[0], self.reference)
+        from minigan.metrics import frechet_distance
 
-    def figures(self, images, labels) -> dict:
-        """Every figure of `minigan evaluate`; `classes` are how many were read as each digit."""
-        rng = np.random.default_rng(0)
-        seen = self.judge.look(images)
-        return self._values(self.evaluate.figures(seen, self.reference, self.balls, labels, rng, rounds=1))
+        return frechet_distance(self.judge.features_and_probabilities(images)[0], self.reference.real)
+
+    def scores(self, images, labels) -> dict:
+        """Every score of `minigan evaluate`; `classes` are how many were read as each digit."""
+        from minigan.metrics import scores
+
+        seen = self.judge.features_and_probabilities(images)
+        return self._values(scores(*seen, self.reference, labels, np.random.default_rng(0), rounds=1))
 
     @staticmethod
     def _values(found: dict) -> dict:
@@ -139,7 +142,7 @@ def expect_same(asked: dict, before: dict, file: Path) -> None:
 
 
 def compete(name: str, seed: int, minutes: float, threads: int, scales: Scales) -> dict:
-    """One run: its curve of (seconds, steps, Frechet distance), and all figures at its end."""
+    """One run: its curve of (seconds, steps, Frechet distance), and all scores at its end."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=contender, args=(name, seed, minutes, threads, theirs), daemon=True)
@@ -150,7 +153,7 @@ def compete(name: str, seed: int, minutes: float, threads: int, scales: Scales) 
         seconds, steps, images, labels = ours.recv()
         curve.append({"seconds": round(seconds, 2), "steps": steps, "frechet": round(scales.distance(images), 4)})
         print(f"{name:28s} seed {seed} {seconds:7.1f} s {steps:6d} steps: {curve[-1]['frechet']:9.3f}", flush=True)
-        final = scales.figures(images, labels) if seconds >= 60 * minutes else None
+        final = scales.scores(images, labels) if seconds >= 60 * minutes else None
         ours.send("go")
     process.join()
     return {"contender": name, "seed": seed, "curve": curve, "final": final}
@@ -160,15 +163,15 @@ def compete(name: str, seed: int, minutes: float, threads: int, scales: Scales) 
 
 
 def summary(report: dict) -> dict:
-    """For each contender the median, over its seeds, of every figure at the end, and of the distance at each mark."""
+    """For each contender the median, over its seeds, of every score at the end, and of the distance at each mark."""
     result = {}
     for name in dict.fromkeys(run["contender"] for run in report["runs"]):
         runs = [run for run in report["runs"] if run["contender"] == name]
-        figures = [key for key in runs[0]["final"] if key != "classes"]
+        names = [key for key in runs[0]["final"] if key != "classes"]
         result[name] = {
             "seeds": len(runs),
             "steps": int(np.median([run["curve"][-1]["steps"] for run in runs])),
-            **{key: round(float(np.median([run["final"][key] for run in runs])), 5) for key in figures},
+            **{key: round(float(np.median([run["final"][key] for run in runs])), 5) for key in names},
             "rarest digit": min(min(run["final"]["classes"]) for run in runs) / COUNT,
             "curve": [
                 [round(float(np.median(column)), 3) for column in zip(*points, strict=True)]

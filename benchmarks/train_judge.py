@@ -1,4 +1,4 @@
-"""Trains the judge of `minigan.metrics.evaluate` and writes its weights, as float16, into the package.
+"""Trains the judge of `minigan.metrics.judge` and writes its weights, as float16, into the package.
 
     python benchmarks/train_judge.py [--epochs 10] [--seed 0] [--out minigan/metrics/judge.npz]
     python benchmarks/train_judge.py --check
@@ -14,12 +14,13 @@ have another order throughout, comes to the same 208,674 weights: `--check --bac
 
 import argparse
 import io
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from minigan import backends, datasets, losses, optim
-from minigan.metrics import evaluate
+from minigan.metrics.judge import WEIGHTS, Judge, judge_network
 from minigan.training.checkpoint import write_atomically
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", default="auto", choices=["auto", *backends.NAMES])
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=evaluate.Path, default=evaluate.WEIGHTS)
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--check", action="store_true", help="compare with the weights in --out instead of writing")
     options = parser.parse_args()
     backend = backends.load(options.backend)
@@ -42,9 +43,9 @@ def main() -> None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **weights)
         write_atomically(options.out, buffer.getvalue())
-    judge = evaluate.Judge(options.out)
+    judge = Judge(backend, options.out)
     test = datasets.mnist("test")
-    right = (judge.look(test.images)[1].argmax(axis=1) == test.labels).sum()
+    right = (judge.features_and_probabilities(test.images)[1].argmax(axis=1) == test.labels).sum()
     print(f"{options.out}: {options.out.stat().st_size / 1024:.0f} KiB, reads {right:,} of {len(test):,} test digits")
     raise SystemExit(int(differ > 0))
 
@@ -52,13 +53,13 @@ def main() -> None:
 def rounded_weights(backend, data: datasets.Images, epochs: int, seed: int) -> dict[str, np.ndarray]:
     """The weights and running statistics of a judge trained in float64, by name, as float16."""
     rng = np.random.default_rng(seed)
-    network = evaluate.judge_network(rng).to(backend, np.float64)
+    network = judge_network(rng).to(backend, np.float64)
     train(network, data, epochs, rng)
     tensors = network.params | {name: b for name, b in network.buffers.items() if b.dtype.kind == "f"}
     return {name: backend.to_numpy(t).astype(np.float16) for name, t in tensors.items()}
 
 
-def compare(weights: dict[str, np.ndarray], file: evaluate.Path) -> int:
+def compare(weights: dict[str, np.ndarray], file: Path) -> int:
     """Says, and returns, how many weights differ from the file's."""
     with np.load(file, allow_pickle=False) as saved:
         differ = sum(int((saved[name] != w).sum()) for name, w in weights.items())

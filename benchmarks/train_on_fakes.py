@@ -18,7 +18,7 @@ from train_judge import train
 from minigan import backends, datasets, models, runs
 from minigan.errors import UserError
 from minigan.lab.bench import machine
-from minigan.metrics import evaluate
+from minigan.metrics.judge import CLASSES, features_and_probabilities, judge_network
 from minigan.training.checkpoint import write_atomically
 
 
@@ -34,16 +34,16 @@ def main() -> None:
     backend = backends.load("auto")
     backend.set_threads(options.threads)
     generator = runs.generator(options.run, backend)
-    if models.classes(generator) != evaluate.CLASSES:
+    if models.classes(generator) != CLASSES:
         raise UserError(f"the run needs the labels 0 to 9, {options.run} has {models.classes(generator)} labels")
     rng = np.random.default_rng(options.seed)
     images = runs.draw(generator, options.count, rng)
-    fakes = datasets.Images(images, np.arange(options.count) % evaluate.CLASSES, "fakes")
+    fakes = datasets.Images(images, np.arange(options.count) % CLASSES, "fakes")
 
-    network = evaluate.judge_network(rng).to(backend)
+    network = judge_network(rng).to(backend)
     train(network, fakes, options.epochs, rng)
     test = datasets.mnist("test")
-    right = int((evaluate.look(network, test.images)[1].argmax(axis=1) == test.labels).sum())
+    right = int((features_and_probabilities(network, test.images)[1].argmax(axis=1) == test.labels).sum())
     config = runs.read_config(options.run)
     result = {
         "run": {"preset": config.preset, "seed": config.seed, "epochs": config.epochs, "steps": config.steps},

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import functools
 import os
 import sys
 from pathlib import Path
@@ -293,32 +292,16 @@ def sample(arguments) -> int:
 def evaluate(arguments) -> int:
     import json
 
-    import numpy as np
-    from tqdm import tqdm
-
-    from minigan import models, runs
-    from minigan.metrics import evaluate as judging
-    from minigan.report import plots
-    from minigan.training.checkpoint import write_atomically
+    from minigan.metrics import table
+    from minigan.runs.evaluate import evaluate_run
 
     if arguments.count < 100 or arguments.seed < 0:
         raise UserError(f"--count is at least 100 and --seed at least 0, got {arguments.count} and {arguments.seed}")
-    network = runs.generator(arguments.run, _load_backend(arguments))
-    images, labels = judging.draw(network, arguments.count, arguments.seed)
-    judge = judging.Judge(backend=network.backend)
-    n, data = models.classes(network), runs.read_config(arguments.run).data
-    if n and data != "mnist":
-        print(f"the judge reads digits, and the {n} labels of {data} may mean others: no agreement", file=sys.stderr)
-        labels = None
-    progress = functools.partial(tqdm, desc="judging lots of real images", leave=False, disable=None)
-    report = judging.evaluate(judge, images, labels, arguments.seed, progress)
-    text = json.dumps(report, indent=1)
-    with runs.writing(arguments.run):
-        write_atomically(arguments.run / "evaluate.json", (text + "\n").encode())
-        picture = arguments.run / "evaluate.png"
-        page = runs.draw(network, 100, np.random.default_rng(arguments.seed))
-        plots.save_report(picture, page, runs.columns(n), report, judging.EXPLAINED)
-    print(text if arguments.json else f"{judging.table(report)}\nas a page: {picture}")
+    report = evaluate_run(arguments.run, _load_backend(arguments), arguments.count, arguments.seed)
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+    else:
+        print(f"{table(report)}\nas a page: {arguments.run / 'evaluate.png'}")
     return 0
 
 

@@ -1,1 +1,7 @@
-"""Measures of generated samples."""
+"""Measures of generated samples: functions of arrays, and a classifier that computes features of images."""
+
+from minigan.metrics.distances import Neighbourhoods, class_divergence, frechet_distance
+from minigan.metrics.judge import Judge
+from minigan.metrics.scores import scores, table
+
+__all__ = ["Judge", "Neighbourhoods", "class_divergence", "frechet_distance", "scores", "table"]

@@ -1,0 +1,119 @@
+"""Evaluate the samples of a run: the judge compares them, and as many training images, with the MNIST test images.
+
+Scores of the real training images say what a perfect generator would reach with the same
+number of images. They are means over up to six disjoint subsets of the training images. So that
+chance in the labels does not affect the comparison, every subset contains each digit in its
+share of all training images, and a conditional generator is asked for the digits in the same
+shares.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from minigan import datasets, losses, models, runs
+from minigan.errors import UserError
+from minigan.layers import Sequential
+from minigan.metrics.distances import Neighbourhoods
+from minigan.metrics.judge import CLASSES, Judge
+from minigan.metrics.scores import DESCRIPTIONS, evenly_spaced, mean_scores, scores, stratified_subsets
+from minigan.report import plots
+from minigan.training import draw_images, draw_noise
+from minigan.training.checkpoint import write_atomically
+
+
+def evaluate_run(out: Path, backend, count: int = 10_000, seed: int = 0) -> dict:
+    """Evaluates `count` samples of the run in `out`: writes evaluate.json and evaluate.png, and returns the report.
+
+    The report is that of `evaluate_images`. A run on other data than MNIST gets no agreement,
+    because its labels may mean other things than digits.
+    """
+    network = runs.generator(out, backend)
+    images, labels = draw(network, count, seed)
+    judge = Judge(backend)
+    n, data = models.classes(network), runs.read_config(out).data
+    if n and data != "mnist":
+        print(f"the judge reads digits, and the {n} labels of {data} may mean others: no agreement", file=sys.stderr)
+        labels = None
+    progress = partial(tqdm, desc="judging subsets of real images", leave=False, disable=None)
+    report = evaluate_images(judge, images, labels, seed, progress)
+    with runs.writing(out):
+        write_atomically(out / "evaluate.json", (json.dumps(report, indent=1) + "\n").encode())
+        shown = runs.draw(network, 100, np.random.default_rng(seed))
+        plots.save_report(out / "evaluate.png", shown, runs.columns(n), report, DESCRIPTIONS)
+    return report
+
+
+def draw(generator: Sequential, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
+    """Draws uint8 images (count, H, W, C), and returns them with the labels (count,) asked for.
+
+    A generator of ten classes is asked for the labels in the shares of the digits among the
+    training images, because these are the shares in the real images that its samples are
+    compared with. A generator of another number of classes is asked for each label equally
+    often. A generator without labels returns None for them.
+    """
+    rng, n, labels = np.random.default_rng(seed), models.classes(generator), None
+    if n == CLASSES:
+        digits = np.sort(datasets.mnist("train").labels)
+        labels = digits[evenly_spaced(count, len(digits))]
+    elif n:
+        labels = np.arange(count) % n
+    asked = None if labels is None else generator.backend.asarray(labels)
+    return draw_images(generator, draw_noise(generator, rng, count), asked), labels
+
+
+def evaluate_images(
+    judge: Judge,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    seed: int = 0,
+    progress: Callable = iter,
+) -> dict:
+    """Scores uint8 images (N, 28, 28, 1), and subsets of N training images, against the 10,000 MNIST test images.
+
+    Returns {"judge", "count", "samples": scores, "real": scores}. `labels` (N,) are the digits
+    that the samples were asked to be, if any. "judge" is the crc32 of the judge's weights,
+    because scores of different judges are not comparable. `progress` wraps the list of
+    subsets, as tqdm does.
+
+    Raises UserError for images of another size than MNIST's, for fewer than 100 images, and
+    for labels that are not digits.
+    """
+    if images.shape[1:] != (28, 28, 1) or len(images) < 100:
+        raise UserError(
+            f"the judge reads at least 100 grey images of 28 x 28, got {len(images)} of {images.shape[1:]}: "
+            "only runs on MNIST-like data can be evaluated"
+        )
+    if labels is not None:
+        try:
+            losses.expect_labels(labels, CLASSES)
+        except ValueError as error:
+            raise UserError(f"agreement is with the digits 0 to 9 that the judge reads: {error}") from None
+    rng = np.random.default_rng(seed)
+    features, _ = judge.features_and_probabilities(datasets.mnist("test").images)
+    reference = Neighbourhoods(features)
+    return {
+        "judge": judge.crc32,
+        "count": len(images),
+        "samples": scores(*judge.features_and_probabilities(images), reference, labels, rng),
+        "real": real_scores(judge, reference, len(images), rng, progress=progress),
+    }
+
+
+def real_scores(
+    judge: Judge, reference: Neighbourhoods, count: int, rng, rounds: int = 50, progress: Callable = iter
+) -> dict:
+    """Averages the scores of disjoint subsets of `count` training images."""
+    train = datasets.mnist("train")
+    subsets = stratified_subsets(train.labels, min(count, len(train)), rng)
+    return mean_scores(
+        [
+            scores(*judge.features_and_probabilities(train.images[i]), reference, train.labels[i], rng, rounds)
+            for i in progress(subsets)
+        ]
+    )
