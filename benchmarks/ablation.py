@@ -21,11 +21,11 @@ from time_to_quality import COUNT, Scales, expect_same
 from tqdm import tqdm
 
 from minigan import backends, datasets, models, optim
+from minigan.files import write_atomically
 from minigan.lab import bench
 from minigan.layers import Sequential, SpectralNorm, Spread
 from minigan.runs.evaluate import draw
 from minigan.training import Config, Training
-from minigan.training.checkpoint import write_atomically
 
 
 def replace_d(training: Training, *layers) -> None:

@@ -213,8 +213,8 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
 
+    from minigan.files import write_atomically
     from minigan.lab import bench
-    from minigan.training.checkpoint import write_atomically
 
     scales = Scales(options.threads)
     asked = {"minutes": options.minutes, "threads": options.threads, "count": COUNT, "judge": scales.judge.crc32}

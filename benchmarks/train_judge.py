@@ -20,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from minigan import backends, datasets, losses, optim
+from minigan.files import write_atomically
 from minigan.metrics.judge import WEIGHTS, Judge, judge_network
-from minigan.training.checkpoint import write_atomically
 
 
 def main() -> None:

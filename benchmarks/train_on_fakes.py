@@ -17,9 +17,9 @@ from train_judge import train
 
 from minigan import backends, datasets, models, runs
 from minigan.errors import UserError
+from minigan.files import write_atomically
 from minigan.lab.bench import machine
 from minigan.metrics.judge import CLASSES, features_and_probabilities, judge_network
-from minigan.training.checkpoint import write_atomically
 
 
 def main() -> None:

@@ -263,8 +263,8 @@ def sample(arguments) -> int:
     import numpy as np
 
     from minigan import models, runs
+    from minigan.files import write_atomically
     from minigan.report import plots
-    from minigan.training.checkpoint import write_atomically
 
     out = arguments.out or arguments.run / "sample.png"
     if out.suffix not in (".png", ".npy"):

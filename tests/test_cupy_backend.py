@@ -19,7 +19,7 @@ from minigan import backends, datasets, game, losses, models, optim, runs
 from minigan.backends import BackendUnavailable, numpy_backend
 from minigan.cli import main
 from minigan.lab import bench
-from minigan.training import Config, Training
+from minigan.training import Config, Training, checkpoint
 
 PACKAGE = Path(minigan.__file__).parent
 
@@ -162,7 +162,7 @@ def test_a_checkpoint_goes_from_one_backend_to_the_other_and_back(gpu, tmp_path)
         t = runs.resume(out, backend=backend, steps=steps)
         assert t.step == steps - 2 and t.backend.NAME == backend
         arrays, _ = t.state()
-        before, _ = runs._load_checkpoint(out)
+        before, _ = checkpoint.load(out / "checkpoint.npz")
         assert arrays.keys() == before.keys() and all(np.array_equal(arrays[k], before[k]) for k in arrays)
         runs.play(t, out, quiet=True)
     assert len(runs.resume(out).curves) == 7 * 4

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from minigan.training.checkpoint import write_atomically
+from minigan.files import write_atomically
 
 GAP = 2  # pixels between the images of a grid
 GREY = 48  # their colour

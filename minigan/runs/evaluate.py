@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from minigan import datasets, losses, models, runs
 from minigan.errors import UserError
+from minigan.files import write_atomically
 from minigan.layers import Sequential
 from minigan.metrics.distances import Neighbourhoods
 from minigan.metrics.judge import CLASSES, Judge
 from minigan.metrics.scores import DESCRIPTIONS, evenly_spaced, mean_scores, scores, stratified_subsets
 from minigan.report import plots
 from minigan.training import draw_images, draw_noise
-from minigan.training.checkpoint import write_atomically
 
 
 def evaluate_run(out: Path, backend, count: int = 10_000, seed: int = 0) -> dict:

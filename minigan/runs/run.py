@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from minigan import backends, datasets, models
 from minigan.errors import UserError
+from minigan.files import write_atomically
 from minigan.report import plots
 from minigan.training import TOTALS, Config, Training, checkpoint, draw_images, draw_noise, labels_in_turn
 
@@ -182,11 +183,11 @@ def _save(training: Training, out: Path) -> None:
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        checkpoint.write_atomically(out / "history.csv", text.getvalue().encode())
+        write_atomically(out / "history.csv", text.getvalue().encode())
 
 
 def _write_config(out: Path, config: Config) -> None:
-    checkpoint.write_atomically(out / "config.json", config.to_json().encode())
+    write_atomically(out / "config.json", config.to_json().encode())
 
 
 def _picture_of_epoch(out: Path, epoch: int) -> Path:

@@ -1,9 +1,7 @@
 """Checkpoints: named arrays and a few facts in one .npz, written atomically and read without unpickling anything."""
 
-import contextlib
 import io
 import json
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,27 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from minigan.errors import UserError
+from minigan.files import write_atomically
 
 FORMAT = 1  # of the file; raised when an older minigan could not read it
 
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, or from other networks."""
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file holds either what it held or all of `content`, whenever the power fails: a file beside it is filled,
-    flushed to the disk and then takes its name. Raises OSError, and leaves no litter, where the disk refuses."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
 
 
 def save(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
