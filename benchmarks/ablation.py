@@ -76,8 +76,7 @@ FIGURES = {"frechet": "Frechet distance", "coverage": "coverage", "confident": "
 
 def begin(name: str, seed: int, epochs: int, threads: int) -> Training:
     """The recipe with this change, before its first step."""
-    backend = backends.load("numba")
-    backend.set_threads(threads)
+    backend = backends.load("numba", threads=threads)
     change = CHANGES[name]
     config = Config.of("digits", seed=seed, epochs=epochs)
     config = replace(config, **change) if isinstance(change, dict) else config

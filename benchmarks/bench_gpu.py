@@ -61,12 +61,11 @@ def run_tests() -> dict:
 
 def compare(seconds: float, tf32: bool) -> list[dict]:
     """Rows as of `minigan bench`, the CPU's best backend beside the GPU; with TF32 the GPU alone."""
-    gpu = backends.load("cupy", tf32=tf32)
     names = ["cupy"] if tf32 else [*[n for n in backends.available() if n == "numba"], "cupy"]
     rows = []
     for preset, batches in CASES.items():
-        for row in bench.compare_backends(preset, batches, names, [backends.cores()], seconds):
-            rows.append(row | {"tf32": tf32 and row["backend"] == gpu.NAME})
+        for row in bench.compare_backends(preset, batches, names, [backends.cores()], seconds, tf32=tf32):
+            rows.append(row | {"tf32": tf32})
             print(
                 f"{preset:9s} batch {row['batch']:4d}  {row['backend']:6s} {row['median_ms']:9.2f} ms" + " TF32" * tf32
             )

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from minigan import models
-from minigan.backends import conv_size, cores, load, numpy_backend, pads
+from minigan.backends import AdamStep, Normalisation, conv_size, cores, load, pads, put_in_force, reference
 from minigan.lab import bench
 from minigan.lab.bench import take_turns
 
@@ -105,14 +105,14 @@ class Case:
             "conv2d_grad_w": lambda: weight(torch.nn.grad.conv2d_weight(x, w.shape, dy, self.stride)),
         }
 
-    def rungs(self, chosen: list[str]) -> dict[str, list[dict]]:
+    def rungs(self, chosen: list[str], threads: int) -> dict[str, list[dict]]:
         """rung -> its ways to compute; the fastest way counts."""
         ways = {}
         for rung in chosen:
             if rung == "numpy":
-                ways[rung] = [self.backend(numpy_backend)]
+                ways[rung] = [self.backend(load("numpy", threads=threads))]
             elif rung == "numba":
-                ways[rung] = [self.backend(load("numba"))]
+                ways[rung] = [self.backend(load("numba", threads=threads))]
             elif rung == "torch":
                 ways[rung] = [self.torch(channels_last) for channels_last in (False, True)]
             else:
@@ -130,11 +130,11 @@ class Case:
         x, w, dy = (array.astype(np.float64) for array in (self.x, self.w, self.dy))
         parts = [slice(n, min(n + LOOP_IMAGES, N)) for n in images]
         if operation == "conv2d":
-            expected = numpy_backend.conv2d(x[parts[0]], w, self.stride, self.pad)
+            expected = reference().conv2d(x[parts[0]], w, self.stride, self.pad)
         elif operation == "conv2d_grad_x":
-            expected = numpy_backend.conv2d_grad_x(dy[parts[0]], w, x[parts[0]].shape, self.stride, self.pad)
+            expected = reference().conv2d_grad_x(dy[parts[0]], w, x[parts[0]].shape, self.stride, self.pad)
         else:
-            expected = sum(numpy_backend.conv2d_grad_w(dy[p], x[p], w.shape, self.stride, self.pad) for p in parts)
+            expected = sum(reference().conv2d_grad_w(dy[p], x[p], w.shape, self.stride, self.pad) for p in parts)
         error = np.abs(np.asarray(y)[: len(expected)] - expected).max() / np.abs(expected).max()
         if not error < 1e-5:
             sys.exit(f"{rung} {operation} is wrong: off by {error:.1e} of the largest number")
@@ -156,7 +156,7 @@ class Pass:
                 self._normalise()
 
     def _normalise(self) -> None:
-        self.y, self.mean, self.var = numpy_backend.batchnorm(self.x, self.gamma, self.beta, self.EPS, self.SLOPE)
+        self.y, self.mean, self.var = reference().batchnorm(self.x, self.gamma, self.beta, self.EPS, self.SLOPE)
 
     def backend(self, backend) -> dict:
         x, dy, gamma, beta = self.x, self.dy, self.gamma, self.beta
@@ -165,14 +165,14 @@ class Pass:
             t = iter(range(1, 10**9))
 
             def adam():
-                backend.adam(w, dy, m, v, self.LR, 0.5, 0.999, 1e-8, next(t))
+                backend.adam(w, dy, m, v, AdamStep(self.LR, 0.5, 0.999, 1e-8, next(t)))
                 return [w]
 
             return {"adam": adam}
-        mean, var = self.mean, self.var
+        norm = Normalisation(gamma, beta, self.mean, self.var, self.EPS)
         return {
             "batchnorm": lambda: backend.batchnorm(x, gamma, beta, self.EPS, self.SLOPE),
-            "batchnorm_grad": lambda: backend.batchnorm_grad(dy, x, gamma, beta, mean, var, self.EPS, self.SLOPE),
+            "batchnorm_grad": lambda: backend.batchnorm_grad(dy, x, norm, self.SLOPE),
         }
 
     def torch(self, channels_last: bool) -> dict:
@@ -227,7 +227,7 @@ def measure_passes(presets, batches, rungs, threads: int, seconds: float) -> lis
     for preset, batch, layer, shape in cases:
         print(f"\n{preset}{f', batch {batch}' if batch else ''}: {layer}")
         case = Pass(*shape)
-        ways = [(rung, case.backend(load(rung))) for rung in rungs if rung in ("numpy", "numba")]
+        ways = [(rung, case.backend(load(rung, threads=threads))) for rung in rungs if rung in ("numpy", "numba")]
         if "torch" in rungs:
             ways += [("torch", case.torch(channels_last)) for channels_last in (False, True)]
         for operation in ways[0][1]:
@@ -287,7 +287,7 @@ def measured_peak(threads: int) -> float:
 def set_threads(rung: str, threads: int) -> None:
     """The threads of BLAS are shared: NumPy wants them all, Numba but one."""
     if rung != "torch":
-        load("numpy" if rung == "numpy" else "numba").set_threads(threads)
+        put_in_force(load("numpy" if rung == "numpy" else "numba", threads=threads))
 
 
 def measure(
@@ -299,7 +299,7 @@ def measure(
             for layer, (H, C, O, K, stride, pad) in LAYERS[preset].items():
                 print(f"\n{preset}, batch {batch}: {layer}")
                 case = Case(batch, H, C, O, K, stride, pad)
-                ways = case.rungs(rungs)
+                ways = case.rungs(rungs, threads)
                 for operation in OPERATIONS:
                     flat = [(rung, way[operation]) for rung in rungs for way in ways[rung]]
                     for rung, function in flat:

@@ -128,7 +128,7 @@ class TorchStep:
         from minigan import backends
         from minigan.lab import bench
 
-        source = bench.Step(preset, batch, backends.load("numpy"), seed)
+        source = bench.Step(preset, batch, backends.reference(), seed)
         self.torch, self.best = torch, best
         self.G, self.D = (torch_network(network, best) for network in (source.G, source.D))
         adam = dict(lr=2e-4, betas=(0.5, 0.999), eps=1e-8, **(dict(fused=True) if best else {}))
@@ -209,7 +209,7 @@ class TensorFlowStep:
         from minigan import backends
         from minigan.lab import bench
 
-        source = bench.Step(preset, batch, backends.load("numpy"))
+        source = bench.Step(preset, batch, backends.reference())
         self.tf = tf
         self.G, self.D = keras_network(source.G), keras_network(source.D)
         self.opt_g, self.opt_d = (keras.optimizers.Adam(2e-4, beta_1=0.5, epsilon=1e-8) for _ in range(2))
@@ -325,8 +325,7 @@ def contender(name: str, preset: str, batch: int, threads: int, pipe) -> None:
     if name.startswith("minigan"):
         from minigan import backends
 
-        backend = backends.load("numba")
-        backend.set_threads(threads)
+        backend = backends.load("numba", threads=threads)
         step = bench.Step(preset, batch, backend, simultaneous=name.endswith("at once"))
     elif name.startswith("tensorflow"):
         import tensorflow as tf

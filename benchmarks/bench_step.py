@@ -31,8 +31,7 @@ OPERATIONS = (
 
 def profile(preset: str, batch: int, name: str, threads: int, seconds: float) -> list[dict]:
     """Rows of a step's operations, the longest first, the rest and the whole last; milliseconds a step."""
-    backend = backends.load(name)
-    backend.set_threads(threads)
+    backend = backends.load(name, threads=threads)
     step = bench.Step(preset, batch, backend)
     step()
     times, plain = defaultdict(list), {operation: getattr(backend, operation) for operation in OPERATIONS}

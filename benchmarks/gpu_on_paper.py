@@ -11,11 +11,10 @@ few elementwise operations that the layers write without the backend, caches, an
 
 import argparse
 import json
-import types
 
 import numpy as np
 
-from minigan.backends import numpy_backend
+from minigan import backends
 from minigan.lab import bench
 
 LAUNCHES = {"small": 119, "tutorial": 144}
@@ -29,19 +28,22 @@ GPUS = {  # float32 without tensor cores, FLOP/s, and bytes/s, as the maker give
 }
 BATCHES = (64, 256, 1024)
 CONVOLUTIONS = ("conv2d", "conv2d_grad_x", "conv2d_grad_w")
+COUNTED = (
+    *CONVOLUTIONS, "matmul", "sum_rows", "leaky_relu", "leaky_relu_grad", "add_bias", "bias_grad", "batchnorm",
+    "batchnorm_grad", "track", "dropout", "adam", "moving_average", "concatenate", "gather",
+)  # fmt: skip
 PASSES = {"batchnorm": 1.5, "batchnorm_grad": 1.5}  # a second kernel reads its input once more
 
 
-class Ledger(types.ModuleType):
+class Ledger:
     """The reference backend, with the floating point operations and the bytes that its operations would cost a GPU."""
 
     def __init__(self):
-        super().__init__("ledger")
         self.flops = self.bytes = 0.0
 
     def __getattr__(self, name: str):
-        value = getattr(numpy_backend, name)
-        if not isinstance(value, types.FunctionType) or name in ("asarray", "to_numpy", "synchronize", "set_threads"):
+        value = getattr(backends.reference(), name)
+        if name not in COUNTED:
             return value
 
         def operation(*arguments):
@@ -76,10 +78,10 @@ def work(preset: str) -> dict[str, tuple[float, float]]:
         ledger.flops = ledger.bytes = 0.0
         step()
         counted.append((ledger.flops, ledger.bytes))
-    straight = {}
+    fits = {}
     for name, at_4, at_8 in zip(("flops", "bytes"), *counted, strict=True):
-        straight[name] = (2 * at_4 - at_8, (at_8 - at_4) / 4)
-    return straight
+        fits[name] = (2 * at_4 - at_8, (at_8 - at_4) / 4)
+    return fits
 
 
 def estimates() -> list[dict]:

@@ -53,8 +53,7 @@ def minigan(preset: str, seed: int, minutes: float, threads: int):
     from minigan.runs.evaluate import draw
     from minigan.training import Config, Training
 
-    backend = backends.load("numba")
-    backend.set_threads(threads)
+    backend = backends.load("numba", threads=threads)
     training = Training(Config.of(preset, seed=seed, minutes=minutes), datasets.load("mnist"), backend)
     training.warm_up()
 
@@ -111,8 +110,7 @@ class Scales:
         from minigan.metrics import Judge, Neighbourhoods
         from minigan.runs.evaluate import real_scores
 
-        backend = backends.load("numba")
-        backend.set_threads(threads)
+        backend = backends.load("numba", threads=threads)
         self.judge = Judge(backend)
         features, _ = self.judge.features_and_probabilities(datasets.mnist("test").images)
         self.reference = Neighbourhoods(features)

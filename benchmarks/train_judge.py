@@ -33,8 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--check", action="store_true", help="compare with the weights in --out instead of writing")
     options = parser.parse_args()
-    backend = backends.load(options.backend)
-    backend.set_threads(options.threads)
+    backend = backends.load(options.backend, threads=options.threads)
     weights = rounded_weights(backend, datasets.mnist("train"), options.epochs, options.seed)
     differ = 0
     if options.check:

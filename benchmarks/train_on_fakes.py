@@ -31,8 +31,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", metavar="FILE", type=Path)
     options = parser.parse_args()
-    backend = backends.load("auto")
-    backend.set_threads(options.threads)
+    backend = backends.load("auto", threads=options.threads)
     generator = runs.generator(options.run, backend)
     if models.classes(generator) != CLASSES:
         raise UserError(f"the run needs the labels 0 to 9, {options.run} has {models.classes(generator)} labels")

@@ -16,6 +16,7 @@ import numpy as np
 from _common import BLUE, GREY, ORANGE, save
 
 from minigan import backends, datasets
+from minigan.backends.numpy_backend import windows as numpy_windows
 from minigan.training import Config, Training
 
 rng = np.random.default_rng(0)
@@ -95,7 +96,7 @@ ladder["a product a window"] = measure(by_windows, 3)
 # machine; the price is the copy of all windows, here four times as large as x.
 
 # %%
-windows = numpy_backend.windows(x, K, STRIDE, PAD)  # (N, P, P, K, K, C)
+windows = numpy_windows(x, K, STRIDE, PAD)  # (N, P, P, K, K, C)
 assert 3.9 < windows.size / x.size <= 4
 ladder["im2col, NumPy"] = measure(lambda: numpy_backend.conv2d(x, w, STRIDE, PAD))
 
@@ -229,8 +230,8 @@ for backend in (numpy_backend, numba_backend):
         times.append(time.perf_counter() - start)
         records.append(record)
         start = time.perf_counter()
-    whole[backend.NAME] = (min(times), records)
-    print(f"a step of lesson 10 on {backend.NAME}: {1000 * min(times):.0f} ms")
+    whole[backend.name] = (min(times), records)
+    print(f"a step of lesson 10 on {backend.name}: {1000 * min(times):.0f} ms")
 for a, b in zip(whole["numpy"][1], whole["numba"][1], strict=True):
     assert np.isclose(a["d_loss"], b["d_loss"], rtol=0.02) and np.isclose(a["g_loss"], b["g_loss"], rtol=0.02)
 

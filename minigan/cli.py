@@ -123,21 +123,21 @@ def _load_backend(arguments):
     if arguments.gpu_memory is not None and not arguments.gpu_memory > 0:
         raise UserError(f"--gpu-memory is positive, got {arguments.gpu_memory}")
     gpu = dict(device=arguments.device, tf32=arguments.tf32, memory=arguments.gpu_memory)
-    backend = backends.load(arguments.backend or "auto", **gpu)
-    backend.set_threads(arguments.threads)
+    backend = backends.load(arguments.backend or "auto", threads=arguments.threads, **gpu)
     _note_unused(arguments, backend)
-    if backend.NAME == "numba" and not backend.kernels_on_disk():
+    if not backend.kernels_on_disk():
         print("minigan: compiling the kernels, once on this machine ...", file=sys.stderr)
     return backend
 
 
 def _note_unused(arguments, backend) -> None:
     """Says which options asked for a GPU's ways where there is none in use."""
-    options = {"--device": arguments.device, "--tf32": arguments.tf32, "--gpu-memory": arguments.gpu_memory}
-    unused = [option for option, value in options.items() if value is not None]
-    if unused and backend.NAME != "cupy":
+    options = {"device": arguments.device, "tf32": arguments.tf32, "memory": arguments.gpu_memory}
+    flags = {"device": "--device", "tf32": "--tf32", "memory": "--gpu-memory"}
+    unused = [flags[key] for key, value in options.items() if value is not None and key not in backend.settings]
+    if unused:
         has = "has" if len(unused) == 1 else "have"
-        print(f"minigan: {' and '.join(unused)} {has} no effect on the {backend.NAME} backend", file=sys.stderr)
+        print(f"minigan: {' and '.join(unused)} {has} no effect on the {backend.name} backend", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- train
@@ -158,7 +158,7 @@ def train(arguments) -> int:
     _introduce(training, out, arguments.resume, say)
     if training.finished():
         say(f"{out} has reached its total already: to go on, give a larger --epochs, --steps or --minutes")
-    elif training.backend.NAME == "numba":
+    elif training.backend.compiles:
         say("preparing the kernels (compiled once on a machine, then kept on its disk) ...", end=" ", flush=True)
         say(f"{training.warm_up():.1f} s")
     try:
@@ -223,7 +223,7 @@ def _introduce(training, out: Path, resumed: bool, say) -> None:
     say(models.table(G, (models.noise_size(G),)))
     say(f"           discriminator: image {shape[1]} x {shape[2]} x {shape[3]}")
     say(models.table(D, shape[1:]))
-    say(f"backend    {backends.choose()[1] if config.backend == 'auto' else training.backend.NAME}")
+    say(f"backend    {backends.choose()[1] if config.backend == 'auto' else training.backend.name}")
     totals = ((name, getattr(config, name)) for name in TOTALS)
     end = " or ".join(f"{n:g} {name if n > 1 else name[:-1]}" for name, n in totals if n is not None) or "Ctrl-C"
     say(f"training   batch {config.batch}, Adam {config.lr_g:g} and {config.lr_d:g}, ends after {end}")
@@ -323,16 +323,15 @@ def gradcheck(arguments) -> int:
     reports = []
     for name in dict.fromkeys(arguments.backend or backends.available()):
         backend = checks.load(name)
-        backend.set_threads(1)  # the arrays are small
         start = time.perf_counter()
         rows = checks.report(backend)
         seconds, wrong = time.perf_counter() - start, sum(not row.ok for row in rows)
-        reports.append({"backend": backend.NAME, "seconds": seconds, "wrong": wrong, "rows": rows})
+        reports.append({"backend": backend.name, "seconds": seconds, "wrong": wrong, "rows": rows})
         if not arguments.json:
             print(table(rows if arguments.all else digest(rows)))
             count = sum(row.compared for row in rows)
             end = f"{wrong} wrong" if wrong else "all right"
-            print(f"{backend.NAME}: {count:,} numbers of {len(rows)} tensors and facts in {seconds:.1f} s, {end}\n")
+            print(f"{backend.name}: {count:,} numbers of {len(rows)} tensors and facts in {seconds:.1f} s, {end}\n")
     if arguments.json:
         _print_json([r | {"rows": [dataclasses.asdict(row) for row in r["rows"]]} for r in reports])
     return int(any(r["wrong"] for r in reports))

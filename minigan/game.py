@@ -8,7 +8,7 @@ Where images have labels, labels (N,) travel beside them: the fakes of a discrim
 labels of its real images, those of a generator step with labels of their own.
 """
 
-from minigan.losses import Loss, mean_sigmoid
+from minigan.losses import Loss
 
 
 def discriminator_step(G, D, opt_d, real, z, loss: Loss, labels=None) -> dict:
@@ -24,6 +24,7 @@ def discriminator_step(G, D, opt_d, real, z, loss: Loss, labels=None) -> dict:
     _, real_grads = D.backward(d_real_logits, real_cache, need_dx=False)
     _, fake_grads = D.backward(d_fake_logits, fake_cache, need_dx=False)
     opt_d.step(_sum(real_grads, fake_grads))
+    mean_sigmoid = D.backend.mean_sigmoid
     return {"d_loss": d_loss, "d_real": mean_sigmoid(real_logits), "d_fake": mean_sigmoid(fake_logits)}
 
 
@@ -57,6 +58,7 @@ def simultaneous_step(G, D, opt_d, opt_g, real, z, loss: Loss, labels=None) -> d
     _, g_grads = G.backward(d_fake, g_cache, need_dx=False)
     opt_d.step(_sum(real_grads, fake_grads))
     opt_g.step(g_grads)
+    mean_sigmoid = D.backend.mean_sigmoid
     return {
         "d_loss": d_loss,
         "g_loss": g_loss,

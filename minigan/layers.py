@@ -64,7 +64,7 @@ class Layer:
     def __init__(self, params: dict | None = None, buffers: dict | None = None):
         self.params = params or {}
         self.buffers = buffers or {}
-        self.backend = backends.load("numpy")
+        self.backend = backends.reference()
 
     def to(self, backend, dtype=None) -> "Layer":
         """Moves parameters and buffers to the backend (a module, or a name for `backends.load`) and, if a dtype is
@@ -344,7 +344,8 @@ class BatchNorm(Layer):
         x, mean, var, train = cache
         gamma, beta = self.params["gamma"], self.params["beta"]
         if train:
-            dx, dgamma, dbeta = self.backend.batchnorm_grad(dy, x, gamma, beta, mean, var, self.eps, slope)
+            norm = backends.Normalisation(gamma, beta, mean, var, self.eps)
+            dx, dgamma, dbeta = self.backend.batchnorm_grad(dy, x, norm, slope)
         else:  # y = gamma * xhat + beta with a fixed mean and var
             dy = dy if slope == 1 else self.backend.leaky_relu_grad(dy, y, slope)
             inv_std = 1 / (var + self.eps) ** 0.5  # (C,)
@@ -376,19 +377,19 @@ class BatchNorm(Layer):
             if train:
                 axes = tuple(range(u.ndim - 1))
                 Ptx = self._off_statistics(tx, xhat)
-                bent = u * (xhat * tx).mean(axis=axes) + tx * (xhat * u).mean(axis=axes)
-                dx = -(inv_std**2) * (xhat * (u * Ptx).mean(axis=axes) + self._off_statistics(bent, xhat))
+                mean = self.backend.batch_mean
+                curvature_term = u * mean(xhat * tx, axes) + tx * mean(xhat * u, axes)
+                dx = -(inv_std**2) * (xhat * mean(u * Ptx, axes) + self._off_statistics(curvature_term, xhat))
         if dy is not None:  # y = gamma * xhat + beta
-            straight, more = self.backward(dy, cache, need_dx)
-            dx = straight if dx is None else dx + straight
+            linear_term, more = self.backward(dy, cache, need_dx)
+            dx = linear_term if dx is None else dx + linear_term
             grads = {name: grads[name] + more[name] for name in grads}
         return dx, dtx, grads
 
-    @staticmethod
-    def _off_statistics(t, xhat):
+    def _off_statistics(self, t, xhat):
         """P t = t - mean(t) - xhat mean(xhat * t): t without what the batch's mean and variance take off."""
         axes = tuple(range(t.ndim - 1))
-        return t - t.mean(axis=axes) - xhat * (xhat * t).mean(axis=axes)
+        return t - self.backend.batch_mean(t, axes) - xhat * self.backend.batch_mean(xhat * t, axes)
 
 
 class SpectralNorm(Layer):

@@ -12,6 +12,8 @@ import math
 
 import numpy as np
 
+from minigan.backends import AdamStep
+
 
 class Optimizer:
     """What the optimizers share: the network, the count of steps t, and per-parameter arrays of state."""
@@ -79,7 +81,7 @@ class Adam(Optimizer):
 
     def _update(self, w, dw, m, v):
         t = int(self.state["t"])
-        self.network.backend.adam(w, dw, m, v, self.lr, self.beta1, self.beta2, self.eps, t)
+        self.network.backend.adam(w, dw, m, v, AdamStep(self.lr, self.beta1, self.beta2, self.eps, t))
 
 
 class MovingAverage:
@@ -94,7 +96,7 @@ class MovingAverage:
             raise ValueError(f"the decay of a moving average is at least 0 and below 1, got {decay}")
         network.pack()
         self.source, self.decay = network, decay
-        self.network = copy.deepcopy(network, {id(network.backend): network.backend})  # a module is shared, not copied
+        self.network = copy.deepcopy(network)
         self.t = np.zeros((), np.int64)
 
     @property

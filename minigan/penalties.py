@@ -23,8 +23,9 @@ def r1(D, real, *, weight: float = 10.0, train: bool = True, labels=None):
     """weight/2 * mean |g_n|^2 on real images (N, H, W, C): D is to be flat where the data are (Mescheder et al. 2018,
     section 4.1)."""
     g, cache = _input_gradient(D, real, train, labels)  # (N, H, W, C)
-    value = weight / 2 * _square_norms(g).mean()
-    return value, _weight_gradient(D, cache, weight / len(g) * g)
+    N = D.backend.batch_sum(len(g))
+    value = weight / 2 * D.backend.batch_mean(_square_norms(g))
+    return value, _weight_gradient(D, cache, weight / N * g)
 
 
 def r2(D, fake, *, weight: float = 10.0, train: bool = True, labels=None):
@@ -43,8 +44,9 @@ def wgan_gp(D, real, fake, *, rng, weight: float = 10.0, train: bool = True, lab
     x = share * real + (1 - share) * fake
     g, cache = _input_gradient(D, x, train, labels)  # (N, H, W, C)
     norm = xp.sqrt(_square_norms(g))  # (N,)
-    value = weight * ((norm - 1) ** 2).mean()
-    slope = 2 * weight / len(g) * (norm - 1) / xp.where(norm > 0, norm, 1)  # d value / d norm / norm; times g = 0 below
+    N = D.backend.batch_sum(len(g))
+    value = weight * D.backend.batch_mean((norm - 1) ** 2)
+    slope = 2 * weight / N * (norm - 1) / xp.where(norm > 0, norm, 1)  # d value / d norm / norm; times g = 0 below
     return value, _weight_gradient(D, cache, slope.reshape(share.shape) * g)
 
 

@@ -21,7 +21,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 @pytest.fixture(scope="session")
 def emulated():
-    """(the GPU backend over the stand-in, the stand-in)."""
+    """(the module of the GPU backend over the stand-in, the stand-in)."""
     import cuda_emulation
 
     if not cuda_emulation.available:
@@ -35,6 +35,7 @@ def emulated():
 def emulation(emulated, monkeypatch):
     """The GPU backend over the stand-in, in the place of the real one for as long as the test runs."""
     monkeypatch.setitem(sys.modules, "minigan.backends.cupy.backend", emulated[0])
+    monkeypatch.setattr(backends, "_loaded", dict(backends._loaded))  # what the test loads is forgotten after it
     return backends.load("cupy")
 
 
@@ -43,17 +44,14 @@ def of_name(name: str, request):
     if name == "emulation":
         return request.getfixturevalue("emulation")
     try:
-        backend = backends.load(name)
+        return backends.load(name, threads=1)  # the arrays are small
     except backends.BackendUnavailable as cause:
         pytest.skip(str(cause))
-    backend.set_threads(1)  # the arrays are small
-    request.addfinalizer(lambda: backend.set_threads(None))
-    return backend
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    """A backend module: numpy, and the others that run here."""
+    """A backend: numpy, and the others that run here."""
     return of_name(request.param, request)
 
 

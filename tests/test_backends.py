@@ -4,34 +4,42 @@ What runs here is compared with arithmetic that shares no code with it. The comp
 than this one, between guard pages, and with its fast path broken.
 """
 
+import concurrent.futures
+import copy
 import importlib
+import inspect
 import itertools
 import os
+import pickle
 import platform
 import subprocess
 import sys
 import textwrap
+import threading
 import types
 
 import numpy as np
 import pytest
 import scipy.signal
+import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigan import backends
-from minigan.backends import BackendUnavailable, conv_size, numpy_backend, pads
+from minigan.backends import AdamStep, BackendUnavailable, Normalisation, contract, conv_size, pads
 from minigan.errors import UserError
 
-numba_backend = pytest.importorskip("minigan.backends.numba.backend")
-fourier, microkernel, parallel, toomcook = (
+NAMES = backends.available()  # first, because whoever imports Numba fixes its largest number of threads
+if "numba" not in NAMES:
+    pytest.skip(str(backends.status()["numba"]), allow_module_level=True)
+numpy_backend, numba_backend = backends.reference(), backends.load("numba")
+compiled, fourier, microkernel, parallel, toomcook = (
     importlib.import_module(f"minigan.backends.numba.{name}")
-    for name in ("fourier", "microkernel", "parallel", "toomcook")
+    for name in ("backend", "fourier", "microkernel", "parallel", "toomcook")
 )
-njit, in_parallel = numba_backend.numba.njit, parallel.in_parallel
-get_thread_id = numba_backend.numba.get_thread_id
+njit, in_parallel = compiled.njit, parallel.in_parallel
+get_thread_id = compiled.numba.get_thread_id
 
-NAMES = backends.available()
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 # (N, H, W, C, O, K, stride, pad): the layers of the presets with small batches, then what is awkward.
@@ -131,7 +139,7 @@ def assert_close(got, expected, bound):
 def float32_bound(backend, shape):
     """2e-6 of the largest number: about twenty roundings, for sums of up to 6400 products. The way by Toom and Cook
     pays for its speed with digits, as its docstring says."""
-    return 5e-6 if backend.NAME == "numba" and way_of(shape) is toomcook else 2e-6
+    return 5e-6 if backend.name == "numba" and way_of(shape) is toomcook else 2e-6
 
 
 def way_of(shape):
@@ -139,7 +147,7 @@ def way_of(shape):
     N, H, W, C, O, K, stride, pad = shape
     P, Q = conv_size(H, K, stride, pad), conv_size(W, K, stride, pad)
     facts = (N, H, W, C), (K, K, C, O), stride, pads(pad)[0], P, Q, np.dtype(np.float32)
-    return numba_backend.quickest(*facts)
+    return compiled.quickest(*facts)
 
 
 # ---------------------------------------------------------------- the convolutions
@@ -156,7 +164,7 @@ def test_float32_stays_float32_and_exact_to_a_few_units(shape, backend):
     x, w, dy = operands(shape, np.float32)
     got = results(backend, x, w, dy, *shape[6:])
     assert [y.dtype for y in got] == [np.float32] * 3
-    assert all(y.flags.c_contiguous for y in got) or backend.NAME == "numpy"
+    assert all(y.flags.c_contiguous for y in got) or backend.name == "numpy"
     assert_close(got, expectations(x, w, dy, *shape[6:]), float32_bound(backend, shape))
 
 
@@ -322,7 +330,7 @@ def test_the_other_operations_agree_with_the_reference(name, dtype, bound, shape
         a, b, c, d = (backend.asarray(array.astype(dtype)) for array in (x, dy, gamma, beta))
         y, mean, var = backend.batchnorm(a, c, d, 1e-3)
         state = [backend.asarray(array.astype(dtype)) for array in (x, np.abs(dy), np.abs(x))]
-        backend.adam(state[0], b, *state[1:], 1e-3, 0.5, 0.999, 1e-8, 3)
+        backend.adam(state[0], b, *state[1:], AdamStep(1e-3, 0.5, 0.999, 1e-8, 3))
         all_outputs = [
             backend.sum_rows(b),
             backend.add_bias(b.copy(), d),
@@ -332,9 +340,9 @@ def test_the_other_operations_agree_with_the_reference(name, dtype, bound, shape
             backend.leaky_relu(a - 3, 0.2),
             backend.leaky_relu_grad(b, a - 3, 0.2),
             *(y, mean, var),
-            *backend.batchnorm_grad(b, a, c, d, mean, var, 1e-3),
+            *backend.batchnorm_grad(b, a, Normalisation(c, d, mean, var, 1e-3)),
             *backend.batchnorm(a, c, d, 1e-3, 0.3),
-            *backend.batchnorm_grad(b, a, c, d, mean, var, 1e-3, 0.3),
+            *backend.batchnorm_grad(b, a, Normalisation(c, d, mean, var, 1e-3), 0.3),
             backend.dropout(a, 20000, 12345),
             *state,
         ]
@@ -359,31 +367,33 @@ def test_the_gradient_of_batch_norm_goes_the_way_of_y_to_the_bit(name):
     y, mean, var = backend.batchnorm(x, gamma, beta, 1e-3, 0.3)
     almost_0 = backend.to_numpy(y)[0]
     assert np.abs(almost_0).max() < 1e-4 and 1000 < (almost_0 > 0).sum() < 3000
-    found = backend.batchnorm_grad(dy, x, gamma, beta, mean, var, 1e-3, 0.3)
+    norm = Normalisation(gamma, beta, mean, var, 1e-3)
+    found = backend.batchnorm_grad(dy, x, norm, 0.3)
     before = backend.leaky_relu_grad(dy, y, 0.3)
-    for one, other in zip(found, backend.batchnorm_grad(before, x, gamma, beta, mean, var, 1e-3), strict=True):
+    for one, other in zip(found, backend.batchnorm_grad(before, x, norm), strict=True):
         np.testing.assert_array_equal(backend.to_numpy(one), backend.to_numpy(other))
 
 
 # ---------------------------------------------------------------- threads
 
 
-def all_operations():
+def all_operations(backend):
     """The bits of everything that the compiled backend computes, for shapes that take every way through it."""
     for shape, dtype in itertools.product(PRESET_SHAPES + AWKWARD_SHAPES, (np.float32, np.float64)):
-        yield from results(numba_backend, *operands(shape, dtype), *shape[6:])
+        yield from results(backend, *operands(shape, dtype), *shape[6:])
     rng = np.random.default_rng(0)
     for M, K, N in ((300, 100, 200), (64, 700, 1), (1, 5, 3), (256, 784, 512)):
-        yield numba_backend.matmul(
+        yield backend.matmul(
             rng.standard_normal((M, K)).astype(np.float32), rng.standard_normal((K, N)).astype(np.float32)
         )
     x = rng.standard_normal((3000, 40)).astype(np.float32)
-    y, mean, var = numba_backend.batchnorm(x, x[0], x[1], 1e-3)
-    yield from (y, mean, var, numba_backend.sum_rows(x), numba_backend.dropout(x, 9, 9))
-    yield from (numba_backend.add_bias(y.copy(), x[0], 0.2), *numba_backend.bias_grad(y, x, 0.2))
-    yield from numba_backend.batchnorm_grad(y, x, x[0], x[1], mean, var, 1e-3)
-    yield from numba_backend.batchnorm(x, x[0], x[1], 1e-3, 0.2)
-    yield from numba_backend.batchnorm_grad(y, x, x[0], x[1], mean, var, 1e-3, 0.2)
+    y, mean, var = backend.batchnorm(x, x[0], x[1], 1e-3)
+    norm = Normalisation(x[0], x[1], mean, var, 1e-3)
+    yield from (y, mean, var, backend.sum_rows(x), backend.dropout(x, 9, 9))
+    yield from (backend.add_bias(y.copy(), x[0], 0.2), *backend.bias_grad(y, x, 0.2))
+    yield from backend.batchnorm_grad(y, x, norm)
+    yield from backend.batchnorm(x, x[0], x[1], 1e-3, 0.2)
+    yield from backend.batchnorm_grad(y, x, norm, 0.2)
 
 
 def test_a_kernel_from_disk_finds_its_threads_started(tmp_path):
@@ -398,13 +408,10 @@ def test_a_kernel_from_disk_finds_its_threads_started(tmp_path):
 
 
 def test_the_bits_do_not_depend_on_the_number_of_threads():
-    try:
-        bits = []
-        for threads in (1, 2, 3, 4):
-            numba_backend.set_threads(threads)
-            bits.append([array.tobytes() for array in all_operations()])
-    finally:
-        numba_backend.set_threads(None)
+    bits = []
+    for threads in (1, 2, 3, 4):
+        bits.append([array.tobytes() for array in all_operations(backends.load("numba", threads=threads))])
+        assert compiled.numba.get_num_threads() == threads
     assert bits[0] == bits[1] == bits[2] == bits[3]
 
 
@@ -490,14 +497,11 @@ def note_all(tasks, times, numbers, number):
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_every_task_is_done_once_with_its_arguments(threads, rng):
     numbers = rng.standard_normal(1000)
-    numba_backend.set_threads(threads)
-    try:
-        for tasks in (0, 1, 2, 3, 7, 1000):
-            times = np.zeros(1000)
-            note_all(tasks, times, numbers, 2.5)
-            np.testing.assert_array_equal(times, np.where(np.arange(1000) < tasks, 2.5 * numbers, 0))
-    finally:
-        numba_backend.set_threads(None)
+    backends.put_in_force(backends.load("numba", threads=threads))
+    for tasks in (0, 1, 2, 3, 7, 1000):
+        times = np.zeros(1000)
+        note_all(tasks, times, numbers, 2.5)
+        np.testing.assert_array_equal(times, np.where(np.arange(1000) < tasks, 2.5 * numbers, 0))
 
 
 @njit(**parallel.INNER)
@@ -515,11 +519,8 @@ def work_all(turns, done_by):
 
 def test_a_thread_that_is_held_up_leaves_its_tasks_to_the_others():
     turns, done_by = np.array([300_000_000] + [1000] * 99), np.zeros(100, np.int64)  # the first takes long
-    numba_backend.set_threads(2)
-    try:
-        work_all(turns, done_by)
-    finally:
-        numba_backend.set_threads(None)
+    backends.put_in_force(backends.load("numba", threads=2))
+    work_all(turns, done_by)
     assert (done_by[1:50] != done_by[0]).all()  # they are of the same share
 
 
@@ -565,7 +566,7 @@ CHECK_SHAPES = """
             x, w, dy = t.operands(shape, dtype)
             expected = t.results(t.numpy_backend, *(a.astype(np.float64) for a in (x, w, dy)), *shape[6:])
             t.assert_close(t.results(t.numba_backend, x, w, dy, *shape[6:]), expected, bound)
-    print(t.microkernel.ROWS, t.microkernel.VECTOR_BYTES, t.numba_backend.tile_works())
+    print(t.microkernel.ROWS, t.microkernel.VECTOR_BYTES, t.compiled.tile_works())
 """
 
 
@@ -651,14 +652,14 @@ def test_kernels_of_other_sources_are_forgotten(tmp_path, monkeypatch):
     """Numba would keep a kernel whose own file is as it was, though the tile inside is not."""
     source, kernel = tmp_path / "numba_backend.py", tmp_path / "microkernel.products-1.nbi"
     code = kernel.with_suffix(".1.nbc")
-    monkeypatch.setattr(numba_backend, "__file__", str(source))
-    monkeypatch.setattr(numba_backend, "kernel_folder", lambda: tmp_path)
+    monkeypatch.setattr(compiled, "__file__", str(source))
+    monkeypatch.setattr(compiled, "kernel_folder", lambda: tmp_path)
     for text, kept in (("a", False), ("a", True), ("b", False), ("b", True)):
         source.write_text("the same")
         (tmp_path / "microkernel.py").write_text(text)
         kernel.touch()
         code.touch()
-        numba_backend.forget_stale_kernels()
+        compiled.forget_stale_kernels()
         assert numba_backend.kernels_on_disk() is kernel.exists() is code.exists() is kept
 
 
@@ -667,40 +668,41 @@ def test_where_the_tile_does_not_compile_plain_loops_serve(monkeypatch):
         raise RuntimeError("no such register\nand a long story")
 
     monkeypatch.setattr(microkernel, "matmul", broken)
-    numba_backend.tile_works.cache_clear()
+    compiled.tile_works.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match=r"plain loops take over .*no such register\)$"):
-            assert not numba_backend.tile_works()
+            assert not compiled.tile_works()
         for shape in (PRESET_SHAPES[3], *AWKWARD_SHAPES):
             x, w, dy = operands(shape)
             assert_close(results(numba_backend, x, w, dy, *shape[6:]), expectations(x, w, dy, *shape[6:]), 1e-13)
         assert numba_backend.matmul(np.eye(2), np.ones((2, 3))).tolist() == [[1, 1, 1]] * 2
     finally:
-        numba_backend.tile_works.cache_clear()
+        compiled.tile_works.cache_clear()
 
 
 def test_a_tile_that_computes_nonsense_is_not_used(monkeypatch):
     monkeypatch.setattr(microkernel, "matmul", lambda a, b: 2 * (a @ b))
-    numba_backend.tile_works.cache_clear()
+    compiled.tile_works.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="its results are wrong"):
-            assert not numba_backend.tile_works()
+            assert not compiled.tile_works()
     finally:
-        numba_backend.tile_works.cache_clear()
+        compiled.tile_works.cache_clear()
 
 
 THREADS = """
-    from minigan.backends.numba import backend as numba_backend
-    import numba
-    print(numba.get_num_threads())
+    import numpy as np
+    from minigan import backends
     for n in (1, 4, None):
-        numba_backend.set_threads(n)
+        backend, ones = backends.load("numba", threads=n), np.ones((9, 9))
+        total = float(backend.matmul(ones, ones).sum())
+        import numba
         print(numba.get_num_threads())
-    print(numba_backend.cores(), float(numba_backend.matmul(*[numba_backend.np.ones((9, 9))] * 2).sum()))
+    print(backends.cores(), total)
 """
 
 
-@pytest.mark.parametrize("before", ["", "import numba", "from minigan.backends.numba import backend as numba_backend"])
+@pytest.mark.parametrize("before", ["", "import numba", "from minigan import backends; backends.load('numba')"])
 def test_threads_are_as_many_as_cores_whoever_imports_numba_first(before):
     code = f"""
         import os, subprocess, sys
@@ -711,9 +713,9 @@ def test_threads_are_as_many_as_cores_whoever_imports_numba_first(before):
     """
     same = run(textwrap.dedent(code) + "exec(child)")
     child = run(textwrap.dedent(code) + "subprocess.run([sys.executable, '-c', child], check=True)")
-    for printed, most in ((same, numba_backend.cores() if before == "import numba" else 16), (child, 16)):
-        first, one, four, default, cores, total = printed.split()
-        assert (first, one, default, total) == (cores, "1", cores, "729.0")
+    for printed, most in ((same, backends.cores() if before == "import numba" else 16), (child, 16)):
+        one, four, default, cores, total = printed.split()
+        assert (one, default, total) == ("1", cores, "729.0")
         assert int(four) == min(4, most)
 
 
@@ -724,15 +726,15 @@ def test_the_environment_of_a_numba_that_was_imported_before_is_left_alone():
         for name in ("NUMBA_NUM_THREADS", "MINIGAN_THREAD_POOL"):
             os.environ.pop(name, None)
         import numba
-        from minigan.backends.numba import backend as numba_backend
-        numba_backend.set_threads(2)
+        from minigan import backends
+        backends.load("numba", threads=2)
         print("NUMBA_NUM_THREADS" in os.environ, numba.njit(lambda x: x + 1)(1))
     """
     assert run(code).split() == ["False", "2"]
 
 
 def test_the_number_of_threads_is_the_users_choice():
-    assert run(THREADS, NUMBA_NUM_THREADS="3").split()[:4] == ["3", "1", "3", "3"]
+    assert run(THREADS, NUMBA_NUM_THREADS="3").split()[:3] == ["1", "3", "3"]
 
 
 # ---------------------------------------------------------------- loading
@@ -785,32 +787,180 @@ def test_auto_takes_the_fastest_that_runs_and_says_why_not_the_others(cannot_imp
 
     cannot_import({"cupy": BackendUnavailable("no GPU is visible"), "numba": MISSING})
     backend, why = backends.choose()
-    assert backend is numpy_backend
+    assert backend is backends.load("numpy")
     assert "no GPU is visible" in why and "pip install numba" in why
 
 
 def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
-    gpu = types.ModuleType("gpu")
-    gpu.start = lambda: None
+    module, gpu = types.ModuleType("cupy"), backends.reference()
+    module.start = lambda: gpu
     real = importlib.import_module
+    monkeypatch.setattr(backends, "_loaded", {})
     monkeypatch.setattr(
         backends.importlib,
         "import_module",
-        lambda name, *rest: gpu if name.endswith("cupy.backend") else real(name, *rest),
+        lambda name, *rest: module if name.endswith("backends.cupy") else real(name, *rest),
     )
     assert backends.choose() == (gpu, "backend cupy")
 
 
-def test_every_backend_has_every_name_of_the_contract(backend):
-    contract = backends.__doc__.split("The contract")[1].split("With `pad")[0]
-    names = [line.split("(")[0].split()[0] for line in contract.splitlines() if line.startswith("    ")]
-    assert len(names) >= 9
-    assert [name for name in names if not hasattr(backend, name)] == []
-    assert backend.NAME in backends.NAMES
+def operations_of_the_contract() -> dict:
+    return {
+        name: inspect.signature(member)
+        for name, member in vars(contract.Backend).items()
+        if inspect.isfunction(member) and not name.startswith("_")
+    }
+
+
+def test_every_backend_takes_the_calls_of_the_contract(backend):
+    """Every operation, with the parameters of the contract in its order and with its defaults."""
+    operations = operations_of_the_contract()
+    assert len(operations) > 25
+    for name, signature in operations.items():
+        expected = [(p.name, p.kind, p.default) for p in list(signature.parameters.values())[1:]]
+        found = inspect.signature(getattr(backend, name)).parameters.values()
+        assert [(p.name, p.kind, p.default) for p in found] == expected, name
+    for name, kind in {"name": str, "settings": dict, "steps_ahead": int, "takes_complex": bool}.items():
+        assert isinstance(getattr(backend, name), kind)
+
+
+def test_arrays_go_to_a_backend_and_back(backend):
     x = backend.asarray([1, 2], dtype=np.float32)
     assert x.dtype == np.float32 and backend.to_numpy(x).tolist() == [1, 2]
     assert isinstance(x, backend.xp.ndarray)
     assert backend.synchronize() is None
+
+
+def test_a_statistic_of_the_batch_is_the_sum_over_all_processes(backend):
+    """With one process `batch_sum` changes nothing, and the mean is NumPy's."""
+    x = np.random.default_rng(0).standard_normal((5, 4, 3)).astype(np.float32)
+    ours = backend.asarray(x)
+    assert backend.batch_sum(ours) is ours and backend.batch_sum(7) == 7
+    for axis in (None, 0, (0, 1)):
+        mean = backend.to_numpy(backend.batch_mean(ours, axis))
+        assert mean.dtype == np.float32 and mean.tobytes() == x.mean(axis=axis).tobytes()
+
+
+def test_two_processes_together_compute_the_statistics_of_the_whole_batch(name):
+    """Each of two backends has half of the batch, and `batch_sum` adds what the other half contributes."""
+    rng = np.random.default_rng(1)
+    x, dy = rng.standard_normal((2, 12, 5))
+    gamma, beta = rng.standard_normal((2, 5))
+    whole = backends.load(name, threads=1)
+    y, mean, var = whole.batchnorm(x, gamma, beta, 1e-3)
+    norm = Normalisation(gamma, beta, mean, var, 1e-3)
+    dx, dgamma, dbeta = whole.batchnorm_grad(dy, x, norm)
+    logits = rng.standard_normal((12, 1)) * 3
+    loss, d_real, d_fake = whole.discriminator_loss("softplus", logits, logits + 1)
+    halves = [slice(0, 5), slice(5, 12)]
+
+    def together(compute):
+        """compute(backend, rows) on both halves. Each call of `batch_sum` waits for that of the other half."""
+        sums: list = []
+        barrier = threading.Barrier(2, timeout=30)
+
+        class Half(type(whole)):
+            def batch_sum(self, total):
+                sums.append(total)
+                barrier.wait()
+                result = sum(sums)
+                if barrier.wait() == 0:
+                    sums.clear()
+                barrier.wait()
+                return result
+
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda rows: compute(Half(threads=1), rows), halves))
+
+    parts = together(lambda half, rows: half.batchnorm(x[rows], gamma, beta, 1e-3))
+    np.testing.assert_allclose(np.concatenate([part[0] for part in parts]), y, atol=1e-12)
+    for part in parts:
+        np.testing.assert_allclose(part[1:], (mean, var), atol=1e-12)
+    parts = together(lambda half, rows: half.batchnorm_grad(dy[rows], x[rows], norm))
+    np.testing.assert_allclose(np.concatenate([part[0] for part in parts]), dx, atol=1e-12)
+    np.testing.assert_allclose(sum(part[1] for part in parts), dgamma, atol=1e-12)  # local: added as one buffer later
+    np.testing.assert_allclose(sum(part[2] for part in parts), dbeta, atol=1e-12)
+    parts = together(lambda half, rows: half.discriminator_loss("softplus", logits[rows], logits[rows] + 1))
+    np.testing.assert_allclose([part[0] for part in parts], [loss, loss], atol=1e-12)
+    np.testing.assert_allclose(np.concatenate([part[1] for part in parts]), d_real, atol=1e-12)
+    np.testing.assert_allclose(np.concatenate([part[2] for part in parts]), d_fake, atol=1e-12)
+
+
+@pytest.fixture(params=[name for name in NAMES if name != "cupy"])
+def name(request):
+    return request.param
+
+
+def test_a_backend_copies_to_itself_and_is_pickled_by_name_and_settings(backend):
+    assert copy.deepcopy({"backend": backend})["backend"] is backend is copy.copy(backend)
+    assert pickle.loads(pickle.dumps(backend)) is backend
+
+
+def test_the_reference_is_pickled_as_the_reference():
+    assert pickle.loads(pickle.dumps(backends.reference())) is backends.reference()
+
+
+def test_the_same_settings_give_the_same_backend():
+    assert backends.load("numba", threads=2) is backends.load("numba", threads=2) is not backends.load("numba")
+    assert backends.load("numba", device=None, threads=None) is backends.load("numba", tf32=True)
+    with pytest.raises(TypeError, match="unknown backend setting 'thread'"):
+        backends.load("numba", thread=2)
+
+
+def test_threads_belong_to_the_backend_not_to_the_process():
+    a = np.ones((64, 64), np.float32)
+    one, two = backends.load("numba", threads=1), backends.load("numba", threads=2)
+    blas = backends.load("numpy", threads=2)
+    for backend, threads, blas_threads in ((one, 1, 1), (two, 2, 1), (blas, 2, 2), (one, 1, 1)):
+        backend.matmul(a, a)
+        if backend is not blas:
+            assert compiled.numba.get_num_threads() == threads
+        found = {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+        assert found == {blas_threads}
+    backends.reference().matmul(a, a)  # the reference leaves the threads as they are
+    assert compiled.numba.get_num_threads() == 1
+
+
+IMPORTED = """
+    import os, sys
+    import numpy, threadpoolctl
+    numpy.ones((9, 9)) @ numpy.ones((9, 9))
+    def state():
+        return dict(os.environ), threadpoolctl.threadpool_info()
+    before = state()
+    import minigan.backends.numba, minigan.backends.cupy, minigan.backends.numpy_backend
+    import minigan.layers, minigan.losses, minigan.optim, minigan.game
+    print(state() == before, "numba" in sys.modules, "cupy" in sys.modules)
+    from minigan import backends
+    backends.load("numba", threads=1)
+    print(state()[0] == before[0], "numba" in sys.modules)
+"""
+
+
+def test_importing_the_backends_changes_nothing_in_the_process():
+    """Neither the environment nor the settings of BLAS; `load` does."""
+    environment = {name: "" for name in ("NUMBA_NUM_THREADS", "MINIGAN_THREAD_POOL", "OMP_WAIT_POLICY")}
+    code = "import os\n" + "".join(f"os.environ.pop({name!r}, None)\n" for name in environment)
+    assert run(code + textwrap.dedent(IMPORTED)).split() == ["True", "False", "False", "False", "True"]
+
+
+CACHE = """
+    from minigan import backends
+    from minigan.backends import numba as package
+    backends.load("numba")
+    from minigan.backends.numba import backend
+    import numba
+    print(backend.kernel_folder(), numba.config.CACHE_DIR, sep="|")
+"""
+
+
+def test_kernels_are_kept_in_the_users_cache_unless_numba_is_told_otherwise(tmp_path):
+    if "NUMBA_CACHE_DIR" not in os.environ:
+        folder, left = run(CACHE, XDG_CACHE_HOME=str(tmp_path / "home")).strip().split("|")
+        assert sys.platform != "linux" or folder.startswith(str(tmp_path / "home" / "minigan" / "kernels"))
+        assert left == ""  # a user's own kernels go where they did
+    folder, left = run(CACHE, NUMBA_CACHE_DIR=str(tmp_path / "mine")).strip().split("|")
+    assert folder.startswith(str(tmp_path / "mine")) and left == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(("pad", "expected"), [(0, (0, 0)), (2, (2, 2)), ((1, 2), (1, 2)), ((np.int64(3), 0), (3, 0))])

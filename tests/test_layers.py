@@ -547,7 +547,7 @@ def test_to_moves_parameters_and_buffers_but_no_counters(backend, rng):
     for name, value in {**net.params, **net.buffers}.items():
         assert value.dtype == (np.uint64 if "2." in name else np.float64)
         np.testing.assert_array_equal(backend.to_numpy(value), before[name])
-    assert net.to("numpy").backend.NAME == "numpy" and net.params["0.w"].dtype == np.float64
+    assert net.to("numpy").backend.name == "numpy" and net.params["0.w"].dtype == np.float64
 
 
 def test_a_network_reads_as_a_table(rng):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from minigan import losses
-from minigan.losses import minimax, non_saturating, smoothed
+from minigan import backends, losses
+from minigan.losses import LOSSES, minimax, non_saturating, smoothed
 
 L = np.array([[-100.0], [-20.0], [-1.5], [0.0], [0.7], [20.0], [100.0]])
 
@@ -46,7 +46,7 @@ def test_an_undecided_discriminator_loses_2_ln_2_with_slopes_of_a_half():
 @pytest.mark.parametrize("loss", losses.LOSSES.values(), ids=lambda loss: loss.name)
 def test_every_loss_knows_its_values_for_an_undecided_discriminator(loss):
     zeros = np.zeros((4, 1))
-    np.testing.assert_allclose(loss.undecided, (loss.discriminator(zeros, zeros)[0], loss.generator(zeros)[0]))
+    np.testing.assert_allclose(loss.equilibrium, (loss.discriminator(zeros, zeros)[0], loss.generator(zeros)[0]))
 
 
 def test_both_losses_share_the_discriminators():
@@ -114,14 +114,34 @@ def test_label_smoothing_of_a_loss_without_targets_is_refused():
         smoothed(losses.hinge, 0.1)
 
 
-def test_a_loss_computes_with_the_array_module_of_its_logits():
-    """Plain numbers are NumPy's."""
-    assert losses._xp(1.0) is losses._xp(np.ones(1)) is np
+def test_plain_numbers_are_numpys():
+    assert backends.of(1.0) is backends.of(np.ones(1)) is backends.reference()
     assert losses.sigmoid(0.0) == 0.5
 
 
 def test_a_loss_computes_where_its_logits_are(emulation):
-    assert losses._xp(emulation.asarray([1.0])) is emulation.xp
+    logits = emulation.asarray([[1.0]])
+    assert backends.of(logits) is emulation
+    for value in (losses.sigmoid(logits), *non_saturating.discriminator(logits, logits)):
+        assert isinstance(value, emulation.xp.ndarray)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=str)
+def test_a_loss_computes_with_the_backend_it_was_moved_to(loss):
+    """So that a backend that shares its batch with other processes sees the sums."""
+
+    class Counting(type(backends.reference())):
+        sums = 0
+
+        def batch_sum(self, total):
+            self.sums += 1
+            return total
+
+    counting, logits = Counting(), np.ones((3, 1))
+    moved = loss.to(counting)
+    moved.discriminator(logits, logits), moved.generator(logits)
+    assert counting.sums == 9  # of three means a sum and a count each, and of three gradients the count
+    assert loss.backend is None and moved.equilibrium == loss.equilibrium
 
 
 def test_tiny_values_keep_their_digits():
@@ -156,7 +176,7 @@ def test_label_smoothing_is_the_cross_entropy_with_a_softer_target():
 
 def test_label_smoothing_leaves_the_generator_and_the_original_alone():
     soft = smoothed(minimax, 0.1)
-    assert soft.generator is minimax.generator and soft.name == "minimax"
+    assert soft.generator(L)[0] == minimax.generator(L)[0] and soft.name == "minimax"
     assert minimax.discriminator(L, L)[0] != soft.discriminator(L, L)[0]
     assert smoothed(minimax, 0.0).discriminator(L, L)[0] == minimax.discriminator(L, L)[0]
 

@@ -1,6 +1,7 @@
 """Training: one seed decides everything, the state is whole, totals and refusals are as said."""
 
 import dataclasses
+import functools
 import gc
 import os
 import pickle
@@ -13,6 +14,7 @@ import pytest
 from minigan import backends, datasets
 from minigan.errors import UserError
 from minigan.training import RECIPES, Config, Diverged, Training, draw_images
+from minigan.training import training as training_module
 
 RUNS_HERE = [name for name in backends.available() if name != "cupy"]
 TINY = datasets.Images(np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8), None, "tiny")
@@ -20,7 +22,7 @@ TINY = datasets.Images(np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), 
 
 def training(backend="numpy", data=TINY, **choices) -> Training:
     config = Config.of(**{"preset": "tutorial", "batch": 16, "epochs": 2, "average": 0.9, **choices})
-    return Training(config, data, backends.load(backend))
+    return Training(config, data, backends.load(backend) if isinstance(backend, str) else backend)
 
 
 def same(a: Training, b: Training) -> bool:
@@ -49,10 +51,8 @@ def test_the_seed_decides_every_bit(backend, choices):
 def test_the_number_of_threads_decides_no_bit(backend):
     results = []
     for threads in (1, 2, 3, 4):
-        backends.load(backend).set_threads(threads)
-        results.append(training(backend))
+        results.append(training(backends.load(backend, threads=threads)))
         list(results[-1].records())
-    backends.load(backend).set_threads(None)
     assert all(same(results[0], other) for other in results[1:])
 
 
@@ -328,21 +328,20 @@ print(*counts, len(compiled))
     assert before == 0 and in_all == with_it > 5
 
 
-def test_a_helper_compiles_the_gradients(tmp_path, monkeypatch):
+def test_a_second_process_compiles_the_gradients(tmp_path):
     """The second process of a first run leaves on disk what this one will look for, and plays no other part."""
     data = datasets.Images(np.zeros((2, 28, 28, 1), np.uint8), np.array([3, 7]), "two")
-    given = pickle.dumps((Config.of("digits", batch=2, steps=1), data))
-    assert (
-        in_a_fresh_process("from minigan.training import training; training._compile_gradients()", tmp_path, given)
-        == ""
-    )
+    play = functools.partial(training_module._play_once, Config.of("digits", batch=2, steps=1), data)
+    code = "from minigan.backends import numba; numba.start(); "
+    code += "from minigan.backends.numba import backend; backend.compile_gradients()"
+    assert in_a_fresh_process(code, tmp_path, pickle.dumps(play)) == ""
     found = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}
     gradients = {"_adam", "_bias_grad", "_gradient", "_gradient_sums"}
     assert {f"passes.{name}" for name in gradients} | {"toomcook.gather_taps"} <= found
     assert not {"passes._normalise", "toomcook.convolve_points", "microkernel.spread_images"} & found
 
 
-def test_a_helper_comes_where_nothing_is_compiled_and_goes_with_the_work(monkeypatch):
+def test_a_second_process_comes_where_nothing_is_compiled_and_goes_with_the_work(monkeypatch):
     numba, started = backends.load("numba"), []
 
     class Process(subprocess.Popen):
@@ -353,7 +352,7 @@ def test_a_helper_comes_where_nothing_is_compiled_and_goes_with_the_work(monkeyp
     monkeypatch.setattr(subprocess, "Popen", Process)
     for cold, cores, helpers in ((False, 2, 0), (True, 1, 0), (True, 2, 1)):
         monkeypatch.setattr(numba, "kernels_on_disk", lambda cold=cold: not cold)
-        monkeypatch.setattr(backends, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(backends.contract, "cores", lambda cores=cores: cores)
         assert training("numba").warm_up() > 0
         assert len(started) == helpers
     assert started[0].returncode is not None  # it has ended, and was waited for

@@ -80,8 +80,11 @@ def report(backend, only: Callable[[str], bool] = lambda name: True) -> list[Row
 
 
 def load(name: str):
-    """The backend of that name (here, so that `planted` takes the one of its own copy of minigan)."""
-    return backends.load(name)
+    """The backend of that name on one thread, because the arrays are small.
+
+    It is loaded here so that `planted` gets that of its own copy of minigan.
+    """
+    return backends.load(name, threads=1)
 
 
 def weak(backend) -> Iterator[Row]:

@@ -76,7 +76,7 @@ def check(
         coordinates=coordinates,
         directions=directions,
         rng=np.random.default_rng(0) if rng is None else rng,
-        backend=backends.load("numpy") if backend is None else backend,
+        backend=backends.reference() if backend is None else backend,
     )
     rows = probe.rows(subject, gradient())
     if any(row.verdict == "kink" for row in rows) and not probe.right_nearby(gradient):

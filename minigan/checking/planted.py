@@ -1011,7 +1011,6 @@ def attempt(mistake: Mistake) -> Outcome:
     wrong, crashed = [], []
     with planted(mistake) as checks, np.errstate(all="ignore"):
         backend = checks.load("numba" if "numba" in mistake.module else "numpy")
-        backend.set_threads(1)  # the arrays are small, and other cores have other mistakes
         for name, check in checks.CHECKS.items():
             try:
                 if not all(row.ok for row in check(backend)):

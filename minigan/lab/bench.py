@@ -99,26 +99,26 @@ class Step:
 
 
 def compare_backends(
-    preset: str, batches: list[int], names: list[str], threads: list[int], seconds: float
+    preset: str, batches: list[int], names: list[str], threads: list[int], seconds: float, **settings
 ) -> list[dict]:
     """A row for each batch, number of threads and backend: the time of a full step. They take turns. The first step of
-    each backend is checked, not timed.
+    each backend is checked, not timed. `settings` are further ones of `backends.load`, for example tf32.
 
-    Before each step its backend sets its threads, since those of BLAS are shared: NumPy wants them, Numba does not.
+    Before each step its backend sets its threads, because those of BLAS are shared: NumPy uses them, Numba does not.
 
     Raises AssertionError where two backends play different games.
     """
     rows = []
     for batch in batches:
-        steps = [Step(preset, batch, backends.load(name)) for name in names]
+        cases = list(product(threads, names))
+        steps = [Step(preset, batch, backends.load(name, threads=count, **settings)) for count, name in cases]
         first = [{key: float(value) for key, value in step().items()} for step in steps]
-        for name, record in zip(names, first, strict=True):
+        for (_, name), record in zip(cases, first, strict=True):
             for key, value in record.items():
                 expected = first[0][key]
                 assert abs(value - expected) < 1e-3 * max(1, abs(expected)), f"{name} {key}: {value}, not {expected}"
-        cases = list(product(threads, names))
-        before = [partial(backends.load(name).set_threads, count) for count, name in cases]
-        for (count, name), times in zip(cases, take_turns(steps * len(threads), seconds, before), strict=True):
+        before = [partial(backends.put_in_force, step.backend) for step in steps]
+        for (count, name), times in zip(cases, take_turns(steps, seconds, before), strict=True):
             row = {"preset": preset, "batch": batch, "backend": name, "threads": count, **summary(times)}
             rows.append(row | {"images_per_second": round(1e3 * batch / row["median_ms"])})
     return rows

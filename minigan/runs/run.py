@@ -87,10 +87,9 @@ def read_config(out: Path) -> Config:
 
 
 def load_backend(config: Config):
-    """The config's backend, with its number of threads, or its GPU, set."""
-    backend = backends.load(config.backend, device=config.device, tf32=config.tf32, memory=config.gpu_memory)
-    backend.set_threads(config.threads)
-    return backend
+    """The config's backend, with its number of threads, or its GPU."""
+    gpu = dict(device=config.device, tf32=config.tf32, memory=config.gpu_memory)
+    return backends.load(config.backend, threads=config.threads, **gpu)
 
 
 def generator(out: Path, backend):
@@ -205,7 +204,7 @@ def _save_pictures_of_end(training: Training, out: Path) -> None:
     plots.save_film(out / "training.gif", frames, plots.grid(images[:60], width) if training.cursor else None)
     curves = np.array(training.curves).reshape(-1, len(training.CURVES))
     named = {name: curves[:, i] for i, name in enumerate(training.CURVES)}
-    plots.save_curves(out / "losses.png", named, training.steps_an_epoch, training.loss.undecided)
+    plots.save_curves(out / "losses.png", named, training.steps_an_epoch, training.loss.equilibrium)
 
 
 class writing:

@@ -9,22 +9,17 @@ saving or stopping between two steps changes nothing.
 """
 
 import array
-import contextlib
-import gc
+import functools
 import json
 import math
-import pickle
-import subprocess
-import sys
 import time
-import types
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
-from minigan import backends, datasets, game, losses, models, optim
+from minigan import datasets, game, losses, models, optim
 from minigan.errors import UserError
 from minigan.training.checkpoint import restore
 
@@ -185,7 +180,7 @@ class Training:
         self.opt_g = optim.Adam(self.G, lr=config.lr_g, **adam)
         self.opt_d = optim.Adam(self.D, lr=config.lr_d, **adam)
         self.average = optim.MovingAverage(self.G, config.average) if config.average else None
-        self.loss = losses.LOSSES[config.loss]
+        self.loss = losses.LOSSES[config.loss].to(backend)
         if config.label_smoothing:
             self.loss = losses.smoothed(self.loss, config.label_smoothing)
         self.fixed_noise = draw_noise(self.G, fixed, 100)  # what every picture of the run is made from
@@ -202,7 +197,7 @@ class Training:
         """Plays until a total of the config is reached; for every step yields step, epoch, the step's losses and mean
         probabilities, and end_of_epoch. Raises Diverged when a loss or a weight is no longer finite.
 
-        A GPU is asked for up to `STEPS_AHEAD` steps before it is waited for, never beyond the end of an epoch. Their
+        A GPU is asked for up to `steps_ahead` steps before it is waited for, never beyond the end of an epoch. Their
         records come together, when the state is that after the last of them; on a CPU a step is a step."""
         while not self.finished():
             start, first = time.perf_counter(), self.step + 1
@@ -227,7 +222,7 @@ class Training:
         while True:
             played.append(self._play())
             self.step += 1
-            if len(played) == self.backend.STEPS_AHEAD or self._epoch_is_over() or self.finished():
+            if len(played) == self.backend.steps_ahead or self._epoch_is_over() or self.finished():
                 return played
 
     def _fetch(self, played: list[dict]) -> np.ndarray:
@@ -393,56 +388,13 @@ class Training:
         labels = self.data.labels[:2] if self.classes else None
         data = datasets.Images(self.data.images[:2], labels, self.data.name)
         config = replace(self.config, batch=2, d_steps=1, steps=1, epochs=None, minutes=None)
-        with _helper(config, data, self.backend), _no_garbage_collection():
-            _play_once(config, data, self.backend)
+        self.backend.prepare(functools.partial(_play_once, config, data))
         return time.perf_counter() - start
 
 
 def _play_once(config: Config, data: datasets.Images, backend) -> None:
     for _ in Training(config, data, backend).records():
         pass
-
-
-@contextlib.contextmanager
-def _helper(config: Config, data: datasets.Images, backend):
-    """Where nothing is compiled yet, a second process compiles what a round needs last, while this one begins it.
-
-    Each finds on disk what the other has done. If it fails, for whatever reason, this process does all the work.
-    """
-    helper = None
-    if backend.NAME == "numba" and not backend.kernels_on_disk() and backends.cores() > 1:
-        command = [sys.executable, "-c", "from minigan.training import training; training._compile_gradients()"]
-        helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with contextlib.suppress(OSError):  # if it is gone already
-            pickle.dump((config, data), helper.stdin)
-            helper.stdin.close()
-    try:
-        yield
-    finally:
-        if helper:
-            helper.kill()
-            helper.wait()
-
-
-def _compile_gradients() -> None:
-    """The helper's part: a round in NumPy, but for the gradients, which come last."""
-    config, data = pickle.load(sys.stdin.buffer)
-    numba, gradients = backends.load("numba"), ("bias_grad", "conv2d_grad_w", "batchnorm_grad", "adam")
-    mixed = vars(backends.load("numpy")) | {name: getattr(numba, name) for name in gradients}
-    with _no_garbage_collection():
-        _play_once(config, data, types.SimpleNamespace(**mixed))
-
-
-@contextlib.contextmanager
-def _no_garbage_collection():
-    """For a compiler, whose many objects live on: to look for garbage among them again and again is lost time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def draw_noise(generator, rng: np.random.Generator, count: int):

@@ -1,61 +1,296 @@
-"""The GPU backend: CuPy's matrix products around the kernels of kernels.cu (see `minigan.backends` for the contract).
+"""The GPU backend: CuPy's matrix products around the kernels of kernels.cu; README.md in this folder explains them.
 
-Each convolution is one matrix product, as in the reference: im2col writes the windows of x into a matrix, col2im
-gathers them back. What surrounds the products (batch norm with its activation, dropout, losses, Adam, ...) is a kernel
-each, because on a GPU an operation on a small array costs its launch, about ten microseconds of the CPU, and not its
-size.
+Each convolution is one matrix product, as in the reference: im2col writes the windows of x
+into a matrix, col2im gathers them back. What surrounds the products (batch norm with its
+activation, dropout, losses, Adam, ...) is a kernel each, because on a GPU an operation on a
+small array costs its launch, about ten microseconds of the CPU, and not its size.
 
-Nothing here waits for the GPU but `to_numpy` and `synchronize`: the CPU runs ahead and keeps it busy.
+Only `to_numpy` and `synchronize` wait for the GPU: the CPU queues work ahead and keeps it
+busy.
 """
 
 import functools
 import math
+from collections.abc import Sequence
 from importlib import resources
+from typing import Any
 
 import cupy
 import numpy as np
 
-from minigan.backends import BackendUnavailable, conv_size, pads
-
-NAME = "cupy"
-xp = cupy
-STEPS_AHEAD = 50
+from minigan.backends.contract import (
+    AdamStep,
+    Array,
+    Backend,
+    BackendUnavailable,
+    Normalisation,
+    Pad,
+    Shape,
+    conv_size,
+    in_force,
+    pads,
+    put_in_force,
+)
 
 THREADS, LANES, ROWS = 256, 32, 8  # of a block, as in kernels.cu
 LARGEST = 2**31 - 1  # elements of an array: the kernels count in 32 bits
 REAL = {"f": "float", "d": "double"}  # float32 to train, float64 to check gradients
 KINDS = {"softplus": 0, "hinge": 1, "linear": 2}  # of loss
 
-_started: dict = {}  # what `start` was asked for last
+
+class CupyBackend(Backend):
+    """The contract on one NVIDIA GPU.
+
+    Batch norm and the losses sum over the batch inside of their kernels, so `batch_sum` is
+    not called there: the contract's sums over several processes need kernels that are split
+    at this point.
+    """
+
+    name = "cupy"
+    xp = cupy
+    steps_ahead = 50
+
+    def __init__(self, device: int = 0, tf32: bool = False, memory: float = 0.0):
+        """Raises BackendUnavailable with the cause and the fix if a small computation on this device fails."""
+        self.settings = {"device": device, "tf32": tf32, "memory": memory}
+        _expect_device(device)
+        self._try()
+
+    def activate(self) -> None:
+        """Takes the device, its precision of matrix products and the limit of its memory."""
+        cupy.cuda.Device(self.settings["device"]).use()
+        linalg = cupy._core._routines_linalg
+        kind = linalg.COMPUTE_TYPE_TF32 if self.settings["tf32"] else linalg.COMPUTE_TYPE_DEFAULT
+        cupy._core.set_compute_type(np.dtype(np.float32), kind)
+        cupy.get_default_memory_pool().set_limit(size=int(self.settings["memory"] * 2**30))  # 0: no limit
+
+    def _try(self) -> None:
+        """Sets the device up, then a kernel of each precision, a matrix product and the way back, each with its fix."""
+        extra = f"pip install 'minigan[cuda{cupy.cuda.runtime.runtimeGetVersion() // 1000}]'"
+        doing, fix = "be set up", "see `nvidia-smi`"
+        try:
+            put_in_force(self)
+            for dtype in (np.float32, np.float64):
+                x = self.asarray([[-1, 2], [3, 4]], dtype=dtype)
+                doing, fix = "compile a kernel (NVRTC)", extra
+                y = self.leaky_relu(x, 0.5)
+                doing, fix = "multiply matrices (cuBLAS)", extra
+                y = self.matmul(y, x)
+                doing = "compute"
+                if self.to_numpy(y).tolist() != [[6.5, 7.0], [9.0, 22.0]]:
+                    raise RuntimeError("2 x 2 matrices multiply to something else")
+        except MemoryError as error:
+            raise BackendUnavailable(
+                "the GPU's memory is full: end what else uses it (`nvidia-smi` lists it), or raise --gpu-memory"
+            ) from error
+        except Exception as error:  # a missing library shows in more than one way
+            raise BackendUnavailable(f"there is a GPU, which cannot {doing}: {_line(error)}: {fix}") from error
+
+    def describe(self) -> str:
+        runtime, device = cupy.cuda.runtime, self.settings["device"]
+        p = runtime.getDeviceProperties(device)
+        versions = (runtime.runtimeGetVersion(), runtime.driverGetVersion())
+        cuda, driver = (f"{v // 1000}.{v % 1000 // 10}" for v in versions)
+        return (
+            f"{device}: {p['name'].decode()}, {p['totalGlobalMem'] / 2**30:.1f} GiB, compute capability "
+            f"{p['major']}.{p['minor']}, CUDA {cuda} on a driver for {driver}"
+        )
+
+    # ---- arrays
+
+    @in_force
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        return cupy.asarray(x, dtype=dtype)
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        return cupy.asnumpy(x)
+
+    def synchronize(self) -> None:
+        cupy.cuda.get_current_stream().synchronize()
+
+    @in_force
+    def concatenate(self, arrays: Sequence[Array]) -> Array:
+        """CuPy's own launches a copy for each array."""
+        arrays = _take_in(*arrays)
+        out = cupy.empty(sum(a.size for a in arrays), arrays[0].dtype)
+        begin = 0
+        for i in range(0, len(arrays), 8):
+            some = arrays[i : i + 8]
+            n = sum(a.size for a in some)
+            pairs = [(a, _int(a.size)) for a in some] + [(some[0], _int(0))] * (8 - len(some))
+            grid = (-(-n // THREADS),)
+            part = out[begin : begin + n]
+            _launch("concatenate", out.dtype, grid, (THREADS,), part, _int(n), *(a for pair in pairs for a in pair))
+            begin += n
+        return out
+
+    @in_force
+    def gather(self, images: Array, index: Array) -> Array:
+        for a, dtype in ((images, np.uint8), (index, np.int64)):
+            if not isinstance(a, cupy.ndarray) or a.dtype != dtype:
+                raise TypeError(f"gather expects uint8 images and int64 indices on the GPU, got {type(a)} of {a.dtype}")
+        images, index = cupy.ascontiguousarray(images), cupy.ascontiguousarray(index)
+        x = cupy.empty((len(index), *images.shape[1:]), np.float32)
+        size = math.prod(images.shape[1:])
+        _each("gather", x.size, x.dtype, images, index, x, _int(size))
+        return x
+
+    # ---- matrix products and convolutions
+
+    @in_force
+    def matmul(self, a: Array, b: Array) -> Array:
+        return a @ b
+
+    @in_force
+    def conv2d(self, x: Array, w: Array, stride: int, pad: Pad) -> Array:
+        """y = windows of x times w; (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)"""
+        x, w = _take_in(x, w)
+        K, _, C, O = w.shape
+        _expect(x.shape[3] == C, "x", x.shape, "w", w.shape)
+        col, (N, P, Q) = _im2col(x, K, stride, pad)
+        return (col @ w.reshape(-1, O)).reshape(N, P, Q, O)
+
+    @in_force
+    def conv2d_grad_w(self, dy: Array, x: Array, w_shape: Shape, stride: int, pad: Pad) -> Array:
+        """dw = windows of x, transposed, times dy; (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)"""
+        dy, x = _take_in(dy, x)
+        K, _, C, O = w_shape
+        _expect(x.shape[3] == C and dy.shape[3] == O, "x", x.shape, "dy", dy.shape, "w", w_shape)
+        col, windows = _im2col(x, K, stride, pad)
+        _expect(dy.shape[:3] == windows, "x", x.shape, "dy", dy.shape)
+        return (col.T @ dy.reshape(-1, O)).reshape(w_shape)
+
+    @in_force
+    def conv2d_grad_x(self, dy: Array, w: Array, x_shape: Shape, stride: int, pad: Pad) -> Array:
+        """dwindows = dy times w, transposed; where windows overlap they add. (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)"""
+        dy, w = _take_in(dy, w)
+        (K, _, C, O), (N, H, W, _) = w.shape, x_shape
+        P, Q = (conv_size(size, K, stride, pad) for size in (H, W))
+        _expect(dy.shape == (N, P, Q, O) and x_shape[3] == C, "x", x_shape, "dy", dy.shape, "w", w.shape)
+        col = dy.reshape(-1, O) @ w.reshape(-1, O).T  # (N*P*Q, K*K*C)
+        x = cupy.empty((N, H, W, C), dy.dtype)
+        place = map(_int, (x.size, H, W, C, K, stride, pads(pad)[0], P, Q))
+        _launch("col2im", x.dtype, (-(-x.size // THREADS),), (THREADS,), col, x, *place)
+        return x
+
+    # ---- passes over memory
+
+    @in_force
+    def sum_rows(self, dy: Array) -> Array:
+        return dy.reshape(-1, dy.shape[-1]).sum(axis=0)
+
+    @in_force
+    def leaky_relu(self, x: Array, slope: float) -> Array:
+        (x,) = _take_in(x)
+        y = cupy.empty(x.shape, x.dtype)
+        _each("leaky_relu", x.size, x.dtype, x, y, x.dtype.type(slope))
+        return y
+
+    @in_force
+    def leaky_relu_grad(self, dy: Array, y: Array, slope: float) -> Array:
+        dy, y = _take_in(dy, y)
+        dx = cupy.empty(dy.shape, dy.dtype)
+        _each("leaky_relu_grad", dy.size, dy.dtype, dy, y, dx, dy.dtype.type(slope))
+        return dx
+
+    @in_force
+    def add_bias(self, y: Array, b: Array, slope: float = 1.0) -> Array:
+        y += b
+        return y if slope == 1 else self.leaky_relu(y, slope)
+
+    @in_force
+    def bias_grad(self, dy: Array, y: Array, slope: float = 1.0) -> tuple[Array, Array]:
+        dy = dy if slope == 1 else self.leaky_relu_grad(dy, y, slope)
+        return dy, self.sum_rows(dy)
+
+    @in_force
+    def batchnorm(
+        self, x: Array, gamma: Array, beta: Array, eps: float, slope: float = 1.0
+    ) -> tuple[Array, Array, Array]:
+        x, gamma, beta = _take_in(x, gamma, beta)
+        grid, sizes, partial = _chunks(x)
+        y, mean, var = cupy.empty(x.shape, x.dtype), cupy.empty(gamma.shape, x.dtype), cupy.empty(gamma.shape, x.dtype)
+        _launch("batchnorm_partial", x.dtype, grid, (LANES, ROWS), x, partial, *sizes)
+        scalars = map(x.dtype.type, (eps, slope))
+        arrays = x, gamma, beta, partial, y, mean, var
+        _launch("batchnorm_apply", x.dtype, grid, (LANES, ROWS), *arrays, *scalars, *sizes)
+        return y, mean, var
+
+    @in_force
+    def batchnorm_grad(
+        self, dy: Array, x: Array, norm: Normalisation, slope: float = 1.0
+    ) -> tuple[Array, Array, Array]:
+        gamma, beta, mean, var, eps = norm
+        inputs = _take_in(dy, x, gamma, beta, mean, var)
+        _, x, gamma, *_ = inputs
+        grid, sizes, partial = _chunks(x)
+        dx, dgamma, dbeta = (cupy.empty(a.shape, x.dtype) for a in (x, gamma, gamma))
+        scalars = tuple(map(x.dtype.type, (eps, slope)))
+        _launch("batchnorm_grad_partial", x.dtype, grid, (LANES, ROWS), *inputs, partial, *scalars, *sizes)
+        arrays = *inputs, partial, dx, dgamma, dbeta
+        _launch("batchnorm_grad_apply", x.dtype, grid, (LANES, ROWS), *arrays, *scalars, *sizes)
+        return dx, dgamma, dbeta
+
+    @in_force
+    def track(self, running_mean: Array, running_var: Array, mean: Array, var: Array, momentum: float) -> None:
+        _take_in(running_mean, running_var, mean, var)
+        real = mean.dtype.type
+        arrays = running_mean, running_var, mean, var
+        _each("track", mean.size, mean.dtype, *arrays, real(momentum), real(1 - momentum))
+
+    @in_force
+    def dropout(self, x: Array, threshold: int, stream: int) -> Array:
+        """The mask is bit for bit that of the reference."""
+        (x,) = _take_in(x)
+        y = cupy.empty(x.shape, x.dtype)
+        kept = x.dtype.type(65536 / (65536 - threshold))
+        _each("dropout", x.size, x.dtype, x, y, np.uint64(stream), _int(threshold), kept)
+        return y
+
+    # ---- losses, each in one kernel
+
+    @in_force
+    def discriminator_loss(
+        self, kind: str, real_logits: Array, fake_logits: Array, smoothing: float = 0.0
+    ) -> tuple[Array, Array, Array]:
+        a, b = _take_in(real_logits, fake_logits)
+        return _loss(kind, a, -1, smoothing, b, 1)
+
+    @in_force
+    def generator_loss(self, kind: str, fake_logits: Array, sign: int, weight: int) -> tuple[Array, Array]:
+        (a,) = _take_in(fake_logits)
+        return _loss(kind, a, sign, 0.0, cupy.empty(0, a.dtype), weight)[:2]
+
+    @in_force
+    def mean_sigmoid(self, logits: Array) -> Array:
+        (l,) = _take_in(logits)
+        value = cupy.empty((), l.dtype)
+        _launch("mean_sigmoid", l.dtype, (1,), (THREADS,), l, value, _int(l.size))
+        return value
+
+    # ---- updates in place
+
+    @in_force
+    def adam(self, w: Array, dw: Array, m: Array, v: Array, step: AdamStep) -> None:
+        dw = _take_in(dw, w, m, v)[0]
+        lr, beta1, beta2, eps, t = step
+        rate, unbias = lr / (1 - beta1**t), 1 / (1 - beta2**t)
+        scalars = map(w.dtype.type, (rate, beta1, 1 - beta1, beta2, 1 - beta2, unbias, eps))
+        _each("adam", w.size, w.dtype, w, dw, m, v, *scalars)
+
+    @in_force
+    def moving_average(self, average: Array, now: Array, share: float) -> None:
+        now = _take_in(now, average)[0]
+        _each("moving_average", average.size, average.dtype, average, now, average.dtype.type(share))
 
 
 # ---------------------------------------------------------------- the device
 
 
-def start(device: int | None = None, tf32: bool | None = None, memory: float | None = None) -> None:
-    """Takes the GPU of this number (0 if none is given), and computes a little on it to see that all is there.
-
-    `tf32` lets matrix products round their float32 inputs to 10 bits, several times faster on tensor cores; off unless
-    asked for. `memory` limits, in GiB, what is kept of the GPU's memory. None leaves a setting as it was. Raises
-    BackendUnavailable with the cause and what mends it.
-    """
-    asked = {name: value for name, value in dict(device=device, tf32=tf32, memory=memory).items() if value is not None}
-    wanted = {"device": 0, "tf32": False, "memory": 0.0} | _started | asked
-    if wanted == _started:
-        return
-    _started.clear()
-    _take(wanted["device"])
-    _try(wanted["tf32"], wanted["memory"])
-    _started.update(wanted)
-
-
-def _take(device: int) -> None:
-    """Makes this device the current one."""
+def _expect_device(device: int) -> None:
+    """Raises BackendUnavailable, with the cause and the fix, unless the driver has this device."""
     try:
         count = cupy.cuda.runtime.getDeviceCount()
-        if not 0 <= device < count:
-            raise BackendUnavailable(f"there is no GPU {device}: --device is 0" + f" to {count - 1}" * (count > 1))
-        cupy.cuda.Device(device).use()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         driver, wanted = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
         if driver == 0:
@@ -69,64 +304,13 @@ def _take(device: int) -> None:
         else:
             cause = f"the NVIDIA driver gives no GPU ({_line(error)}): see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
         raise BackendUnavailable(cause) from error
-
-
-def _try(tf32: bool, memory: float) -> None:
-    """Sets the device up, then a kernel of each precision, a matrix product and the way back, each with its remedy."""
-    extra = f"pip install 'minigan[cuda{cupy.cuda.runtime.runtimeGetVersion() // 1000}]'"
-    doing, remedy = "be set up", "see `nvidia-smi`"
-    try:
-        linalg = cupy._core._routines_linalg
-        kind = linalg.COMPUTE_TYPE_TF32 if tf32 else linalg.COMPUTE_TYPE_DEFAULT
-        cupy._core.set_compute_type(np.dtype(np.float32), kind)
-        cupy.get_default_memory_pool().set_limit(size=int(memory * 2**30))  # 0: no limit
-        for dtype in (np.float32, np.float64):
-            x = asarray([[-1, 2], [3, 4]], dtype=dtype)
-            doing, remedy = "compile a kernel (NVRTC)", extra
-            y = leaky_relu(x, 0.5)
-            doing, remedy = "multiply matrices (cuBLAS)", extra
-            y = matmul(y, x)
-            doing = "compute"
-            if to_numpy(y).tolist() != [[6.5, 7.0], [9.0, 22.0]]:
-                raise RuntimeError("2 x 2 matrices multiply to something else")
-    except MemoryError as error:
-        raise BackendUnavailable(
-            "the GPU's memory is full: end what else uses it (`nvidia-smi` lists it), or raise --gpu-memory"
-        ) from error
-    except Exception as error:  # a library that is missing announces itself in more than one way
-        raise BackendUnavailable(f"there is a GPU, which cannot {doing}: {_line(error)}: {remedy}") from error
+    if not 0 <= device < count:
+        raise BackendUnavailable(f"there is no GPU {device}: --device is 0" + f" to {count - 1}" * (count > 1))
 
 
 def _line(error: Exception) -> str:
     """The first line of what an error says."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-
-
-def describe() -> str:
-    """The GPU in use, in a line."""
-    runtime, device = cupy.cuda.runtime, _started["device"]
-    p = runtime.getDeviceProperties(device)
-    cuda, driver = (f"{v // 1000}.{v % 1000 // 10}" for v in (runtime.runtimeGetVersion(), runtime.driverGetVersion()))
-    return (
-        f"{device}: {p['name'].decode()}, {p['totalGlobalMem'] / 2**30:.1f} GiB, compute capability "
-        f"{p['major']}.{p['minor']}, CUDA {cuda} on a driver for {driver}"
-    )
-
-
-def asarray(x, dtype=None) -> cupy.ndarray:
-    return cupy.asarray(x, dtype=dtype)
-
-
-def to_numpy(x) -> np.ndarray:
-    return cupy.asnumpy(x)
-
-
-def synchronize() -> None:
-    cupy.cuda.get_current_stream().synchronize()
-
-
-def set_threads(n: int | None) -> None:
-    """The GPU's threads are its own affair."""
 
 
 # ---------------------------------------------------------------- launching
@@ -151,7 +335,7 @@ def _int(n: int) -> np.int32:
 
 
 def _launch(name: str, dtype: np.dtype, grid: tuple, block: tuple, *arguments) -> None:
-    """Asks for a kernel. Arguments are arrays on the GPU, contiguous, or NumPy scalars of the very type in kernels.cu:
+    """Queues a kernel. Arguments are arrays on the GPU, contiguous, or NumPy scalars of the very type in kernels.cu:
     a kernel reads them by place and size, whatever they are."""
     for a in arguments:
         if isinstance(a, np.generic):
@@ -181,43 +365,7 @@ def _take_in(*arrays) -> list[cupy.ndarray]:
     return [cupy.ascontiguousarray(a) for a in arrays]
 
 
-# ---------------------------------------------------------------- convolutions
-
-
-def conv2d(x: cupy.ndarray, w: cupy.ndarray, stride: int, pad: int | tuple[int, int]) -> cupy.ndarray:
-    """y = windows of x times w; (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)"""
-    x, w = _take_in(x, w)
-    K, _, C, O = w.shape
-    _expect(x.shape[3] == C, "x", x.shape, "w", w.shape)
-    col, (N, P, Q) = _im2col(x, K, stride, pad)
-    return (col @ w.reshape(-1, O)).reshape(N, P, Q, O)
-
-
-def conv2d_grad_w(
-    dy: cupy.ndarray, x: cupy.ndarray, w_shape: tuple[int, ...], stride: int, pad: int | tuple[int, int]
-) -> cupy.ndarray:
-    """dw = windows of x, transposed, times dy; (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)"""
-    dy, x = _take_in(dy, x)
-    K, _, C, O = w_shape
-    _expect(x.shape[3] == C and dy.shape[3] == O, "x", x.shape, "dy", dy.shape, "w", w_shape)
-    col, windows = _im2col(x, K, stride, pad)
-    _expect(dy.shape[:3] == windows, "x", x.shape, "dy", dy.shape)
-    return (col.T @ dy.reshape(-1, O)).reshape(w_shape)
-
-
-def conv2d_grad_x(
-    dy: cupy.ndarray, w: cupy.ndarray, x_shape: tuple[int, ...], stride: int, pad: int | tuple[int, int]
-) -> cupy.ndarray:
-    """dwindows = dy times w, transposed; where windows overlap they add. (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)"""
-    dy, w = _take_in(dy, w)
-    (K, _, C, O), (N, H, W, _) = w.shape, x_shape
-    P, Q = (conv_size(size, K, stride, pad) for size in (H, W))
-    _expect(dy.shape == (N, P, Q, O) and x_shape[3] == C, "x", x_shape, "dy", dy.shape, "w", w.shape)
-    col = dy.reshape(-1, O) @ w.reshape(-1, O).T  # (N*P*Q, K*K*C)
-    x = cupy.empty((N, H, W, C), dy.dtype)
-    place = map(_int, (x.size, H, W, C, K, stride, pads(pad)[0], P, Q))
-    _launch("col2im", x.dtype, (-(-x.size // THREADS),), (THREADS,), col, x, *place)
-    return x
+# ---------------------------------------------------------------- what operations share
 
 
 def _im2col(x: cupy.ndarray, K: int, stride: int, pad) -> tuple[cupy.ndarray, tuple[int, int, int]]:
@@ -237,74 +385,6 @@ def _expect(fits: bool, *shapes) -> None:
         raise ValueError(f"shapes do not fit together: {named}")
 
 
-def matmul(a: cupy.ndarray, b: cupy.ndarray) -> cupy.ndarray:
-    """a @ b, (M,K), (K,N) -> (M,N)"""
-    return a @ b
-
-
-# ---------------------------------------------------------------- the passes over memory
-
-
-def sum_rows(dy: cupy.ndarray) -> cupy.ndarray:
-    """The sum over all axes but the last; (..., C) -> (C,)"""
-    return dy.reshape(-1, dy.shape[-1]).sum(axis=0)
-
-
-def leaky_relu(x: cupy.ndarray, slope: float) -> cupy.ndarray:
-    """y = x where x > 0, else slope * x."""
-    (x,) = _take_in(x)
-    y = cupy.empty(x.shape, x.dtype)
-    _each("leaky_relu", x.size, x.dtype, x, y, x.dtype.type(slope))
-    return y
-
-
-def leaky_relu_grad(dy: cupy.ndarray, y: cupy.ndarray, slope: float) -> cupy.ndarray:
-    """dx = dy where y > 0, else slope * dy."""
-    dy, y = _take_in(dy, y)
-    dx = cupy.empty(dy.shape, dy.dtype)
-    _each("leaky_relu_grad", dy.size, dy.dtype, dy, y, dx, dy.dtype.type(slope))
-    return dx
-
-
-def add_bias(y: cupy.ndarray, b: cupy.ndarray, slope: float = 1.0) -> cupy.ndarray:
-    """leaky_relu(y + b), in place of y where possible; b (C,) is the same for every row. Slope 1 is no activation."""
-    y += b
-    return y if slope == 1 else leaky_relu(y, slope)
-
-
-def bias_grad(dy: cupy.ndarray, y: cupy.ndarray, slope: float = 1.0) -> tuple[cupy.ndarray, cupy.ndarray]:
-    """dy before the activation, and its sum over all rows (C,); without an activation y is not looked at."""
-    dy = dy if slope == 1 else leaky_relu_grad(dy, y, slope)
-    return dy, sum_rows(dy)
-
-
-def batchnorm(x, gamma, beta, eps: float, slope: float = 1.0) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
-    """y = leaky_relu(gamma * (x - mean) / sqrt(var + eps) + beta), and the batch's mean (C,) and variance (C,)."""
-    x, gamma, beta = _take_in(x, gamma, beta)
-    grid, sizes, partial = _chunks(x)
-    y, mean, var = cupy.empty(x.shape, x.dtype), cupy.empty(gamma.shape, x.dtype), cupy.empty(gamma.shape, x.dtype)
-    _launch("batchnorm_partial", x.dtype, grid, (LANES, ROWS), x, partial, *sizes)
-    scalars = map(x.dtype.type, (eps, slope))
-    arrays = x, gamma, beta, partial, y, mean, var
-    _launch("batchnorm_apply", x.dtype, grid, (LANES, ROWS), *arrays, *scalars, *sizes)
-    return y, mean, var
-
-
-def batchnorm_grad(
-    dy, x, gamma, beta, mean, var, eps: float, slope: float = 1.0
-) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
-    """dx, dgamma (C,), dbeta (C,)."""
-    inputs = _take_in(dy, x, gamma, beta, mean, var)
-    _, x, gamma, *_ = inputs
-    grid, sizes, partial = _chunks(x)
-    dx, dgamma, dbeta = (cupy.empty(a.shape, x.dtype) for a in (x, gamma, gamma))
-    scalars = tuple(map(x.dtype.type, (eps, slope)))
-    _launch("batchnorm_grad_partial", x.dtype, grid, (LANES, ROWS), *inputs, partial, *scalars, *sizes)
-    arrays = *inputs, partial, dx, dgamma, dbeta
-    _launch("batchnorm_grad_apply", x.dtype, grid, (LANES, ROWS), *arrays, *scalars, *sizes)
-    return dx, dgamma, dbeta
-
-
 def _chunks(x: cupy.ndarray):
     """How batch norm divides the M rows and C channels of x: the grid, the kernels' (M, C, rows in a chunk), and room
     for two numbers a chunk and channel. At most 64 chunks, for every block adds them up."""
@@ -315,93 +395,11 @@ def _chunks(x: cupy.ndarray):
     return (-(-C // LANES), chunks), tuple(map(_int, (M, C, chunk))), cupy.empty((2, chunks, C), x.dtype)
 
 
-def track(running_mean, running_var, mean, var, momentum: float) -> None:
-    """running = momentum * running + (1 - momentum) * batch, in place."""
-    _take_in(running_mean, running_var, mean, var)
-    real = mean.dtype.type
-    arrays = running_mean, running_var, mean, var
-    _each("track", mean.size, mean.dtype, *arrays, real(momentum), real(1 - momentum))
-
-
-def dropout(x: cupy.ndarray, threshold: int, stream: int) -> cupy.ndarray:
-    """y = x * mask: the very mask of the reference."""
-    (x,) = _take_in(x)
-    y = cupy.empty(x.shape, x.dtype)
-    kept = x.dtype.type(65536 / (65536 - threshold))
-    _each("dropout", x.size, x.dtype, x, y, np.uint64(stream), _int(threshold), kept)
-    return y
-
-
-def adam(w, dw, m, v, lr: float, beta1: float, beta2: float, eps: float, t: int) -> None:
-    """w -= lr * mhat / (sqrt(vhat) + eps), in place."""
-    dw = _take_in(dw, w, m, v)[0]
-    rate, unbias = lr / (1 - beta1**t), 1 / (1 - beta2**t)
-    scalars = map(w.dtype.type, (rate, beta1, 1 - beta1, beta2, 1 - beta2, unbias, eps))
-    _each("adam", w.size, w.dtype, w, dw, m, v, *scalars)
-
-
-def moving_average(average, now, share: float) -> None:
-    """average += share * (now - average), in place."""
-    now = _take_in(now, average)[0]
-    _each("moving_average", average.size, average.dtype, average, now, average.dtype.type(share))
-
-
-def concatenate(arrays: list[cupy.ndarray]) -> cupy.ndarray:
-    """The arrays end to end; each of any shape -> (n,). (CuPy's own launches a copy for each.)"""
-    arrays = _take_in(*arrays)
-    out = cupy.empty(sum(a.size for a in arrays), arrays[0].dtype)
-    begin = 0
-    for i in range(0, len(arrays), 8):
-        some = arrays[i : i + 8]
-        n = sum(a.size for a in some)
-        pairs = [(a, _int(a.size)) for a in some] + [(some[0], _int(0))] * (8 - len(some))
-        grid = (-(-n // THREADS),)
-        part = out[begin : begin + n]
-        _launch("concatenate", out.dtype, grid, (THREADS,), part, _int(n), *(a for pair in pairs for a in pair))
-        begin += n
-    return out
-
-
-def gather(images: cupy.ndarray, index: cupy.ndarray) -> cupy.ndarray:
-    """x = images[index] / 127.5 - 1; uint8 (count, ...), int64 (N,) -> float32 (N, ...)"""
-    for a, dtype in ((images, np.uint8), (index, np.int64)):
-        if not isinstance(a, cupy.ndarray) or a.dtype != dtype:
-            raise TypeError(f"gather expects uint8 images and int64 indices on the GPU, got {type(a)} of {a.dtype}")
-    images, index = cupy.ascontiguousarray(images), cupy.ascontiguousarray(index)
-    x = cupy.empty((len(index), *images.shape[1:]), np.float32)
-    size = math.prod(images.shape[1:])
-    _each("gather", x.size, x.dtype, images, index, x, _int(size))
-    return x
-
-
-# ---------------------------------------------------------------- losses
-
-
-def discriminator_loss(kind: str, real_logits, fake_logits, tilt: float = 0.0):
-    """(loss, d_real, d_fake), in one kernel: mean f(-l_real) + tilt * mean l_real + mean f(l_fake), where f(l) is
-    "softplus" or "hinge", max(0, 1 + l)."""
-    a, b = _take_in(real_logits, fake_logits)
-    return _loss(kind, a, -1, tilt, b, 1)
-
-
-def generator_loss(kind: str, fake_logits, sign: int, weight: int):
-    """(loss, d_fake): weight * mean f(sign * l), where f(l) is "softplus" or "linear", l."""
-    (a,) = _take_in(fake_logits)
-    return _loss(kind, a, sign, 0.0, cupy.empty(0, a.dtype), weight)[:2]
-
-
-def _loss(kind, a, sign_a, tilt, b, weight):
+def _loss(kind: str, a: Array, sign_a: int, smoothing: float, b: Array, weight: int) -> tuple[Array, Array, Array]:
+    """weight * (mean (f(sign_a * a) + smoothing * a) + mean f(b)) and both gradients, in one kernel."""
     real, value = a.dtype.type, cupy.empty((), a.dtype)
     da, db = cupy.empty(a.shape, a.dtype), cupy.empty(b.shape, a.dtype)
-    term_a = a, da, _int(a.size), real(sign_a), real(tilt)
+    term_a = a, da, _int(a.size), real(sign_a), real(smoothing)
     term_b = b, db, _int(b.size), real(1)
     _launch("loss", a.dtype, (1,), (THREADS,), _int(KINDS[kind]), *term_a, *term_b, real(weight), value)
     return value, da, db
-
-
-def mean_sigmoid(l: cupy.ndarray) -> cupy.ndarray:
-    """The mean of 1 / (1 + exp(-l)), a 0-d array."""
-    (l,) = _take_in(l)
-    value = cupy.empty((), l.dtype)
-    _launch("mean_sigmoid", l.dtype, (1,), (THREADS,), l, value, _int(l.size))
-    return value

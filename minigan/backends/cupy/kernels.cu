@@ -145,22 +145,22 @@ extern "C" __global__ void batchnorm_grad_partial(const real* __restrict__ dy, c
                                                   int chunk) {
     const int c = (int)(blockIdx.x * LANES + threadIdx.x);
     const int begin = (int)blockIdx.y * chunk, end = min(begin + chunk, M);
-    real straight = 0, tilted = 0;
+    real sum_dy = 0, sum_dy_xhat = 0;
     if (c < C) {
         const real mu = mean[c], inv_std = 1 / sqrt(var[c] + eps);
         const real scale = gamma[c] / sqrt(var[c] + eps), shift = beta[c];
         for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) {
             const real centred = x[m * C + c] - mu;
             const real d = before_activation(dy[m * C + c], centred, scale, shift, slope);
-            straight += d;
-            tilted += d * (inv_std * centred);
+            sum_dy += d;
+            sum_dy_xhat += d * (inv_std * centred);
         }
     }
-    straight = column_sum(straight);
-    tilted = column_sum(tilted);
+    sum_dy = column_sum(sum_dy);
+    sum_dy_xhat = column_sum(sum_dy_xhat);
     if (threadIdx.y == 0 && c < C) {
-        partial[blockIdx.y * C + c] = straight;
-        partial[(gridDim.y + blockIdx.y) * C + c] = tilted;
+        partial[blockIdx.y * C + c] = sum_dy;
+        partial[(gridDim.y + blockIdx.y) * C + c] = sum_dy_xhat;
     }
 }
 
@@ -172,28 +172,28 @@ extern "C" __global__ void batchnorm_grad_apply(const real* __restrict__ dy, con
                                                 real* __restrict__ dgamma, real* __restrict__ dbeta, real eps,
                                                 real slope, int M, int C, int chunk) {
     const int c = (int)(blockIdx.x * LANES + threadIdx.x), chunks = (int)gridDim.y;
-    real straight = 0, tilted = 0;
+    real sum_dy = 0, sum_dy_xhat = 0;
     if (c < C)
         for (int k = (int)threadIdx.y; k < chunks; k += ROWS) {
-            straight += partial[k * C + c];
-            tilted += partial[(chunks + k) * C + c];
+            sum_dy += partial[k * C + c];
+            sum_dy_xhat += partial[(chunks + k) * C + c];
         }
-    straight = column_sum(straight);
-    tilted = column_sum(tilted);
+    sum_dy = column_sum(sum_dy);
+    sum_dy_xhat = column_sum(sum_dy_xhat);
     if (c >= C) return;
     if (blockIdx.y == 0 && threadIdx.y == 0) {
-        dbeta[c] = straight;
-        dgamma[c] = tilted;
+        dbeta[c] = sum_dy;
+        dgamma[c] = sum_dy_xhat;
     }
     const real mu = mean[c], inv_std = 1 / sqrt(var[c] + eps);
     const real scale = gamma[c] / sqrt(var[c] + eps), shift = beta[c];
-    straight /= real(M);
-    tilted /= real(M);
+    sum_dy /= real(M);
+    sum_dy_xhat /= real(M);
     const int begin = (int)blockIdx.y * chunk, end = min(begin + chunk, M);
     for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) {
         const int i = m * C + c;
         const real centred = x[i] - mu, d = before_activation(dy[i], centred, scale, shift, slope);
-        dx[i] = gamma[c] * inv_std * (d - straight - inv_std * centred * tilted);
+        dx[i] = gamma[c] * inv_std * (d - sum_dy - inv_std * centred * sum_dy_xhat);
     }
 }
 
@@ -317,7 +317,7 @@ __device__ real loss_term(int kind, const real* __restrict__ l, real* __restrict
     return n > 0 ? sum / real(n) : sum;
 }
 
-// A loss over the logits a, tilted, and the logits b, if there are any: value (1,), da and db. One block.
+// A loss over the logits a, with smoothing, and the logits b, if there are any: value (1,), da and db. One block.
 extern "C" __global__ void loss(int kind, const real* __restrict__ a, real* __restrict__ da, int n_a, real sign_a,
                                 real tilt, const real* __restrict__ b, real* __restrict__ db, int n_b, real sign_b,
                                 real weight, real* __restrict__ value) {

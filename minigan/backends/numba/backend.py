@@ -1,4 +1,4 @@
-"""The compiled CPU backend (see `minigan.backends` for the contract).
+"""The compiled CPU backend; README.md in this folder explains the kernels.
 
 Four ways to the same sums, each the check of the next:
 
@@ -7,135 +7,210 @@ Four ways to the same sums, each the check of the next:
     toomcook       fewer products along the rows of an image, on the same tile
     fourier        fewer products still, for small maps with many channels
 
-`numba_passes` has what only reads and writes, and `parallel` shares the work of all of them among the threads.
+`passes` has what only reads and writes, and `parallel` shares the work of all of them
+among the threads.
 
-The results do not depend on the number of threads, to the bit: work is cut into pieces whose size never depends on it,
-each output is summed by one thread in one order, and partial sums are added in a fixed order.
+The results do not depend on the number of threads, to the bit: work is cut into pieces
+whose size never depends on it, each output is summed by one thread in one order, and
+partial sums are added in a fixed order.
 """
 
 import contextlib
-import ctypes
 import functools
+import gc
 import hashlib
-import os
+import pickle
+import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numba
 import numpy as np
-import threadpoolctl
+from numba import njit, prange
 
-from minigan.backends import conv_size, cores, pads
-
-# Numba fixes its largest number of threads when it is imported, from this variable: 16 or more, so that set_threads(n)
-# may exceed the cores. The second variable tells a child process that the first was not the user's choice.
-USER_THREADS = os.environ.get("NUMBA_NUM_THREADS")
-if USER_THREADS == os.environ.get("MINIGAN_THREAD_POOL"):
-    USER_THREADS = None
-    if "numba" not in sys.modules:
-        os.environ["NUMBA_NUM_THREADS"] = os.environ["MINIGAN_THREAD_POOL"] = str(max(cores(), 16))
-
-# The threads of OpenMP wait for one another asleep or in a busy loop. Always busy, their default, is many times slower
-# on a machine that has anything else to do: the one waiting takes the core from the one waited for. Always asleep, each
-# of the hundred waits of a training step begins with being woken up. So: busy for about 0.2 ms, then asleep.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-
-import numba  # noqa: E402
-from numba import njit, prange  # noqa: E402
-
-from minigan.backends.numba import fourier, microkernel, toomcook  # noqa: E402
-from minigan.backends.numba.passes import (  # noqa: E402, F401
-    adam,
-    add_bias,
-    batchnorm,
-    batchnorm_grad,
-    bias_grad,
-    dropout,
-    leaky_relu,
-    leaky_relu_grad,
-    sum_rows,
-)
-from minigan.backends.numpy_backend import STEPS_AHEAD, concatenate, gather, moving_average, track  # noqa: E402, F401
-
-NAME = "numba"
-xp = np
+from minigan.backends import contract
+from minigan.backends.contract import AdamStep, Array, Backend, Normalisation, Pad, Shape, conv_size, in_force, pads
+from minigan.backends.numba import fourier, microkernel, passes, toomcook
+from minigan.backends.numpy_backend import NumpyBackend, limit_blas
 
 
-def asarray(x, dtype=None) -> np.ndarray:
-    return np.asarray(x, dtype=dtype)
+class NumbaBackend(NumpyBackend):
+    """The operations that take time, compiled; the others are the reference's."""
+
+    name = "numba"
+    takes_complex = False
+    compiles = True
+
+    def activate(self) -> None:
+        """BLAS gets one thread: its threads wait in a busy loop after each product, on the cores that the compiled
+        loops need, and their number changes its bits."""
+        threads = self.settings["threads"] or contract.cores()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        limit_blas(1)
+
+    def describe(self) -> str:
+        return f"Numba {numba.__version__} on {self.settings['threads'] or contract.cores()} threads"
+
+    # ---- compiling ahead
+
+    def kernels_on_disk(self) -> bool:
+        """Whether kernels have been compiled on this machine before."""
+        return any(kernel_folder().glob("*.nbi"))
+
+    def prepare(self, play: Callable[[Backend], object]) -> None:
+        """If nothing is compiled yet, a second process compiles what a step needs last, while this one begins it.
+
+        Each finds on disk what the other has compiled. If the second process fails, for
+        whatever reason, this one does all the work.
+        """
+        second = None
+        if not self.kernels_on_disk() and contract.cores() > 1:
+            code = "from minigan.backends import numba; numba.start(); from minigan.backends.numba import backend; "
+            second = subprocess.Popen(
+                [sys.executable, "-c", code + "backend.compile_gradients()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            with contextlib.suppress(OSError, pickle.PicklingError, AttributeError, TypeError):
+                pickle.dump(play, second.stdin)  # fails if the process has ended or `play` cannot be pickled
+            with contextlib.suppress(OSError):
+                second.stdin.close()
+        try:
+            with _no_garbage_collection():
+                play(self)
+        finally:
+            if second:
+                second.kill()
+                second.wait()
+
+    # ---- matrix products and convolutions
+
+    @in_force
+    def conv2d(self, x: Array, w: Array, stride: int, pad: Pad) -> Array:
+        """y[n,p,q,o] = sum_ijc xpad[n, p*stride+i, q*stride+j, c] * w[i,j,c,o]; (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)"""
+        x, w = contiguous(x, w)
+        (_, H, W, C), K = x.shape, len(w)
+        agree("x and w", C, w.shape[2])
+        P, Q, before = conv_size(H, K, stride, pad), conv_size(W, K, stride, pad), pads(pad)[0]
+        if not tiled(x, w):
+            return conv2d_loops(x, w, stride, before, P, Q)
+        return quickest(x.shape, w.shape, stride, before, P, Q, x.dtype).conv2d(x, w, stride, before, P, Q)
+
+    @in_force
+    def conv2d_grad_x(self, dy: Array, w: Array, x_shape: Shape, stride: int, pad: Pad) -> Array:
+        """dx[n,h,v,c] = sum of dy[n,p,q,o] * w[i,j,c,o] where p*stride+i is row h and q*stride+j column v of xpad.
+
+        (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)
+        """
+        dy, w = contiguous(dy, w)
+        (_, P, Q, O), (_, H, W, C), before = dy.shape, x_shape, pads(pad)[0]
+        agree("dy and w", O, w.shape[3])
+        agree("x and w", C, w.shape[2])
+        if not tiled(dy, w):
+            return conv2d_grad_x_loops(dy, w, H, W, stride, before)
+        way = quickest(tuple(x_shape), w.shape, stride, before, P, Q, dy.dtype)
+        return way.conv2d_grad_x(dy, w, H, W, stride, before)
+
+    @in_force
+    def conv2d_grad_w(self, dy: Array, x: Array, w_shape: Shape, stride: int, pad: Pad) -> Array:
+        """dw[i,j,c,o] = sum_npq xpad[n, p*stride+i, q*stride+j, c] * dy[n,p,q,o]; (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)"""
+        dy, x = contiguous(dy, x)
+        (N, P, Q, O), C, K, before = dy.shape, x.shape[3], w_shape[0], pads(pad)[0]
+        agree("dy and x", N, len(x))
+        agree("dy and w", O, w_shape[3])
+        agree("x and w", C, w_shape[2])
+        if not tiled(dy, x):
+            return conv2d_grad_w_loops(dy, x, K, stride, before)
+        way = quickest(x.shape, tuple(w_shape), stride, before, P, Q, dy.dtype)
+        return way.conv2d_grad_w(dy, x, K, stride, before)
+
+    @in_force
+    def matmul(self, a: Array, b: Array) -> Array:
+        """a @ b, (M,K), (K,N) -> (M,N), with the same bits for any number of threads, which BLAS does not promise."""
+        if a.shape[1] != b.shape[0]:
+            raise ValueError(f"matmul: {a.shape} @ {b.shape} do not fit together")
+        if a.shape[1] == 1:
+            return a * b
+        return microkernel.matmul(a, b) if tiled(a, b) and a.dtype == b.dtype else a @ b
+
+    # ---- passes over memory
+
+    @in_force
+    def sum_rows(self, dy: Array) -> Array:
+        return passes.sum_rows(dy)
+
+    @in_force
+    def leaky_relu(self, x: Array, slope: float) -> Array:
+        return passes.leaky_relu(x, slope)
+
+    @in_force
+    def leaky_relu_grad(self, dy: Array, y: Array, slope: float) -> Array:
+        return passes.leaky_relu_grad(dy, y, slope)
+
+    @in_force
+    def add_bias(self, y: Array, b: Array, slope: float = 1.0) -> Array:
+        return passes.add_bias(y, b, slope)
+
+    @in_force
+    def bias_grad(self, dy: Array, y: Array, slope: float = 1.0) -> tuple[Array, Array]:
+        return passes.bias_grad(dy, y, slope)
+
+    @in_force
+    def batchnorm(
+        self, x: Array, gamma: Array, beta: Array, eps: float, slope: float = 1.0
+    ) -> tuple[Array, Array, Array]:
+        return passes.batchnorm(x, gamma, beta, eps, slope, self.batch_sum)
+
+    @in_force
+    def batchnorm_grad(
+        self, dy: Array, x: Array, norm: Normalisation, slope: float = 1.0
+    ) -> tuple[Array, Array, Array]:
+        return passes.batchnorm_grad(dy, x, norm, slope, self.batch_sum)
+
+    @in_force
+    def dropout(self, x: Array, threshold: int, stream: int) -> Array:
+        return passes.dropout(x, threshold, stream)
+
+    # ---- updates in place
+
+    @in_force
+    def adam(self, w: Array, dw: Array, m: Array, v: Array, step: AdamStep) -> None:
+        if w.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous:
+            passes.adam(w, dw, m, v, step)
+        else:  # reshape would give a copy, and the update would be lost
+            super().adam(w, dw, m, v, step)
 
 
-def to_numpy(x) -> np.ndarray:
-    return np.asarray(x)
+class GradientCompiler(NumpyBackend):
+    """The reference, with the four compiled operations that a training step needs last."""
+
+    def __init__(self, compiled: NumbaBackend):
+        super().__init__()
+        self.bias_grad, self.conv2d_grad_w = compiled.bias_grad, compiled.conv2d_grad_w  # type: ignore[method-assign]
+        self.batchnorm_grad, self.adam = compiled.batchnorm_grad, compiled.adam  # type: ignore[method-assign]
 
 
-def synchronize() -> None:
-    """Compiled loops return when the work is done."""
+def compile_gradients() -> None:
+    """The part of the second process: `play` from the standard input, run so that only the gradients are compiled."""
+    play = pickle.load(sys.stdin.buffer)
+    with _no_garbage_collection():
+        play(GradientCompiler(NumbaBackend(threads=None)))
 
 
-def set_threads(n: int | None) -> None:
-    """The threads of compiled loops; None: one for each core, or NUMBA_NUM_THREADS.
-
-    The BLAS library behind NumPy's own products gets one: its threads wait in a busy loop after each product, on the
-    cores that the compiled loops need, and their number changes its bits.
-    """
-    if n is None:
-        n = int(USER_THREADS or cores())
-    numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
-    threadpoolctl.threadpool_limits(1, user_api="blas")
-
-
-def conv2d(x: np.ndarray, w: np.ndarray, stride: int, pad: int | tuple[int, int]) -> np.ndarray:
-    """y[n,p,q,o] = sum_ijc xpad[n, p*stride+i, q*stride+j, c] * w[i,j,c,o]; (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)"""
-    x, w = contiguous(x, w)
-    (_, H, W, C), K = x.shape, len(w)
-    agree("x and w", C, w.shape[2])
-    P, Q, before = conv_size(H, K, stride, pad), conv_size(W, K, stride, pad), pads(pad)[0]
-    if not tiled(x, w):
-        return conv2d_loops(x, w, stride, before, P, Q)
-    return quickest(x.shape, w.shape, stride, before, P, Q, x.dtype).conv2d(x, w, stride, before, P, Q)
-
-
-def conv2d_grad_x(
-    dy: np.ndarray, w: np.ndarray, x_shape: tuple[int, ...], stride: int, pad: int | tuple[int, int]
-) -> np.ndarray:
-    """dx[n,h,v,c] = sum of dy[n,p,q,o] * w[i,j,c,o] where p*stride+i is row h and q*stride+j column v of xpad.
-
-    (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)
-    """
-    dy, w = contiguous(dy, w)
-    (_, P, Q, O), (_, H, W, C), before = dy.shape, x_shape, pads(pad)[0]
-    agree("dy and w", O, w.shape[3])
-    agree("x and w", C, w.shape[2])
-    if not tiled(dy, w):
-        return conv2d_grad_x_loops(dy, w, H, W, stride, before)
-    way = quickest(tuple(x_shape), w.shape, stride, before, P, Q, dy.dtype)
-    return way.conv2d_grad_x(dy, w, H, W, stride, before)
-
-
-def conv2d_grad_w(
-    dy: np.ndarray, x: np.ndarray, w_shape: tuple[int, ...], stride: int, pad: int | tuple[int, int]
-) -> np.ndarray:
-    """dw[i,j,c,o] = sum_npq xpad[n, p*stride+i, q*stride+j, c] * dy[n,p,q,o]; (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)"""
-    dy, x = contiguous(dy, x)
-    (N, P, Q, O), C, K, before = dy.shape, x.shape[3], w_shape[0], pads(pad)[0]
-    agree("dy and x", N, len(x))
-    agree("dy and w", O, w_shape[3])
-    agree("x and w", C, w_shape[2])
-    if not tiled(dy, x):
-        return conv2d_grad_w_loops(dy, x, K, stride, before)
-    way = quickest(x.shape, tuple(w_shape), stride, before, P, Q, dy.dtype)
-    return way.conv2d_grad_w(dy, x, K, stride, before)
-
-
-def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a @ b, (M,K), (K,N) -> (M,N), with the same bits for any number of threads, which BLAS does not promise."""
-    if a.shape[1] != b.shape[0]:
-        raise ValueError(f"matmul: {a.shape} @ {b.shape} do not fit together")
-    if a.shape[1] == 1:
-        return a * b
-    return microkernel.matmul(a, b) if tiled(a, b) and a.dtype == b.dtype else a @ b
+@contextlib.contextmanager
+def _no_garbage_collection():
+    """Turns off the garbage collector, because a compiler makes many objects that live on, and repeated collections
+    are slow."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @functools.lru_cache(maxsize=256)
@@ -243,33 +318,17 @@ def tile_works() -> bool:
     return False
 
 
-def keep_freed_memory() -> None:
-    """Tells glibc to keep the memory of freed arrays for the next ones (mallopt: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD).
-
-    A step frees and asks for the same large arrays again and again. Given back to the system each time, every page of
-    them has to be cleared and mapped anew, which takes as long as filling it. Elsewhere than under glibc: no change.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for option in (-3, -1):
-            mallopt(option, 2**30)
-
-
-def kernels_on_disk() -> bool:
-    """Whether kernels have been compiled on this machine before."""
-    return any(kernel_folder().glob("*.nbi"))
-
-
 def kernel_folder() -> Path:
     return Path(microkernel.products.stats.cache_path)
 
 
 def forget_stale_kernels() -> None:
-    """Takes from disk the kernels that were compiled from other sources than today's.
+    """Deletes kernels that were compiled from other sources than today's.
 
-    Numba compiles a kernel anew when the kernel's own file has changed; but the tile, and how loops share their tasks,
-    stand in other files and are compiled into it. (Indices go first, then what they point to: a process that comes
-    between finds nothing; and no new index, written before its kernel, can point to an old one.)
+    Numba compiles a kernel again when the kernel's own file has changed. But the tile, and
+    how loops share their tasks, are in other files and are compiled into it. (Indices are
+    deleted first, then what they point to: a process that comes between finds nothing, and
+    no new index, written before its kernel, can point to an old one.)
     """
     folder = kernel_folder()
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
@@ -279,8 +338,3 @@ def forget_stale_kernels() -> None:
             for file in [*folder.glob("*.nbi"), *folder.glob("*.nbc")]:
                 file.unlink(missing_ok=True)
             stamp.write_text(now)
-
-
-forget_stale_kernels()
-keep_freed_memory()
-set_threads(None)

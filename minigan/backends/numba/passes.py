@@ -1,6 +1,6 @@
 """The passes over memory of the Numba backend: batch norm, activations, dropout, Adam, each read and written once.
 
-What they compute stands in `numpy_backend`. Arrays are seen as rows (M, C) or flat. Work is cut into pieces of a fixed
+`numpy_backend` defines what they compute. Arrays are seen as rows (M, C) or flat. Work is cut into pieces of a fixed
 size, and partial sums are added in a fixed order, so that the bits do not depend on the number of threads. Partial sums
 run over at most 256 rows in the array's own precision and are added up in float64.
 """
@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
-from minigan.backends import GOLDEN, numpy_backend
+from minigan.backends.contract import GOLDEN, AdamStep, Normalisation
 from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
 
 PIECE = 16384  # numbers: 64 kB of float32, which stays in a core's own cache
@@ -39,14 +39,14 @@ def leaky_relu_grad(dy: np.ndarray, y: np.ndarray, slope: float) -> np.ndarray:
     return dx
 
 
-def add_bias(y: np.ndarray, b: np.ndarray, slope: float = 1.0) -> np.ndarray:
+def add_bias(y: np.ndarray, b: np.ndarray, slope: float) -> np.ndarray:
     y = np.ascontiguousarray(y)
     M, wide, rows = pieces_of(y)
     _add_bias(y.reshape(M, wide), rows, b, y.dtype.type(slope))
     return y
 
 
-def bias_grad(dy: np.ndarray, y: np.ndarray, slope: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def bias_grad(dy: np.ndarray, y: np.ndarray, slope: float) -> tuple[np.ndarray, np.ndarray]:
     """Reads dy and y once for both results."""
     if slope == 1:
         return dy, sum_rows(dy)
@@ -57,32 +57,40 @@ def bias_grad(dy: np.ndarray, y: np.ndarray, slope: float = 1.0) -> tuple[np.nda
     return dx, sums.reshape(-1, dy.shape[-1]).sum(axis=0, dtype=np.float64).astype(dy.dtype)
 
 
-def batchnorm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, slope: float = 1.0):
+def batchnorm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, slope: float, batch_sum):
     """Reads x once for the statistics and once to write y."""
     x = np.ascontiguousarray(x)
     y, C, (M, wide, rows) = np.empty_like(x), x.shape[-1], pieces_of(x)
     means, squares = np.zeros((2, -(-M // rows), wide), x.dtype)
     _statistics(x.reshape(M, wide), rows, means, squares)
-    mean, var = np.empty((2, C), x.dtype)
-    _union(means, squares, M, rows, mean, var)
+    total, square, count = np.zeros(C), np.zeros(C), batch_sum(x.size // C)
+    _add_totals(means, M, rows, total)
+    mean64 = batch_sum(total) / count
+    _add_squares(means, squares, M, rows, mean64, square)
+    mean, var = mean64.astype(x.dtype), (batch_sum(square) / count).astype(x.dtype)
     scale = gamma / np.sqrt(var + eps)
     _normalise(x.reshape(M, wide), rows, scale, mean, beta, x.dtype.type(slope), y.reshape(M, wide))
     return y, mean, var
 
 
-def batchnorm_grad(dy, x, gamma, beta, mean, var, eps: float, slope: float = 1.0):
-    """Reads dy and x once for dgamma and dbeta and once to write dx; which way the activation went, each time from x:
-    to read y would take longer."""
+def batchnorm_grad(dy: np.ndarray, x: np.ndarray, norm: Normalisation, slope: float, batch_sum):
+    """Reads dy and x once for dgamma and dbeta and once to write dx.
+
+    Each time the mask of the activation is computed from x, because reading y would take longer.
+    """
     dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
+    gamma, beta, mean, var, eps = norm
     dx, C, (M, wide, rows) = np.empty_like(dy), x.shape[-1], pieces_of(x)
-    count, slope = x.size // C, x.dtype.type(slope)
+    slope = x.dtype.type(slope)
     inv_std = (1 / np.sqrt(var + eps)).astype(x.dtype)
     sums = np.zeros((2, -(-M // rows), wide), x.dtype)
     dy, x = dy.reshape(M, wide), x.reshape(M, wide)
     normal = gamma / np.sqrt(var + eps), mean, beta  # as `_normalise` took them
     _gradient_sums(dy, x, rows, *normal, inv_std, slope, *sums)
     dgamma, dbeta = sums.reshape(2, -1, C).sum(axis=1, dtype=np.float64).astype(x.dtype)
-    linear = gamma * inv_std, dbeta / count, dgamma / count * inv_std
+    count = batch_sum(x.size // C)
+    mean_dy, mean_dy_xhat_inv_std = batch_sum(dbeta) / count, batch_sum(dgamma) / count * inv_std
+    linear = gamma * inv_std, mean_dy, mean_dy_xhat_inv_std
     _gradient(dy, x, rows, *normal, *linear, slope, dx.reshape(M, wide))
     return dx, dgamma, dbeta
 
@@ -109,11 +117,11 @@ def dropout(x: np.ndarray, threshold: int, stream: int) -> np.ndarray:
     return y
 
 
-def adam(w, dw, m, v, lr: float, beta1: float, beta2: float, eps: float, t: int) -> None:
-    if not (w.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):  # reshape would move a copy
-        return numpy_backend.adam(w, dw, m, v, lr, beta1, beta2, eps, t)
-    step, unbias = lr / (1 - beta1**t), 1 / (1 - beta2**t)
-    numbers = [w.dtype.type(number) for number in (beta1, 1 - beta1, beta2, 1 - beta2, step, unbias, eps)]
+def adam(w: np.ndarray, dw: np.ndarray, m: np.ndarray, v: np.ndarray, step: AdamStep) -> None:
+    """w, m and v are contiguous."""
+    lr, beta1, beta2, eps, t = step
+    rate, unbias = lr / (1 - beta1**t), 1 / (1 - beta2**t)
+    numbers = [w.dtype.type(number) for number in (beta1, 1 - beta1, beta2, 1 - beta2, rate, unbias, eps)]
     _adam(w.reshape(-1), np.ascontiguousarray(dw).reshape(-1), m.reshape(-1), v.reshape(-1), *numbers)
 
 
@@ -291,25 +299,30 @@ def _statistics_block(block, x, rows, means, squares):
 
 
 @njit(**COMPILED)
-def _union(means, squares, M, rows, mean, var):
-    """Mean and variance of all rows from those of the pieces, in float64 (Chan's formula: nothing cancels)."""
-    C, (pieces, wide) = len(mean), means.shape
-    total, square = np.zeros(C, np.float64), np.zeros(C, np.float64)
+def _add_totals(means, M, rows, total):
+    """total (C,) += the sum of all rows, from the means of the pieces."""
+    C, (pieces, wide) = len(total), means.shape
     for piece in range(pieces):
         count = float(min(rows, M - piece * rows))
         for at in range(0, wide, C):
             for c in range(C):
                 total[c] += means[piece, at + c] * count
-    _divide(total, M * (wide // C))
+
+
+@njit(**COMPILED)
+def _add_squares(means, squares, M, rows, mean, square):
+    """square (C,) += the squared deviations of all rows from mean, from those of the pieces.
+
+    By Chan's formula: each piece's own sum of squares, and its rows times the square of its
+    mean's distance from mean. Nothing cancels.
+    """
+    C, (pieces, wide) = len(mean), means.shape
     for piece in range(pieces):
         count = float(min(rows, M - piece * rows))
         for at in range(0, wide, C):
             for c in range(C):
-                d = means[piece, at + c] - total[c]
+                d = means[piece, at + c] - mean[c]
                 square[c] += squares[piece, at + c] + d * d * count
-    _divide(square, M * (wide // C))
-    for c in range(C):
-        mean[c], var[c] = total[c], square[c]
 
 
 @njit(**INNER)
@@ -340,18 +353,18 @@ def _normalise_block(block, x, rows, scale, centre, shift, slope, y):
 
 
 @njit(**COMPILED)
-def _gradient_sums(dy, x, rows, scale, centre, shift, narrow, slope, dgammas, dbetas):
+def _gradient_sums(dy, x, rows, scale, centre, shift, inv_std, slope, dgammas, dbetas):
     """Each piece's dgamma and dbeta; scale, centre and shift are those of `_normalise`."""
     wide = x.shape[1]
-    columns = (_repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide), _repeated(narrow, wide))
+    columns = (_repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide), _repeated(inv_std, wide))
     in_parallel(blocks(x, rows), _sums_block, (dy, x, rows, *columns, slope, dgammas, dbetas))
 
 
 @njit(**INNER)
-def _sums_block(block, dy, x, rows, scale, centre, shift, narrow, slope, dgammas, dbetas):
+def _sums_block(block, dy, x, rows, scale, centre, shift, inv_std, slope, dgammas, dbetas):
     piece, left, right, begins = place(block, x, rows)
     size, dy, x = right - left, dy.reshape(-1), x.reshape(-1)
-    scale, centre, shift, narrow = scale[left:right], centre[left:right], shift[left:right], narrow[left:right]
+    scale, centre, shift, inv_std = scale[left:right], centre[left:right], shift[left:right], inv_std[left:right]
     dgamma, dbeta = dgammas[piece, left:right], dbetas[piece, left:right]
     for at in begins:
         dy_m, x_m = dy[at : at + size], x[at : at + size]
@@ -359,29 +372,33 @@ def _sums_block(block, dy, x, rows, scale, centre, shift, narrow, slope, dgammas
             off = x_m[c] - centre[c]
             leaked = slope * dy_m[c]
             d = dy_m[c] if scale[c] * off + shift[c] > 0 else leaked
-            dgamma[c] += d * (off * narrow[c])
+            dgamma[c] += d * (off * inv_std[c])
             dbeta[c] += d
 
 
 @njit(**COMPILED)
-def _gradient(dy, x, rows, scale, centre, shift, steep, level, tilt, slope, dx):
-    """dx = steep * (d - level - (x - centre) * tilt), d what comes out of the activation; the rest as above."""
+def _gradient(dy, x, rows, scale, centre, shift, gamma_inv_std, mean_dy, mean_dy_xhat_inv_std, slope, dx):
+    """dx = gamma_inv_std * (d - mean_dy - (x - centre) * mean_dy_xhat_inv_std), d the gradient behind the leaky ReLU.
+
+    scale, centre and shift are those of `_normalise`, which decide the mask of the activation.
+    """
     wide = x.shape[1]
     normal = (_repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide))
-    linear = (_repeated(steep, wide), _repeated(level, wide), _repeated(tilt, wide))
+    linear = (_repeated(gamma_inv_std, wide), _repeated(mean_dy, wide), _repeated(mean_dy_xhat_inv_std, wide))
     in_parallel(blocks(x, rows), _gradient_block, (dy, x, rows, *normal, *linear, slope, dx))
 
 
 @njit(**INNER)
-def _gradient_block(block, dy, x, rows, scale, centre, shift, steep, level, tilt, slope, dx):
+def _gradient_block(block, dy, x, rows, scale, centre, shift, gamma_inv_std, mean_dy, mean_dy_xhat_inv_std, slope, dx):
     _, left, right, begins = place(block, x, rows)
     size, dy, x, dx = right - left, dy.reshape(-1), x.reshape(-1), dx.reshape(-1)
     scale, centre, shift = scale[left:right], centre[left:right], shift[left:right]
-    steep, level, tilt = steep[left:right], level[left:right], tilt[left:right]
+    gamma_inv_std, mean_dy = gamma_inv_std[left:right], mean_dy[left:right]
+    mean_dy_xhat_inv_std = mean_dy_xhat_inv_std[left:right]
     for at in begins:
         dy_m, x_m, dx_m = dy[at : at + size], x[at : at + size], dx[at : at + size]
         for c in range(x_m.size):
             off = x_m[c] - centre[c]
             leaked = slope * dy_m[c]
             d = dy_m[c] if scale[c] * off + shift[c] > 0 else leaked
-            dx_m[c] = steep[c] * (d - level[c] - off * tilt[c])
+            dx_m[c] = gamma_inv_std[c] * (d - mean_dy[c] - off * mean_dy_xhat_inv_std[c])
