@@ -23,7 +23,7 @@ from tqdm import tqdm
 from minigan import backends, datasets, models, optim
 from minigan.files import write_atomically
 from minigan.lab import bench
-from minigan.layers import Sequential, SpectralNorm, Spread
+from minigan.layers import MinibatchStdDev, Sequential, SpectralNorm
 from minigan.runs.evaluate import draw
 from minigan.training import Config, Training
 
@@ -45,13 +45,13 @@ def with_one_spread(training: Training) -> None:
     *body, spread, last = training.D.layers
     rng = np.random.default_rng(training.config.seed)
     head = models.head(last.layer.n_in - spread.channels + 1, training.classes, rng=rng)
-    replace_d(training, *body, Spread(strength=8), SpectralNorm(head, rng=rng))
+    replace_d(training, *body, MinibatchStdDev(strength=8), SpectralNorm(head, rng=rng))
 
 
 def without_spread(training: Training) -> None:
     """D told a spread of 0, whatever the batch."""
     for layer in training.D.layers:
-        if isinstance(layer, Spread):
+        if isinstance(layer, MinibatchStdDev):
             layer.strength = 0.0
 
 

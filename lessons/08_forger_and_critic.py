@@ -84,7 +84,7 @@ def round_by_hand(G, D, opt_g, opt_d, real, z_d, z_g):
 # `minigan.game` is these five steps in two functions. From the same start both leave the same weights, to the last bit:
 
 # %%
-twins = copy.deepcopy((G, D, opt_g, opt_d), {id(G.backend): G.backend})
+twins = copy.deepcopy((G, D, opt_g, opt_d))
 real, z_d, z_g = data.sample(BATCH, rng), draw_noise(BATCH), draw_noise(BATCH)
 ours = round_by_hand(*twins, real, z_d, z_g)
 untouched = {name: w.copy() for name, w in G.params.items()}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minigan import backends, datasets
-from minigan.layers import SpectralNorm, Spread
+from minigan.layers import MinibatchStdDev, SpectralNorm
 from minigan.training import Config, Training
 
 
@@ -97,7 +97,7 @@ def test_ablation_hides_the_spread(script):
         Config.of("digits", steps=1, batch=16), datasets.Images(images, None, "x"), backends.load("numpy")
     )
     ablation.without_spread(training)
-    i = next(i for i, layer in enumerate(training.D.layers) if isinstance(layer, Spread))
+    i = next(i for i, layer in enumerate(training.D.layers) if isinstance(layer, MinibatchStdDev))
     x = np.random.default_rng(0).standard_normal((4, 128)).astype(np.float32)
     assert not training.D.layers[i].forward(x)[0][:, 128:].any()
 

@@ -232,7 +232,7 @@ def test_check_step_finds_a_generator_that_gets_no_gradient(rng, monkeypatch):
 
 @pytest.mark.parametrize("labels", [None, np.array([1, 0, 1, 1])])
 def test_a_penalty_passes_the_spread_of_a_batch(labels, rng):
-    D = randomize(Sequential(Dense(3, 4, rng=rng), layers.Tanh(), layers.Spread(2), Dense(6, 1, rng=rng)), rng)
+    D = randomize(Sequential(Dense(3, 4, rng=rng), layers.Tanh(), layers.MinibatchStdDev(2), Dense(6, 1, rng=rng)), rng)
     D.to("numpy", np.float64)
     x = rng.standard_normal((4, 3))
     assert all(row.ok for row in check_penalty(lambda D: penalties.r1(D, x, labels=labels), D))

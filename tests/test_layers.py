@@ -21,6 +21,7 @@ from minigan.layers import (
     Flatten,
     Layer,
     LeakyReLU,
+    MinibatchStdDev,
     OneHot,
     Projection,
     ReLU,
@@ -28,7 +29,6 @@ from minigan.layers import (
     Sequential,
     Sigmoid,
     SpectralNorm,
-    Spread,
     Tanh,
     Upsample,
     glorot_uniform,
@@ -356,20 +356,20 @@ def test_projection_adds_what_the_label_says(backend, rng):
 
 def test_spread_is_that_of_the_samples_with_the_same_label(backend, rng):
     x = np.array([[0.0, 5.0], [2.0, 5.0], [7.0, 1.0], [7.0, 1.0]])
-    layer = Spread(strength=3.0, eps=0.0).to(backend)
+    layer = MinibatchStdDev(strength=3.0, eps=0.0).to(backend)
     y, _ = layer.forward(backend.asarray(x), labels=backend.asarray(np.array([1, 1, 0, 2])))
     np.testing.assert_allclose(backend.to_numpy(y), np.column_stack([x, 3 * np.array([0.5, 0.5, 0, 0])]))  # (1 + 0) / 2
     y, _ = layer.forward(backend.asarray(x))  # without labels: of all
     np.testing.assert_allclose(backend.to_numpy(y)[:, -1], 3 * x.std(axis=0).mean())
     with pytest.raises(
-        ValueError, match=r"Spread\(1, strength 3\) expects labels \(4,\), one for each row of x, got \(3,\)"
+        ValueError, match=r"MinibatchStdDev\(1, strength 3\) expects labels \(4,\), one for each row of x, got \(3,\)"
     ):
         layer.forward(backend.asarray(x), labels=backend.asarray(np.zeros(3, int)))
 
 
 def test_spread_is_that_of_each_channel_over_all_pixels(backend, rng):
     maps = rng.standard_normal((5, 2, 3, 4))  # (N, H, W, C)
-    layer = Spread(4, strength=3.0, eps=0.0).to(backend)
+    layer = MinibatchStdDev(4, strength=3.0, eps=0.0).to(backend)
     y, _ = layer.forward(backend.asarray(maps.reshape(5, -1)))
     s = backend.to_numpy(y)[:, 24:]
     assert s.shape == (5, 4)
@@ -820,7 +820,7 @@ def test_a_packed_network_has_its_parameters_in_one_array(backend, rng):
     net.layers[3].params["b"] = net.layers[3].params["b"] + 1  # an array of its own again
     assert net.pack() is not flat
     assert net.pack()[-1] == net.params["3.b"][-1] == 1
-    twin = copy.deepcopy(net, {id(net.backend): net.backend})  # a module is shared, not copied
+    twin = copy.deepcopy(net)
     twin.pack()[...] = 0
     assert all(np.any(backend.to_numpy(p)) for name, p in net.params.items() if name.endswith("w"))
 

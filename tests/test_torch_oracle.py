@@ -20,13 +20,13 @@ from minigan.layers import (
     Dropout,
     Flatten,
     LeakyReLU,
+    MinibatchStdDev,
     OneHot,
     Projection,
     Reshape,
     Sequential,
     Sigmoid,
     SpectralNorm,
-    Spread,
     Tanh,
     Upsample,
 )
@@ -122,7 +122,7 @@ class Twin:
                 return F.linear(x, p["w"].T, p["b"]) + (x * F.embedding(torch.tensor(labels), p["e"])).sum(
                     1, keepdim=True
                 )
-            case Spread():
+            case MinibatchStdDev():
                 groups = torch.zeros(len(x)) if labels is None else torch.tensor(labels)
                 std = [(x[groups == group].var(0, unbiased=False) + layer.eps).sqrt() for group in groups]
                 pixels = torch.stack(std).unflatten(1, (-1, layer.channels))

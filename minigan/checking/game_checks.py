@@ -26,6 +26,7 @@ from minigan.layers import (
     SpectralNorm,
     Tanh,
     Upsample,
+    fuse,
 )
 
 FEW = {"coordinates": 2, "directions": 1}  # one random direction shows any mistake; `preset_steps` tries more
@@ -148,7 +149,7 @@ def expected_statistics(which, G, D, real, z) -> dict:
 
 
 def preset_steps(backend) -> Iterator[Row]:
-    """Whole steps of every architecture in `models`, at 8 x 8 pixels, without labels and with them."""
+    """Whole steps of every architecture in `models`, fused, at 8 x 8 pixels, without labels and with them."""
     names = {build: name for name, build in models.PRESETS.items()}.values()  # one name for each table
     for preset in names:
         for which, train, classes in (
@@ -166,6 +167,7 @@ def preset_steps(backend) -> Iterator[Row]:
                 G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1))
             for network in (G, D):
                 randomize(network.to(backend, np.float64), rng)
+            G, D = fuse(G), fuse(D)  # as in a training; `small_game` above is plain
             real, z = rng.standard_normal((4, 8, 8, 1)), rng.standard_normal((4, models.noise_size(G)))
             subject = f"{preset}: {which}" + ("" if train else ", running statistics")
             yield from gradcheck.check_step(
@@ -215,6 +217,10 @@ def penalty_gradients(backend) -> Iterator[Row]:
         return penalties.wgan_gp(D, real, fake, rng=np.random.default_rng(15), weight=7.0, train=train)
 
     before = bits(D)
+    (value, grads), (fused_value, fused_grads) = penalties.r1(D, real), penalties.r1(fuse(D), real)
+    yield compare("R1 of a fused D", "value", "plain D", float(fused_value), float(value), 1e-12)
+    for name, g in grads.items():
+        yield compare("R1 of a fused D", name, "plain D", *map(backend.to_numpy, (fused_grads[name], g)), 1e-12)
     for what, penalty in (
         ("R1", lambda D: penalties.r1(D, real, weight=3.0)),
         ("R2, running statistics", lambda D: penalties.r2(D, fake, weight=3.0, train=False)),

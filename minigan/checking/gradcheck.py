@@ -263,22 +263,18 @@ def randomize(network: Layer, rng: np.random.Generator) -> Layer:
             return rng.standard_normal(shape) / math.sqrt(math.prod(shape[:-1]))
         if kind == "var":
             return rng.uniform(0.5, 2, shape)
-        if kind in ("u", "v"):  # spectral norm's gradient holds where these are the singular vectors
-            w = network.backend.to_numpy(network.params[name[:-1] + "w"])
-            left, _, right = np.linalg.svd(w.reshape(-1, w.shape[-1]), full_matrices=False)
-            return left[:, 0] if kind == "u" else right[0]
         return (kind == "gamma") + 0.3 * rng.standard_normal(shape)
 
     for tensors in (network.params, network.buffers):
         for name, value in tensors.items():
             if value.dtype.kind == "f":
                 value[...] = network.backend.asarray(draw(name, value.shape), dtype=value.dtype)
+    network.refresh_buffers()
     return network
 
 
 def _copy(layer: Layer, dtype=np.float64) -> Layer:
-    backend = layer.backend
-    return copy.deepcopy(layer, {id(backend): backend}).to(backend, dtype)  # a module is shared, not copied
+    return copy.deepcopy(layer).to(layer.backend, dtype)
 
 
 def keeper(*networks: Layer) -> Callable:

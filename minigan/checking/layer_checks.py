@@ -18,7 +18,9 @@ from minigan.layers import (
     Dense,
     Dropout,
     Flatten,
+    Identity,
     LeakyReLU,
+    MinibatchStdDev,
     OneHot,
     Projection,
     ReLU,
@@ -26,9 +28,9 @@ from minigan.layers import (
     Sequential,
     Sigmoid,
     SpectralNorm,
-    Spread,
     Tanh,
     Upsample,
+    fuse,
 )
 
 
@@ -56,8 +58,8 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
         ("BatchNorm, running statistics", BatchNorm(4, eps=1e-3), (5, 4), {"train": False}),
         ("OneHot", OneHot(3), (4, 5), {"labels": labels}),
         ("Projection", Projection(5, 3, rng=rng), (4, 5), {"labels": labels}),
-        ("Spread", Spread(3, strength=2.0), (4, 6), {"labels": labels}),
-        ("Spread of the whole batch", Spread(strength=2.0), (4, 5), {}),
+        ("MinibatchStdDev", MinibatchStdDev(3, strength=2.0), (4, 6), {"labels": labels}),
+        ("MinibatchStdDev of the whole batch", MinibatchStdDev(strength=2.0), (4, 5), {}),
         ("LeakyReLU", LeakyReLU(0.3), (4, 5), {}),
         ("ReLU", ReLU(), (4, 5), {}),
         ("Tanh", Tanh(), (4, 5), {}),
@@ -79,8 +81,57 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
             (4, 5),
             {"labels": labels},
         ),
+        *((f"fused {what}", network, shape, how) for what, network, shape, how in fusable(rng)),
     ):
-        yield what, randomize(layer.to(backend, dtype), rng), shape, how
+        layer = randomize(layer.to(backend, dtype), rng)
+        yield what, fuse(layer) if what.startswith("fused") else layer, shape, how
+
+
+def fusable(rng) -> Iterator[tuple[str, Sequential, tuple, dict]]:
+    """(what, network, shape of x, arguments of forward): every pair of layers that `fuse` merges, in every mode."""
+    for activation in (LeakyReLU(0.3), ReLU()):
+        for layer, shape, how in (
+            (Dense(5, 3, rng=rng), (4, 5), {}),
+            (Conv2d(2, 3, 3, pad=1, rng=rng), (2, 3, 3, 2), {}),
+            (ConvTranspose2d(3, 2, 4, stride=2, pad=1, rng=rng), (2, 3, 2, 3), {}),
+            (SpectralNorm(Dense(5, 3, rng=rng), rng=rng), (4, 5), {}),
+            (SpectralNorm(Conv2d(2, 3, 3, pad=1, rng=rng), rng=rng), (2, 3, 3, 2), {}),
+            (BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
+            (BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {"train": False}),
+        ):
+            mode = ", running statistics" if how else ""
+            yield f"{layer!r} + {activation!r}{mode}", Sequential(layer, activation), shape, how
+
+
+def fused_equals_plain(backend) -> Iterator[Row]:
+    """A fused pair computes what the two layers do: y, gradients, statistics and second derivatives, to 1e-12."""
+    rng = np.random.default_rng(17)
+    for what, plain, shape, how in fusable(rng):
+        randomize(plain.to(backend, np.float64), rng)
+        twin = copy.deepcopy(plain)
+        fused = fuse(twin)
+        merged = type(fused.layers[1]) is Identity and fused.params.keys() == plain.params.keys()
+        yield fact(what, "merged", merged, "the two layers were not merged, or a parameter has another name")
+        x, tx = (backend.asarray(rng.standard_normal(shape)) for _ in range(2))
+        results = []
+        for network in (plain, fused):
+            draw = np.random.default_rng(18)
+            y, cache = network.forward(x, **how)
+            dy, dty = (backend.asarray(draw.standard_normal(y.shape)) for _ in range(2))
+            dx, grads = network.backward(dy, cache)
+            only_dx, no_grads = network.backward(dy, cache, need_grads=False)
+            no_dx, only_grads = network.backward(dy, cache, need_dx=False)
+            ty, tangent_cache = network.tangent(tx, cache)
+            second = network.tangent_backward(dy, dty, cache, tangent_cache)
+            found = {"y": y, "dx": dx, "frozen dx": only_dx, "ty": ty, "tangent dx": second[0], "dtx": second[1]}
+            found |= {f"d{name}": g for name, g in grads.items()}
+            found |= {f"d{name} alone": g for name, g in only_grads.items()}
+            found |= {f"tangent d{name}": g for name, g in second[2].items()}
+            found |= {f"buffer {name}": b for name, b in network.buffers.items()}
+            results.append({name: backend.to_numpy(a) for name, a in found.items()})
+            yield fact(what, "not needed", no_grads is None and no_dx is None, "what was not asked for is not None")
+        for name, expected in results[0].items():
+            yield compare(what, name, "plain layers", results[1][name], expected, 1e-12)
 
 
 def layer_gradients(backend) -> Iterator[Row]:
@@ -150,7 +201,7 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
     if isinstance(layer, Projection):
         chosen = [int(label) for label in labels]
         return x @ p["w"] + p["b"] + np.array([[row @ p["e"][c]] for row, c in zip(x, chosen, strict=True)])
-    if isinstance(layer, Spread):
+    if isinstance(layer, MinibatchStdDev):
         chosen = np.zeros(len(x)) if labels is None else layer.backend.to_numpy(labels)
         std = np.array([np.sqrt(np.var(x[chosen == label], axis=0) + layer.eps) for label in chosen])
         means = [std[:, c :: layer.channels].mean(axis=1) for c in range(layer.channels)]
@@ -163,7 +214,7 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         rows = x.reshape(-1, layer.channels)
         mean, var = (np.mean(rows, 0), np.var(rows, 0)) if train else (buffers["mean"], buffers["var"])
         return p["gamma"] * (x - mean) / np.sqrt(var + layer.eps) + p["beta"]
-    if isinstance(layer, LeakyReLU):
+    if isinstance(layer, LeakyReLU | ReLU):
         return np.maximum(x, 0) + layer.slope * np.minimum(x, 0)
     if isinstance(layer, Tanh):
         return np.sinh(x) / np.cosh(x)

@@ -422,14 +422,14 @@ MISTAKES = [
     Mistake(
         "activations, dropout, shapes",
         "layers",
-        "Spread: each pixel gets the whole gradient of the mean over pixels",
+        "MinibatchStdDev: each pixel gets the whole gradient of the mean over pixels",
         "self.strength / std.shape[1] * ds",
         "self.strength * ds",
     ),
     Mistake(
         "activations, dropout, shapes",
         "layers",
-        "Spread: the gradient goes to pixels of other channels",
+        "MinibatchStdDev: the gradient goes to pixels of other channels",
         "(self.strength / std.shape[1] * ds[:, None, :] / std)",
         "(self.strength / std.shape[1] * ds[:, None, ::-1] / std)",
     ),

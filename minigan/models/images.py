@@ -21,12 +21,12 @@ from minigan.layers import (
     Dropout,
     Flatten,
     LeakyReLU,
+    MinibatchStdDev,
     OneHot,
     Projection,
     Reshape,
     Sequential,
     SpectralNorm,
-    Spread,
     Tanh,
     Upsample,
     normal,
@@ -69,7 +69,7 @@ def digits(rng, H, W, C, classes, g_width=1):
         SpectralNorm(Conv2d(32, 64, 3, stride=2, pad=1, rng=rng), rng=rng),
         LeakyReLU(0.2),
         Flatten(),
-        Spread(64, strength=5),
+        MinibatchStdDev(64, strength=5),
         SpectralNorm(last, rng=rng) if classes else last,  # of w: e, what labels add, stays free; without e it starves
     )
     return generator, discriminator

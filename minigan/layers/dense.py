@@ -1,0 +1,45 @@
+"""The fully connected layer."""
+
+import numpy as np
+
+from minigan.layers.base import Layer, affine_tangent_backward, expect_input
+from minigan.layers.init import glorot_uniform
+
+
+class Dense(Layer):
+    """y = x @ w + b; x (N, n_in), w (n_in, n_out), b (n_out,), y (N, n_out)."""
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = True, rng, init=glorot_uniform):
+        params = {"w": init(rng, (n_in, n_out), n_in, n_out)}
+        if bias:
+            params["b"] = np.zeros(n_out, np.float32)
+        super().__init__(params)
+        self.n_in, self.n_out = n_in, n_out
+
+    def forward(self, x, train=True, track=True):
+        expect_input(self, x, ("N", self.n_in), "put Flatten() before it")
+        y = self.backend.matmul(x, self.params["w"])  # x @ w, (N, n_out)
+        if "b" in self.params:
+            y = self.backend.add_bias(y, self.params["b"])  # + b
+        return y, x
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):  # y = x @ w + b
+        x, w, dx, grads = cache, self.params["w"], None, None
+        if need_dx:
+            dx = self.backend.matmul(dy, w.T)  # dy @ w.T, (N, n_in)
+        if need_grads:
+            grads = {"w": self.backend.matmul(x.T, dy)}  # x.T @ dy, (n_in, n_out)
+            if "b" in self.params:
+                grads["b"] = self.backend.sum_rows(dy)  # dy.sum(0), (n_out,)
+        return dx, grads
+
+    # ---- second derivatives
+
+    def tangent(self, tx, cache):
+        return self.backend.matmul(tx, self.params["w"]), tx  # ty = tx @ w, (N, n_out)
+
+    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        return affine_tangent_backward(self, dy, dty, cache, tangent_cache, need_dx)
+
+    def __repr__(self) -> str:
+        return f"Dense({self.n_in} -> {self.n_out})"
