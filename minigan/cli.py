@@ -349,7 +349,13 @@ def _plant(arguments) -> int:
     if arguments.json:
         _print_json(
             [
-                {"family": o.mistake.family, "title": o.mistake.title, "caught_by": o.caught_by, "weak": o.weak}
+                {
+                    "family": o.mistake.family,
+                    "title": o.mistake.title,
+                    "imitates": o.mistake.imitates,
+                    "caught_by": o.caught_by,
+                    "weak": o.weak,
+                }
                 for o in outcomes
             ]
         )

@@ -1,17 +1,24 @@
 """The checks are shown to fail: every planted mistake is caught, by a wrong number and not only by a crash."""
 
+import dataclasses
+import json
 import pathlib
 import sys
 
 import numpy as np
 import pytest
 
-from minigan import layers
+from minigan import cli, layers
 from minigan.checking import planted
 from minigan.checking.planted import MISTAKES, Mistake, changed
 from minigan.errors import UserError
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
+
+HARMLESS = Mistake(
+    "none", "game", "a word", "D learns to tell", "D learns to see", "Nothing: it changes a comment.", "none.toml"
+)
+ENTRY = 'title = "t"\nwhere = "losses"\nfrom = "a"\nto = "b"\nimitates = "Somebody slips."\n'
 
 
 def identifier(mistake):
@@ -25,7 +32,7 @@ def test_a_planted_mistake_is_caught(mistake, outcomes):
 
 
 def test_there_are_enough_of_them_and_no_two_alike():
-    assert len(MISTAKES) >= 40
+    assert len(MISTAKES) >= 134
     assert len({(m.module, m.old, m.new) for m in MISTAKES}) == len({m.title for m in MISTAKES}) == len(MISTAKES)
     assert {m.module for m in MISTAKES} >= {"layers", "losses", "optim", "game", "penalties", "backends.numpy_backend"}
 
@@ -37,28 +44,82 @@ def test_the_weak_checks_miss_most(outcomes):
 
 def test_nothing_planted_nothing_caught():
     """A change of a comment only: no check fails, the weak ones neither."""
-    harmless = Mistake("none", "game", "a word", "D learns to tell", "D learns to see")
-    outcome = planted.attempt(harmless)
+    outcome = planted.attempt(HARMLESS)
     assert outcome.caught_by == () and not outcome.weak
 
 
 def test_text_that_is_not_there_exactly_once_is_an_error():
-    twice = Mistake("f", "losses", "t", "return", "pass")
-    for mistake, source, count in ((twice, "return 1\nreturn 2", 2), (twice, "", 0)):
-        with pytest.raises(
-            UserError, match=f"planted mistake 't' expects its text once in losses, found it {count} times"
-        ):
-            changed(mistake, source)
-    with pytest.raises(UserError, match="found it 0 times"):
-        planted.attempt(Mistake("f", "losses", "t", "no such text in this module", ""))
+    source = (planted.PACKAGE / "losses.py").read_text(encoding="utf-8")
+    for old, count in (("return", source.count("return")), ("no such text", 0)):
+        wrong = dataclasses.replace(HARMLESS, module="losses", old=old)
+        says = f"'a word' in mistakes/none.toml expects its text once in minigan.losses, found it {count} times"
+        for run in (changed, planted.attempt, lambda mistake: planted.attempt_all([mistake])):
+            with pytest.raises(UserError, match=says):
+                run(wrong)
+    with pytest.raises(
+        UserError, match=r"'a word' in mistakes/none.toml changes minigan.losings, and there is no such"
+    ):
+        planted.attempt(dataclasses.replace(HARMLESS, module="losings"))
 
 
-def test_every_mistake_leaves_a_program(outcomes):
+def test_every_mistake_leaves_a_program():
     """What does not compile, or has a name wrong, would be 'caught' without proving anything."""
     for mistake in MISTAKES:
-        path = pathlib.Path(layers.__file__).parent / (mistake.module.replace(".", "/") + ".py")
-        path = path if path.exists() else path.parent / mistake.module / "__init__.py"
-        compile(changed(mistake, path.read_text(encoding="utf-8")), str(path), "exec")
+        compile(changed(mistake), mistake.module, "exec")
+
+
+def test_the_files_hold_all_mistakes():
+    """Each file of the folder is read, each family has one file, and each mistake says what it imitates."""
+    assert {path.name for path in planted.FOLDER.iterdir()} == set(planted.FILES)
+    families = list(dict.fromkeys((mistake.file, mistake.family) for mistake in MISTAKES))
+    assert [file for file, _ in families] == list(planted.FILES)
+    assert len({family for _, family in families}) == len(families)
+    assert all(mistake.imitates.endswith(".") for mistake in MISTAKES)
+
+
+def test_text_is_taken_as_it_is(tmp_path):
+    """Backslashes, quotes, leading spaces and line breaks come through."""
+    file = tmp_path / "f.toml"
+    entry = ENTRY.replace('"a"', r"'a\n\'").replace('"b"', "'''\n  a\n    'b'\n'''")
+    file.write_text(f'family = "f"\n[[mistake]]\n{entry}', encoding="utf-8")
+    (mistake,) = planted.read([file])
+    assert (mistake.old, mistake.new) == ("a\\n\\", "  a\n    'b'\n")
+    assert (mistake.family, mistake.module, mistake.title, mistake.file) == ("f", "losses", "t", "f.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"[[mistake]]\n{ENTRY}", "f.toml holds mistake: expected the text `family`"),
+        ('family = "f"', "f.toml holds family: expected the text `family` and"),
+        ("", "f.toml holds nothing: expected the text `family` and"),
+        ('family = "f"\nmistake = 3', "f.toml holds family, mistake: expected the text `family` and"),
+        ('family = "f"\nmistake = [3]', "f.toml holds family, mistake: expected the text `family` and"),
+        (f'family = "f"\nfamilies = 1\n[[mistake]]\n{ENTRY}', "f.toml holds family, families, mistake: expected"),
+        ('family = "f"\n[[mistake]]\ntitle = ', "f.toml: Invalid value"),
+        (
+            f'family = "f"\n[[mistake]]\n{ENTRY}[[mistake]]\n{ENTRY}',
+            r"f.toml, mistake 2 \('t'\) has the title of an entry in f.toml",
+        ),
+        (f'family = "f"\n[[mistake]]\n{ENTRY}reason = "r"', r"f.toml, mistake 1 \('t'\) has the unknown key `reason`"),
+        (f'family = "f"\n[[mistake]]\n{ENTRY.replace("imitates", "like")}', r"\('t'\) has no text `imitates`"),
+        (f'family = "f"\n[[mistake]]\n{ENTRY.replace("title", "name")}', "mistake 1 .* has no text `title`"),
+        (f'family = "f"\n[[mistake]]\n{ENTRY.replace(chr(34) + "b" + chr(34), "1")}', "has no text `to`"),
+    ],
+)
+def test_a_file_that_is_wrong_is_named_with_its_entry(text, says, tmp_path):
+    file = tmp_path / "f.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=says):
+        planted.read([file])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none.toml: .*No such file"):
+        planted.read([tmp_path / "none.toml"])
+    (tmp_path / "other.toml").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"other.toml: .*can't decode"):
+        planted.read([tmp_path / "other.toml"])
 
 
 def test_planting_leaves_no_trace(rng):
@@ -98,3 +159,10 @@ def test_the_table_is_written_between_its_markers(tmp_path):
     file.write_text("no markers", encoding="utf-8")
     with pytest.raises(UserError, match="expected one <!-- planted:begin -->"):
         planted.update(file, [outcome])
+
+
+def test_programs_learn_what_is_imitated(monkeypatch, capsys):
+    monkeypatch.setattr(planted, "attempt_all", lambda: [planted.Outcome(MISTAKES[0], ("layer gradients",), (), True)])
+    assert cli.main(["gradcheck", "--planted", "--json"]) == 0
+    (outcome,) = json.loads(capsys.readouterr().out)
+    assert outcome["imitates"] == MISTAKES[0].imitates and outcome["caught_by"] == ["layer gradients"]
