@@ -23,7 +23,7 @@ from tqdm import tqdm
 from minigan import backends, datasets, models, optim
 from minigan.files import write_atomically
 from minigan.lab import bench
-from minigan.layers import MinibatchStdDev, Sequential, SpectralNorm
+from minigan.layers import MinibatchStdDev, Sequential, SpectralNorm, fuse
 from minigan.runs.evaluate import draw
 from minigan.training import Config, Training
 
@@ -32,6 +32,7 @@ def replace_d(training: Training, *layers) -> None:
     """Another D and its optimizer, before their first step."""
     c = training.config
     training.D = Sequential(*layers).to(training.backend)
+    training.players = fuse(training.G), fuse(training.D)
     training.opt_d = optim.Adam(training.D, lr=c.lr_d, beta1=c.beta1, beta2=c.beta2, eps=c.eps)
 
 

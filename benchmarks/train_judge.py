@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from minigan import backends, datasets, losses, optim
 from minigan.files import write_atomically
+from minigan.layers import fuse
 from minigan.metrics.judge import WEIGHTS, Judge, judge_network
 
 
@@ -70,6 +71,7 @@ def train(network, data: datasets.Images, epochs: int, rng, batch: int = 128, lr
     """Trains a classifier in place, in the precision of its weights."""
     backend, adam = network.backend, optim.Adam(network, lr=lr)
     dtype = next(iter(network.params.values())).dtype
+    fused = fuse(network)
     steps, total = len(data) // batch, epochs * (len(data) // batch)
     padded = np.pad(data.images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
     side = data.images.shape[1]
@@ -81,9 +83,9 @@ def train(network, data: datasets.Images, epochs: int, rng, batch: int = 128, lr
             down, right = rng.integers(2 * shift + 1, size=2)  # one shift a batch
             x = datasets.scale(padded[chosen, down : down + side, right : right + side])
             adam.lr = lr * (1 - bar.n / total)
-            logits, cache = network.forward(backend.asarray(x, dtype=dtype))
+            logits, cache = fused.forward(backend.asarray(x, dtype=dtype))
             loss, dlogits = losses.cross_entropy(logits, backend.asarray(data.labels[chosen]))
-            _, grads = network.backward(dlogits, cache, need_dx=False)
+            _, grads = fused.backward(dlogits, cache, need_dx=False)
             adam.step(grads)
             bar.update()
         bar.set_postfix_str(f"loss {float(loss):.4f}")

@@ -15,8 +15,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _common import BLUE, GREY, ORANGE, save
 
-from minigan import backends, datasets
+from minigan import backends, datasets, models
 from minigan.backends.numpy_backend import windows as numpy_windows
+from minigan.layers import fuse
 from minigan.training import Config, Training
 
 rng = np.random.default_rng(0)
@@ -234,6 +235,23 @@ for backend in (numpy_backend, numba_backend):
     print(f"a step of lesson 10 on {backend.name}: {1000 * min(times):.0f} ms")
 for a, b in zip(whole["numpy"][1], whole["numba"][1], strict=True):
     assert np.isclose(a["d_loss"], b["d_loss"], rtol=0.02) and np.isclose(a["g_loss"], b["g_loss"], rtol=0.02)
+
+# %% [markdown]
+# One step of that is not in any layer's file. Adding a bias reads and writes every number of a map, and the LeakyReLU
+# behind it reads and writes every number once more. `fuse` merges such neighbours into one pass, batch norm and its
+# LeakyReLU likewise, and leaves all else as it was: the same parameters, the same numbers. `Training` plays with the
+# fused networks, and the layers stay as lesson 10 shows them.
+
+# %%
+G, D = (network.to(numba_backend) for network in models.build("small", rng=rng))
+real = numba_backend.asarray(datasets.scale(data.images[:64]))  # (64, 28, 28, 1)
+logits, cache = D.forward(real)
+fused_logits, fused_cache = fuse(D).forward(real)
+assert np.array_equal(logits, fused_logits)
+ones = np.ones_like(logits)
+for g, h in zip(D.backward(ones, cache)[1].values(), fuse(D).backward(ones, fused_cache)[1].values(), strict=True):
+    assert np.allclose(g, h, rtol=1e-4, atol=1e-5)
+print(fuse(D))
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=(1.7, 1))

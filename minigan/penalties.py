@@ -15,8 +15,52 @@ with x, and add a term each. The cost is about that of one more forward and back
 With batch norm the gradient of each image includes what it does to the others' logits; where a batch norm stands right
 before the last layer S does not depend on x at all, and the penalty is zero: take train=False there, or no batch norm.
 
-A penalty leaves the running statistics as they are. The value is a 0-d array, `grads` has the keys of `D.params`.
+A penalty leaves the running statistics as they are. The value is a 0-d array, `grads` has
+the keys of `D.params`. `named` gives a penalty in the form that a step of the game takes:
+`penalty(D, real, fake, labels)`.
 """
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minigan.backends import Array
+from minigan.errors import UserError
+from minigan.layers.base import Layer, add
+
+Penalty = Callable[[Layer, Array, Array, Array | None], tuple[Array, dict]]  # (D, real, fake, labels) -> value, grads
+NAMES = ("r1", "r2", "r1+r2", "wgan-gp")
+
+
+def named(name: str, *, weight: float, rng: np.random.Generator) -> Penalty:
+    """The penalty of that name. `rng` draws the random points of wgan-gp, which a checkpoint must keep."""
+    match name:
+        case "r1":
+            return lambda D, real, fake, labels: r1(D, real, weight=weight, labels=labels)
+        case "r2":
+            return lambda D, real, fake, labels: r2(D, fake, weight=weight, labels=labels)
+        case "r1+r2":
+            return lambda D, real, fake, labels: _sum(
+                r1(D, real, weight=weight, labels=labels), r2(D, fake, weight=weight, labels=labels)
+            )
+        case "wgan-gp":
+            return lambda D, real, fake, labels: wgan_gp(D, real, fake, rng=rng, weight=weight, labels=labels)
+    raise UserError(f"a penalty is {', '.join(NAMES)}, got {name!r}")
+
+
+def _sum(a: tuple[Array, dict], b: tuple[Array, dict]) -> tuple[Array, dict]:
+    return a[0] + b[0], add(a[1], b[1])
+
+
+def expect_second_derivatives(D: Layer) -> None:
+    """Raises UserError, which names the layer, unless every layer of D has second derivatives."""
+    for layer in D.inner():
+        expect_second_derivatives(layer)
+    if not D.inner() and type(D).tangent is Layer.tangent:
+        raise UserError(
+            f"a gradient penalty needs second derivatives, which {D!r} does not have: "
+            f"train without a penalty, or give the layer `tangent` and `tangent_backward`"
+        )
 
 
 def r1(D, real, *, weight: float = 10.0, train: bool = True, labels=None):

@@ -16,6 +16,7 @@ from minigan.checking.game_checks import (
     bits,
     expected_statistics,
     isolation,
+    penalised_steps,
     penalty_gradients,
     preset_steps,
     small_game,
@@ -70,6 +71,7 @@ CHECKS: dict[str, Callable] = {
     "optimizers": optimizer_steps,
     "moving average": moving_average,
     "whole steps": whole_steps,
+    "penalised steps": penalised_steps,
     "isolation": isolation,
     "penalties": penalty_gradients,
 }

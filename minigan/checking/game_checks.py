@@ -80,6 +80,30 @@ def whole_steps(backend) -> Iterator[Row]:
         yield from gradcheck.check_step(which, *game, loss, train=train, subject=name, **FEW)
 
 
+def penalised_steps(backend) -> Iterator[Row]:
+    """The gradients of whole steps with each penalty, plain and fused."""
+    for which, name, train, fused in (
+        ("discriminator", "r1", True, False),
+        ("discriminator", "wgan-gp", False, True),
+        ("simultaneous", "r2", False, False),
+        ("simultaneous", "r1+r2", True, True),
+    ):
+        G, D, real, z = small_game(backend, np.random.default_rng(19))
+        G, D = (fuse(G), fuse(D)) if fused else (G, D)
+
+        def penalty(*batch, name=name):  # the same random points in every evaluation
+            return penalties.named(name, weight=3.0, rng=np.random.default_rng(20))(*batch)
+
+        subject = f"{which} step with {name}" + ", fused" * fused + ", running statistics" * (not train)
+        batch = real[: len(z)], z
+        loss = losses.non_saturating
+        yield from gradcheck.check_step(which, G, D, *batch, loss, train=train, penalty=penalty, subject=subject, **FEW)
+        optimizers = optim.SGD(G, lr=0.1), optim.SGD(D, lr=0.1)
+        result = gradcheck.run_step(which, G, D, *optimizers, *batch, loss, penalty=penalty)
+        reported = float(result["penalty"]) > 0
+        yield fact(subject, "reported", reported, "the value of the penalty is not in the step's report")
+
+
 def isolation(backend) -> Iterator[Row]:
     """Each step moves every parameter of its own player, and leaves every bit of the other's; and what it reports."""
     for which in ("discriminator", "generator", "simultaneous"):
@@ -167,8 +191,8 @@ def preset_steps(backend) -> Iterator[Row]:
                 G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1))
             for network in (G, D):
                 randomize(network.to(backend, np.float64), rng)
-            G, D = fuse(G), fuse(D)  # as in a training; `small_game` above is plain
             real, z = rng.standard_normal((4, 8, 8, 1)), rng.standard_normal((4, models.noise_size(G)))
+            G, D = fuse(G), fuse(D)  # as in a training; `small_game` above is plain
             subject = f"{preset}: {which}" + ("" if train else ", running statistics")
             yield from gradcheck.check_step(
                 which,
@@ -217,7 +241,10 @@ def penalty_gradients(backend) -> Iterator[Row]:
         return penalties.wgan_gp(D, real, fake, rng=np.random.default_rng(15), weight=7.0, train=train)
 
     before = bits(D)
-    (value, grads), (fused_value, fused_grads) = penalties.r1(D, real), penalties.r1(fuse(D), real)
+    put_back = gradcheck.keeper(D)
+    value, grads = penalties.r1(D, real)
+    put_back()  # the same dropout mask
+    fused_value, fused_grads = penalties.r1(fuse(D), real)
     yield compare("R1 of a fused D", "value", "plain D", float(fused_value), float(value), 1e-12)
     for name, g in grads.items():
         yield compare("R1 of a fused D", name, "plain D", *map(backend.to_numpy, (fused_grads[name], g)), 1e-12)
@@ -238,6 +265,13 @@ def penalty_gradients(backend) -> Iterator[Row]:
     ):
         norms = np.linalg.norm(numeric_input_gradient(D, backend, x).reshape(3, -1), axis=1)
         yield compare(what, "value", "central", float(value), function(norms).mean(), gradcheck.WHOLE)
+    # The penalties by name, as a step of the game takes them.
+    plain = Sequential(*D.layers[:2], Tanh(), Flatten(), Dense(8, 1, rng=rng)).to(backend, np.float64)
+    on_real, on_fake = (float(penalties.r1(plain, x, weight=3.0)[0]) for x in (real, fake))
+    points = float(penalties.wgan_gp(plain, real, fake, rng=np.random.default_rng(15), weight=3.0)[0])
+    for name, value in (("r1", on_real), ("r2", on_fake), ("r1+r2", on_real + on_fake), ("wgan-gp", points)):
+        penalty = penalties.named(name, weight=3.0, rng=np.random.default_rng(15))
+        yield compare(f"{name} by name", "value", "formula", float(penalty(plain, real, fake, None)[0]), value, EXACT)
     # A discriminator that is flat everywhere has norm 0: the value is weight, the slope is taken as 0.
     flat = Sequential(Flatten(), Dense(16, 1, rng=rng)).to(backend, np.float64)
     flat.params["1.w"][...] = 0

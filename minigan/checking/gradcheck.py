@@ -23,6 +23,7 @@ from minigan.checking.derivatives import WHOLE, check
 from minigan.checking.rows import Row, compare, digest, table
 from minigan.layers import Layer
 from minigan.losses import Loss
+from minigan.penalties import Penalty
 
 __all__ = [
     "PLAYERS",
@@ -163,6 +164,7 @@ def check_step(
     *,
     train: bool = True,
     labels=None,
+    penalty: Penalty | None = None,
     tolerance: float = WHOLE,
     subject: str | None = None,
     **options,
@@ -185,23 +187,25 @@ def check_step(
     def gradient():
         put_back()
         opt_g, opt_d = Recorder(), Recorder()
-        run_step(which, as_asked(G), as_asked(D), opt_g, opt_d, real, z, loss, labels)
+        run_step(which, as_asked(G), as_asked(D), opt_g, opt_d, real, z, loss, labels, penalty)
         grads = {}
         for player, optimizer in (("G", opt_g), ("D", opt_d)):
             grads |= {f"{player} {name}": grad for name, grad in (optimizer.grads or {}).items()}
         return grads
 
-    def logits():
+    def play():
         put_back()
         fake = G.forward(z, train, labels=labels)[0]
         real_logits = None if which == "generator" else D.forward(real, train, labels=labels)[0]
-        return real_logits, D.forward(fake, train, labels=labels)[0]
+        return fake, real_logits, D.forward(fake, train, labels=labels)[0]
+
+    def d_value():
+        fake, *logits = play()
+        value = loss.discriminator(*logits)[0]
+        return value if penalty is None else value + penalty(as_asked(D), real, fake, labels)[0]
 
     rows = []
-    for player, network, value in (
-        ("D", D, lambda: loss.discriminator(*logits())[0]),
-        ("G", G, lambda: loss.generator(logits()[1])[0]),
-    ):
+    for player, network, value in (("D", D, d_value), ("G", G, lambda: loss.generator(play()[2])[0])):
         if which in (PLAYERS[player], "simultaneous"):
             rows += check(
                 value,
@@ -227,13 +231,13 @@ class Recorder:
         self.grads = grads
 
 
-def run_step(which: str, G, D, opt_g, opt_d, real, z, loss: Loss, labels=None) -> dict:
+def run_step(which: str, G, D, opt_g, opt_d, real, z, loss: Loss, labels=None, penalty: Penalty | None = None) -> dict:
     """The step of that name in `game`."""
     if which == "discriminator":
-        return game.discriminator_step(G, D, opt_d, real, z, loss, labels)
+        return game.discriminator_step(G, D, opt_d, real, z, loss, labels, penalty)
     if which == "generator":
         return game.generator_step(G, D, opt_g, z, loss, labels)
-    return game.simultaneous_step(G, D, opt_d, opt_g, real, z, loss, labels)
+    return game.simultaneous_step(G, D, opt_d, opt_g, real, z, loss, labels, penalty)
 
 
 class _Evaluating:

@@ -16,6 +16,7 @@ import numpy as np
 
 from minigan import backends, losses, models
 from minigan.game import discriminator_step, generator_step, simultaneous_step
+from minigan.layers import fuse
 from minigan.optim import Adam
 
 PAUSE, BURST = 0.05, 0.2  # seconds
@@ -80,6 +81,7 @@ class Step:
         self.G, self.D = models.build(preset, rng=rng)
         self.G.to(backend)
         self.D.to(backend)
+        self.players = fuse(self.G), fuse(self.D)
         self.opt_g, self.opt_d = (Adam(network, lr=2e-4, beta1=0.5) for network in (self.G, self.D))
         noise = (batch, models.noise_size(self.G))
         self.real = backend.asarray(rng.uniform(-1, 1, (batch, 28, 28, 1)).astype(np.float32))
@@ -88,12 +90,12 @@ class Step:
 
     def __call__(self) -> dict:
         if self.simultaneous:
-            players = self.G, self.D, self.opt_d, self.opt_g
+            players = *self.players, self.opt_d, self.opt_g
             record = simultaneous_step(*players, self.real, self.z_g, losses.non_saturating)
             self.backend.synchronize()
             return record
-        record = discriminator_step(self.G, self.D, self.opt_d, self.real, self.z_d, losses.non_saturating)
-        record |= generator_step(self.G, self.D, self.opt_g, self.z_g, losses.non_saturating)
+        record = discriminator_step(*self.players, self.opt_d, self.real, self.z_d, losses.non_saturating)
+        record |= generator_step(*self.players, self.opt_g, self.z_g, losses.non_saturating)
         self.backend.synchronize()
         return record
 

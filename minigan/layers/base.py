@@ -82,6 +82,10 @@ class Layer:
         self.pack()
         return self
 
+    def inner(self) -> tuple["Layer", ...]:
+        """The layers that this one is made of, if it is made of layers."""
+        return ()
+
     def leaves(self) -> list["Layer"]:
         """The layers that hold the parameters themselves."""
         return [self]
@@ -107,6 +111,8 @@ class Layer:
 
     def refresh_buffers(self) -> None:
         """Recomputes the buffers that follow from the weights, after the weights were set from outside."""
+        for layer in self.inner():
+            layer.refresh_buffers()
 
     @property
     def n_params(self) -> int:

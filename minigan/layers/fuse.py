@@ -85,6 +85,9 @@ class Fused(Layer):
     def backend(self, backend) -> None:
         self.layer.backend = self.activation.backend = backend
 
+    def inner(self) -> tuple[Layer, ...]:
+        return (self.layer, self.activation)
+
     def leaves(self) -> list[Layer]:
         return self.layer.leaves()
 

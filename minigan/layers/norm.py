@@ -162,6 +162,9 @@ class SpectralNorm(Layer):
             longer = image()
             vector[...] = longer / ((longer @ longer) ** 0.5 + 1e-30)
 
+    def inner(self) -> tuple[Layer, ...]:
+        return (self.layer,)
+
     def refresh_buffers(self) -> None:
         """Sets u and v to the singular vectors of w, for which the gradient holds."""
         w = self.backend.to_numpy(self.params["w"])

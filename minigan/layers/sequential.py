@@ -67,6 +67,9 @@ class Sequential(Layer):
 
     # ---- where it computes
 
+    def inner(self) -> tuple[Layer, ...]:
+        return self.layers
+
     def leaves(self) -> list[Layer]:
         return [leaf for layer in self.layers for leaf in layer.leaves()]
 
@@ -76,10 +79,6 @@ class Sequential(Layer):
         self.backend = self.layers[0].backend
         self.pack()
         return self
-
-    def refresh_buffers(self) -> None:
-        for layer in self.layers:
-            layer.refresh_buffers()
 
     def __repr__(self) -> str:
         return "Sequential(\n" + "".join(f"    {i}: {layer!r}\n" for i, layer in enumerate(self.layers)) + ")"

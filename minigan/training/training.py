@@ -21,6 +21,7 @@ import numpy as np
 
 from minigan import datasets, game, losses, models, optim
 from minigan.errors import UserError
+from minigan.layers import fuse
 from minigan.training.checkpoint import restore
 
 # What each preset takes where nothing else is asked for; the rest is as in Config.
@@ -177,6 +178,7 @@ class Training:
         self._images = backend.asarray(data.images)  # uint8, also on a GPU: a batch is gathered and scaled there
         self._labels = backend.asarray(data.labels) if self.classes else None
         adam = dict(beta1=config.beta1, beta2=config.beta2, eps=config.eps)
+        self.players = fuse(self.G), fuse(self.D)  # the same parameters, in fewer passes
         self.opt_g = optim.Adam(self.G, lr=config.lr_g, **adam)
         self.opt_d = optim.Adam(self.D, lr=config.lr_d, **adam)
         self.average = optim.MovingAverage(self.G, config.average) if config.average else None
@@ -250,7 +252,7 @@ class Training:
 
     def _play(self) -> dict:
         """One round: the discriminator's steps, then the generator's."""
-        G, D, c = self.G, self.D, self.config
+        (G, D), c = self.players, self.config
         if c.decay:
             left = max(0.0, 1 - self._progress(c.horizon))
             self.opt_g.lr, self.opt_d.lr = c.lr_g * left, c.lr_d * left
@@ -415,7 +417,7 @@ def labels_in_turn(generator, count: int, classes: int):
 
 def draw_images(generator, z, labels=None) -> np.ndarray:
     """uint8 images (N, H, W, C) from noise (N, noise_size), with running statistics; changes nothing."""
-    parts = []
+    generator, parts = fuse(generator), []
     for part in (slice(i, i + 256) for i in range(0, len(z), 256)):
         images, _ = generator.forward(z[part], train=False, labels=None if labels is None else labels[part])
         parts.append(datasets.unscale(generator.backend.to_numpy(images)))
