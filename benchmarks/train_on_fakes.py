@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from train_judge import train
 
-from minigan import backends, datasets, models, runs
+from minigan import backends, datasets, runs
 from minigan.errors import UserError
 from minigan.files import write_atomically
 from minigan.lab.bench import machine
@@ -32,11 +32,11 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", type=Path)
     options = parser.parse_args()
     backend = backends.load("auto", threads=options.threads)
-    generator = runs.generator(options.run, backend)
-    if models.classes(generator) != CLASSES:
-        raise UserError(f"the run needs the labels 0 to 9, {options.run} has {models.classes(generator)} labels")
+    sampler = runs.sampler(options.run, backend)
+    if sampler.classes != CLASSES:
+        raise UserError(f"the run needs the labels 0 to 9, {options.run} has {sampler.classes} labels")
     rng = np.random.default_rng(options.seed)
-    images = runs.draw(generator, options.count, rng)
+    images = sampler.draw(options.count, rng)
     fakes = datasets.Images(images, np.arange(options.count) % CLASSES, "fakes")
 
     network = judge_network(rng).to(backend)

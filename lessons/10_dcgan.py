@@ -157,11 +157,11 @@ assert resumed.step == 4 and same_bits(resumed.G, through.G) and same_bits(resum
 steps = 400 if QUICK else 1874  # an epoch has 937
 training = Training(Config.of("small", steps=steps, average=0.995, **settings), data, backend)
 moments = np.geomspace(50, steps, 12).round().astype(int)  # of the film: close together at first
-pictures, curves = {0: training.pictures(40)}, []  # step: (40, 28, 28, 1)
+pictures, curves = {0: training.samples(40)}, []  # step: (40, 28, 28, 1)
 for record in training.records():
     curves.append((record["d_loss"], record["g_loss"]))
     if record["step"] in moments:
-        pictures[record["step"]] = training.pictures(40)
+        pictures[record["step"]] = training.samples(40)
         d_loss, g_loss = np.mean(curves[-50:], axis=0)
         print(f"step {record['step']:5}: loss of the last 50 steps, D {d_loss:.2f}, G {g_loss:.2f}", flush=True)
 print(f"{training.seconds:.0f} s of training, {steps * 64 / training.seconds:,.0f} images a second")
@@ -186,7 +186,7 @@ def flat(images):
 
 
 memory, others = flat(data.images[:10000]), flat(data.images[10000:10100])
-fake, noise_fake = flat(training.pictures(100)), flat(pictures[0])
+fake, noise_fake = flat(training.samples(100)), flat(pictures[0])
 d_real, d_fake, d_noise = (nearest(a, memory).mean() for a in (others, fake, noise_fake))
 spread = fake.std(axis=0).mean() / others.std(axis=0).mean()
 print(f"to the nearest real digit: a real one {d_real:.1f}, a fake {d_fake:.1f}, before training {d_noise:.1f}")
@@ -197,7 +197,7 @@ assert d_fake < (1.8 if QUICK else 1.5) * d_real < d_noise and 0.6 < spread < 1.
 files = [RUNS / f"10_step_{step:05}.png" for step in pictures]
 for file, images in zip(files, pictures.values(), strict=True):
     plots.save_grid(file, images, 10)
-plots.save_film(path("10_dcgan.gif"), files)
+plots.save_animation(path("10_dcgan.gif"), files)
 shown = [step for k, step in enumerate(pictures) if k in (0, 2, 5, 8, len(pictures) - 1)]
 figure, axes = plt.subplots(len(shown) + 1, 1, figsize=(9, 4.3))
 for axis, step in zip(axes, shown, strict=False):

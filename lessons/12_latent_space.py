@@ -16,7 +16,7 @@ from _common import QUICK, RUNS, save
 
 from minigan import backends, datasets
 from minigan.report import plots
-from minigan.training import Config, Training, checkpoint, draw_images
+from minigan.training import Config, Training, checkpoint
 
 # %% [markdown]
 # ## A trained generator
@@ -37,7 +37,7 @@ for _ in training.records():
 
 
 def images(z):  # (N, 64) -> (N, 28, 28, 1), bytes
-    return draw_images(training.sampler, training.backend.asarray(z.astype(np.float32)))
+    return training.sampler.of(training.backend.asarray(z.astype(np.float32)))
 
 
 def distance(a, b):  # between images, pixel by pixel: (N,)

@@ -8,12 +8,7 @@ from pathlib import Path
 
 from minigan import __version__
 from minigan.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One sentence instead of a page of usage."""
-        raise UserError(f"{message} (see `{self.prog} --help`)")
+from minigan.options import Parser, add_arguments
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,9 +31,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="minigan", description="Generative adversarial networks from scratch in NumPy.")
+    from minigan.datasets import KINDS
+    from minigan.training.config import SHORTHANDS, Config
+
+    parser = Parser(prog="minigan", description="Generative adversarial networks from scratch in NumPy.")
     parser.add_argument("--version", action="version", version=f"minigan {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
 
     def add(name: str, command, summary: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
@@ -46,35 +44,30 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = add("train", train, "Train a generator and a discriminator; pictures, curves and checkpoints go to a folder.")
-    sub.add_argument("--preset", help="the architecture and its recipe (default: digits): see `minigan train --list`")
     sub.add_argument("--list", action="store_true", help="describe the presets and end")
-    sub.add_argument("--data", metavar="mnist|PATH", help="images: IDX files, .npy, .npz, or a folder of pictures")
-    sub.add_argument("--conditional", action="store_const", const=True, help="both players see the labels")
-    sub.add_argument("--unconditional", dest="conditional", action="store_const", const=False, help="they do not")
-    sub.add_argument("--epochs", type=int, metavar="N", help="totals of the run: it ends at the first one that")
-    sub.add_argument("--steps", type=int, metavar="N", help="is reached; without any, the preset's number of epochs")
-    sub.add_argument("--minutes", type=float, metavar="M")
-    sub.add_argument("--batch", type=int, metavar="N", help="images in a batch")
-    sub.add_argument("--lr", type=float, metavar="X", help="Adam's learning rate, for both players")
-    sub.add_argument("--decay", action=argparse.BooleanOptionalAction, help="it falls in a straight line to 0")
-    sub.add_argument("--loss", metavar="NAME", help="non_saturating, hinge, or minimax, the saturating original")
-    sub.add_argument("--label-smoothing", type=float, metavar="X", help="real images count as 1 - X")
-    sub.add_argument("--d-steps", type=int, metavar="K", help="discriminator steps for each generator step")
-    sub.add_argument("--simultaneous", action=argparse.BooleanOptionalAction, help="both players learn from one pass")
-    sub.add_argument("--average", type=float, metavar="X", help="decay of the moving average of G's weights; 0: none")
-    _add_backend(sub)
-    sub.add_argument("--seed", type=int, metavar="N", help="decides everything (default 0)")
-    sub.add_argument("--checkpoint-every", type=int, metavar="N", help="epochs between kept checkpoints (default 5)")
+    add_arguments(sub, Config)
+    for name, fields in SHORTHANDS.items():
+        sub.add_argument(f"--{name}", type=float, metavar="X", help=f"sets {' and '.join(fields)}")
+    for kind in KINDS.values():
+        add_arguments(sub, kind.options)
+    sub.add_argument(
+        "--network", action="append", metavar="NAME=VALUE", help="an option of the preset's networks: see --list"
+    )
     sub.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: runs/PRESET)")
-    sub.add_argument("--resume", action="store_true", help="go on with the run in RUN, to the same bits as if unbroken")
+    sub.add_argument("--resume", action="store_true", help="resume the run in RUN, to the same bits as if unbroken")
     sub.add_argument("--quiet", action="store_true", help="no bar and no tables, for scripts")
 
-    sub = add("sample", sample, "Draw pictures from a trained generator.")
+    sub = add("sample", sample, "Draw samples from a trained generator.")
     sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
     sub.add_argument("--count", type=int, default=100, metavar="N", help="how many (default 100)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default 0)")
     sub.add_argument("--digit", type=int, metavar="D", help="this label only (of a run that was trained with labels)")
-    sub.add_argument("--out", type=Path, metavar="FILE", help=".png: a grid; .npy: uint8 (default: RUN/sample.png)")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=".png, .npy, or .csv for points (default: RUN/sample.png)",
+    )
     _add_backend(sub)
 
     sub = add(
@@ -107,23 +100,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_backend(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--backend", metavar="NAME", help="auto (default), numpy, numba or cupy, the GPU")
-    sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
-    sub.add_argument("--device", type=int, metavar="N", help="which GPU (default 0)")
-    sub.add_argument("--tf32", action="store_const", const=True, help="GPU: faster products of rounded numbers")
-    sub.add_argument("--gpu-memory", type=float, metavar="GIB", help="GPU: keep no more memory than this")
+    from minigan.training.config import BACKEND, Config
+
+    add_arguments(sub, Config, BACKEND)
 
 
 def _load_backend(arguments):
     """The backend that the options of `_add_backend` name."""
-    from minigan import backends
+    from minigan import runs
+    from minigan.training import Config
+    from minigan.training.config import BACKEND
 
-    if arguments.device is not None and arguments.device < 0:
-        raise UserError(f"--device is a number from 0 up, got {arguments.device}")
-    if arguments.gpu_memory is not None and not arguments.gpu_memory > 0:
-        raise UserError(f"--gpu-memory is positive, got {arguments.gpu_memory}")
-    gpu = dict(device=arguments.device, tf32=arguments.tf32, memory=arguments.gpu_memory)
-    backend = backends.load(arguments.backend or "auto", threads=arguments.threads, **gpu)
+    given = {name: getattr(arguments, name) for name in BACKEND if getattr(arguments, name) is not None}
+    backend = runs.load_backend(Config(**given))
     _note_unused(arguments, backend)
     if not backend.kernels_on_disk():
         print("minigan: compiling the kernels, once on this machine ...", file=sys.stderr)
@@ -146,12 +135,10 @@ def _note_unused(arguments, backend) -> None:
 def train(arguments) -> int:
     from minigan import runs  # what a command needs is imported when it runs: `minigan --help` is quick
 
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    for name in ("command", "out", "resume", "quiet", "list"):
-        given.pop(name, None)
     if arguments.list:
         return _list_presets()
-    out = arguments.out or Path("runs") / given.get("preset", "digits")
+    given = _choices(arguments)
+    out = arguments.out or Path("runs") / _preset(given)
     training = _resume(given, out) if arguments.resume else _begin(given, out)
     _note_unused(arguments, training.backend)
     say = (lambda *words, **how: None) if arguments.quiet else print
@@ -173,59 +160,90 @@ def train(arguments) -> int:
     return 0
 
 
+def _choices(arguments) -> dict:
+    """The options that were given, by the names of Config's fields."""
+    from minigan.datasets import KINDS
+    from minigan.options import options
+    from minigan.training.config import SHORTHANDS, Config
+
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    choices = {}
+    for short, fields in SHORTHANDS.items():
+        if short in given:
+            choices |= dict.fromkeys(fields, given[short])
+    choices |= {name: given[name] for name in options(Config) if name in given and name != "network"}
+    if "network" in given:
+        pairs = [text.partition("=") for text in given["network"]]
+        if wrong := [name for name, equals, _ in pairs if not equals]:
+            raise UserError(f"--network is NAME=VALUE, got {wrong[0]!r}: see `minigan train --list` for the names")
+        choices["network"] = {name: value for name, _, value in pairs}
+    of_kinds = {name: kind.name for kind in KINDS.values() for name in options(kind.options)}
+    if data_options := {name: given[name] for name in of_kinds if name in given}:
+        choices["data_options"] = data_options
+    builtin = {kind.default_data for kind in KINDS.values()} | {"grid"}
+    if choices.get("data", "mnist") not in builtin:
+        choices["data"] = str(Path(choices["data"]).absolute())  # a run may be resumed from another folder
+    return choices
+
+
+def _preset(given: dict) -> str:
+    """The preset that these choices mean."""
+    from minigan.training import Config
+
+    return Config.of(**{name: given[name] for name in ("preset", "kind", "data") if name in given}).preset
+
+
 def _begin(given: dict, out: Path):
     from minigan import runs
     from minigan.training import Config
 
-    return runs.begin(Config.of(**_settings(given)), out)
+    return runs.begin(Config.of(**given), out)
 
 
 def _resume(given: dict, out: Path):
     from minigan import runs
+    from minigan.training.config import RESUMABLE
 
-    free = {"epochs", "steps", "minutes", "backend", "threads", "device", "tf32", "gpu_memory"}
-    settings, config = _settings(given), runs.read_config(out)
-    fixed = {name for name, value in settings.items() if name not in free and value != getattr(config, name)}
-    if fixed:
-        name = min(fixed)
-        raise UserError(
-            f"{out} was begun with {name} {getattr(config, name)}, and a resumed run goes on as it began: leave out "
-            f"{name}, or begin a new run"
-        )
-    return runs.resume(out, **{name: value for name, value in settings.items() if name in free})
-
-
-def _settings(given: dict) -> dict:
-    """The options under the names of Config's fields."""
-    settings = dict(given)
-    if "lr" in settings:
-        settings["lr_g"] = settings["lr_d"] = settings.pop("lr")
-    if settings.get("data", "mnist") != "mnist":
-        settings["data"] = str(Path(settings["data"]).absolute())  # a run may be resumed from another folder
-    return settings
+    config = runs.read_config(out)
+    for name, value in given.items():
+        before = getattr(config, name)
+        if isinstance(before, dict):  # as Config has read them
+            same = all(str(value[key]) == str(before.get(key)) for key in value)
+        else:
+            same = value == before
+        if name not in RESUMABLE and not same:
+            raise UserError(
+                f"{out} was begun with {name} {before}, and a resumed run goes on as it began: leave out {name}, or "
+                f"begin a new run"
+            )
+    return runs.resume(out, **{name: value for name, value in given.items() if name in RESUMABLE})
 
 
 def _introduce(training, out: Path, resumed: bool, say) -> None:
     import numpy as np
 
     from minigan import backends, models
-    from minigan.training import TOTALS
 
-    config, shape = training.config, training.data.images.shape
-    say(f"data       {training.data.name}: {shape[0]:,} images of {shape[1]} x {shape[2]} x {shape[3]}")
+    config, data = training.config, training.data
+    shape, one = " x ".join(map(str, data.sample_shape)), data.kind.removesuffix("s")
+    say(f"data       {data.name}: {len(data):,} {data.kind} of {shape}")
+    if config.kind_reason and not config.kind_reason.startswith(("preset", "mnist")):
+        say(f"kind       {config.kind}, because {config.kind_reason}")
     if training.classes:
         say(f"labels     {training.classes}, seen by both players")
     elif config.conditional:
         say("labels     none in these data, so the players are trained without")
-    say(f"preset     {config.preset}; generator: noise {models.noise_size(training.G)}")
+    noise = training.G.noise_shape
+    say(f"preset     {config.preset}; generator: noise {' x '.join(map(str, noise))}")
     # networks like the training's, but on NumPy: kernels are compiled later, where it is said
-    G, D = models.build(config.preset, rng=np.random.default_rng(0), image_shape=shape[1:], classes=training.classes)
-    say(models.table(G, (models.noise_size(G),)))
-    say(f"           discriminator: image {shape[1]} x {shape[2]} x {shape[3]}")
-    say(models.table(D, shape[1:]))
+    built = dict(sample_shape=data.sample_shape, classes=training.classes, options=config.network)
+    G, D = models.build(config.preset, rng=np.random.default_rng(0), **built)
+    say(models.table(G, noise))
+    say(f"           discriminator: {one} {shape}")
+    say(models.table(D, data.sample_shape))
     say(f"backend    {backends.choose()[1] if config.backend == 'auto' else training.backend.name}")
-    totals = ((name, getattr(config, name)) for name in TOTALS)
-    end = " or ".join(f"{n:g} {name if n > 1 else name[:-1]}" for name, n in totals if n is not None) or "Ctrl-C"
+    totals = config.totals().items()
+    end = " or ".join(f"{n:g} {name if n > 1 else name[:-1]}" for name, n in totals) or "Ctrl-C"
     say(f"training   batch {config.batch}, Adam {config.lr_g:g} and {config.lr_d:g}, ends after {end}")
     say(f"run        {out}" + (f", from step {training.step}" if resumed else ""))
 
@@ -240,18 +258,20 @@ def _closing(training, out: Path) -> str:
 
 
 def _list_presets() -> int:
-    import inspect
     import textwrap
 
     from minigan import models
-    from minigan.training import RECIPES, Config
+    from minigan.options import described
+    from minigan.training import Config
 
-    for name in RECIPES:
-        c, about = Config.of(name), inspect.getdoc(models.PRESETS[name]).split("\n\n")[0]
+    for name, preset in models.PRESETS.items():
+        c = Config.of(name)
         labels = "with" if c.conditional else "without"
         recipe = f"{c.epochs} epochs, batch {c.batch}, Adam {c.lr_g:g} and {c.lr_d:g}, beta1 {c.beta1:g}"
         print(name)
-        for text in (about, f"{recipe}, {c.loss} loss, {labels} labels"):
+        lines = [preset.summary, f"{recipe}, {c.loss} loss, {labels} labels"]
+        lines += [f"--network {line}" for line in described(preset.options)]
+        for text in lines:
             print(textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    "))
     return 0
 
@@ -262,26 +282,24 @@ def _list_presets() -> int:
 def sample(arguments) -> int:
     import numpy as np
 
-    from minigan import models, runs
-    from minigan.files import write_atomically
+    from minigan import runs
     from minigan.report import plots
 
     out = arguments.out or arguments.run / "sample.png"
-    if out.suffix not in (".png", ".npy"):
-        raise UserError(f"--out is a .png (a grid) or .npy (uint8 images) file, got {out}")
     if arguments.count < 1 or arguments.seed < 0:
         raise UserError(f"--count is at least 1 and --seed at least 0, got {arguments.count} and {arguments.seed}")
-    network = runs.generator(arguments.run, _load_backend(arguments))
-    images = runs.draw(network, arguments.count, np.random.default_rng(arguments.seed), arguments.digit)
+    runs.read_config(arguments.run)  # refuses what is no run before any kernel is compiled
+    sampler = runs.sampler(arguments.run, _load_backend(arguments))
+    codec = sampler.codec
+    if out.suffix not in (".png", *codec.suffixes):
+        raise UserError(f"--out is a .png (a picture) or {' or '.join(codec.suffixes)} (the samples) file, got {out}")
+    samples = sampler.draw(arguments.count, np.random.default_rng(arguments.seed), arguments.digit)
     with runs.writing(out.parent):
         if out.suffix == ".png":
-            plots.save_grid(out, images, 10 if arguments.digit is not None else runs.columns(models.classes(network)))
+            width = 10 if arguments.digit is not None else runs.columns(sampler.classes)
+            plots.save_samples(out, samples, codec, width)
         else:
-            import io
-
-            buffer = io.BytesIO()
-            np.save(buffer, images[..., 0] if images.shape[-1] == 1 else images)
-            write_atomically(out, buffer.getvalue())
+            codec.save(samples, out)
     print(f"{arguments.count} samples in {out}")
     return 0
 

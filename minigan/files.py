@@ -1,8 +1,11 @@
 """Write files so that an interruption never leaves half of one."""
 
 import contextlib
+import io
 import os
 from pathlib import Path
+
+import numpy as np
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -21,3 +24,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes a .npy file atomically."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomically(path, buffer.getvalue())

@@ -46,7 +46,7 @@ def play(backend, preset: str, dtype) -> tuple[list[dict], dict]:
         chosen = slice(8 * step, 8 * step + 8)
         real = backend.asarray(datasets.scale(mnist.images[chosen], np.float64).astype(dtype))
         labels = backend.asarray(mnist.labels[chosen]) if classes else None
-        z = [backend.asarray(rng.standard_normal((8, models.noise_size(G))).astype(dtype)) for _ in range(2)]
+        z = [backend.asarray(rng.standard_normal((8, G.noise_shape[0])).astype(dtype)) for _ in range(2)]
         record = game.discriminator_step(G, D, opt_d, real, z[0], losses.LOSSES[config.loss], labels)
         record |= game.generator_step(G, D, opt_g, z[1], losses.LOSSES[config.loss], labels)
         records.append({name: float(value) for name, value in record.items()})
@@ -69,7 +69,7 @@ def test_twenty_steps_are_those_of_the_reference_in_float64(preset, gpu):
 def test_twenty_steps_of_a_training_are_those_of_the_reference(preset, gpu):
     """In float32, where Adam makes a full step of a gradient that is nothing but rounding: so the steps are small."""
     ours, theirs = (training(b, preset, lr_g=1e-4, lr_d=1e-4) for b in (gpu, numpy_backend))
-    assert largest(ours.pictures(4).astype(int) - theirs.pictures(4)) <= 1  # of 255: they begin alike
+    assert largest(ours.samples(4).astype(int) - theirs.samples(4)) <= 1  # of 255: they begin alike
     for a, b in zip(ours.records(), theirs.records(), strict=True):
         exact = [a.pop(name) == b.pop(name) for name in ("step", "epoch", "end_of_epoch")]
         assert all(exact) and a == pytest.approx(b, rel=2e-3, abs=2e-3)

@@ -90,7 +90,7 @@ def test_mnist_is_credited():
 def test_mnist_splits():
     train, test, both = (datasets.mnist(split) for split in ("train", "test", "all"))
     assert train.images.shape == (60_000, 28, 28, 1) and test.images.shape == (10_000, 28, 28, 1)
-    assert len(train) == 60_000 and train.image_shape == (28, 28, 1)
+    assert len(train) == 60_000 and train.sample_shape == (28, 28, 1)
     assert [d.name for d in (train, test, both)] == ["mnist-train", "mnist-test", "mnist-all"]
     # Independent of the reader: the elements are what follows headers of 16 and 8 bytes.
     raw = gzip.decompress((datasets.MNIST_FOLDER / "train-images-idx3-ubyte.gz").read_bytes())

@@ -18,10 +18,10 @@ MOVERS = {"discriminator": {"D"}, "generator": {"G"}, "simultaneous": {"G", "D"}
 
 def players(preset, backend, rng, classes=0):
     """(networks, real, z, labels) of a preset at 8 x 8, in float32 as in training."""
-    G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1), classes=classes)
+    G, D = models.build(preset, rng=rng, sample_shape=(8, 8, 1), classes=classes)
     networks = {"G": G.to(backend), "D": D.to(backend)}
     real = backend.asarray(rng.uniform(-1, 1, (6, 8, 8, 1)), dtype=np.float32)
-    z = backend.asarray(rng.standard_normal((6, models.noise_size(G))), dtype=np.float32)
+    z = backend.asarray(rng.standard_normal((6, G.noise_shape[0])), dtype=np.float32)
     labels = backend.asarray(np.array([0, 1, 2, 0, 1, 2])) if classes else None
     return networks, real, z, labels
 

@@ -251,7 +251,7 @@ def test_check_penalty_fails_for_a_wrong_penalty(rng):
 
 
 def test_randomize_leaves_no_number_special(rng):
-    G, _ = models.build("small", rng=rng, image_shape=(8, 8, 1))
+    G, _ = models.build("small", rng=rng, sample_shape=(8, 8, 1))
     randomize(G, rng)
     assert not any((p == 0).any() or (p == 1).any() for p in {**G.params, **G.buffers}.values())
     assert all(0.1 < p.std() for name, p in G.params.items() if name.endswith(("gamma", "beta", "b")) and p.size > 3)

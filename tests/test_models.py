@@ -20,8 +20,8 @@ COUNTS = {
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (8, 8, 1)])
 def test_noise_becomes_images_and_images_become_logits(preset, shape):
     rng = np.random.default_rng(0)
-    G, D = models.build(preset, rng=rng, image_shape=shape)
-    z = rng.standard_normal((3, models.noise_size(G)), dtype=np.float32)
+    G, D = models.build(preset, rng=rng, sample_shape=shape)
+    z = rng.standard_normal((3, G.noise_shape[0]), dtype=np.float32)
     images, _ = G.forward(z)
     assert images.shape == (3, *shape) and images.dtype == np.float32
     assert np.abs(images).max() <= 1
@@ -34,22 +34,22 @@ def test_parameter_counts(preset):
     G, D = models.build(preset, rng=np.random.default_rng(0))
     for network, count in zip((G, D), COUNTS[preset], strict=True):
         assert network.n_params == sum(p.size for p in network.params.values()) == count
-        assert f"{count:,}" in models.table(network, (models.noise_size(G),) if network is G else (28, 28, 1))
+        assert f"{count:,}" in models.table(network, (G.noise_shape[0],) if network is G else (28, 28, 1))
 
 
 @pytest.mark.parametrize("preset", [p for p in models.PRESETS if p != "upsample"])
 def test_with_classes_both_players_take_labels(preset):
     rng = np.random.default_rng(0)
-    G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1), classes=3)
-    assert models.classes(G) == 3 and models.noise_size(G) in (64, 100)
-    z = np.repeat(rng.standard_normal((1, models.noise_size(G)), dtype=np.float32), 3, axis=0)
+    G, D = models.build(preset, rng=rng, sample_shape=(8, 8, 1), classes=3)
+    assert G.classes == 3 and G.noise_shape[0] in (64, 100)
+    z = np.repeat(rng.standard_normal((1, G.noise_shape[0]), dtype=np.float32), 3, axis=0)
     images, _ = G.forward(z, train=False, labels=np.arange(3))
     assert np.abs(images[0] - images[1]).max() > 0.1 * np.abs(images).max()  # the same noise, another label
     logits, _ = D.forward(np.repeat(images[:1], 3, axis=0), train=False, labels=np.arange(3))
     assert len(np.unique(logits)) == 3
     with pytest.raises(ValueError, match=r"expects labels \(3,\), one for each row of x, got none"):
         G.forward(z)
-    assert "OneHot(3)" in models.table(G, (models.noise_size(G),))
+    assert "OneHot(3)" in models.table(G, (G.noise_shape[0],))
 
 
 def test_upsample_takes_no_labels():
@@ -59,7 +59,7 @@ def test_upsample_takes_no_labels():
 
 def test_the_seed_decides_the_weights():
     def weights(seed):
-        G, D = models.build("tutorial", rng=np.random.default_rng(seed), image_shape=(8, 8, 1))
+        G, D = models.build("tutorial", rng=np.random.default_rng(seed), sample_shape=(8, 8, 1))
         return {**G.params, **G.buffers, **{f"D{k}": v for k, v in (D.params | D.buffers).items()}}
 
     a, b, c = weights(1), weights(1), weights(2)
@@ -95,4 +95,4 @@ def test_tutorial_pads_as_tensorflow_does():
 )
 def test_what_cannot_be_built_is_refused(preset, shape, says):
     with pytest.raises(UserError, match=says):
-        models.build(preset, rng=np.random.default_rng(0), image_shape=shape)
+        models.build(preset, rng=np.random.default_rng(0), sample_shape=shape)

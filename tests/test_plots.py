@@ -24,7 +24,7 @@ def test_a_film_has_its_frames_in_order(tmp_path):
     for n, shade in enumerate(shades[:3]):
         plots.save_grid(tmp_path / f"{n}.png", np.full((1, 4, 4, 1), shade, np.uint8))
     frames = [tmp_path / f"{n}.png" for n in range(3)]
-    plots.save_film(tmp_path / "f.gif", frames, plots.grid(np.full((1, 4, 4, 1), shades[3], np.uint8)))
+    plots.save_animation(tmp_path / "f.gif", frames, plots.grid(np.full((1, 4, 4, 1), shades[3], np.uint8)))
     with Image.open(tmp_path / "f.gif") as film:
         assert film.n_frames == 4 and film.info["loop"] == 0
         for n, shade in enumerate(shades):
@@ -36,7 +36,7 @@ def test_a_film_has_its_frames_in_order(tmp_path):
 def test_curves_are_drawn_for_any_length(steps, tmp_path):
     rng = np.random.default_rng(0)
     curves = {name: rng.random(steps, dtype=np.float32) for name in ("d_loss", "g_loss", "d_real", "d_fake")}
-    plots.save_curves(tmp_path / "c.png", curves, steps_an_epoch=100, undecided=(0.9, 0.1))
+    plots.save_curves(tmp_path / "c.png", curves, steps_per_epoch=100, equilibrium=(0.9, 0.1))
     picture = np.asarray(Image.open(tmp_path / "c.png").convert("RGB")).astype(int)
     assert picture.shape == (600, 800, 3)
     blue = (picture[..., 2] - picture[..., 0] > 60).sum()  # the discriminator's curve

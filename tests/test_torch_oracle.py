@@ -247,7 +247,7 @@ def test_penalties_by_double_backward(which, critic, train, backend, rng):
         D = checks.smooth_critic(backend, rng)
     else:
         preset = critic.split(",")[0]
-        D = models.build(preset, rng=rng, image_shape=shape[1:], classes=0 if labels is None else 3)[1]
+        D = models.build(preset, rng=rng, sample_shape=shape[1:], classes=0 if labels is None else 3)[1]
         randomize(D.to(backend, np.float64), rng)
     real, fake = (rng.standard_normal(shape) for _ in range(2))
     share = np.random.default_rng(3).random((3, 1, 1, 1))
@@ -276,7 +276,7 @@ def test_penalties_by_double_backward(which, critic, train, backend, rng):
 def test_five_training_steps(preset, optimizer, backend, rng):
     """Two rounds of a discriminator and a generator step and a simultaneous one: every weight and statistic agrees."""
     classes = 3 if "labels" in preset else 0
-    G, D = models.build(preset.split(",")[0], rng=rng, image_shape=(8, 8, 1), classes=classes)
+    G, D = models.build(preset.split(",")[0], rng=rng, sample_shape=(8, 8, 1), classes=classes)
     for network in (G, D):
         randomize(network.to(backend, np.float64), rng)
     G_torch, D_torch = Twin(G), Twin(D)
@@ -290,7 +290,7 @@ def test_five_training_steps(preset, optimizer, backend, rng):
     torch_g, torch_d = (make_torch(list(twin.params.values())) for twin in (G_torch, D_torch))
     loss = losses.non_saturating
     for which in ("d", "g", "d", "g", "both"):
-        real, z = rng.standard_normal((6, 8, 8, 1)), rng.standard_normal((6, models.noise_size(G)))
+        real, z = rng.standard_normal((6, 8, 8, 1)), rng.standard_normal((6, G.noise_shape[0]))
         labels = rng.integers(3, size=6) if classes else None
         g_masks = next_masks(G, z, labels=labels)
         assert not g_masks, "no architecture here drops units in G"

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gc
+import json
 import os
 import pickle
 import subprocess
@@ -11,9 +12,12 @@ import sys
 import numpy as np
 import pytest
 
-from minigan import backends, datasets
+from minigan import backends, datasets, models, penalties
 from minigan.errors import UserError
-from minigan.training import RECIPES, Config, Diverged, Training, draw_images
+from minigan.layers import Dense, Flatten, Layer, Reshape, Sequential, Tanh
+from minigan.models import PRESETS
+from minigan.options import options
+from minigan.training import Config, Diverged, Training
 from minigan.training import training as training_module
 
 RUNS_HERE = [name for name in backends.available() if name != "cupy"]
@@ -59,8 +63,8 @@ def test_the_number_of_threads_decides_no_bit(backend):
 def test_looking_changes_nothing():
     a, b = training(), training()
     for _ in a.records():
-        draw_images(a.sampler, a.fixed_noise)
-        a.state(), a.rows()
+        a.sampler.of(a.fixed_noise)
+        a.samples(3), a.state(), a.rows()
     list(b.records())
     assert same(a, b)
 
@@ -136,7 +140,7 @@ def labelled(varied: int = 0, **choices) -> Training:
 def test_a_conditional_generator_learns_what_its_labels_mean():
     t = labelled(varied=25, epochs=None, steps=400, lr_g=3e-3, lr_d=3e-3)
     list(t.records())
-    means = t.pictures(100).mean(axis=(1, 2, 3)).reshape(10, 10).mean(axis=0)  # a column a label
+    means = t.samples(100).mean(axis=(1, 2, 3)).reshape(10, 10).mean(axis=0)  # a column a label
     assert np.corrcoef(means, np.arange(10))[0, 1] > 0.9
 
 
@@ -175,9 +179,11 @@ def test_the_learning_rate_falls_to_zero_at_the_horizon():
 
 
 def test_going_on_beyond_the_horizon_keeps_it():
-    config = Config.of("digits", epochs=3)
-    assert config.horizon == {"epochs": 3}
-    assert dataclasses.replace(config, epochs=9).horizon == {"epochs": 3}
+    t = training(epochs=3, decay=True)
+    further = training(epochs=9, decay=True)
+    assert (t.horizon, further.horizon) == ({"epochs": 3}, {"epochs": 9})
+    further.load_state("here", *t.state())
+    assert further.horizon == {"epochs": 3} and further.config.epochs == 9
 
 
 # ---------------------------------------------------------------- totals
@@ -194,7 +200,7 @@ def test_the_first_total_reached_ends_the_run(totals, steps):
 
 
 def test_a_total_replaces_the_recipes_epochs():
-    assert Config.of("small").epochs == RECIPES["small"]["epochs"]
+    assert Config.of("small").epochs == PRESETS["small"].recipe["epochs"]
     assert Config.of("small", steps=5).epochs is None
     assert Config.of("small", steps=5, epochs=2).epochs == 2
 
@@ -202,7 +208,7 @@ def test_a_total_replaces_the_recipes_epochs():
 # ---------------------------------------------------------------- config
 
 
-@pytest.mark.parametrize("preset", RECIPES)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_config_is_rebuilt_from_its_json(preset):
     config = Config.of(preset, seed=3, minutes=1.5)
     assert Config.from_json(config.to_json()) == config
@@ -230,24 +236,158 @@ def test_a_wrong_config_is_refused(text, says):
         ({"preset": "big"}, "unknown preset"),
         ({"loss": "mse"}, "unknown loss: choose non_saturating, minimax, hinge, got 'mse'"),
         ({"batch": 1}, "batch is at least 2"),
-        ({"batch": 0}, "batch is at least 1"),
+        ({"batch": 0}, "batch is at least 2, got 0"),
         ({"epochs": 0}, "epochs is at least 1"),
         ({"threads": 0}, "threads is at least 1"),
-        ({"seed": -1}, "a seed is a whole number from 0 up, got -1"),
-        ({"minutes": 0.0}, "minutes are positive"),
-        ({"minutes": float("nan")}, "minutes are positive"),
-        ({"lr_g": 0.0}, "lr_g is positive"),
-        ({"lr_d": float("inf")}, "lr_d is positive and finite"),
+        ({"seed": -1}, "seed is at least 0, got -1"),
+        ({"minutes": 0.0}, "minutes is above 0 and finite, got 0.0"),
+        ({"minutes": float("nan")}, "minutes is above 0 and finite, got nan"),
+        ({"lr_g": 0.0}, "lr_g is above 0"),
+        ({"lr_d": float("inf")}, "lr_d is above 0 and finite"),
         ({"beta1": 1.0}, "beta1 is at least 0 and below 1"),
         ({"average": -0.1}, "average is at least 0"),
         ({"label_smoothing": 0.5}, "label_smoothing is at least 0 and below 0.5"),
         ({"label_smoothing": 0.1}, "hinge has no targets to smooth"),
         ({"simultaneous": True, "d_steps": 2}, "simultaneous updates are one step of each player"),
+        ({"batch": 64.5}, "batch is a whole number, got 64.5"),
+        ({"seed": 1.5}, "seed is a whole number, got 1.5"),
+        ({"conditional": "no"}, "conditional is True or False, got 'no'"),
+        ({"conditional": 1}, "conditional is True or False, got 1"),
+        ({"batch": "64"}, "batch is a whole number, got '64'"),
+        ({"batch": True}, "batch is a whole number, got True"),
+        ({"batch": None}, "batch is a whole number, got None"),
+        ({"average": "0.9"}, "average is a number, got '0.9'"),
+        ({"seed": float("nan")}, "seed is a whole number, got nan"),
+        ({"lr_g": 10**400}, "lr_g is a number"),
+        ({"loss": 3}, "loss is a text, got 3"),
+        ({"network": ["d_norm"]}, "network is a table of names"),
+        ({"network": {"width": 2}}, "the networks of preset digits has no option width: it has g_width, d_norm"),
+        ({"network": {"g_width": 0}}, "g_width is at least 1 and at most 8, got 0"),
+        ({"network": {"d_norm": "layer"}}, "unknown d_norm: choose spectral, batch, none, got 'layer'"),
+        ({"data_options": {"points": 9}}, "data of the kind images has no option points"),
+        ({"penalty": "r3"}, "unknown penalty: choose none, r1, r2, r1\\+r2, wgan-gp, got 'r3'"),
+        ({"penalty_every": 0}, "penalty_every is at least 1"),
+        ({"preset": "points", "kind": "images"}, "preset points is for points, got --kind images"),
+        ({"kind": "tables"}, "unknown kind: choose images, points, got 'tables'"),
+        ({"colour": 1}, "unknown option colour: choose from preset, kind, "),
     ],
 )
 def test_a_choice_out_of_range_is_refused(choice, says):
     with pytest.raises(UserError, match=says):
         Config.of(**choice)
+
+
+def test_numbers_become_what_they_stand_for():
+    """Whole floats are whole numbers, whole numbers are floats, and NumPy's numbers are Python's."""
+    config = Config.of(
+        "small", batch=64.0, seed=np.int64(3), minutes=2, lr_g=np.float32(0.5), network={"d_norm": "batch"}
+    )
+    found = [config.batch, config.seed, config.minutes, config.lr_g]
+    assert found == [64, 3, 2.0, 0.5] and [type(value) for value in found] == [int, int, float, float]
+    assert config.network_options().d_norm == "batch"
+
+
+def test_a_field_that_a_newer_version_added_takes_its_default():
+    text = Config.of("small").to_json()
+    older = {name: value for name, value in json.loads(text).items() if name not in ("penalty", "kind", "network")}
+    assert Config.from_json(json.dumps(older)) == Config.of("small", kind="images")
+
+
+@pytest.mark.parametrize(
+    ("choices", "preset", "kind", "reason"),
+    [
+        ({}, "digits", "images", "mnist are images"),
+        ({"data": "ring"}, "points", "points", "ring is a mixture of Gaussians in the plane"),
+        ({"data": "/tmp/faces"}, "digits", "images", "/tmp/faces is a file or folder"),
+        ({"kind": "points"}, "points", "points", "given"),
+        ({"preset": "mlp"}, "mlp", "images", "preset mlp"),
+    ],
+)
+def test_the_kind_of_data_comes_from_preset_or_kind_or_the_data(choices, preset, kind, reason):
+    config = Config.of(**choices)
+    assert (config.preset, config.kind, config.kind_reason) == (preset, kind, reason)
+
+
+@pytest.mark.parametrize(
+    "kind", [Config, *(k.options for k in datasets.KINDS.values()), *(p.options for p in PRESETS.values())]
+)
+def test_every_option_has_help(kind):
+    for name, this in options(kind).items():
+        assert len(this.help) > 10, name
+
+
+def test_every_recipe_names_fields_of_config():
+    for name, preset in PRESETS.items():
+        assert preset.recipe.keys() <= {field.name for field in dataclasses.fields(Config)} and preset.summary, name
+        assert Config.of(name).kind == preset.kind in datasets.KINDS
+
+
+def test_networks_of_ones_own_are_trained(rng):
+    G = Sequential(Dense(5, 64, rng=rng), Tanh(), Reshape(8, 8, 1))
+    D = Sequential(Flatten(), Dense(64, 1, rng=rng))
+    with pytest.raises(UserError, match=r"set generator\.noise_shape, for example to \(64,\)"):
+        Training(Config.of("small", batch=16, steps=2), TINY, backends.reference(), (G, D))
+    G.noise_shape = (5,)
+    before = D.params["1.w"].copy()
+    t = Training(Config.of("small", batch=16, steps=2), TINY, backends.reference(), (G, D))
+    list(t.records())
+    assert t.G is G and not np.array_equal(D.params["1.w"], before) and t.samples(3).shape == (3, 8, 8, 1)
+
+
+# ---------------------------------------------------------------- penalties
+
+
+@pytest.mark.parametrize("penalty", ["r1", "r2", "r1+r2", "wgan-gp"])
+@pytest.mark.parametrize("choices", [{"simultaneous": True}, {"simultaneous": False, "d_steps": 2}])
+def test_a_penalised_training_goes_on_to_the_same_bits(penalty, choices):
+    """The random points of WGAN-GP too: their stream is in the checkpoint."""
+    choices |= {"preset": "mlp", "penalty": penalty, "penalty_weight": 0.1, "penalty_every": 2}
+    whole, first, second, other = (training(**choices) for _ in range(4))
+    list(whole.records())
+    for record in first.records():
+        if record["step"] == 3:
+            break
+    second.load_state("here", *first.state())
+    list(second.records())
+    assert same(whole, second)
+    other.penalty = None
+    list(other.records())
+    assert not same(whole, other)  # it plays a part
+
+
+def test_a_lazy_penalty_comes_every_kth_step_with_k_times_the_weight(monkeypatch):
+    weights, calls = [], []
+    real = penalties.named
+
+    def named(name, *, weight, rng):
+        weights.append(weight)
+        penalty = real(name, weight=weight, rng=rng)
+        return lambda *batch: calls.append(t.step) or penalty(*batch)
+
+    monkeypatch.setattr(penalties, "named", named)
+    t = training(preset="mlp", penalty="r1", penalty_weight=2.0, penalty_every=3, epochs=None, steps=7)
+    list(t.records())
+    assert weights == [6.0] and calls == [0, 3, 6]
+
+
+def test_a_penalty_on_a_layer_without_second_derivatives_is_refused_by_name(rng):
+    class Square(Layer):
+        def forward(self, x, train=True, track=True):
+            return x * x, x
+
+        def backward(self, dy, cache, need_dx=True, need_grads=True):
+            return (2 * cache * dy if need_dx else None), ({} if need_grads else None)
+
+    G = Sequential(Dense(5, 64, rng=rng), Tanh(), Reshape(8, 8, 1))
+    G.noise_shape = (5,)
+    D = Sequential(Flatten(), Sequential(Square()), Dense(64, 1, rng=rng))
+    config = Config.of("small", batch=16, steps=1)
+    list(Training(config, TINY, backends.reference(), (G, D)).records())
+    with pytest.raises(UserError, match=r"a gradient penalty needs second derivatives, which Square\(\) does not have"):
+        Training(dataclasses.replace(config, penalty="r1"), TINY, backends.reference(), (G, D))
+
+
+# ---------------------------------------------------------------- more data
 
 
 def test_more_batch_than_data_is_refused():
@@ -331,7 +471,8 @@ print(*counts, len(compiled))
 def test_a_second_process_compiles_the_gradients(tmp_path):
     """The second process of a first run leaves on disk what this one will look for, and plays no other part."""
     data = datasets.Images(np.zeros((2, 28, 28, 1), np.uint8), np.array([3, 7]), "two")
-    play = functools.partial(training_module._play_once, Config.of("digits", batch=2, steps=1), data)
+    networks = models.build("digits", rng=np.random.default_rng(0), classes=8)
+    play = functools.partial(training_module._play_once, Config.of("digits", batch=2, steps=1), data, networks)
     code = "from minigan.backends import numba; numba.start(); "
     code += "from minigan.backends.numba import backend; backend.compile_gradients()"
     assert in_a_fresh_process(code, tmp_path, pickle.dumps(play)) == ""

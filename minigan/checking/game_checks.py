@@ -185,13 +185,13 @@ def preset_steps(backend) -> Iterator[Row]:
         ):
             rng = np.random.default_rng(13)
             try:
-                G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1), classes=classes)
+                G, D = models.build(preset, rng=rng, sample_shape=(8, 8, 1), classes=classes)
             except UserError:  # this architecture takes no labels
                 classes = 0
-                G, D = models.build(preset, rng=rng, image_shape=(8, 8, 1))
+                G, D = models.build(preset, rng=rng, sample_shape=(8, 8, 1))
             for network in (G, D):
                 randomize(network.to(backend, np.float64), rng)
-            real, z = rng.standard_normal((4, 8, 8, 1)), rng.standard_normal((4, models.noise_size(G)))
+            real, z = rng.standard_normal((4, 8, 8, 1)), rng.standard_normal((4, G.noise_shape[0]))
             G, D = fuse(G), fuse(D)  # as in a training; `small_game` above is plain
             subject = f"{preset}: {which}" + ("" if train else ", running statistics")
             yield from gradcheck.check_step(

@@ -6,8 +6,8 @@
 
 Images stay uint8 in memory, a quarter of their size as float32, and each batch is scaled when it is used.
 
-`images` says what a data set is, `idx`, `arrays` and `pictures` each read one kind of file, `files` what they share.
-`mixtures` are no images but points in the plane, with a density that is known.
+`data` says what a training needs of data of any kind, and KINDS names the kinds. `images` are one kind: `idx`, `arrays`
+and `pictures` each read one kind of file of them, `files` what they share. `points` are another, drawn from `mixtures`.
 """
 
 import os
@@ -16,11 +16,28 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan.datasets import arrays, idx, mixtures, pictures
+from minigan.datasets import arrays, idx, mixtures, pictures, points
+from minigan.datasets.data import Codec, Data, Kind
 from minigan.datasets.files import DataError, explain
-from minigan.datasets.images import MIN_SIDE, Images, scale, unscale
+from minigan.datasets.images import MIN_SIDE, ImageCodec, Images, scale, unscale
+from minigan.datasets.points import Points
 
-__all__ = ["MIN_SIDE", "DataError", "Images", "load", "mixtures", "mnist", "scale", "unscale"]
+__all__ = [
+    "KINDS",
+    "MIN_SIDE",
+    "Codec",
+    "Data",
+    "DataError",
+    "Images",
+    "Kind",
+    "Points",
+    "kind_of",
+    "load",
+    "mixtures",
+    "mnist",
+    "scale",
+    "unscale",
+]
 
 MNIST_FOLDER = Path(__file__).parent / "mnist"
 MNIST_SOURCE = "MNIST by Yann LeCun and Corinna Cortes, CC BY-SA 3.0"
@@ -102,3 +119,22 @@ def _load_folder(path: Path) -> Images:
         f"{path}: expected IDX image files (named like train-images-idx3-ubyte.gz) or pictures "
         f"({', '.join(pictures.SUFFIXES)}) in this folder, found {found}: {hint}"
     )
+
+
+IMAGES = Kind(
+    name="images",
+    load=lambda spec, options, seed: load(spec),
+    codec=ImageCodec,
+    default_preset="digits",
+    default_data="mnist",
+    claims=lambda data: "mnist are images" if data == "mnist" else None,
+)
+KINDS = {kind.name: kind for kind in (IMAGES, points.KIND)}
+
+
+def kind_of(spec: str) -> tuple[str, str]:
+    """(the kind of data that a --data looks like, why)."""
+    for kind in KINDS.values():
+        if reason := kind.claims(spec):
+            return kind.name, reason
+    return IMAGES.name, f"{spec} is a file or folder"

@@ -1,10 +1,14 @@
 """What a data set is: images as unsigned bytes, and perhaps their labels; and the way to floats and back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from minigan.backends import Array, Backend, reference
+from minigan.datasets.data import checksums
 from minigan.datasets.files import DataError
+from minigan.files import write_array
 
 MIN_SIDE = 4  # pixels: the least that two halvings leave anything of
 
@@ -17,14 +21,54 @@ class Images:
     labels: np.ndarray | None  # (N,) int64, not negative; None where there are none
     name: str  # short, for titles: "mnist-train"
     source: str = ""  # what was read, and what was done to it, for the log
+    placed: tuple[Backend, Array] | None = None  # the images on a backend, for `batch`
+
+    kind = "images"
+    held_out = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C), as `models.build` takes it."""
+    def sample_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)"""
         return self.images.shape[1:]
+
+    @property
+    def class_names(self) -> list[str] | None:
+        return None if self.labels is None else [str(label) for label in range(int(self.labels.max()) + 1)]
+
+    @property
+    def codec(self) -> "ImageCodec":
+        return ImageCodec()
+
+    def to(self, backend: Backend) -> "Images":
+        """The images stay uint8, also on a GPU: a batch is gathered and scaled there."""
+        return replace(self, placed=(backend, backend.asarray(self.images)))
+
+    def batch(self, index: Array) -> Array:
+        """Images (N, H, W, C) in [-1, 1] of these indices (N,)."""
+        backend, images = self.placed or (reference(), self.images)
+        return backend.gather(images, index)
+
+    def fingerprint(self) -> dict:
+        return checksums(self.images, self.labels)
+
+
+@dataclass(frozen=True)
+class ImageCodec:
+    """Floats in [-1, 1] are pixels."""
+
+    view = "grid"
+    suffixes = (".npy",)
+
+    def decode(self, samples: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, C)"""
+        return unscale(samples)
+
+    def save(self, decoded: np.ndarray, path: Path) -> None:
+        """A .npy file of uint8 (N, H, W), or (N, H, W, 3) for colours."""
+        write_array(path, decoded[..., 0] if decoded.shape[-1] == 1 else decoded)
 
 
 def scale(x: np.ndarray, dtype: type = np.float32) -> np.ndarray:

@@ -83,7 +83,7 @@ class Step:
         self.D.to(backend)
         self.players = fuse(self.G), fuse(self.D)
         self.opt_g, self.opt_d = (Adam(network, lr=2e-4, beta1=0.5) for network in (self.G, self.D))
-        noise = (batch, models.noise_size(self.G))
+        noise = (batch, self.G.noise_shape[0])
         self.real = backend.asarray(rng.uniform(-1, 1, (batch, 28, 28, 1)).astype(np.float32))
         self.z_d, self.z_g = (backend.asarray(rng.standard_normal(noise, dtype=np.float32)) for _ in range(2))
         self.backend, self.simultaneous = backend, simultaneous

@@ -1,16 +1,11 @@
-"""The networks, each a table that reads from noise to image and from image to logit.
+"""The networks for images, each a table that reads from noise to image and from image to logit.
 
-`build(preset, rng=rng)` makes a (generator, discriminator) pair; `table` prints one with shapes and parameter counts.
-A generator takes noise (N, noise_size) to images (N, H, W, C) in [-1, 1], a discriminator images to logits (N, 1).
-
-With `classes` labels both networks are conditional by one mechanism: `forward(x, labels=labels)`. The generator's first
-layer puts the one-hot label beside the noise, the discriminator's last one asks whether image and label fit. With
-classes = 0 neither is there.
+A generator takes noise (N, noise_size) to images (N, H, W, C) in [-1, 1], a discriminator
+images to logits (N, 1). Each function draws the weights from rng in the order of its tables.
+PRESETS, at the end, adds the recipe of each.
 """
 
-import math
-
-import numpy as np
+from dataclasses import dataclass
 
 from minigan.errors import UserError
 from minigan.layers import (
@@ -22,8 +17,6 @@ from minigan.layers import (
     Flatten,
     LeakyReLU,
     MinibatchStdDev,
-    OneHot,
-    Projection,
     Reshape,
     Sequential,
     SpectralNorm,
@@ -31,16 +24,50 @@ from minigan.layers import (
     Upsample,
     normal,
 )
+from minigan.models.preset import Preset, head, label_input
+from minigan.options import check, option
+
+NORMS = ("spectral", "batch", "none")
 
 
-def digits(rng, H, W, C, classes, g_width=1):
-    """For the best digits a minute on two CPU cores: three narrow stages up in G and down in D, whose spectral norm
-    (Miyato et al. 2018) lets both learn fast.
+@dataclass(frozen=True)
+class DigitsNetworks:
+    """The options of the networks of digits."""
 
-    Of 64, 32 and 16 channels, G's times `g_width`; from 4x4, since shape is made and judged there, where it costs
-    little: 4 -> 7 -> 14 -> 28 pixels and back. D sees how far the batch spreads in each of its last channels, or else
-    G's digits end up more regular than people's.
+    g_width: int = option(1, help="the generator's channels, times the usual", low=1, high=8)
+    d_norm: str = option("spectral", help="the discriminator's normalisation: spectral, batch or none", choices=NORMS)
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclass(frozen=True)
+class WideNetworks(DigitsNetworks):
+    """The options of the networks of digits-wide."""
+
+    g_width: int = option(2, help="the generator's channels, times the usual", low=1, high=8)
+
+
+@dataclass(frozen=True)
+class SmallNetworks:
+    """The options of the networks of small."""
+
+    d_norm: str = option("none", help="the discriminator's normalisation: spectral, batch or none", choices=NORMS)
+
+    def __post_init__(self):
+        check(self)
+
+
+def digits(rng, shape, classes, options):
+    """Three narrow stages up in G and down in D, whose spectral norm lets both learn fast (Miyato et al. 2018).
+
+    They have 64, 32 and 16 channels, G's times `g_width`. They begin at 4x4, because shape is
+    made and judged there, where it costs little: 4 -> 7 -> 14 -> 28 pixels and back. D sees
+    how much the batch varies in each of its last channels; without that, G's digits vary
+    less than real ones.
     """
+    H, W, C = expect_square(shape)
+    g_width, normed = options.g_width, NORMALISED[options.d_norm]
     dcgan = dict(rng=rng, init=normal(0.02))
     h, w = _quarter("digits", H, W)
     m, n = (h + 1) // 2, (w + 1) // 2  # half of it, rounded up: 7 -> 4, and output_pad says from which size it came
@@ -61,27 +88,27 @@ def digits(rng, H, W, C, classes, g_width=1):
         Tanh(),
     )
     last = head((m * n + 1) * 64, classes, rng=rng)
+    # Of w only: the embedding e of the labels stays free. A head without labels is not normalised, because training
+    # then stalls.
+    normalise_last = classes and options.d_norm == "spectral"
     discriminator = Sequential(
-        SpectralNorm(Conv2d(C, 16, 4, stride=2, pad=1, rng=rng), rng=rng),
+        *normed(Conv2d(C, 16, 4, stride=2, pad=1, rng=rng), 16, rng),
         LeakyReLU(0.2),
-        SpectralNorm(Conv2d(16, 32, 4, stride=2, pad=1, rng=rng), rng=rng),
+        *normed(Conv2d(16, 32, 4, stride=2, pad=1, rng=rng), 32, rng),
         LeakyReLU(0.2),
-        SpectralNorm(Conv2d(32, 64, 3, stride=2, pad=1, rng=rng), rng=rng),
+        *normed(Conv2d(32, 64, 3, stride=2, pad=1, rng=rng), 64, rng),
         LeakyReLU(0.2),
         Flatten(),
         MinibatchStdDev(64, strength=5),
-        SpectralNorm(last, rng=rng) if classes else last,  # of w: e, what labels add, stays free; without e it starves
+        SpectralNorm(last, rng=rng) if normalise_last else last,
     )
+    generator.noise_shape = (64,)
     return generator, discriminator
 
 
-def digits_wide(rng, H, W, C, classes):
-    """The networks of `digits` with a generator twice as wide: for the best digits in ten minutes."""
-    return digits(rng, H, W, C, classes, g_width=2)
-
-
-def small(rng, H, W, C, classes):
-    """The field's common small DCGAN (after Radford et al. 2016): the yardstick."""
+def small(rng, shape, classes, options):
+    """The field's common small DCGAN (after Radford et al. 2016): the baseline."""
+    (H, W, C), normed = expect_square(shape), NORMALISED[options.d_norm]
     dcgan = dict(rng=rng, init=normal(0.02))
     h, w = _quarter("small", H, W)
     generator = Sequential(
@@ -99,19 +126,21 @@ def small(rng, H, W, C, classes):
     discriminator = Sequential(
         Conv2d(C, 32, 4, stride=2, pad=1, **dcgan),
         LeakyReLU(0.2),
-        Conv2d(32, 64, 4, stride=2, pad=1, **dcgan),
+        *normed(Conv2d(32, 64, 4, stride=2, pad=1, **dcgan), 64, rng),
         LeakyReLU(0.2),
         Flatten(),
         head(h * w * 64, classes, **dcgan),
     )
+    generator.noise_shape = (64,)
     return generator, discriminator
 
 
-def tutorial(rng, H, W, C, classes):
+def tutorial(rng, shape, classes, options):
     """TensorFlow's DCGAN tutorial, with Keras's defaults where it is silent (batch norm, Glorot, biases in D).
 
     TensorFlow's "same" on an even size: a 5x5 kernel of stride 2 pads 1 before and 2 after, of stride 1 2 and 2.
     """
+    H, W, C = expect_square(shape)
     keras = dict(eps=1e-3, momentum=0.99)
     h, w = _quarter("tutorial", H, W)
     generator = Sequential(
@@ -139,11 +168,13 @@ def tutorial(rng, H, W, C, classes):
         Flatten(),
         head(h * w * 128, classes, rng=rng),
     )
+    generator.noise_shape = (100,)
     return generator, discriminator
 
 
-def mlp(rng, H, W, C, classes):
+def mlp(rng, shape, classes, options):
     """Dense layers only, as in the first GAN (Goodfellow et al. 2014), with leaky units in place of maxout."""
+    H, W, C = expect_square(shape)
     generator = Sequential(
         *label_input(classes),
         Dense(100 + classes, 256, rng=rng),
@@ -164,14 +195,16 @@ def mlp(rng, H, W, C, classes):
         Dropout(0.3, rng=rng),
         head(256, classes, rng=rng),
     )
+    generator.noise_shape = (100,)
     return generator, discriminator
 
 
-def mp_gan(rng, H, W, C, classes):
+def mp_gan(rng, shape, classes, options):
     """Two convolutions with dropout between against transposed convolutions up to size and a last convolution.
 
     The discriminator's sigmoid head is Dense(n, 1) here and its sigmoid is in the loss, where it cannot saturate.
     """
+    H, W, C = expect_square(shape)
     h, w = _quarter("mp-gan", H, W)
     generator = Sequential(
         *label_input(classes),
@@ -195,14 +228,16 @@ def mp_gan(rng, H, W, C, classes):
         Flatten(),
         head(h * w * 64, classes, rng=rng),
     )
+    generator.noise_shape = (100,)
     return generator, discriminator
 
 
-def upsample(rng, H, W, C, classes):
+def upsample(rng, shape, classes, options):
     """A small noise image grows by nearest-neighbour upsampling ("reverse pooling") and convolution: no checkerboard
     (Odena et al. 2016)."""
     if classes:
         raise UserError("preset upsample begins with a noise image, which takes no labels: add --unconditional")
+    H, W, C = expect_square(shape)
     dcgan = dict(rng=rng, init=normal(0.02))
     h, w = _quarter("upsample", H, W)
     generator = Sequential(
@@ -221,72 +256,24 @@ def upsample(rng, H, W, C, classes):
         Conv2d(32, C, 3, pad=1, **dcgan),
         Tanh(),
     )
-    _, discriminator = small(rng, H, W, C, classes)
+    _, discriminator = small(rng, shape, classes, SmallNetworks())
+    generator.noise_shape = (h * w * 2,)
     return generator, discriminator
 
 
-def label_input(classes: int) -> list:
-    """The generator's layer for the label, if there are labels."""
-    return [OneHot(classes)] if classes else []
-
-
-def head(n_in: int, classes: int, **how):
-    """The discriminator's last layer: a logit, which depends on the label if there are labels."""
-    return Projection(n_in, classes, **how) if classes else Dense(n_in, 1, **how)
-
-
-PRESETS = {
-    "digits": digits,
-    "digits-unlabelled": digits,
-    "digits-wide": digits_wide,
-    "small": small,
-    "tutorial": tutorial,
-    "mlp": mlp,
-    "mp-gan": mp_gan,
-    "upsample": upsample,
+# How a discriminator's layer is normalised; each takes (layer, its channels, rng) and gives the layers to put there.
+NORMALISED = {
+    "spectral": lambda layer, channels, rng: [SpectralNorm(layer, rng=rng)],
+    "batch": lambda layer, channels, rng: [layer, BatchNorm(channels)],
+    "none": lambda layer, channels, rng: [layer],
 }
 
 
-def build(
-    preset: str, *, rng: np.random.Generator, image_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 0
-) -> tuple[Sequential, Sequential]:
-    """(generator, discriminator) on the CPU, in float32, for square images (H, W, C), with weights drawn from rng.
-
-    `classes` is the number of labels, 0 for networks without labels.
-
-    Raises UserError for an unknown preset and for an image that it cannot make.
-    """
-    if preset not in PRESETS:
-        raise UserError(f"unknown preset {preset!r}: choose {', '.join(PRESETS)}")
-    H, W, C = image_shape
-    if H != W:
-        raise UserError(f"images are square, got {H} x {W}: crop or pad them")
-    return PRESETS[preset](rng, H, W, C, classes)
-
-
-def noise_size(generator: Sequential) -> int:
-    """How many numbers of noise the generator takes for an image."""
-    first = next(layer for layer in generator.layers if not isinstance(layer, OneHot))
-    return first.n_in - classes(generator) if isinstance(first, Dense) else math.prod(first.shape)
-
-
-def classes(generator: Sequential) -> int:
-    """How many labels the generator takes; 0: it takes none."""
-    first = generator.layers[0]
-    return first.classes if isinstance(first, OneHot) else 0
-
-
-def table(network: Sequential, input_shape: tuple[int, ...]) -> str:
-    """One line a layer: what it is, the shape that leaves it, and how many numbers it learns."""
-    x = network.backend.asarray(np.zeros((1, *input_shape), next(iter(network.params.values())).dtype))
-    label = network.backend.asarray(np.zeros(1, np.int64))
-    lines = []
-    for layer in network.layers:
-        x, _ = layer.forward(x, train=False, **({"labels": label} if layer.takes_labels else {}))
-        shape = " x ".join(map(str, x.shape[1:]))
-        lines.append(f"  {layer!r:<42}{shape:>14}{layer.n_params:>11,}")
-    total = sum(layer.n_params for layer in network.layers)
-    return "\n".join([*lines, f"  {'parameters':<42}{'':>14}{total:>11,}"])
+def expect_square(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(H, W, C). Raises UserError unless images of that shape are square."""
+    if len(shape) != 3 or shape[0] != shape[1]:
+        raise UserError(f"images are square, got {' x '.join(map(str, shape))}: crop or pad them")
+    return shape
 
 
 def _quarter(preset: str, H: int, W: int) -> tuple[int, int]:
@@ -297,3 +284,64 @@ def _quarter(preset: str, H: int, W: int) -> tuple[int, int]:
             "--preset mlp"
         )
     return H // 4, W // 4
+
+
+DIGITS = dict(
+    conditional=True,
+    epochs=15,
+    batch=64,
+    loss="hinge",
+    lr_g=4e-3,
+    lr_d=4e-3,
+    beta1=0.0,
+    decay=True,
+    simultaneous=True,
+    average=0.999,
+)
+FOR_DIGITS = (
+    "For the best digits a minute on two CPU cores: three narrow stages up in G and down in D, whose spectral norm "
+    "(Miyato et al. 2018) lets both learn fast."
+)
+PRESETS = {
+    "digits": Preset(digits, DIGITS, "images", FOR_DIGITS, DigitsNetworks),
+    "digits-unlabelled": Preset(digits, DIGITS | dict(conditional=False), "images", FOR_DIGITS, DigitsNetworks),
+    "digits-wide": Preset(
+        digits,
+        DIGITS | dict(epochs=40, batch=128),
+        "images",
+        "The networks of `digits` with a generator twice as wide: for the best digits in ten minutes.",
+        WideNetworks,
+    ),
+    "small": Preset(
+        small,
+        dict(epochs=20),
+        "images",
+        "The field's common small DCGAN (after Radford et al. 2016): the baseline.",
+        SmallNetworks,
+    ),
+    "tutorial": Preset(
+        tutorial,
+        dict(epochs=50, batch=256, lr_g=1e-4, lr_d=1e-4, beta1=0.9, eps=1e-7, simultaneous=True),
+        "images",
+        "TensorFlow's DCGAN tutorial, with Keras's defaults where it is silent (batch norm, Glorot, biases in D).",
+    ),
+    "mlp": Preset(
+        mlp,
+        dict(epochs=30),
+        "images",
+        "Dense layers only, as in the first GAN (Goodfellow et al. 2014), with leaky units in place of maxout.",
+    ),
+    "mp-gan": Preset(
+        mp_gan,
+        dict(epochs=10),
+        "images",
+        "Two convolutions with dropout between against transposed convolutions up to size and a last convolution.",
+    ),
+    "upsample": Preset(
+        upsample,
+        dict(epochs=5),
+        "images",
+        'A small noise image grows by nearest-neighbour upsampling ("reverse pooling") and convolution: no '
+        "checkerboard (Odena et al. 2016).",
+    ),
+}

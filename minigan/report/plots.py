@@ -1,4 +1,7 @@
-"""Pictures: grids of samples, the film of a training, the curves of a history. The only importer of matplotlib."""
+"""Pictures of samples, the animation of a training, the curves of a history. The only importer of matplotlib.
+
+`picture` draws samples of any kind: their codec names the view, and VIEWS has the views.
+"""
 
 import io
 from pathlib import Path
@@ -10,6 +13,16 @@ from minigan.files import write_atomically
 
 GAP = 2  # pixels between the images of a grid
 GREY = 48  # their colour
+
+
+def picture(samples: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
+    """One uint8 picture (height, width, C) of decoded samples, in the view that their codec names."""
+    return VIEWS[codec.view](samples, codec, columns, scale)
+
+
+def save_samples(path: Path, samples: np.ndarray, codec, columns: int = 10, scale: int = 2) -> None:
+    """Writes the picture of decoded samples as a PNG."""
+    _save(path, _pillow(picture(samples, codec, columns, scale)), "PNG", optimize=True)
 
 
 def grid(images: np.ndarray, columns: int = 10, scale: int = 2) -> np.ndarray:
@@ -24,38 +37,68 @@ def grid(images: np.ndarray, columns: int = 10, scale: int = 2) -> np.ndarray:
     return picture
 
 
+def scatter(points: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
+    """Points (N, 2) over the true density of the data, as one uint8 picture (height, width, 3).
+
+    `codec.density` gives the density (M,) at points (M, 2). The picture is 160 * scale pixels
+    wide and high.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.6 * scale, 1.6 * scale), dpi=100, facecolor="white")
+    axis = figure.add_axes((0, 0, 1, 1))
+    line = np.linspace(-REACH, REACH, 200)
+    plane = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    axis.pcolormesh(line, line, codec.density(plane).reshape(200, 200) ** 0.5, cmap="Blues", rasterized=True)
+    axis.plot(points[:, 0], points[:, 1], ".", color="tab:orange", markersize=2.5 * scale**0.5, markeredgewidth=0)
+    axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH))
+    axis.set_axis_off()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+REACH = 3.0  # the scatter shows the plane from -REACH to REACH in both directions
+VIEWS = {"grid": lambda samples, codec, columns, scale: grid(samples, columns, scale), "scatter": scatter}
+
+
 def save_grid(path: Path, images: np.ndarray, columns: int = 10, scale: int = 2) -> None:
     """Writes the grid of uint8 images (N, H, W, C) as a PNG."""
     _save(path, _pillow(grid(images, columns, scale)), "PNG", optimize=True)
 
 
-def save_film(path: Path, frames: list[Path], last: np.ndarray | None = None) -> None:
-    """A GIF of PNG files, at half their size, and of one more picture (height, width, C) after them; it rests on the
-    end for two seconds."""
+def save_animation(path: Path, frames: list[Path], last: np.ndarray | None = None) -> None:
+    """A GIF of PNG files, at half their size, and of one more picture (height, width, C) after them.
+
+    The last frame stays for two seconds.
+    """
     pictures = [Image.open(frame) for frame in frames] + ([] if last is None else [_pillow(last)])
     halves = [picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX) for picture in pictures]
     durations = [250] * (len(halves) - 1) + [2000]  # milliseconds
     _save(path, halves[0], "GIF", save_all=True, append_images=halves[1:], duration=durations, loop=0, optimize=True)
 
 
-def save_curves(path: Path, curves: dict[str, np.ndarray], steps_an_epoch: int, undecided: tuple[float, float]) -> None:
+def save_curves(
+    path: Path, curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float]
+) -> None:
     """Two panels over the epochs: the losses, and the mean probability "real" that D gives to real and to fake.
 
     `curves` has an array (steps,) for each of d_loss, g_loss, d_real, d_fake. Faint: every step; bold: the mean of
-    the steps about it. Dotted: where the game stands when D cannot tell, its losses `undecided`, the probability 1/2.
+    the steps around it. Dotted: the equilibrium, where D cannot tell real from fake, with its losses and 1/2.
     """
-    # A Figure of its own, without pyplot: no window system, no global state.
+    # Figure without pyplot needs no window system and has no global state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     for panel, names, levels in (
-        (panels[0], {"d_loss": "discriminator", "g_loss": "generator"}, undecided),
+        (panels[0], {"d_loss": "discriminator", "g_loss": "generator"}, equilibrium),
         (panels[1], {"d_real": "D(real)", "d_fake": "D(fake)"}, (0.5, 0.5)),
     ):
         for colour, (name, label), level in zip(("tab:blue", "tab:orange"), names.items(), levels, strict=True):
             y = curves[name]
-            x = np.arange(1, len(y) + 1) / steps_an_epoch
+            x = np.arange(1, len(y) + 1) / steps_per_epoch
             panel.plot(x, y, color=colour, alpha=0.2, linewidth=0.5)
             panel.plot(*_smooth(x, y), color=colour, label=label)
             panel.axhline(level, color=colour, linestyle=":", linewidth=1)

@@ -5,12 +5,12 @@ from minigan.runs.run import (
     Stopped,
     begin,
     columns,
-    draw,
-    generator,
     load_backend,
+    load_data,
     play,
     read_config,
     resume,
+    sampler,
     writing,
 )
 
@@ -19,11 +19,11 @@ __all__ = [
     "Stopped",
     "begin",
     "columns",
-    "draw",
-    "generator",
     "load_backend",
+    "load_data",
     "play",
     "read_config",
     "resume",
+    "sampler",
     "writing",
 ]

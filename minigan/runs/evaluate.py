@@ -16,15 +16,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minigan import datasets, losses, models, runs
+from minigan import datasets, losses, runs
 from minigan.errors import UserError
 from minigan.files import write_atomically
-from minigan.layers import Sequential
 from minigan.metrics.distances import Neighbourhoods
 from minigan.metrics.judge import CLASSES, Judge
 from minigan.metrics.scores import DESCRIPTIONS, evenly_spaced, mean_scores, scores, stratified_subsets
 from minigan.report import plots
-from minigan.training import draw_images, draw_noise
+from minigan.training import Sampler, draw_noise
 
 
 def evaluate_run(out: Path, backend, count: int = 10_000, seed: int = 0) -> dict:
@@ -33,10 +32,12 @@ def evaluate_run(out: Path, backend, count: int = 10_000, seed: int = 0) -> dict
     The report is that of `evaluate_images`. A run on other data than MNIST gets no agreement,
     because its labels may mean other things than digits.
     """
-    network = runs.generator(out, backend)
-    images, labels = draw(network, count, seed)
+    sampler, config = runs.sampler(out, backend), runs.read_config(out)
+    if config.kind != "images":
+        raise UserError(f"evaluate compares images with MNIST, and {out} makes {config.kind}: give a run on images")
+    images, labels = draw(sampler, count, seed)
     judge = Judge(backend)
-    n, data = models.classes(network), runs.read_config(out).data
+    n, data = sampler.classes, config.data
     if n and data != "mnist":
         print(f"the judge reads digits, and the {n} labels of {data} may mean others: no agreement", file=sys.stderr)
         labels = None
@@ -44,12 +45,12 @@ def evaluate_run(out: Path, backend, count: int = 10_000, seed: int = 0) -> dict
     report = evaluate_images(judge, images, labels, seed, progress)
     with runs.writing(out):
         write_atomically(out / "evaluate.json", (json.dumps(report, indent=1) + "\n").encode())
-        shown = runs.draw(network, 100, np.random.default_rng(seed))
+        shown = sampler.draw(100, np.random.default_rng(seed))
         plots.save_report(out / "evaluate.png", shown, runs.columns(n), report, DESCRIPTIONS)
     return report
 
 
-def draw(generator: Sequential, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
+def draw(sampler: Sampler, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
     """Draws uint8 images (count, H, W, C), and returns them with the labels (count,) asked for.
 
     A generator of ten classes is asked for the labels in the shares of the digits among the
@@ -57,14 +58,14 @@ def draw(generator: Sequential, count: int, seed: int = 0) -> tuple[np.ndarray, 
     compared with. A generator of another number of classes is asked for each label equally
     often. A generator without labels returns None for them.
     """
-    rng, n, labels = np.random.default_rng(seed), models.classes(generator), None
+    rng, n, labels = np.random.default_rng(seed), sampler.classes, None
     if n == CLASSES:
         digits = np.sort(datasets.mnist("train").labels)
         labels = digits[evenly_spaced(count, len(digits))]
     elif n:
         labels = np.arange(count) % n
-    asked = None if labels is None else generator.backend.asarray(labels)
-    return draw_images(generator, draw_noise(generator, rng, count), asked), labels
+    asked = None if labels is None else sampler.generator.backend.asarray(labels)
+    return sampler.of(draw_noise(sampler.generator, rng, count), asked), labels
 
 
 def evaluate_images(

@@ -1,13 +1,14 @@
-"""The folder of a run: begun, gone on with, filled while a training plays, and read again to draw samples.
+"""Create, resume, write and read the folder of a run.
 
     runs/digits/checkpoints/epoch-0005.npz     the whole state, every few epochs
-    runs/digits/samples/epoch-0001.png         pictures from one fixed noise; 0000 is before the first step
+    runs/digits/samples/epoch-0001.png         samples of one fixed noise; 0000 is before the first step
 
 and the files of CONTENTS.
 """
 
 import csv
 import io
+import json
 import signal
 import sys
 import time
@@ -21,21 +22,21 @@ from minigan import backends, datasets, models
 from minigan.errors import UserError
 from minigan.files import write_atomically
 from minigan.report import plots
-from minigan.training import TOTALS, Config, Training, checkpoint, draw_images, draw_noise, labels_in_turn
+from minigan.training import TOTALS, Config, Record, Sampler, Training, checkpoint
 
 CONTENTS = {
     "final.png": "a hundred samples",
     "training.gif": "the same noise, epoch by epoch",
     "losses.png": "losses and probabilities over the epochs",
-    "history.csv": "the same as numbers, a row an epoch",
-    "checkpoint.npz": "the whole state, to go on from",
+    "history.csv": "the same as numbers, a row per epoch",
+    "checkpoint.npz": "the whole state, to resume from",
     "config.json": "every choice",
 }
 SAVE_SECONDS = 120  # at the latest; an epoch may be long
 
 
 class Stopped(Exception):
-    """Ctrl-C or a polite kill: the state is saved. `signal` is the signal's number."""
+    """SIGINT or SIGTERM came, and the state is saved. `signal` is the signal's number."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by signal {number}")
@@ -51,7 +52,7 @@ def begin(config: Config, out: Path) -> Training:
         raise UserError(
             f"{out} exists already: go on with it by `minigan train --resume --out {out}`, or name another by --out"
         )
-    training = Training(config, datasets.load(config.data), load_backend(config))
+    training = Training(config, load_data(config), load_backend(config))
     with writing(out):
         for folder in (out, out / "checkpoints", out / "samples"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,27 +64,41 @@ def begin(config: Config, out: Path) -> Training:
 def resume(out: Path, **changes) -> Training:
     """The training in `out` as it was at its newest checkpoint; `changes` may set other totals, backend or threads.
 
-    A total among the changes replaces all three. Raises UserError where there is nothing to go on with.
+    A total among the changes replaces all three. Raises UserError if there is nothing to
+    resume.
     """
-    config = read_config(out)
+    config, horizon = _read_config(out)
     if any(name in changes for name in TOTALS):
         config = replace(config, **dict.fromkeys(TOTALS))
     config = replace(config, **changes)
-    training = Training(config, datasets.load(config.data), load_backend(config))
-    training.load_state(out / "checkpoint.npz", *_load_checkpoint(out))
+    training = Training(config, load_data(config), load_backend(config))
+    arrays, facts = _load_checkpoint(out)
+    training.load_state(out / "checkpoint.npz", arrays, {"horizon": horizon} | facts)
     with writing(out):
         _write_config(out, config)
     return training
 
 
 def read_config(out: Path) -> Config:
-    """The config of the run in `out`. Raises UserError where `out` is no run."""
+    """The config of the run in `out`. Raises UserError if `out` is no run."""
+    return _read_config(out)[0]
+
+
+def _read_config(out: Path) -> tuple[Config, dict | None]:
+    """The config, and the horizon, which was kept there before checkpoints of format 2."""
     try:
-        return Config.from_json((out / "config.json").read_text(encoding="utf-8"))
+        text = (out / "config.json").read_text(encoding="utf-8")
+        config = Config.from_json(text)
     except OSError as error:
         raise UserError(f"{out} is not the folder of a run: cannot read config.json ({error.strerror})") from None
     except UserError as error:
         raise UserError(f"{out / 'config.json'}: {error}") from None
+    return config, json.loads(text).get("horizon")
+
+
+def load_data(config: Config):
+    """The config's data, by its kind and options."""
+    return datasets.KINDS[config.kind].load(config.data, config.kind_options(), config.seed)
 
 
 def load_backend(config: Config):
@@ -92,35 +107,17 @@ def load_backend(config: Config):
     return backends.load(config.backend, threads=config.threads, **gpu)
 
 
-def generator(out: Path, backend):
-    """The generator of the run in `out` as samples are drawn from it (its moving average, where there is one)."""
+def sampler(out: Path, backend) -> Sampler:
+    """What draws samples of the run in `out`: its generator (the moving average, if there is one), and its codec."""
     config, (arrays, facts) = read_config(out), _load_checkpoint(out)
-    shape = dict(image_shape=facts["data"]["shape"][1:], classes=facts["classes"])
-    network, _ = models.build(config.preset, rng=np.random.default_rng(0), **shape)
-    prefixes = ("average.", "average.buffer.") if config.average else ("G.", "G.")
-    targets = {prefixes[0] + k: v for k, v in network.params.items()}
-    targets |= {prefixes[1] + k: v for k, v in network.buffers.items()}
-    saved = {name: arrays[name] for name in targets if name in arrays}
-    checkpoint.restore(out / "checkpoint.npz", saved, targets, np.asarray)
-    return network.to(backend)
-
-
-def draw(network, count: int, rng: np.random.Generator, digit: int | None = None) -> np.ndarray:
-    """uint8 images (count, H, W, C) that the generator `network` makes of noise from rng.
-
-    A conditional generator is asked for label 0, 1, ... in turn, or always for `digit`.
-    """
-    n = models.classes(network)
-    if digit is not None and not 0 <= digit < n:
-        raise UserError(f"this run knows {f'the labels 0 to {n - 1}' if n else 'no labels'}, got {digit}")
-    labels = labels_in_turn(network, count, n)
-    if digit is not None:
-        labels = network.backend.xp.full_like(labels, digit)
-    return draw_images(network, draw_noise(network, rng, count), labels)
+    shape = dict(sample_shape=facts["sample_shape"], classes=facts["classes"])
+    network, _ = models.build(config.preset, rng=np.random.default_rng(0), **shape, options=config.network)
+    checkpoint.restore(out / "checkpoint.npz", *checkpoint.generator_arrays(arrays, network), np.asarray)
+    return Sampler(network.to(backend), datasets.KINDS[facts["kind"]].codec(**facts["codec"]))
 
 
 def columns(classes: int) -> int:
-    """Of a grid: one a label, where that makes a grid worth looking at."""
+    """The columns of a grid: one per label if that makes a grid worth looking at, else 10."""
     return classes if 2 <= classes <= 20 else 10
 
 
@@ -144,9 +141,10 @@ def _load_checkpoint(out: Path) -> tuple[dict, dict]:
 
 
 def play(training: Training, out: Path, quiet: bool = False) -> None:
-    """Plays to the end of the run, drawing and saving on the way; a bar and a line an epoch unless `quiet`.
+    """Runs to the end, drawing and saving on the way; a bar and a line per epoch unless `quiet`.
 
-    Raises Stopped for Ctrl-C or SIGTERM, after saving; UserError where the disk refuses or the training diverges.
+    Raises Stopped for SIGINT or SIGTERM, after saving; UserError if the disk refuses or the
+    training diverges.
     """
     saved = time.monotonic()
     with writing(out), _Interrupt() as interrupt, _Bar(training, quiet) as bar:
@@ -194,21 +192,23 @@ def _picture_of_epoch(out: Path, epoch: int) -> Path:
 
 
 def _save_pictures_of_epoch(training: Training, out: Path) -> None:
-    plots.save_grid(_picture_of_epoch(out, training.epoch), training.pictures(60), columns(training.classes))
+    codec, width = training.data.codec, columns(training.classes)
+    plots.save_samples(_picture_of_epoch(out, training.epoch), training.samples(60), codec, width)
 
 
 def _save_pictures_of_end(training: Training, out: Path) -> None:
-    images, width = training.pictures(), columns(training.classes)
-    plots.save_grid(out / "final.png", images, width, scale=3)
+    samples, codec, width = training.samples(), training.data.codec, columns(training.classes)
+    plots.save_samples(out / "final.png", samples, codec, width, scale=3)
     frames = [path for epoch in range(training.epoch + 1) if (path := _picture_of_epoch(out, epoch)).exists()]
-    plots.save_film(out / "training.gif", frames, plots.grid(images[:60], width) if training.cursor else None)
+    last = plots.picture(samples[:60], codec, width) if training.cursor else None
+    plots.save_animation(out / "training.gif", frames, last)
     curves = np.array(training.curves).reshape(-1, len(training.CURVES))
     named = {name: curves[:, i] for i, name in enumerate(training.CURVES)}
-    plots.save_curves(out / "losses.png", named, training.steps_an_epoch, training.loss.equilibrium)
+    plots.save_curves(out / "losses.png", named, training.steps_per_epoch, training.loss.equilibrium)
 
 
 class writing:
-    """Turns the disk's refusal into one sentence that says what is safe and what to do."""
+    """Turns an error of the disk into one sentence that says what is safe and what to do."""
 
     def __init__(self, out: Path):
         self.out = out
@@ -225,7 +225,7 @@ class writing:
 
 
 class _Interrupt:
-    """Notes Ctrl-C and SIGTERM, so that a step ends before the run does. A second Ctrl-C does not wait."""
+    """Notes SIGINT and SIGTERM, so that the run stops after the current step. A second SIGINT does not wait."""
 
     def __init__(self):
         self.signal = 0
@@ -245,11 +245,11 @@ class _Interrupt:
 
 
 class _Bar:
-    """The progress of a training: images for each second, losses, mean probabilities, time left."""
+    """The progress of a training: images per second, losses, mean probabilities, time left."""
 
     def __init__(self, training: Training, quiet: bool):
         self.training, self.quiet = training, quiet
-        self.images_a_step = training.images_a_step
+        self.samples_per_step = training.samples_per_step
         last, minutes = training.steps_in_all(), training.config.minutes
         self.by_time = minutes is not None
         unit = dict(total=round(60 * minutes), unit="s") if self.by_time else dict(total=last, unit="step")
@@ -259,21 +259,21 @@ class _Bar:
         self.bar = tqdm(**unit, initial=done, bar_format=form, disable=quiet, dynamic_ncols=True, mininterval=often)
         self.recent: dict[str, float] = {}
 
-    def show(self, record: dict) -> None:
+    def show(self, record: Record) -> None:
         if self.quiet:
             return
-        for name in Training.CURVES:  # a running mean, for single steps flicker
+        for name in Training.CURVES:  # a running mean, because per-step values are noisy
             self.recent[name] = 0.98 * self.recent.get(name, record[name]) + 0.02 * record[name]
         goal = min(self.training.seconds, self.bar.total) if self.by_time else record["step"]
         self.bar.set_postfix_str(
-            f"{self.images_a_step * self._speed():,.0f} img/s, "
+            f"{self.samples_per_step * self._speed():,.0f} img/s, "
             + "loss D {d_loss:.2f} G {g_loss:.2f}, D(real) {d_real:.2f} D(fake) {d_fake:.2f}".format(**self.recent),
             refresh=False,
         )
         self.bar.update(goal - self.bar.n)
 
     def _speed(self) -> float:
-        """Steps a second since the first that this bar showed, the training's own time only."""
+        """Steps per second since the first that this bar showed, the training's own time only."""
         step, seconds = self.training.step, self.training.seconds
         if not hasattr(self, "start"):
             self.start = step, seconds

@@ -1,27 +1,18 @@
 """Training a generator against a discriminator, and keeping the whole state in checkpoints."""
 
-from minigan.training.training import (
-    RECIPES,
-    TOTALS,
-    Config,
-    Diverged,
-    Training,
-    draw_images,
-    draw_labels,
-    draw_noise,
-    fingerprint,
-    labels_in_turn,
-)
+from minigan.training.config import TOTALS, Config
+from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise, draw_samples
+from minigan.training.training import Diverged, Record, Training
 
 __all__ = [
-    "RECIPES",
     "TOTALS",
     "Config",
     "Diverged",
+    "Record",
+    "Sampler",
     "Training",
-    "draw_images",
+    "cyclic_labels",
     "draw_labels",
     "draw_noise",
-    "fingerprint",
-    "labels_in_turn",
+    "draw_samples",
 ]

@@ -1,150 +1,43 @@
-"""Training: `Config` holds every choice, `Training` the whole state, and its `records` play the game step by step.
+"""Training: the whole state of a run; its `records` play the game step by step.
 
     training = Training(Config.of("small", epochs=3), datasets.load("mnist"), backends.load("numba"))
     for record in training.records():
         print(record)                      # whoever consumes the records draws, prints, saves or stops
 
-One seed decides everything. Weights, noise and shuffling have random streams of their own, so that looking at samples,
-saving or stopping between two steps changes nothing.
+One seed decides everything. Weights, noise and shuffling have random streams of their own,
+so that looking at samples, saving or stopping between two steps changes nothing.
 """
 
 import array
+import copy
 import functools
-import json
-import math
 import time
-import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
 
 import numpy as np
 
-from minigan import datasets, game, losses, models, optim
+from minigan import game, losses, models, optim, penalties
+from minigan.backends import Array, Backend
+from minigan.datasets import Codec, Data
 from minigan.errors import UserError
-from minigan.layers import fuse
-from minigan.training.checkpoint import restore
-
-# What each preset takes where nothing else is asked for; the rest is as in Config.
-DIGITS = dict(
-    conditional=True,
-    epochs=15,
-    batch=64,
-    loss="hinge",
-    lr_g=4e-3,
-    lr_d=4e-3,
-    beta1=0.0,
-    decay=True,
-    simultaneous=True,
-    average=0.999,
-)
-RECIPES = {
-    "digits": DIGITS,
-    "digits-unlabelled": DIGITS | dict(conditional=False),
-    "digits-wide": DIGITS | dict(epochs=40, batch=128),
-    "small": dict(epochs=20),
-    "tutorial": dict(epochs=50, batch=256, lr_g=1e-4, lr_d=1e-4, beta1=0.9, eps=1e-7, simultaneous=True),
-    "mlp": dict(epochs=30),
-    "mp-gan": dict(epochs=10),
-    "upsample": dict(epochs=5),
-}
+from minigan.layers import Sequential, fuse
+from minigan.training import checkpoint
+from minigan.training.config import Config
+from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise
 
 
-TOTALS = ("epochs", "steps", "minutes")
+class Record(TypedDict):
+    """What a step yields."""
 
-
-@dataclass(frozen=True)
-class Config:
-    """Every choice of a run. `Config.of(preset)` fills in the preset's recipe; a total that is None sets no end."""
-
-    preset: str = "digits"
-    data: str = "mnist"
-    backend: str = "auto"
-    threads: int | None = None  # CPU threads; None: all cores. Decides the time, never the result
-    seed: int = 0
-    epochs: int | None = None  # totals of the run: the first one reached ends it
-    steps: int | None = None  # generator updates
-    minutes: float | None = None  # of training, drawing and saving not counted
-    conditional: bool = False  # both players see the labels, where the data have any
-    batch: int = 128
-    loss: str = "non_saturating"
-    label_smoothing: float = 0.0  # real images count as 1 - label_smoothing
-    lr_g: float = 2e-4  # Adam's, for each player
-    lr_d: float = 2e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    eps: float = 1e-8
-    decay: bool = False  # both learning rates fall in a straight line to 0 at the horizon
-    horizon: dict | None = None  # the totals for which the run was begun; going on beyond them changes nothing before
-    d_steps: int = 1  # discriminator steps for each generator step
-    simultaneous: bool = False  # both players learn from one pass
-    device: int = 0  # which GPU, of several
-    tf32: bool = False  # on the GPU: matrix products of inputs rounded to 10 bits, on tensor cores
-    gpu_memory: float | None = None  # GiB that the run may keep of the GPU's memory; None: what there is
-    average: float = 0.0  # decay of the moving average of G's weights, from which samples are drawn; 0: none
-    checkpoint_every: int = 5  # epochs between the checkpoints that are kept
-
-    @classmethod
-    def of(cls, preset: str = "digits", **choices) -> "Config":
-        """The preset's recipe, with choices in place of what they name. Any total given replaces the recipe's."""
-        if preset not in RECIPES:
-            raise UserError(f"unknown preset {preset!r}: choose {', '.join(RECIPES)}")
-        recipe = dict(RECIPES[preset])
-        if any(choices.get(total) is not None for total in TOTALS):
-            recipe["epochs"] = None
-        choices = recipe | choices
-        horizon = {total: choices[total] for total in TOTALS if choices.get(total) is not None}
-        return cls(preset=preset, **{"horizon": horizon} | choices)
-
-    def __post_init__(self):
-        def expect(good: bool, what: str, came) -> None:
-            if not good:
-                raise UserError(f"{what}, got {came}")
-
-        expect(self.preset in RECIPES, f"unknown preset: choose {', '.join(RECIPES)}", repr(self.preset))
-        expect(self.loss in losses.LOSSES, f"unknown loss: choose {', '.join(losses.LOSSES)}", repr(self.loss))
-        expect(self.seed >= 0, "a seed is a whole number from 0 up", self.seed)
-        for name in ("epochs", "steps", "threads", "batch", "d_steps", "checkpoint_every"):
-            value = getattr(self, name)
-            expect(value is None or value >= 1, f"{name} is at least 1", value)
-        expect(self.batch >= 2, "batch is at least 2, for batch norm has no variance from one image", self.batch)
-        expect(self.minutes is None or 0 < self.minutes < math.inf, "minutes are positive", self.minutes)
-        expect(self.device >= 0, "a device is a number from 0 up", self.device)
-        memory = self.gpu_memory
-        expect(memory is None or 0 < memory < math.inf, "gpu_memory is positive and finite", memory)
-        for name in ("lr_g", "lr_d", "eps"):
-            value = getattr(self, name)
-            expect(0 < value < math.inf, f"{name} is positive and finite", value)
-        for name in ("beta1", "beta2", "average"):
-            expect(0 <= getattr(self, name) < 1, f"{name} is at least 0 and below 1", getattr(self, name))
-        expect(0 <= self.label_smoothing < 0.5, "label_smoothing is at least 0 and below 0.5", self.label_smoothing)
-        expect(
-            not self.label_smoothing or self.loss != "hinge",
-            "hinge has no targets to smooth: leave out label_smoothing, or choose another loss",
-            f"label_smoothing {self.label_smoothing}",
-        )
-        expect(not self.decay or self.horizon, "decay needs a total to end at: give epochs, steps or minutes", "none")
-        expect(
-            not (self.simultaneous and self.d_steps > 1),
-            "simultaneous updates are one step of each player: leave out d_steps or simultaneous",
-            f"d_steps {self.d_steps}",
-        )
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> "Config":
-        """The config that `to_json` wrote. Raises UserError for anything else."""
-        try:
-            choices = json.loads(text)
-            unknown = sorted(choices.keys() - {field.name for field in fields(cls)})
-            if not unknown:
-                return cls(**choices)
-        except (ValueError, TypeError, AttributeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"not the config of a run: {error}") from None
-        raise UserError(f"the config has {', '.join(unknown)}, which this version of minigan does not know: upgrade it")
+    step: int  # generator updates so far
+    epoch: int  # completed passes over the data
+    d_loss: float  # the losses of both players, without the penalty
+    g_loss: float
+    d_real: float  # the mean probability "real" that D gave to real samples and to fakes, before its update
+    d_fake: float
+    end_of_epoch: bool
 
 
 class Diverged(UserError):
@@ -152,30 +45,47 @@ class Diverged(UserError):
 
 
 class Training:
-    """The two players, their optimizers, the random streams and the place in the data: all that decides what follows.
+    """The two players, their optimizers, the random streams and the position in the data: the complete training state.
 
-    `step` counts generator updates, `epoch` completed passes over the data, `cursor` the images of this epoch used so
-    far, `seconds` the time spent in steps.
+    `networks` are a (generator, discriminator) of one's own in place of the preset's; the
+    generator's `noise_shape` says what noise it takes. `step` counts generator updates,
+    `epoch` completed passes over the data, `cursor` the samples of this epoch used so far,
+    `seconds` the time spent in steps. `horizon` are the totals for which the run was
+    started: going on beyond them changes nothing before.
     """
 
     CURVES = ("d_loss", "g_loss", "d_real", "d_fake")  # kept for every step
 
-    def __init__(self, config: Config, data: datasets.Images, backend):
-        self.config, self.data, self.backend = config, data, backend
-        if len(data.images) < config.batch * config.d_steps:
+    def __init__(
+        self, config: Config, data: Data, backend: Backend, networks: tuple[Sequential, Sequential] | None = None
+    ):
+        self.config, self.backend = config, backend
+        if len(data) < config.batch * config.d_steps:
             raise UserError(
-                f"a step takes {config.batch * config.d_steps} images and {data.name} has {len(data.images)}: "
+                f"a step takes {config.batch * config.d_steps} {data.kind} and {data.name} has {len(data)}: "
                 f"choose a smaller --batch"
             )
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
-        self.classes = int(data.labels.max()) + 1 if config.conditional and data.labels is not None else 0
+        self.penalty_points = np.random.default_rng([config.seed, 4])  # stream 3 is the order of the samples
+        self.classes = len(data.class_names) if config.conditional and data.class_names else 0
         if self.classes:
             losses.expect_labels(data.labels, self.classes)  # here, once: no step on a GPU stops to look
-        shape = dict(image_shape=data.images.shape[1:], classes=self.classes)
-        self.G, self.D = models.build(config.preset, rng=weights, **shape)
+        self.G, self.D = networks or models.build(
+            config.preset,
+            rng=weights,
+            sample_shape=data.sample_shape,
+            classes=self.classes,
+            options=config.network,
+        )
+        if self.G.noise_shape is None:
+            raise UserError(
+                "the generator does not say what noise it takes: set generator.noise_shape, for example to (64,)"
+            )
+        self._own_networks = networks
+        self.penalty = self._penalty()
         self.G.to(backend)
         self.D.to(backend)
-        self._images = backend.asarray(data.images)  # uint8, also on a GPU: a batch is gathered and scaled there
+        self.data = data.to(backend)
         self._labels = backend.asarray(data.labels) if self.classes else None
         adam = dict(beta1=config.beta1, beta2=config.beta2, eps=config.eps)
         self.players = fuse(self.G), fuse(self.D)  # the same parameters, in fewer passes
@@ -186,21 +96,31 @@ class Training:
         if config.label_smoothing:
             self.loss = losses.smoothed(self.loss, config.label_smoothing)
         self.fixed_noise = draw_noise(self.G, fixed, 100)  # what every picture of the run is made from
-        self.fixed_labels = labels_in_turn(self.G, 100, self.classes)
+        self.fixed_labels = cyclic_labels(self.G, 100, self.classes)
+        self.horizon = config.totals()
         self.step = self.epoch = self.cursor = 0
         self.seconds = 0.0
         self.history: list[dict] = []  # a row for each completed epoch
         self.curves = array.array("f")  # len(CURVES) numbers for each step
-        self._order = None  # the shuffled indices of this epoch
+        self._order: np.ndarray | None = None  # the shuffled indices of this epoch
+
+    def _penalty(self) -> penalties.Penalty | None:
+        """The gradient penalty of the config. Raises UserError if a layer of D has no second derivative."""
+        c = self.config
+        if c.penalty == "none":
+            return None
+        penalties.expect_second_derivatives(self.D)
+        return penalties.named(c.penalty, weight=c.penalty_weight * c.penalty_every, rng=self.penalty_points)
 
     # ---- playing
 
-    def records(self) -> Iterator[dict]:
-        """Plays until a total of the config is reached; for every step yields step, epoch, the step's losses and mean
-        probabilities, and end_of_epoch. Raises Diverged when a loss or a weight is no longer finite.
+    def records(self) -> Iterator[Record]:
+        """Plays until a total of the config is reached, and yields a record for every step.
 
-        A GPU is asked for up to `steps_ahead` steps before it is waited for, never beyond the end of an epoch. Their
-        records come together, when the state is that after the last of them; on a CPU a step is a step."""
+        Raises Diverged if a loss or a weight is no longer finite. On a GPU, up to `steps_ahead`
+        steps are queued before synchronising, never beyond the end of an epoch. Their records
+        come together, when the state is that after the last of them.
+        """
         while not self.finished():
             start, first = time.perf_counter(), self.step + 1
             with np.errstate(over="ignore", invalid="ignore"):  # `_check_finite` says it better than a warning
@@ -216,10 +136,10 @@ class Training:
                 at_end = end_of_epoch and step == self.step
                 epoch = self.epoch - (end_of_epoch and not at_end)
                 record = dict(zip(self.CURVES, row, strict=True))
-                yield {"step": step, "epoch": epoch} | record | {"end_of_epoch": at_end}
+                yield Record(step=step, epoch=epoch, end_of_epoch=at_end, **record)  # type: ignore[typeddict-item]
 
     def _play_some(self) -> list[dict]:
-        """Rounds, of which nothing is read yet: their values are 0-d arrays, on a GPU perhaps still to be computed."""
+        """Rounds whose values have not been read: they are 0-d arrays, on a GPU perhaps still to be computed."""
         played = []
         while True:
             played.append(self._play())
@@ -233,38 +153,39 @@ class Training:
         return self.backend.to_numpy(self.backend.xp.stack(values)).reshape(-1, len(self.CURVES))
 
     def _epoch_is_over(self) -> bool:
-        return self.cursor + self.images_a_step > len(self.data.images)
+        return self.cursor + self.samples_per_step > len(self.data)
 
     def finished(self) -> bool:
         """Whether a total of the config is reached."""
-        return self._progress({total: getattr(self.config, total) for total in TOTALS}) >= 1
+        return self._progress(self.config.totals()) >= 1
 
     def _progress(self, totals: dict) -> float:
-        """The part of the totals that is played, 1 when the first of them is reached; 0 where there are none."""
-        done = {"epochs": self.step / self.steps_an_epoch, "steps": self.step, "minutes": self.seconds / 60}
-        return max((done[name] / total for name, total in totals.items() if total is not None), default=0.0)
+        """The part of the totals that is done, 1 when the first of them is reached; 0 if there are none."""
+        done = {"epochs": self.step / self.steps_per_epoch, "steps": self.step, "minutes": self.seconds / 60}
+        return max((done[name] / total for name, total in totals.items()), default=0.0)
 
     def steps_in_all(self) -> int | None:
         """The step at which epochs or steps end the run, or None if only the minutes do."""
         c = self.config
-        ends = [total for total in (c.steps, c.epochs and c.epochs * self.steps_an_epoch) if total is not None]
+        ends = [total for total in (c.steps, c.epochs and c.epochs * self.steps_per_epoch) if total is not None]
         return min(ends, default=None)
 
     def _play(self) -> dict:
         """One round: the discriminator's steps, then the generator's."""
         (G, D), c = self.players, self.config
         if c.decay:
-            left = max(0.0, 1 - self._progress(c.horizon))
+            left = max(0.0, 1 - self._progress(self.horizon))
             self.opt_g.lr, self.opt_d.lr = c.lr_g * left, c.lr_d * left
         if c.simultaneous:
             real, labels = self._next_batch()
             z = draw_noise(G, self.noise, c.batch)
-            record = game.simultaneous_step(G, D, self.opt_d, self.opt_g, real, z, self.loss, labels)
+            players = G, D, self.opt_d, self.opt_g
+            record = game.simultaneous_step(*players, real, z, self.loss, labels, self._penalty_now())
         else:
             for _ in range(c.d_steps):
                 real, labels = self._next_batch()
                 z = draw_noise(G, self.noise, c.batch)
-                record = game.discriminator_step(G, D, self.opt_d, real, z, self.loss, labels)
+                record = game.discriminator_step(G, D, self.opt_d, real, z, self.loss, labels, self._penalty_now())
             z = draw_noise(G, self.noise, c.batch)
             labels = draw_labels(G, self.noise, c.batch, self.classes)
             record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels)
@@ -272,25 +193,31 @@ class Training:
             self.average.update()
         return record
 
+    def _penalty_now(self) -> penalties.Penalty | None:
+        """The penalty of this discriminator step: lazy regularisation leaves it out of all but every K-th, and gives
+        it K times the weight (Karras et al. 2020, section 3.1)."""
+        due = int(self.opt_d.state["t"]) % self.config.penalty_every == 0
+        return self.penalty if due else None
+
     @property
-    def images_a_step(self) -> int:
-        """Real images that one round uses."""
+    def samples_per_step(self) -> int:
+        """Real samples that one round uses."""
         return self.config.batch * self.config.d_steps
 
     @property
-    def steps_an_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Rounds in one pass over the data; what is left over is not used in that pass."""
-        return len(self.data.images) // self.images_a_step
+        return len(self.data) // self.samples_per_step
 
     def _next_batch(self):
-        """The next real images (batch, H, W, C) in [-1, 1], in the order that the seed and the epoch decide, and their
+        """The next real samples (batch, *sample_shape), in the order that the seed and the epoch decide, and their
         labels (batch,), or None for networks without labels."""
         if self._order is None:
-            self._order = np.random.default_rng([self.config.seed, 3, self.epoch]).permutation(len(self.data.images))
+            self._order = np.random.default_rng([self.config.seed, 3, self.epoch]).permutation(len(self.data))
         chosen = self.backend.asarray(self._order[self.cursor : self.cursor + self.config.batch])
         self.cursor += self.config.batch
         labels = None if self._labels is None else self._labels[chosen]
-        return self.backend.gather(self._images, chosen), labels
+        return self.data.batch(chosen), labels
 
     def _check_finite(self, first: int, values: np.ndarray) -> None:
         """Raises Diverged, naming the first step whose values (steps, len(CURVES)) are not finite, or the last one
@@ -312,14 +239,14 @@ class Training:
     # ---- looking
 
     @property
-    def sampler(self):
-        """The generator from which pictures are drawn: the moving average where there is one."""
-        return self.average.network if self.average else self.G
+    def sampler(self) -> Sampler:
+        """What samples are drawn from: the moving average of the generator if there is one."""
+        return Sampler(self.average.network if self.average else self.G, self.data.codec)
 
-    def pictures(self, count: int = 100) -> np.ndarray:
-        """uint8 images (count, H, W, C) of the first `count` of the run's fixed noise."""
+    def samples(self, count: int = 100) -> Any:
+        """The first `count` decoded samples of the run's fixed noise: uint8 images (count, H, W, C), or points."""
         labels = None if self.fixed_labels is None else self.fixed_labels[:count]
-        return draw_images(self.sampler, self.fixed_noise[:count], labels)
+        return self.sampler.of(self.fixed_noise[:count], labels)
 
     def rows(self) -> list[dict]:
         """The history so far: a row for each epoch, the last one perhaps not complete."""
@@ -334,51 +261,22 @@ class Training:
             "step": self.step,
             "seconds": round(self.seconds, 3),
             "epoch_seconds": round(seconds, 3),
-            "images_per_second": round(len(part) * self.images_a_step / max(seconds, 1e-9), 1),
+            "images_per_second": round(len(part) * self.samples_per_step / max(seconds, 1e-9), 1),
             **{name: round(float(part[:, i].mean(dtype=np.float64)), 6) for i, name in enumerate(self.CURVES)},
         }
 
     # ---- the state, for a checkpoint
 
-    def tensors(self) -> dict:
-        """Every array that decides what follows, by name; `restore` writes into these very arrays."""
-        owners = {
-            "G": self.G.params | self.G.buffers,
-            "D": self.D.params | self.D.buffers,
-            "opt_g": self.opt_g.state,
-            "opt_d": self.opt_d.state,
-            "average": self.average.state if self.average else {},
-        }
-        return {f"{owner}.{name}": value for owner, values in owners.items() for name, value in values.items()}
-
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         """(arrays, facts) for `checkpoint.save`."""
-        arrays = {name: self.backend.to_numpy(value) for name, value in self.tensors().items()}
-        arrays["curves"] = np.array(self.curves, dtype=np.float32)
-        facts = {
-            "data": fingerprint(self.data),
-            "classes": self.classes,
-            "noise": self.noise.bit_generator.state,
-            "history": self.history,
-            **{name: getattr(self, name) for name in ("step", "epoch", "cursor", "seconds")},
-        }
-        return arrays, facts
+        return checkpoint.pack(self)
 
     def load_state(self, path, arrays: dict[str, np.ndarray], facts: dict) -> None:
-        """Takes over a state read from the checkpoint at `path`. Raises UserError where it is not this run's."""
-        if facts["data"] != fingerprint(self.data):
-            raise UserError(
-                f"{path} was trained on {facts['data']['name']}, {facts['data']['shape']}, with other contents than "
-                f"{self.config.data} has now: restore the data, or begin a new run"
-            )
-        arrays = dict(arrays)
-        curves = arrays.pop("curves", np.zeros(0, np.float32))
-        restore(path, arrays, self.tensors(), self.backend.asarray)
-        self.curves = array.array("f", curves.tobytes())
-        self.noise.bit_generator.state = facts["noise"]
-        self.history = facts["history"]
-        for name in ("step", "epoch", "cursor", "seconds"):
-            setattr(self, name, facts[name])
+        """Takes over a state read from the checkpoint at `path`. Raises UserError if it is not this run's."""
+        checkpoint.unpack(self, path, arrays, facts)
+
+    def forget_order(self) -> None:
+        """The order of this epoch's samples follows from seed and epoch, and is drawn again when it is needed."""
         self._order = None
 
     def warm_up(self) -> float:
@@ -387,43 +285,46 @@ class Training:
         Returns the seconds it took.
         """
         start = time.perf_counter()
-        labels = self.data.labels[:2] if self.classes else None
-        data = datasets.Images(self.data.images[:2], labels, self.data.name)
+        two = self.backend.to_numpy(self.data.batch(self.backend.asarray(np.arange(2))))
+        names = self.data.class_names
+        labels = None if self.data.labels is None else self.data.labels[:2]
+        few = _Few(two, labels, names, self.data.codec)
         config = replace(self.config, batch=2, d_steps=1, steps=1, epochs=None, minutes=None)
-        self.backend.prepare(functools.partial(_play_once, config, data))
+        networks = copy.deepcopy(self._own_networks)  # the preset's are built again, so that little is pickled
+        self.backend.prepare(functools.partial(_play_once, config, few, networks))
         return time.perf_counter() - start
 
 
-def _play_once(config: Config, data: datasets.Images, backend) -> None:
-    for _ in Training(config, data, backend).records():
+@dataclass(frozen=True)
+class _Few:
+    """A few samples (N, *sample_shape), as Data: all that a warm-up needs, also in a second process."""
+
+    samples: np.ndarray
+    labels: np.ndarray | None
+    class_names: list[str] | None
+    codec: Codec
+    backend: Backend | None = None
+
+    kind, name, held_out = "samples", "few", None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return self.samples.shape[1:]
+
+    def to(self, backend: Backend) -> "_Few":
+        return replace(self, samples=backend.asarray(self.samples), backend=backend)
+
+    def batch(self, index: Array) -> Array:
+        return self.samples[index]
+
+    def fingerprint(self) -> dict:
+        return {}
+
+
+def _play_once(config: Config, data: Data, networks: tuple[Sequential, Sequential] | None, backend: Backend) -> None:
+    """A step on other networks of the same shapes: what is compiled for it is what the training needs."""
+    for _ in Training(config, data, backend, copy.deepcopy(networks)).records():
         pass
-
-
-def draw_noise(generator, rng: np.random.Generator, count: int):
-    """Noise (count, noise_size) from N(0, 1), drawn on the CPU so that every backend plays with the same."""
-    z = rng.standard_normal((count, models.noise_size(generator)), dtype=np.float32)
-    return generator.backend.asarray(z)
-
-
-def draw_labels(generator, rng: np.random.Generator, count: int, classes: int):
-    """Labels (count,), each of 0 ... classes - 1 as likely as any other; None where there are no classes."""
-    return generator.backend.asarray(rng.integers(classes, size=count)) if classes else None
-
-
-def labels_in_turn(generator, count: int, classes: int):
-    """Labels 0, 1, ..., classes - 1, 0, 1, ...: (count,); None where there are no classes."""
-    return generator.backend.asarray(np.arange(count) % classes) if classes else None
-
-
-def draw_images(generator, z, labels=None) -> np.ndarray:
-    """uint8 images (N, H, W, C) from noise (N, noise_size), with running statistics; changes nothing."""
-    generator, parts = fuse(generator), []
-    for part in (slice(i, i + 256) for i in range(0, len(z), 256)):
-        images, _ = generator.forward(z[part], train=False, labels=None if labels is None else labels[part])
-        parts.append(datasets.unscale(generator.backend.to_numpy(images)))
-    return np.concatenate(parts)
-
-
-def fingerprint(data: datasets.Images) -> dict:
-    """What tells these images from others: name, shape, and a checksum of every pixel."""
-    return {"name": data.name, "shape": list(data.images.shape), "crc32": zlib.crc32(data.images)}

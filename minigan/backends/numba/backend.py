@@ -22,9 +22,11 @@ import hashlib
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numba
 import numpy as np
@@ -74,10 +76,7 @@ class NumbaBackend(NumpyBackend):
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            with contextlib.suppress(OSError, pickle.PicklingError, AttributeError, TypeError):
-                pickle.dump(play, second.stdin)  # fails if the process has ended or `play` cannot be pickled
-            with contextlib.suppress(OSError):
-                second.stdin.close()
+            threading.Thread(target=_hand_over, args=(play, second.stdin), daemon=True).start()
         try:
             with _no_garbage_collection():
                 play(self)
@@ -182,6 +181,12 @@ class NumbaBackend(NumpyBackend):
             passes.adam(w, dw, m, v, step)
         else:  # reshape would give a copy, and the update would be lost
             super().adam(w, dw, m, v, step)
+
+
+def _hand_over(play: Callable[[Backend], object], pipe: IO[bytes]) -> None:
+    """Writes `play` to the second process, which may read it late, or never if it ended or `play` cannot be pickled."""
+    with contextlib.suppress(OSError, ValueError, pickle.PicklingError, AttributeError, TypeError), pipe:
+        pickle.dump(play, pipe)
 
 
 class GradientCompiler(NumpyBackend):

@@ -1,0 +1,89 @@
+"""What a training needs to know about data, and nothing more: the Data protocol, and what a kind of data declares."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from minigan.backends import Array, Backend
+
+
+class Codec(Protocol):
+    """The way from what a generator makes to what people use. A checkpoint keeps its fields, so sampling never needs
+    the data. A dataclass whose fields JSON can hold."""
+
+    view: str  # the picture that `report` draws of samples: "grid" or "scatter"
+    suffixes: tuple[str, ...]  # of the files that `save` writes
+
+    def decode(self, samples: np.ndarray) -> Any:
+        """What people use, from float samples (N, *sample_shape)."""
+        ...
+
+    def save(self, decoded: Any, path: Path) -> None:
+        """Writes decoded samples to a file; its suffix is one of `suffixes`. Raises OSError if the disk refuses."""
+        ...
+
+
+class Data(Protocol):
+    """Samples to learn from. Images, points and whatever else implement it; `Training` mentions none of them."""
+
+    kind: str
+    name: str  # for titles and messages; no part of the fingerprint
+    labels: np.ndarray | None  # (N,) whole numbers from 0, or None
+    class_names: list[str] | None  # one for each label
+    codec: Codec
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample in a batch."""
+        ...
+
+    @property
+    def held_out(self) -> "Data | None":
+        """Data that is never trained on, or None."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def to(self, backend: Backend) -> "Data":
+        """The same data, placed where `batch` computes."""
+        ...
+
+    def batch(self, index: Array) -> Array:
+        """float32 (N, *sample_shape) of these samples, scaled; index (N,) int64. Both on the backend."""
+        ...
+
+    def fingerprint(self) -> dict:
+        """What tells these data from others: shape and checksums of values and labels, not of names."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a kind of data, or a preset, that has none."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data: how it is loaded and decoded, and its defaults."""
+
+    name: str
+    load: Callable[[str, Any, int], Data]  # (--data, the kind's options, the run's seed)
+    codec: Callable[..., Codec]  # from the fields that a checkpoint keeps
+    default_preset: str
+    default_data: str
+    claims: Callable[[str], str | None] = lambda data: None  # why --data looks like this kind, or None
+    options: type = NoOptions  # a dataclass of `option` fields
+
+
+def checksums(values: np.ndarray, labels: np.ndarray | None) -> dict:
+    """The fingerprint of values (N, ...) and labels (N,)."""
+    found = {
+        "shape": list(values.shape),
+        "dtype": str(values.dtype),
+        "values": zlib.crc32(np.ascontiguousarray(values)),
+    }
+    return found | {"labels": None if labels is None else zlib.crc32(labels.astype(np.int64))}

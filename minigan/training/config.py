@@ -1,0 +1,197 @@
+"""Config: every choice of a run, each in one entry from which the command line, checks and documentation are made."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from minigan import datasets, losses, models, penalties
+from minigan.errors import UserError
+from minigan.options import check, option, options, parsed
+
+TOTALS = ("epochs", "steps", "minutes")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every choice of a run. `Config.of(preset)` fills in the preset's recipe; a total that is None sets no end."""
+
+    preset: str = option(
+        "digits",
+        help="the architecture and its recipe (default: that of the kind of data, digits for images): see "
+        "`minigan train --list`",
+        metavar="NAME",
+        choices=lambda: models.PRESETS,
+    )
+    kind: str = option(
+        "images",
+        help="the kind of data (default: the preset's, or else what the data look like)",
+        metavar="KIND",
+        choices=lambda: datasets.KINDS,
+    )
+    kind_reason: str = option("", help="why that kind was chosen", flag=None)
+    data: str = option(
+        "mnist",
+        help="images: IDX files, .npy, .npz, or a folder of pictures; points: ring or grid",
+        metavar="mnist|PATH",
+    )
+    data_options: dict = option({}, help="options of the kind of data", flag=None)
+    network: dict = option({}, help="options of the preset's networks", flag=None)
+    conditional: bool = option(False, help="both players see the labels, if the data have any", off="--unconditional")
+    epochs: int | None = option(
+        None,
+        help="total of the run in epochs; the run ends at the first total that is reached, and without any at "
+        "the preset's number of epochs",
+        low=1,
+        metavar="N",
+        resumable=True,
+    )
+    steps: int | None = option(None, help="total in generator updates", low=1, metavar="N", resumable=True)
+    minutes: float | None = option(
+        None,
+        help="total in minutes of training; drawing and saving do not count",
+        above=0,
+        metavar="M",
+        resumable=True,
+    )
+    batch: int = option(128, help="samples in a batch", low=2, metavar="N")  # batch norm: one sample has no variance
+    lr_g: float = option(2e-4, help="Adam's learning rate of the generator", above=0, metavar="X")
+    lr_d: float = option(2e-4, help="Adam's learning rate of the discriminator", above=0, metavar="X")
+    beta1: float = option(0.5, help="Adam's decay of the mean gradient", low=0, below=1, metavar="X")
+    beta2: float = option(0.999, help="Adam's decay of the mean squared gradient", low=0, below=1, metavar="X")
+    eps: float = option(1e-8, help="Adam's constant in the denominator", above=0, metavar="X")
+    decay: bool = option(False, help="both learning rates fall in a straight line to 0")
+    loss: str = option(
+        "non_saturating",
+        help="non_saturating, hinge, or minimax, the saturating original",
+        metavar="NAME",
+        choices=lambda: losses.LOSSES,
+    )
+    label_smoothing: float = option(0.0, help="real samples count as 1 - X", low=0, below=0.5, metavar="X")
+    penalty: str = option(
+        "none",
+        help="gradient penalty on the discriminator: none, r1, r2, r1+r2 or wgan-gp",
+        metavar="NAME",
+        choices=("none", *penalties.NAMES),
+    )
+    penalty_weight: float = option(10.0, help="weight of the penalty (default {default:g})", above=0, metavar="X")
+    penalty_every: int = option(
+        1,
+        help="penalise every K-th discriminator step, with K times the weight (default {default})",
+        low=1,
+        metavar="K",
+    )
+    d_steps: int = option(1, help="discriminator steps for each generator step", low=1, metavar="K")
+    simultaneous: bool = option(False, help="both players learn from one pass")
+    average: float = option(
+        0.0,
+        help="decay of the moving average of G's weights, from which samples are drawn; 0: none",
+        low=0,
+        below=1,
+        metavar="X",
+    )
+    backend: str = option(
+        "auto",
+        help="auto (default), numpy, numba or cupy, the GPU",
+        metavar="NAME",
+        resumable=True,
+    )
+    threads: int | None = option(
+        None,
+        help="CPU threads (default: all cores); they decide the time, never the result",
+        low=1,
+        metavar="N",
+        resumable=True,
+    )
+    device: int = option(0, help="which GPU (default {default})", low=0, metavar="N", resumable=True)
+    tf32: bool = option(
+        False, help="GPU: faster products of inputs rounded to 10 bits, on tensor cores", resumable=True
+    )
+    gpu_memory: float | None = option(
+        None, help="GPU: keep no more memory than this", above=0, metavar="GIB", resumable=True
+    )
+    seed: int = option(0, help="decides everything (default {default})", low=0, metavar="N")
+    checkpoint_every: int = option(5, help="epochs between kept checkpoints (default {default})", low=1, metavar="N")
+
+    @classmethod
+    def of(cls, preset: str | None = None, **choices: Any) -> "Config":
+        """The preset's recipe, with choices in place of what they name. Any total given replaces the recipe's.
+
+        Without a preset, the kind of data decides it: that of `kind`, or of `data` if no kind is
+        given. Raises UserError for a choice that is unknown or out of range.
+        """
+        kind, reason = choices.pop("kind", None), "given"
+        if preset is not None:
+            if preset not in models.PRESETS:
+                raise UserError(f"unknown preset: choose {', '.join(models.PRESETS)}, got {preset!r}")
+            if kind not in (None, models.PRESETS[preset].kind):
+                raise UserError(f"preset {preset} is for {models.PRESETS[preset].kind}, got --kind {kind}: drop one")
+            kind, reason = models.PRESETS[preset].kind, f"preset {preset}"
+        elif kind is None:
+            kind, reason = datasets.kind_of(choices.get("data", "mnist"))
+        if kind not in datasets.KINDS:
+            raise UserError(f"unknown kind: choose {', '.join(datasets.KINDS)}, got {kind!r}")
+        preset = preset or datasets.KINDS[kind].default_preset
+        recipe = {"data": datasets.KINDS[kind].default_data, **models.PRESETS[preset].recipe}
+        if any(choices.get(total) is not None for total in TOTALS):
+            recipe["epochs"] = None
+        unknown = sorted(choices.keys() - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise UserError(f"unknown option {unknown[0]}: choose from {', '.join(options(cls))}")
+        return cls(preset=preset, kind=kind, kind_reason=reason, **recipe | choices)
+
+    def __post_init__(self):
+        check(self)
+        given = [total for total in TOTALS if getattr(self, total) is not None]
+        for good, what in (
+            (
+                not self.label_smoothing or self.loss != "hinge",
+                "hinge has no targets to smooth: leave out label_smoothing, or choose another loss, got "
+                f"label_smoothing {self.label_smoothing}",
+            ),
+            (not self.decay or given, "decay needs a total to end at: give epochs, steps or minutes, got none"),
+            (
+                not (self.simultaneous and self.d_steps > 1),
+                "simultaneous updates are one step of each player: leave out d_steps or simultaneous, got d_steps "
+                f"{self.d_steps}",
+            ),
+        ):
+            if not good:
+                raise UserError(what)
+        self.network_options()  # these raise UserError for an option that the preset or the kind does not have
+        self.kind_options()
+
+    def network_options(self) -> Any:
+        """The options of the preset's networks, as that preset declares them."""
+        return models.PRESETS[self.preset].parsed(self.preset, self.network)
+
+    def kind_options(self) -> Any:
+        """The options of the kind of data, as that kind declares them."""
+        return parsed(datasets.KINDS[self.kind].options, self.data_options, f"data of the kind {self.kind}")
+
+    def totals(self) -> dict[str, float]:
+        """The totals that end the run, by name."""
+        return {total: getattr(self, total) for total in TOTALS if getattr(self, total) is not None}
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """The config that `to_json` wrote; what a newer version added takes its default. Raises UserError."""
+        try:
+            choices = json.loads(text)
+            choices.pop("horizon", None)  # of format 1: `runs` gives it to the checkpoint
+            unknown = sorted(choices.keys() - {field.name for field in dataclasses.fields(cls)})
+            if not unknown:
+                return cls(**choices)
+        except UserError as error:
+            raise UserError(f"not the config of a run: {error}") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"not the config of a run: {error}") from None
+        raise UserError(f"the config has {', '.join(unknown)}, which this version of minigan does not know: upgrade it")
+
+
+SHORTHANDS = {"lr": ("lr_g", "lr_d")}  # an option of the command line that sets several fields
+RESUMABLE = tuple(name for name, this in options(Config).items() if this.resumable)
+BACKEND = ("backend", "threads", "device", "tf32", "gpu_memory")  # the fields that say where a run computes

@@ -1,0 +1,66 @@
+"""Noise, labels and samples of a generator. Noise is drawn on the CPU, so that every backend gets the same."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigan.backends import Array
+from minigan.datasets import Codec
+from minigan.errors import UserError
+from minigan.layers import Sequential, fuse
+
+
+def draw_noise(generator: Sequential, rng: np.random.Generator, count: int) -> Array:
+    """Noise (count, *noise_shape) from N(0, 1)."""
+    z = rng.standard_normal((count, *generator.noise_shape), dtype=np.float32)
+    return generator.backend.asarray(z)
+
+
+def draw_labels(generator: Sequential, rng: np.random.Generator, count: int, classes: int) -> Array | None:
+    """Labels (count,), each of 0 ... classes - 1 as likely as any other; None if there are no classes."""
+    return generator.backend.asarray(rng.integers(classes, size=count)) if classes else None
+
+
+def cyclic_labels(generator: Sequential, count: int, classes: int) -> Array | None:
+    """Labels 0, 1, ..., classes - 1, 0, 1, ...: (count,); None if there are no classes."""
+    return generator.backend.asarray(np.arange(count) % classes) if classes else None
+
+
+def draw_samples(generator: Sequential, z: Array, labels: Array | None = None) -> np.ndarray:
+    """Float samples (N, *sample_shape) from noise (N, *noise_shape), with running statistics; changes nothing."""
+    generator, parts = fuse(generator), []
+    for part in (slice(i, i + 256) for i in range(0, len(z), 256)):
+        x, _ = generator.forward(z[part], train=False, labels=None if labels is None else labels[part])
+        parts.append(generator.backend.to_numpy(x))
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A trained generator and the codec that decodes what it makes."""
+
+    generator: Sequential
+    codec: Codec
+
+    @property
+    def classes(self) -> int:
+        """How many labels the generator knows; 0 without labels."""
+        return self.generator.classes
+
+    def draw(self, count: int, rng: np.random.Generator, label: int | None = None) -> Any:
+        """`count` decoded samples of noise from rng: of the labels 0, 1, ... in turn, or all of one label.
+
+        Raises UserError for a label that the generator does not know.
+        """
+        n = self.classes
+        if label is not None and not 0 <= label < n:
+            raise UserError(f"this run knows {f'the labels 0 to {n - 1}' if n else 'no labels'}, got {label}")
+        labels = cyclic_labels(self.generator, count, n)
+        if label is not None:
+            labels = self.generator.backend.xp.full_like(labels, label)
+        return self.of(draw_noise(self.generator, rng, count), labels)
+
+    def of(self, z: Array, labels: Array | None = None) -> Any:
+        """The decoded samples of this noise (N, *noise_shape) and these labels (N,)."""
+        return self.codec.decode(draw_samples(self.generator, z, labels))
