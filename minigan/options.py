@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import math
 import operator
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -90,8 +91,10 @@ def checked(name: str, value: Any, hint: Any, this: Option) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if wanted is int and is_number and value == value // 1:
         value = operator.index(int(value))
-    elif wanted is float and is_number:
+    elif wanted is float and is_number and abs(value) <= sys.float_info.max:
         value = float(value)
+    elif wanted is float and isinstance(value, float):
+        pass  # NaN or infinity, refused below
     elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise UserError(f"{name} is {KINDS[wanted]}, got {value!r}")
     choices = tuple(this.choices() if callable(this.choices) else this.choices or ())

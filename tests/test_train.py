@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from minigan import backends, datasets, models, penalties
+from minigan import backends, datasets, penalties
 from minigan.errors import UserError
 from minigan.layers import Dense, Flatten, Layer, Reshape, Sequential, Tanh
 from minigan.models import PRESETS
@@ -471,8 +471,7 @@ print(*counts, len(compiled))
 def test_a_second_process_compiles_the_gradients(tmp_path):
     """The second process of a first run leaves on disk what this one will look for, and plays no other part."""
     data = datasets.Images(np.zeros((2, 28, 28, 1), np.uint8), np.array([3, 7]), "two")
-    networks = models.build("digits", rng=np.random.default_rng(0), classes=8)
-    play = functools.partial(training_module._play_once, Config.of("digits", batch=2, steps=1), data, networks)
+    play = functools.partial(training_module._play_once, Config.of("digits", batch=2, steps=1), data, None)
     code = "from minigan.backends import numba; numba.start(); "
     code += "from minigan.backends.numba import backend; backend.compile_gradients()"
     assert in_a_fresh_process(code, tmp_path, pickle.dumps(play)) == ""
