@@ -79,7 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print the figures as JSON")
     _add_backend(sub)
 
-    sub = add("gradcheck", gradcheck, "Check every gradient; exit code 1 when anything is wrong.")
+    sub = add(
+        "gradcheck", gradcheck, "Check every gradient, or layers of your own; exit code 1 when anything is wrong."
+    )
+    sub.add_argument("files", nargs="*", type=Path, metavar="FILE.py", help="defines layers and examples(rng)")
     sub.add_argument("--backend", metavar="NAME", action="append", help="may be repeated (default: all that run here)")
     sub.add_argument("--all", action="store_true", help="a line for every tensor, not only the worst of each subject")
     sub.add_argument("--planted", action="store_true", help="plant mistakes in minigan's source; are they caught?")
@@ -329,8 +332,12 @@ def evaluate(arguments) -> int:
 def gradcheck(arguments) -> int:
     if arguments.update and not arguments.planted:
         raise UserError("--update writes the table of planted mistakes: add --planted")
+    if arguments.files and (arguments.planted or arguments.all):
+        raise UserError("a file of layers is checked by itself: leave --planted and --all out")
     if arguments.planted:
         return _plant(arguments)
+    if arguments.files:
+        return _check_files(arguments)
     import dataclasses
     import time
 
@@ -353,6 +360,30 @@ def gradcheck(arguments) -> int:
     if arguments.json:
         _print_json([r | {"rows": [dataclasses.asdict(row) for row in r["rows"]]} for r in reports])
     return int(any(r["wrong"] for r in reports))
+
+
+def _check_files(arguments) -> int:
+    """Checks a reader's own layers. A file without results does not keep the next one from being checked."""
+    import dataclasses
+
+    from minigan.checking import own_layers
+
+    code, reports = 0, []
+    for path in arguments.files:
+        try:
+            examples = own_layers.check_file(path, arguments.backend)
+        except UserError as error:
+            print(f"minigan: {error}", file=sys.stderr)
+            reports.append({"file": str(path), "error": str(error), "examples": []})
+            code = 2
+            continue
+        code = max(code, int(not all(example.passed for example in examples)))
+        reports.append({"file": str(path), "error": None, "examples": [dataclasses.asdict(e) for e in examples]})
+        if not arguments.json:
+            print(own_layers.table(str(path), examples))
+    if arguments.json:
+        _print_json(reports)
+    return code
 
 
 def _plant(arguments) -> int:

@@ -70,7 +70,7 @@ def read(paths: Iterable[Path]) -> list[Mistake]:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
             raise UserError(f"{path}: {error}: expected a file of planted mistakes in TOML") from error
-        family, entries = content.get("family"), content.get("mistake")
+        family, entries = content.get("family", ""), content.get("mistake", [])
         right = content.keys() == {"family", "mistake"} and isinstance(family, str) and isinstance(entries, list)
         if not right or not all(isinstance(entry, dict) for entry in entries):
             came = ", ".join(content) or "nothing"
