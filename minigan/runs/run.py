@@ -69,7 +69,7 @@ def resume(out: Path, **changes) -> Training:
     """
     config, horizon = _read_config(out)
     if any(name in changes for name in TOTALS):
-        config = replace(config, **dict.fromkeys(TOTALS))
+        changes = dict.fromkeys(TOTALS) | changes
     config = replace(config, **changes)
     training = Training(config, load_data(config), load_backend(config))
     arrays, facts = _load_checkpoint(out)

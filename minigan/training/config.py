@@ -123,14 +123,14 @@ class Config:
         kind, reason = choices.pop("kind", None), "given"
         if preset is not None:
             if preset not in models.PRESETS:
-                raise UserError(f"unknown preset: choose {', '.join(models.PRESETS)}, got {preset!r}")
+                raise UserError(f"unknown preset {preset!r}: choose {', '.join(models.PRESETS)}")
             if kind not in (None, models.PRESETS[preset].kind):
                 raise UserError(f"preset {preset} is for {models.PRESETS[preset].kind}, got --kind {kind}: drop one")
             kind, reason = models.PRESETS[preset].kind, f"preset {preset}"
         elif kind is None:
             kind, reason = datasets.kind_of(choices.get("data", "mnist"))
         if kind not in datasets.KINDS:
-            raise UserError(f"unknown kind: choose {', '.join(datasets.KINDS)}, got {kind!r}")
+            raise UserError(f"unknown kind {kind!r}: choose {', '.join(datasets.KINDS)}")
         preset = preset or datasets.KINDS[kind].default_preset
         recipe = {"data": datasets.KINDS[kind].default_data, **models.PRESETS[preset].recipe}
         if any(choices.get(total) is not None for total in TOTALS):

@@ -1,0 +1,132 @@
+"""Data of the kind points: they train, sample and resume, and every kind of data keeps the laws of the protocol."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from minigan import backends, datasets, runs
+from minigan.cli import main
+from minigan.datasets import points
+from minigan.training import Config, Training
+
+
+def images(count: int, seed: int) -> datasets.Images:
+    rng = np.random.default_rng(seed)
+    return datasets.Images(rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8), np.arange(count) % 2, "random")
+
+
+def ring(count: int, seed: int) -> datasets.Points:
+    return points.load("ring", points.PointsOptions(points=count), seed)
+
+
+@pytest.mark.parametrize("make", [images, ring])
+@given(count=st.integers(2, 40), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_decoding_inverts_a_batch(make, count, seed):
+    data = make(count, seed)
+    index = np.random.default_rng(seed).permutation(count)
+    x = data.to(backends.reference()).batch(index)
+    assert x.dtype == np.float32 and x.shape == (count, *data.sample_shape) and len(data) == count
+    original = data.images if make is images else data.points
+    np.testing.assert_array_equal(data.codec.decode(x), original[index])
+    assert len(data.class_names) == data.labels.max() + 1 or make is ring
+
+
+@pytest.mark.parametrize("make", [images, ring])
+def test_a_codec_is_rebuilt_from_what_a_checkpoint_keeps(make):
+    import dataclasses
+
+    codec = make(9, 0).codec
+    kept = json.loads(json.dumps(dataclasses.asdict(codec)))
+    assert datasets.KINDS[make(9, 0).kind].codec(**kept) == codec
+
+
+@pytest.mark.parametrize("make", [images, ring])
+def test_a_batch_is_on_the_backend(make, backend):
+    data = make(9, 0).to(backend)
+    x = data.batch(backend.asarray(np.array([3, 1, 3])))
+    assert isinstance(x, backend.xp.ndarray)
+    np.testing.assert_array_equal(backend.to_numpy(x), make(9, 0).batch(np.array([3, 1, 3])))
+
+
+def test_the_seed_decides_the_points():
+    assert ring(9, 1).fingerprint() == ring(9, 1).fingerprint() != ring(9, 2).fingerprint()
+    assert ring(9, 1).fingerprint() != ring(8, 1).fingerprint()
+
+
+@pytest.mark.parametrize(("data", "modes"), [("ring", 8), ("grid", 25)])
+def test_points_are_learned_from_the_command_line(data, modes, tmp_path, capsys):
+    """In seconds: every mode of the ring, and most of the grid."""
+    out = tmp_path / data
+    assert main(["train", "--data", data, "--backend", "numpy", "--threads", "1", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert (
+        f"data       {data}: 20,000 points of 2" in text and f"kind       points, because {data} is a mixture" in text
+    )
+    assert main(["sample", str(out), "--count", "2000", "--out", str(out / "s.npy"), "--backend", "numpy"]) == 0
+    covered, share = (
+        datasets.mixtures.ring().coverage(np.load(out / "s.npy"))
+        if data == "ring"
+        else (datasets.mixtures.grid().coverage(np.load(out / "s.npy")))
+    )
+    assert covered >= 0.9 * modes and share > 0.5
+    for picture in ("final.png", "training.gif", "losses.png"):
+        with Image.open(out / picture) as opened:
+            assert min(opened.size) > 100
+    assert main(["sample", str(out), "--count", "5", "--out", str(out / "s.csv"), "--backend", "numpy"]) == 0
+    lines = (out / "s.csv").read_text().splitlines()
+    assert lines[0] == "x,y" and len(lines) == 6
+    assert main(["evaluate", str(out)]) == 2
+    assert "evaluate compares images with MNIST" in capsys.readouterr().err
+
+
+def test_a_resumed_run_has_its_points_again(tmp_path, capsys):
+    """The option of the kind is in config.json and applied again; the bits are those of an unbroken run."""
+    quick = ["--data", "ring", "--points", "600", "--batch", "64", "--backend", "numpy", "--threads", "1", "--quiet"]
+    for name, epochs in (("whole", 4), ("run", 2)):
+        assert main(["train", *quick, "--epochs", str(epochs), "--no-decay", "--out", str(tmp_path / name)]) == 0
+    config = runs.read_config(tmp_path / "run")
+    assert (config.preset, config.kind, config.data, config.data_options) == (
+        "points",
+        "points",
+        "ring",
+        {"points": 600},
+    )
+    assert (
+        main(["train", "--resume", "--epochs", "4", "--points", "600", "--quiet", "--out", str(tmp_path / "run")]) == 0
+    )
+    a, b = (runs.resume(tmp_path / name).state()[0] for name in ("whole", "run"))
+    assert all(np.array_equal(a[name], b[name]) for name in a) and len(a["curves"]) == 4 * 9 * 4
+    assert main(["train", "--resume", "--points", "700", "--out", str(tmp_path / "run")]) == 2
+    assert "was begun with data_options {'points': 600}" in capsys.readouterr().err
+
+
+def test_conditional_points_come_from_the_mode_that_was_asked_for():
+    t = Training(Config.of("points", conditional=True, epochs=20), ring(4000, 0), backends.reference())
+    list(t.records())
+    samples = t.sampler.draw(400, np.random.default_rng(0), label=3)
+    nearest, _ = datasets.mixtures.ring().nearest(samples)
+    assert (nearest == 3).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--data", "mnist", "--points", "9"], "data of the kind images have no option points, only none"),
+        (["--preset", "points", "--data", "mnist"], "points are drawn from ring or grid, got"),
+        (["--preset", "digits", "--kind", "points"], "preset digits is for images, got --kind points"),
+        (["--data", "ring", "--preset", "small"], "ring: there is no such file or folder"),
+        (["--data", "ring", "--points", "1"], "points is at least 2, got 1"),
+        (["--network", "d_norm"], "--network is NAME=VALUE, got 'd_norm'"),
+        (["--network", "width=2"], "the networks of preset digits have no option width, only g_width, d_norm"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(arguments, says, tmp_path, capsys):
+    assert main(["train", *arguments, "--backend", "numpy", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
