@@ -6,7 +6,7 @@ The gradients of whole steps are checked in test_gradcheck.py ("whole steps", "p
 import numpy as np
 import pytest
 
-from minigan import game, losses, models
+from minigan import datasets, game, losses, models
 from minigan.checking import checks
 from minigan.checking.gradcheck import Recorder, run_step
 from minigan.layers import BatchNorm, Dense, Dropout, LeakyReLU, Sequential, Tanh
@@ -17,11 +17,12 @@ MOVERS = {"discriminator": {"D"}, "generator": {"G"}, "simultaneous": {"G", "D"}
 
 
 def players(preset, backend, rng, classes=0):
-    """(networks, real, z, labels) of a preset at 8 x 8, in float32 as in training."""
-    G, D = models.build(preset, rng=rng, sample_shape=(8, 8, 1), classes=classes)
+    """(networks, real, z, labels) of a preset on small samples, in float32 as in training."""
+    shape = datasets.KINDS[models.PRESETS[preset].kind].example_shape
+    G, D = models.build(preset, rng=rng, sample_shape=shape, classes=classes)
     networks = {"G": G.to(backend), "D": D.to(backend)}
-    real = backend.asarray(rng.uniform(-1, 1, (6, 8, 8, 1)), dtype=np.float32)
-    z = backend.asarray(rng.standard_normal((6, G.noise_shape[0])), dtype=np.float32)
+    real = backend.asarray(rng.uniform(-1, 1, (6, *shape)), dtype=np.float32)
+    z = backend.asarray(rng.standard_normal((6, *G.noise_shape)), dtype=np.float32)
     labels = backend.asarray(np.array([0, 1, 2, 0, 1, 2])) if classes else None
     return networks, real, z, labels
 

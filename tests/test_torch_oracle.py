@@ -19,10 +19,12 @@ from minigan.layers import (
     Dense,
     Dropout,
     Flatten,
+    Identity,
     LeakyReLU,
     MinibatchStdDev,
     OneHot,
     Projection,
+    ReLU,
     Reshape,
     Sequential,
     Sigmoid,
@@ -30,6 +32,7 @@ from minigan.layers import (
     Tanh,
     Upsample,
 )
+from minigan.layers.fuse import Fused
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -127,7 +130,12 @@ class Twin:
                 std = [(x[groups == group].var(0, unbiased=False) + layer.eps).sqrt() for group in groups]
                 pixels = torch.stack(std).unflatten(1, (-1, layer.channels))
                 return torch.cat([x, layer.strength * pixels.mean(1)], 1)
-            case LeakyReLU():
+            case Fused():
+                y = self.apply(layer.layer, x, p, b, train, track, labels, masks)
+                return self.apply(layer.activation, y, {}, {}, train, track, labels, masks)
+            case Identity():
+                return x
+            case LeakyReLU() | ReLU():
                 return F.leaky_relu(x, layer.slope)
             case Tanh():
                 return torch.tanh(x)

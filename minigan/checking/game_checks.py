@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from minigan import losses, models, optim, penalties
+from minigan import datasets, losses, models, optim, penalties
 from minigan.checking import gradcheck
 from minigan.checking.derivatives import EXACT
 from minigan.checking.gradcheck import randomize
@@ -173,9 +173,10 @@ def expected_statistics(which, G, D, real, z) -> dict:
 
 
 def preset_steps(backend) -> Iterator[Row]:
-    """Whole steps of every architecture in `models`, fused, at 8 x 8 pixels, without labels and with them."""
-    names = {build: name for name, build in models.PRESETS.items()}.values()  # one name for each table
+    """Whole steps of every architecture in `models`, fused, on small samples, without labels and with them."""
+    names = {preset.build: name for name, preset in models.PRESETS.items()}.values()  # one name for each table
     for preset in names:
+        shape = datasets.KINDS[models.PRESETS[preset].kind].example_shape
         for which, train, classes in (
             ("discriminator", True, 0),
             ("discriminator", False, 3),
@@ -185,13 +186,13 @@ def preset_steps(backend) -> Iterator[Row]:
         ):
             rng = np.random.default_rng(13)
             try:
-                G, D = models.build(preset, rng=rng, sample_shape=(8, 8, 1), classes=classes)
+                G, D = models.build(preset, rng=rng, sample_shape=shape, classes=classes)
             except UserError:  # this architecture takes no labels
                 classes = 0
-                G, D = models.build(preset, rng=rng, sample_shape=(8, 8, 1))
+                G, D = models.build(preset, rng=rng, sample_shape=shape)
             for network in (G, D):
                 randomize(network.to(backend, np.float64), rng)
-            real, z = rng.standard_normal((4, 8, 8, 1)), rng.standard_normal((4, G.noise_shape[0]))
+            real, z = rng.standard_normal((4, *shape)), rng.standard_normal((4, *G.noise_shape))
             G, D = fuse(G), fuse(D)  # as in a training; `small_game` above is plain
             subject = f"{preset}: {which}" + ("" if train else ", running statistics")
             yield from gradcheck.check_step(

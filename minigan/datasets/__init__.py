@@ -127,6 +127,7 @@ IMAGES = Kind(
     codec=ImageCodec,
     default_preset="digits",
     default_data="mnist",
+    example_shape=(8, 8, 1),
     claims=lambda data: "mnist are images" if data == "mnist" else None,
 )
 KINDS = {kind.name: kind for kind in (IMAGES, points.KIND)}

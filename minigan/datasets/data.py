@@ -75,6 +75,7 @@ class Kind:
     codec: Callable[..., Codec]  # from the fields that a checkpoint keeps
     default_preset: str
     default_data: str
+    example_shape: tuple[int, ...]  # of one small sample, for checks
     claims: Callable[[str], str | None] = lambda data: None  # why --data looks like this kind, or None
     options: type = NoOptions  # a dataclass of `option` fields
 

@@ -114,6 +114,7 @@ KIND = Kind(
     codec=PointsCodec,
     default_preset="points",
     default_data="ring",
+    example_shape=(2,),
     claims=lambda data: f"{data} is a mixture of Gaussians in the plane" if data in MIXTURES else None,
     options=PointsOptions,
 )
