@@ -12,6 +12,7 @@ from minigan.metrics.judge import WEIGHTS
 from minigan.metrics.scores import DESCRIPTIONS, stratified_subsets
 from minigan.report import plots
 from minigan.runs.evaluate import draw, evaluate_images, real_scores
+from minigan.training import Sampler
 
 COUNT = 2000
 
@@ -126,14 +127,15 @@ def test_labels_that_are_no_digits_are_refused(judge):
 
 
 def test_digits_are_asked_for_as_often_as_they_occur():
-    generator, _ = models.build("digits", rng=np.random.default_rng(0), classes=10)
+    codec = datasets.mnist("test").codec
+    generator = Sampler(models.build("digits", rng=np.random.default_rng(0), classes=10)[0], codec)
     images, labels = draw(generator, 3000, seed=1)
     assert images.shape == (3000, 28, 28, 1) and images.dtype == np.uint8
     shares = np.bincount(datasets.mnist("train").labels) / 60_000
     np.testing.assert_allclose(np.bincount(labels), 3000 * shares, atol=1)  # to one image, because labels are not drawn
     again, other = draw(generator, 100, seed=1), draw(generator, 100, seed=2)
     assert np.array_equal(again[0], draw(generator, 100, seed=1)[0]) and not np.array_equal(again[0], other[0])
-    unlabelled, _ = models.build("digits", rng=np.random.default_rng(0))
+    unlabelled = Sampler(models.build("digits", rng=np.random.default_rng(0))[0], codec)
     assert draw(unlabelled, 100)[1] is None
 
 

@@ -1,0 +1,188 @@
+"""Two versions of minigan next to each other: are their bits the same, and their speed?
+
+    python benchmarks/compare_versions.py bits --old OLD/bin/python --new NEW/bin/python [--presets ...] [--backends ...]
+    python benchmarks/compare_versions.py resume --old OLD/bin/python --new NEW/bin/python
+    python benchmarks/compare_versions.py speed --old OLD/bin/python --new NEW/bin/python [--pairs 20] [--json FILE]
+    python benchmarks/compare_versions.py compile --old OLD/bin/python --new NEW/bin/python [--pairs 5]
+
+Each version is the Python of an environment in which it is installed; every run is a process of
+its own. `bits` trains with each and compares all arrays of the two checkpoints bit for bit,
+matched by NAMES; `resume` trains with the old version and lets both go on. `speed` runs whole
+processes in turns (old, new, new, old, ...), with the kernels on disk, and gives the median ratio
+new/old of their wall times and of the seconds of training, each with its 95% interval (bootstrap
+of the pairs). `compile` does the same with an empty kernel cache. Exit code 1 if any bit differs.
+Run nothing else while it measures.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+# The names of arrays in checkpoints: what an old name (a pattern) is called now. Format 2 kept those of format 1.
+NAMES = {r"(G|D|opt_g|opt_d|average)\.(.+)": r"\1.\2", r"curves": "curves"}
+PRESETS = ("digits", "digits-unlabelled", "digits-wide", "small", "tutorial", "mlp", "mp-gan", "upsample")
+SPEED_STEPS = {"digits": 250, "small": 60, "tutorial": 8}  # two to four seconds of training on two cores
+
+
+def train(python: str, out: Path, *options: str, cache: Path | None = None) -> float:
+    """Runs `minigan train` and returns the seconds of the whole process. Ends the program if it fails."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
+    environment.pop("PYTHONPATH", None)
+    if cache is not None:
+        environment["NUMBA_CACHE_DIR"] = str(cache)
+    command = [python, "-m", "minigan", "train", "--quiet", "--out", str(out), *options]
+    start = time.perf_counter()
+    done = subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return seconds
+
+
+def read(out: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """(arrays, facts) of the run's checkpoint."""
+    with np.load(out / "checkpoint.npz", allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    return arrays, json.loads(str(arrays.pop("facts")))
+
+
+def renamed(name: str) -> str | None:
+    """The name that NAMES gives to an old one, or None."""
+    for pattern, now in NAMES.items():
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, now, name)
+    return None
+
+
+def differences(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> list[str]:
+    """A line for each array that is missing on one side or differs in any bit."""
+    lines, left = [], set(new)
+    for name, a in old.items():
+        now = renamed(name)
+        if now is None or now not in new:
+            lines.append(f"{name}: only in the old checkpoint")
+            continue
+        left.discard(now)
+        b = new[now]
+        if a.dtype != b.dtype or a.shape != b.shape:
+            lines.append(f"{name}: {a.dtype} {a.shape} against {b.dtype} {b.shape}")
+        elif a.tobytes() != b.tobytes():
+            differ = a != b
+            largest = np.abs(a.astype(np.float64) - b.astype(np.float64)).max()
+            lines.append(f"{name}: {differ.sum():,} of {a.size:,} differ, by up to {largest:.1e}")
+    return lines + [f"{name}: only in the new checkpoint" for name in sorted(left)]
+
+
+def bits(options) -> int:
+    """Every case trained by both versions; returns how many differ."""
+    wrong = 0
+    for preset in options.presets or PRESETS:
+        for backend in options.backends:
+            for threads in options.threads:
+                with tempfile.TemporaryDirectory() as folder:
+                    given = ["--preset", preset, "--backend", backend, "--threads", str(threads), "--seed", "0"]
+                    runs = []
+                    for version in (options.old, options.new):
+                        out = Path(folder) / f"run{len(runs)}"
+                        train(version, out, *given, "--steps", str(options.steps))
+                        runs.append(read(out)[0])
+                wrong += report(f"{preset:18s} {backend:6s} {threads} threads", *runs)
+    return wrong
+
+
+def resume(options) -> int:
+    """Runs of the old version, resumed by both; returns how many differ."""
+    wrong = 0
+    for preset in options.presets or ("digits", "small", "tutorial"):
+        for backend in options.backends:
+            with tempfile.TemporaryDirectory() as folder:
+                given = ["--preset", preset, "--backend", backend, "--seed", "0", "--steps", str(options.steps)]
+                runs = []
+                for version in (options.old, options.new):
+                    out = Path(folder) / f"run{len(runs)}"
+                    train(options.old, out, *given)
+                    train(version, out, "--resume", "--steps", str(2 * options.steps))
+                    runs.append(read(out)[0])
+            wrong += report(f"{preset:18s} {backend:6s} resumed", *runs)
+    return wrong
+
+
+def report(what: str, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> int:
+    """Prints what differs; returns 1 if anything does."""
+    lines = differences(old, new)
+    print(f"{what}: {f'{len(lines)} of {len(old)} arrays differ' if lines else f'all {len(old)} arrays are equal'}")
+    for line in lines[:5]:
+        print(f"    {line}")
+    sys.stdout.flush()
+    return bool(lines)
+
+
+def interval(ratios: np.ndarray) -> tuple[float, float, float]:
+    """The median, and the ends of its 95% interval by the bootstrap."""
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(ratios, (10_000, len(ratios))), axis=1)
+    return float(np.median(ratios)), *map(float, np.quantile(medians, (0.025, 0.975)))
+
+
+def pairs(options, what: str, cold: bool, *given: str) -> dict:
+    """Whole processes of both versions in turns; the ratios of their times."""
+    walls, trained = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in range(-1, options.pairs):  # the first pair warms up and is not counted
+            order = (options.old, options.new) if pair % 2 == 0 else (options.new, options.old)
+            wall, seconds = {}, {}
+            for k, version in enumerate(order):
+                out = Path(folder) / f"{pair}-{k}"
+                cache = Path(folder) / f"cache-{pair}-{k}" if cold else None
+                wall[version] = train(version, out, *given, cache=cache)
+                seconds[version] = read(out)[1]["seconds"]
+            if pair >= 0:
+                walls.append((wall[options.old], wall[options.new]))
+                trained.append((seconds[options.old], seconds[options.new]))
+    row = {"what": what, "pairs": options.pairs}
+    for name, times in (("wall", np.array(walls)), ("training", np.array(trained))):
+        median, low, high = interval(times[:, 1] / times[:, 0])
+        old, new = np.median(times, axis=0)
+        row[name] = {"old_s": old, "new_s": new, "ratio": median, "interval": [low, high]}
+        print(f"{what:12s} {name:9s} old {old:6.2f} s  new {new:6.2f} s  ratio {median:.3f} [{low:.3f}, {high:.3f}]")
+    sys.stdout.flush()
+    return row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["bits", "resume", "speed", "compile"])
+    parser.add_argument("--old", required=True, metavar="PYTHON")
+    parser.add_argument("--new", required=True, metavar="PYTHON")
+    parser.add_argument("--presets", nargs="+", metavar="NAME")
+    parser.add_argument("--backends", nargs="+", default=["numpy", "numba"], metavar="NAME")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], metavar="N")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="of bits and resume (default 20)")
+    parser.add_argument("--pairs", type=int, default=20, metavar="N", help="of speed and compile (default 20)")
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    options.old, options.new = (str(Path(python).absolute()) for python in (options.old, options.new))
+    if options.what in ("bits", "resume"):
+        wrong = (bits if options.what == "bits" else resume)(options)
+        print(f"{wrong} cases differ" if wrong else "no bit differs")
+        return int(bool(wrong))
+    cold = options.what == "compile"
+    rows = []
+    for preset in options.presets or (("digits",) if cold else SPEED_STEPS):
+        steps = 1 if cold else SPEED_STEPS.get(preset, 20)
+        rows.append(pairs(options, preset, cold, "--preset", preset, "--backend", "numba", "--steps", str(steps)))
+    if options.json:
+        Path(options.json).write_text(json.dumps({"what": options.what, "rows": rows}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
