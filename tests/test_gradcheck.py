@@ -20,7 +20,7 @@ from minigan.checking.gradcheck import (
     check_step,
     randomize,
 )
-from minigan.layers import BatchNorm, Dense, Flatten, LeakyReLU, ReLU, Sequential, Tanh
+from minigan.layers import BatchNorm, Dense, Flatten, Layer, LeakyReLU, ReLU, Sequential, SpectralNorm, Tanh
 
 
 def cubic(scale=1.0):
@@ -255,6 +255,16 @@ def test_randomize_leaves_no_number_special(rng):
     randomize(G, rng)
     assert not any((p == 0).any() or (p == 1).any() for p in {**G.params, **G.buffers}.values())
     assert all(0.1 < p.std() for name, p in G.params.items() if name.endswith(("gamma", "beta", "b")) and p.size > 3)
+
+
+def test_randomize_knows_singular_vectors_by_their_layer_and_not_by_their_names(rng):
+    """A reader's own layer may name its buffers u and v, and hold anything in them."""
+    own = Layer({"w": np.zeros((200, 100), np.float32)}, {"u": np.zeros(200, np.float32), "v": np.zeros(7, np.float32)})
+    normed = SpectralNorm(Dense(6, 4, rng=rng), rng=rng)
+    randomize(Sequential(own, normed), rng)
+    np.testing.assert_allclose(own.buffers["u"].std(), 0.3, rtol=0.3)  # drawn; a unit vector (200,) has 0.07
+    w, u, v = normed.params["w"], *normed.buffers.values()
+    np.testing.assert_allclose(w @ v, np.linalg.svd(w, compute_uv=False)[0] * u, atol=1e-6)
 
 
 # ---------------------------------------------------------------- minigan itself
