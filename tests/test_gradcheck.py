@@ -284,15 +284,9 @@ def test_every_check_holds(name, backend):
 
 
 def test_every_kind_of_layer_is_checked():
-    def kinds(base):
-        return {
-            base,
-            *(kind for sub in base.__subclasses__() for kind in kinds(sub) if kind.__module__ == layers.__name__),
-        }
-
-    public = {kind for kind in kinds(layers.Layer) if not kind.__name__.startswith("_")} - {layers.Layer}
-    cases = {type(layer) for _, layer, _, _ in checks.layer_cases(layers.Layer().backend, np.random.default_rng(0))}
-    assert cases >= public
+    public = {kind for kind in vars(layers).values() if isinstance(kind, type)} - {layers.Layer}
+    cases = {type(layer) for _, layer, _, _ in checks.layer_cases(backends.reference(), np.random.default_rng(0))}
+    assert len(public) > 10 and cases >= public
 
 
 def test_the_table_shows_what_is_wrong():
