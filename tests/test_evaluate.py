@@ -128,15 +128,16 @@ def test_labels_that_are_no_digits_are_refused(judge):
 
 def test_digits_are_asked_for_as_often_as_they_occur():
     codec = datasets.mnist("test").codec
-    generator = Sampler(models.build("digits", rng=np.random.default_rng(0), classes=10)[0], codec)
-    images, labels = draw(generator, 3000, seed=1)
+    generator, _ = models.build("digits", rng=np.random.default_rng(0), classes=10)
+    sampler = Sampler(generator, codec)
+    images, labels = draw(sampler, 3000, seed=1)
     assert images.shape == (3000, 28, 28, 1) and images.dtype == np.uint8
     shares = np.bincount(datasets.mnist("train").labels) / 60_000
     np.testing.assert_allclose(np.bincount(labels), 3000 * shares, atol=1)  # to one image, because labels are not drawn
-    again, other = draw(generator, 100, seed=1), draw(generator, 100, seed=2)
-    assert np.array_equal(again[0], draw(generator, 100, seed=1)[0]) and not np.array_equal(again[0], other[0])
-    unlabelled = Sampler(models.build("digits", rng=np.random.default_rng(0))[0], codec)
-    assert draw(unlabelled, 100)[1] is None
+    again, other = draw(sampler, 100, seed=1), draw(sampler, 100, seed=2)
+    assert np.array_equal(again[0], draw(sampler, 100, seed=1)[0]) and not np.array_equal(again[0], other[0])
+    unlabelled, _ = models.build("digits", rng=np.random.default_rng(0))
+    assert draw(Sampler(unlabelled, codec), 100)[1] is None
 
 
 def test_the_real_row_is_the_mean_of_subsets(judge, test_digits, measure):

@@ -31,6 +31,7 @@ from minigan.layers import (
     SpectralNorm,
     Tanh,
     Upsample,
+    fuse,
     glorot_uniform,
     he_normal,
     normal,
@@ -274,6 +275,23 @@ def test_spectral_norm_is_near_its_aim_from_the_start(rng):
         assert {b.dtype for b in layer.buffers.values()} == {np.dtype(np.float32)}
         y, cache = layer.forward(np.eye(30, dtype=np.float32), train=False)
         assert y.dtype == np.float32 and 0.98 < singular_values(layer.params["w"])[0] / cache[-1] < 1.1
+
+
+@pytest.mark.parametrize("merge", [lambda network: network, fuse], ids=["plain", "fused"])
+def test_refresh_buffers_sets_the_singular_vectors_wherever_the_layer_is(merge, backend, rng):
+    conv, dense = SpectralNorm(Conv2d(2, 6, 3, pad=1, rng=rng), rng=rng), SpectralNorm(Dense(96, 3, rng=rng), rng=rng)
+    network = Sequential(Sequential(conv, LeakyReLU()), Flatten(), dense, LeakyReLU()).to(backend, np.float64)
+    for layer in (conv, dense):
+        w = layer.params["w"]
+        w[...] = backend.asarray(rng.standard_normal(w.shape))
+    merge(network).refresh_buffers()
+    for layer in (conv, dense):
+        w, u, v = map(backend.to_numpy, (layer.params["w"], *layer.buffers.values()))
+        sigma = singular_values(w)[0]
+        matrix = w.reshape(-1, w.shape[-1])
+        np.testing.assert_allclose(matrix @ v, sigma * u, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(matrix.T @ u, sigma * v, rtol=0, atol=1e-12)
+        np.testing.assert_allclose([u @ u, v @ v], 1, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("how", "moves"), [({}, True), ({"train": False}, False), ({"track": False}, False)])

@@ -38,6 +38,17 @@ def test_every_file_of_the_map_exists():
         assert (ROOT / "minigan" / name).exists() or (ROOT / name).exists(), name
 
 
+def test_the_promises_of_the_tests_name_tests_that_exist():
+    tests = ROOT / "tests"
+    text = (tests / "README.md").read_text(encoding="utf-8")
+    table = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    named = re.findall(r"tests/(\w+\.py)(?:::(\w+))?", table)
+    assert any(function for _, function in named)
+    assert {file for file, _ in named} == {path.name for path in tests.glob("test_*.py")}
+    for file, function in filter(all, named):
+        assert f"def {function}(" in (tests / file).read_text(encoding="utf-8"), f"{file}::{function}"
+
+
 def test_every_command_is_known(capsys):
     commands = set(re.findall(r"(?:^    |`)minigan (\w+)", README, re.M))
     assert {"train", "sample", "evaluate", "gradcheck", "bench", "doctor"} <= commands

@@ -81,6 +81,7 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
             (4, 5),
             {"labels": labels},
         ),
+        ("Identity", Identity(), (4, 5), {}),
         *((f"fused {what}", network, shape, how) for what, network, shape, how in fusable(rng)),
     ):
         layer = randomize(layer.to(backend, dtype), rng)
