@@ -1,6 +1,6 @@
 """Two versions of minigan next to each other: are their bits the same, and their speed?
 
-    python benchmarks/compare_versions.py bits --old OLD/bin/python --new NEW/bin/python [--presets ...] [--backends ...]
+    python benchmarks/compare_versions.py bits --old OLD/bin/python --new NEW/bin/python [--presets NAME ...]
     python benchmarks/compare_versions.py resume --old OLD/bin/python --new NEW/bin/python
     python benchmarks/compare_versions.py speed --old OLD/bin/python --new NEW/bin/python [--pairs 20] [--json FILE]
     python benchmarks/compare_versions.py compile --old OLD/bin/python --new NEW/bin/python [--pairs 5]

@@ -3,14 +3,16 @@
 Then the checks of minigan themselves, on every backend.
 """
 
+import importlib
 import json
 import math
 
+import branches
 import numpy as np
 import pytest
 
 from minigan import backends, cli, layers, losses, models, penalties
-from minigan.checking import checks, gradcheck, planted
+from minigan.checking import checks, gradcheck, loss_optim_checks, planted
 from minigan.checking.gradcheck import (
     check,
     check_layer,
@@ -367,3 +369,71 @@ def test_the_command_shows_what_became_of_planted_mistakes(monkeypatch, capsys, 
         assert [o["caught_by"] for o in json.loads(capsys.readouterr().out)] == [["layer gradients"], []][
             : len(outcomes)
         ]
+
+
+# ---------------------------------------------------------------- the inputs reach every branch
+
+MATHEMATICS = [
+    importlib.import_module(f"minigan.{name}")
+    for name in (
+        "backends.contract", "backends.numpy_backend", "losses", "penalties", "optim", "game", "layers.activations",
+        "layers.base", "layers.conditional", "layers.conv", "layers.dense", "layers.dropout", "layers.fuse",
+        "layers.init", "layers.norm", "layers.sequential", "layers.shape",
+    )
+]  # fmt: skip
+# What no check has to reach: (function, text of the condition or "" for all of it) -> why.
+NOT_REACHED = {
+    ("start", ""): "tests/test_backends.py: a backend is loaded before it is checked",
+    ("NumpyBackend.activate", ""): "tests/test_backends.py: threads",
+    ("NumpyBackend.gather", ""): "tests/test_points.py: data",
+    ("NumpyBackend.bias_grad", "slope == 1"): "tests/test_backends.py: plain layers sum the rows",
+    ("Backend.kernels_on_disk", ""): "no mathematics",
+    ("Backend.__copy__", ""): "tests/test_backends.py: copies",
+    ("Backend.__reduce__", ""): "tests/test_backends.py: pickles",
+    ("in_force", ""): "runs when the module is imported",
+    ("cores", ""): "no mathematics",
+    ("MovingAverage.state", ""): "tests/test_train.py: checkpoints",
+    ("Layer.to", "isinstance(backend, str)"): "tests/test_layers.py: a name for a backend",
+    ("Layer.pack", "any((params[name].base is not flat for params, name in held))"): "tests/test_optim.py: packing",
+    ("Layer.pack", "params[name].base is not flat"): "tests/test_optim.py: packing",
+    ("add", "b is None"): "for networks that return no gradients",
+    ("wgan_gp", "norm > 0"): "a norm of 0 needs a D that is flat everywhere: the check `penalties` has one",
+    ("wgan_gp", "xp.where(norm > 0, norm, 1), condition"): "the same",
+}
+
+
+def missing(names=(*checks.CHECKS, "presets")) -> tuple[dict, set]:
+    """The conditions in minigan's mathematics whose outcomes the checks do not reach, and the exemptions used."""
+    backend = checks.load("numpy")
+    with branches.recorded(MATHEMATICS) as record, np.errstate(all="ignore"):
+        for name in names:
+            record.run(name, lambda name=name: checks.report(backend, only=lambda check: check == name))
+    found, used = {}, set()
+    for condition, why in record.missing().items():
+        function = condition.place.split(", ")[1]
+        exempt = {(function, condition.text), (function, "")} & NOT_REACHED.keys()
+        used |= exempt
+        if not exempt:
+            found[condition] = why
+    return found, used
+
+
+def test_the_inputs_of_the_checks_reach_every_branch():
+    """Both sides of every kink, margin and clip: arrays in each check and for each caller, other conditions once."""
+    found, used = missing()
+    assert found == {}
+    assert used == NOT_REACHED.keys(), "an exemption that nothing needs"
+
+
+def test_inputs_on_one_side_of_a_margin_are_noticed(monkeypatch):
+    """With negative logits of the real samples, as these checks once had, the mask of hinge could be left out."""
+    array = np.array
+    few = {-2.6, -0.4, 0.3, 1.7, 3.1}
+
+    def one_sided(values, *rest, **named):
+        made = array(values, *rest, **named)
+        return -abs(made) if made.shape == (5, 1) and set(made.ravel().tolist()) == few else made
+
+    monkeypatch.setattr(loss_optim_checks.np, "array", one_sided)
+    found, _ = missing(["losses"])
+    assert any("gap.real > 0" in c.text and "Hinge.discriminator" in why for c, why in found.items())

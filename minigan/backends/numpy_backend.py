@@ -168,15 +168,15 @@ class NumpyBackend(Backend):
 
     def loss_function(self, kind: str, l: Array) -> tuple[Array, Array]:
         """f(l) and its derivative f'(l), both (N, 1)."""
+        if kind not in ("softplus", "hinge", "linear"):
+            raise ValueError(f"a loss is softplus, hinge or linear, got {kind!r}")
         if kind == "softplus":  # log(1 + exp(l))
             return self.softplus(l), self.sigmoid(l)
         if kind == "hinge":  # max(0, 1 + l)
             gap = 1 + l
             is_open = (gap.real > 0).astype(l.dtype)
             return gap * is_open, is_open
-        if kind == "linear":
-            return l, np.ones_like(l)
-        raise ValueError(f"a loss is softplus, hinge or linear, got {kind!r}")
+        return l, np.ones_like(l)  # linear: l
 
     def discriminator_loss(
         self, kind: str, real_logits: Array, fake_logits: Array, smoothing: float = 0.0

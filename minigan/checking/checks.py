@@ -36,6 +36,7 @@ from minigan.checking.layer_checks import (
     layer_gradients,
     plain_conv,
     plain_conv_transpose,
+    second_derivative_contract,
 )
 from minigan.checking.loss_optim_checks import loss_values, moving_average, optimizer_steps
 from minigan.checking.rows import Row, fact
@@ -63,6 +64,7 @@ CHECKS: dict[str, Callable] = {
     "forward values": forward_values,
     "layer contract": layer_contract,
     "fused layers": fused_equals_plain,
+    "second derivatives": second_derivative_contract,
     "adjointness": adjointness,
     "batch statistics": batch_statistics,
     "dropout": dropped_units,

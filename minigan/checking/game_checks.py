@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from minigan import datasets, losses, models, optim, penalties
+from minigan import game as step
 from minigan.checking import gradcheck
 from minigan.checking.derivatives import EXACT
 from minigan.checking.gradcheck import randomize
@@ -19,6 +20,8 @@ from minigan.layers import (
     Dropout,
     Flatten,
     LeakyReLU,
+    MinibatchStdDev,
+    Projection,
     ReLU,
     Reshape,
     Sequential,
@@ -60,7 +63,13 @@ def small_game(backend, rng) -> tuple:
     )
     for network in (G, D):
         randomize(network.to(backend, np.float64), rng)
-    return G, D, backend.asarray(rng.standard_normal((5, 8, 8, 1))), backend.asarray(rng.standard_normal((4, 3)))
+    real, z = backend.asarray(rng.standard_normal((5, 8, 8, 1))), backend.asarray(rng.standard_normal((4, 3)))
+    put_back = gradcheck.keeper(G, D)
+    D.forward(real)  # takes dropout's first mask, as in a step
+    fake_logits = backend.to_numpy(D.forward(G.forward(z)[0])[0])
+    put_back()
+    D.params["9.b"] -= np.median(fake_logits)  # so that there are fakes on both sides of 0
+    return G, D, real, z
 
 
 def whole_steps(backend) -> Iterator[Row]:
@@ -73,7 +82,7 @@ def whole_steps(backend) -> Iterator[Row]:
         ("generator", losses.minimax, False),
         ("simultaneous", losses.non_saturating, True),
     ):
-        G, D, real, z = small_game(backend, np.random.default_rng(11))
+        G, D, real, z = small_game(backend, np.random.default_rng(55))
         # Equal batches once, or a cache of the wrong batch would only be a shape error.
         game = G, D, real[: len(z)] if train else real, z
         name = f"{which} step" if train else f"{which} step, running statistics"
@@ -88,7 +97,7 @@ def penalised_steps(backend) -> Iterator[Row]:
         ("simultaneous", "r2", False, False),
         ("simultaneous", "r1+r2", True, True),
     ):
-        G, D, real, z = small_game(backend, np.random.default_rng(19))
+        G, D, real, z = small_game(backend, np.random.default_rng(38))
         G, D = (fuse(G), fuse(D)) if fused else (G, D)
 
         def penalty(*batch, name=name):  # the same random points in every evaluation
@@ -107,7 +116,7 @@ def penalised_steps(backend) -> Iterator[Row]:
 def isolation(backend) -> Iterator[Row]:
     """Each step moves every parameter of its own player, and leaves every bit of the other's; and what it reports."""
     for which in ("discriminator", "generator", "simultaneous"):
-        G, D, real, z = small_game(backend, np.random.default_rng(12))
+        G, D, real, z = small_game(backend, np.random.default_rng(38))
         networks = {"G": G, "D": D}
         optimizers = {player: optim.SGD(network, lr=0.1) for player, network in networks.items()}
         report = expected_report(which, G, D, real, z)
@@ -129,6 +138,25 @@ def isolation(backend) -> Iterator[Row]:
             for name, value in expected[player].items():
                 got = backend.to_numpy(network.buffers[name])
                 yield compare(f"{which} step", f"{player} {name}", "formula", got, value, EXACT)
+    yield from compared_logits(backend)
+
+
+def compared_logits(backend) -> Iterator[Row]:
+    """A generator step hands D's logits of the real batch to a loss that compares them with those of the fakes."""
+    G, D, real, z = small_game(backend, np.random.default_rng(21))
+    seen = []
+
+    class Comparing(losses.NonSaturating):
+        def generator(self, fake_logits, real_logits=None):
+            seen.append(real_logits)
+            return super().generator(fake_logits)
+
+    put_back = gradcheck.keeper(G, D)
+    D.forward(G.forward(z)[0])  # draws dropout's mask of the fakes
+    expected = backend.to_numpy(D.forward(real)[0])
+    put_back()
+    step.generator_step(G, D, gradcheck.Recorder(), z, Comparing(), real=real)
+    yield compare("generator step", "real logits", "D", backend.to_numpy(seen[0]), expected, EXACT)
 
 
 def bits(network) -> dict:
@@ -266,6 +294,33 @@ def penalty_gradients(backend) -> Iterator[Row]:
     ):
         norms = np.linalg.norm(numeric_input_gradient(D, backend, x).reshape(3, -1), axis=1)
         yield compare(what, "value", "central", float(value), function(norms).mean(), gradcheck.WHOLE)
+    # Labels, and second derivatives that begin at the images, with and without a gradient from above.
+    labels = backend.asarray(np.array([1, 0, 1]))
+    conditional = Sequential(
+        Tanh(),
+        BatchNorm(1),
+        Conv2d(1, 2, 3, stride=2, pad=1, rng=rng),
+        Flatten(),
+        MinibatchStdDev(2, strength=2.0),
+        Dense(10, 6, rng=rng),
+        Tanh(),
+        MinibatchStdDev(strength=2.0),
+        Dense(7, 4, rng=rng),
+        BatchNorm(4),
+        LeakyReLU(0.2),
+        SpectralNorm(Projection(4, 2, rng=rng), rng=rng),
+    )
+    randomize(conditional.to(backend, np.float64), rng)
+    yield from gradcheck.check_penalty(
+        lambda D: penalties.r1(D, real, weight=3.0, labels=labels), conditional, subject="R1 with labels", **FEW
+    )
+    early = Sequential(MinibatchStdDev(2), Dense(6, 4, rng=rng), Tanh(), Dense(4, 1, rng=rng))
+    randomize(early.to(backend, np.float64), rng)
+    rows = backend.asarray(rng.standard_normal((3, 4)))
+    yield from gradcheck.check_penalty(
+        lambda D: penalties.r1(D, rows, weight=3.0), early, subject="R1 of the minibatch standard deviation", **FEW
+    )
+    penalties.expect_second_derivatives(fuse(D))  # raises if a layer of it has none
     # The penalties by name, as a step of the game takes them.
     plain = Sequential(*D.layers[:2], Tanh(), Flatten(), Dense(8, 1, rng=rng)).to(backend, np.float64)
     on_real, on_fake = (float(penalties.r1(plain, x, weight=3.0)[0]) for x in (real, fake))

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minigan import game
+from minigan import backends, game
 from minigan.checking.derivatives import WHOLE, check
 from minigan.checking.rows import Row, compare, digest, table
 from minigan.layers import Layer
@@ -110,9 +110,11 @@ def check_network(network: Layer, x, *, tolerance: float | None = None, subject:
     return check_layer(network, x, tolerance=tolerance, subject=subject or "network", **options)
 
 
-def check_loss(loss: Loss, real_logits, fake_logits, **options) -> list[Row]:
-    """Both players' gradients of the logits against the derivatives of their losses."""
-    real, fake = (np.array(l, np.float64) for l in (real_logits, fake_logits))
+def check_loss(loss: Loss, real_logits, fake_logits, *, backend=None, **options) -> list[Row]:
+    """Both players' gradients of the logits against the derivatives of their losses, on the backend."""
+    backend = backend or backends.reference()
+    loss, options = loss.to(backend), {"backend": backend, **options}
+    real, fake = (backend.asarray(np.array(l, np.float64)) for l in (real_logits, fake_logits))
     name = options.pop("subject", loss.name)
     if options.get("method") == "complex":
         moving_real, moving_fake = real.astype(complex), fake.astype(complex)

@@ -133,6 +133,20 @@ def fused_equals_plain(backend) -> Iterator[Row]:
             yield fact(what, "not needed", no_grads is None and no_dx is None, "what was not asked for is not None")
         for name, expected in results[0].items():
             yield compare(what, name, "plain layers", results[1][name], expected, 1e-12)
+    yield from unfusable(backend)
+
+
+def unfusable(backend) -> Iterator[Row]:
+    """What `fuse` must leave alone."""
+    rng = np.random.default_rng(22)
+    for layer in (
+        Dense(3, 2, bias=False, rng=rng),
+        SpectralNorm(Dense(3, 2, bias=False, rng=rng), rng=rng),
+        Tanh(),
+    ):
+        network = Sequential(layer, LeakyReLU(0.2)).to(backend)
+        alone = fuse(network).layers == network.layers
+        yield fact(f"{layer!r} + LeakyReLU", "left alone", alone, "there is no pass to share, and it was merged")
 
 
 def layer_gradients(backend) -> Iterator[Row]:
@@ -164,6 +178,30 @@ def layer_contract(backend) -> Iterator[Row]:
         same = [(dx, dx_only), *((grads[name], grads_only[name]) for name in grads)]
         alike = all(np.array_equal(*map(backend.to_numpy, pair)) for pair in same)
         yield fact(what, "frozen", alike, "a gradient depends on what else was asked for")
+
+
+def second_derivative_contract(backend) -> Iterator[Row]:
+    """`tangent_backward` is additive in (dy, dty), a dy of None is zero, and what is not needed is None."""
+    rng = np.random.default_rng(23)
+    for what, layer, shape, how in layer_cases(backend, rng):
+        if any(type(inner).tangent is layers.Layer.tangent for inner in (layer, *layer.inner())):
+            continue  # it, or a layer of it, has no rule for second derivatives
+        x, tx = (backend.asarray(rng.standard_normal(shape)) for _ in range(2))
+        y, cache = layer.forward(x, **how)
+        dy, dty = (backend.asarray(rng.standard_normal(y.shape)) for _ in range(2))
+        dx, grads = layer.backward(dy, cache)
+        _, tangent_cache = layer.tangent(tx, cache)
+        both = layer.tangent_backward(dy, dty, cache, tangent_cache)
+        alone = layer.tangent_backward(None, dty, cache, tangent_cache)
+        spared = layer.tangent_backward(dy, dty, cache, tangent_cache, need_dx=False)
+        expected = dx if alone[0] is None else alone[0] + dx
+        yield compare(what, "dx", "sum", *map(backend.to_numpy, (both[0], expected)), EXACT)
+        yield compare(what, "dtx", "sum", *map(backend.to_numpy, (both[1], alone[1])), EXACT)
+        keys = list(both[2]) == list(alone[2]) == list(spared[2]) == list(layer.params)
+        yield fact(what, "not needed", keys and spared[0] is None and spared[1] is None, "dx is not None, or the keys")
+        for name, g in grads.items():
+            yield compare(what, name, "sum", *map(backend.to_numpy, (both[2][name], alone[2][name] + g)), EXACT)
+            yield compare(what, name, "alone", *map(backend.to_numpy, (spared[2][name], both[2][name])), EXACT)
 
 
 def forward_values(backend) -> Iterator[Row]:
@@ -223,8 +261,6 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         return 1 / (1 + np.exp(-x))
     if isinstance(layer, Upsample):
         return np.kron(x, np.ones((1, layer.factor, layer.factor, 1)))
-    if isinstance(layer, Dropout):
-        return x
     shape = layer.shape if isinstance(layer, Reshape) else (-1,)
     return np.stack([np.array(list(sample.flat)).reshape(shape) for sample in x])
 
@@ -310,6 +346,10 @@ def dropped_units(backend) -> Iterator[Row]:
     layer.buffers["draws"][...] = 0
     again = backend.to_numpy(layer.forward(ones)[0])
     yield fact("Dropout", "same again", np.array_equal(first, again), "the same count of draws gives another mask")
+    kept, _ = Dropout(0.0, rng=np.random.default_rng(6)).to(backend).forward(ones)
+    yield fact("Dropout", "rate 0", np.array_equal(backend.to_numpy(kept), np.ones((4, n // 4))), "it drops units")
+    few, _ = Dropout(1 - 1e-9, rng=np.random.default_rng(6)).to(backend).forward(ones)  # the rate is rounded
+    yield fact("Dropout", "rate near 1", np.isfinite(backend.to_numpy(few)).all(), "a unit is infinite")
     layer.forward(ones, train=False)
     yield fact("Dropout", "no draw", int(layer.buffers["draws"]) == 1, "a pass that does not train took a draw")
 
@@ -322,7 +362,8 @@ def initial_weights(backend) -> Iterator[Row]:
         ("glorot_uniform", layers.glorot_uniform, math.sqrt(2 / (n_in + n_out))),
         ("he_normal", layers.he_normal, math.sqrt(2 / n_in)),
     ):
-        w = Dense(n_in, n_out, rng=np.random.default_rng(7), init=init).params["w"].astype(np.float64)
+        layer = Dense(n_in, n_out, rng=np.random.default_rng(7), init=init).to(backend)
+        w = backend.to_numpy(layer.params["w"]).astype(np.float64)
         yield compare(what, "std of w", "statistics", w.std(), std, 4 / math.sqrt(2 * n))
         yield compare(what, "mean of w", "statistics", 1 + w.mean() / std, 1.0, 4 / math.sqrt(n))
     fans = []

@@ -15,7 +15,10 @@ from minigan.layers import BatchNorm, Dense, Dropout, Sequential
 def loss_values(backend) -> Iterator[Row]:
     """The players' losses against log(1 + exp) written out, their gradients against derivatives, and the extremes."""
     rng = np.random.default_rng(8)
-    real, fake = 3 * rng.standard_normal((5, 1)), 3 * rng.standard_normal((4, 1))
+    # Both signs, and both sides of the margins of hinge, 1 for real and -1 for fake; unequal batches.
+    real = np.array([[-2.6], [-0.4], [0.3], [1.7], [3.1]])
+    fake = np.array([[-3.2], [-1.4], [-0.6], [2.3]])
+    ours = [backend.asarray(l) for l in (real, fake)]
 
     def log1pexp(l):
         return np.logaddexp(0, l)
@@ -31,40 +34,46 @@ def loss_values(backend) -> Iterator[Row]:
     }
     tried = {**losses.LOSSES, "smoothed": losses.smoothed(losses.non_saturating, 0.1)}
     for name, loss in tried.items():
-        for method in ("central", "complex"):
-            yield from gradcheck.check_loss(loss, real, fake, method=method, subject=name)
-        got = loss.discriminator(real, fake)[0], loss.generator(fake)[0]
+        for method in ("central", "complex") if backend.takes_complex else ("central",):
+            yield from gradcheck.check_loss(loss, real, fake, backend=backend, method=method, subject=name)
+        got = [float(loss.discriminator(*ours)[0]), float(loss.generator(ours[1])[0])]
         for player, value, expected in zip(("discriminator", "generator"), got, plain[name], strict=True):
             yield compare(f"{name}: {player}", "value", "formula", value, expected, EXACT)
-    yield from classifier_loss(rng)
-    far = np.array([[-100.0], [100.0]], np.float32)
-    value, d_real, d_fake = losses.non_saturating.discriminator(far, far)
+    sigmoid, softplus = (backend.to_numpy(f(ours[0])) for f in (losses.sigmoid, losses.softplus))
+    yield compare("sigmoid", "value", "formula", sigmoid, 1 / (1 + np.exp(-real)), EXACT)
+    yield compare("softplus", "value", "formula", softplus, log1pexp(real), EXACT)
+    yield from classifier_loss(rng, backend)
+    far = backend.asarray(np.array([[-100.0], [100.0]], np.float32))
+    value, d_real, d_fake = map(backend.to_numpy, losses.non_saturating.discriminator(far, far))
     yield compare("logits +-100 in float32", "loss", "formula", value, 100.0, 0.0)
     yield compare("logits +-100 in float32", "d real", "formula", d_real, np.array([[-0.5], [0.0]]), 1e-40)
     yield compare("logits +-100 in float32", "d fake", "formula", d_fake, np.array([[0.0], [0.5]]), 1e-40)
-    value, d_fake = losses.non_saturating.generator(far)
+    value, d_fake = map(backend.to_numpy, losses.non_saturating.generator(far))
     yield compare("logits +-100 in float32", "G loss", "formula", value, 50.0, 0.0)
     yield compare("logits +-100 in float32", "G d fake", "formula", d_fake, np.array([[-0.5], [0.0]]), 1e-40)
     dtypes = {str(a.dtype) for a in (value, d_real, d_fake)}
     yield fact("logits +-100 in float32", "dtype", dtypes == {"float32"}, f"float32 in, {dtypes} out")
 
 
-def classifier_loss(rng) -> Iterator[Row]:
+def classifier_loss(rng, backend) -> Iterator[Row]:
     """-log of the label's share of exp(logit), and that it neither overflows nor changes its dtype."""
-    logits, labels = rng.standard_normal((5, 4)), np.array([3, 0, 1, 1, 2])
-    for method, moving in (("central", logits), ("complex", logits.astype(complex))):
+    plain, labels = rng.standard_normal((5, 4)), np.array([3, 0, 1, 1, 2])
+    logits, ours = backend.asarray(plain), backend.asarray(labels)
+    for method in ("central", "complex") if backend.takes_complex else ("central",):
+        moving = logits.astype(complex) if method == "complex" else logits
         yield from gradcheck.check(
-            lambda moving=moving: losses.cross_entropy(moving, labels)[0],
-            lambda: {"logits": losses.cross_entropy(logits, labels)[1]},
+            lambda moving=moving: losses.cross_entropy(moving, ours)[0],
+            lambda: {"logits": losses.cross_entropy(logits, ours)[1]},
             {"logits": moving},
             subject="cross_entropy",
             method=method,
+            backend=backend,
         )
-    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    shares = np.exp(plain) / np.exp(plain).sum(1, keepdims=True)
     expected = -np.mean([np.log(shares[n, label]) for n, label in enumerate(labels)])
-    yield compare("cross_entropy", "value", "formula", losses.cross_entropy(logits, labels)[0], expected, EXACT)
-    far = np.array([[-100.0, 100.0], [100.0, -100.0]], np.float32)
-    value, d_logits = losses.cross_entropy(far, np.array([0, 0]))
+    yield compare("cross_entropy", "value", "formula", float(losses.cross_entropy(logits, ours)[0]), expected, EXACT)
+    far = backend.asarray(np.array([[-100.0, 100.0], [100.0, -100.0]], np.float32))
+    value, d_logits = map(backend.to_numpy, losses.cross_entropy(far, backend.asarray(np.array([0, 0]))))
     yield compare("cross_entropy at +-100 in float32", "value", "formula", value, 100.0, 0.0)
     expected = np.array([[-0.5, 0.5], [0.0, 0.0]])
     yield compare("cross_entropy at +-100 in float32", "d logits", "formula", d_logits, expected, 1e-40)

@@ -1,0 +1,64 @@
+"""The wheel: it holds all that minigan needs, and works where there is no clone."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy of the clone, because a build leaves files in its folder."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "minigan", source / "minigan", ignore=shutil.ignore_patterns("__pycache__"))
+    run("-m", "pip", "wheel", "-q", "--no-deps", "-w", out, source, cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    files = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "minigan").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert held == files
+    needed = ("mnist/train-images-idx3-ubyte.gz", "judge.npz", "kernels.cu", "mistakes/losses.toml")
+    assert all(any(name.endswith(end) for name in held) for end in needed)
+
+
+def test_the_wheel_works_in_another_folder(wheel, tmp_path):
+    """Installed outside of the clone, from an empty folder: train, doctor and gradcheck."""
+    installed, here = tmp_path / "installed", tmp_path / "here"
+    here.mkdir()
+    run("-m", "pip", "install", "-q", "--no-deps", "--target", installed, wheel, cwd=here)
+    path = {"PYTHONPATH": str(installed)}
+    where = run("-c", "import minigan; print(minigan.__file__)", cwd=here, **path)
+    assert where.strip() == str(installed / "minigan" / "__init__.py")
+    options = ["--preset", "small", "--batch", "4", "--backend", "numpy", "--quiet", "--out", "run"]
+    run("-m", "minigan", "train", "--steps", "2", *options, cwd=here, **path)
+    assert (here / "run" / "final.png").exists()
+    assert "70,000 embedded MNIST images, whole" in run("-m", "minigan", "doctor", cwd=here, **path)
+    assert "numpy: " in run("-m", "minigan", "gradcheck", "--backend", "numpy", cwd=here, **path)
+    mistakes = "from minigan.checking.planted import MISTAKES, changed; print(len([changed(m) for m in MISTAKES]))"
+    assert int(run("-c", mistakes, cwd=here, **path)) >= 134
+    judge = "from minigan.metrics.judge import WEIGHTS; print(WEIGHTS.exists())"
+    assert run("-c", judge, cwd=here, **path) == "True\n"

@@ -1,0 +1,218 @@
+"""The structure of minigan/: imports, where a backend is named, where the batch is summed, the length of files."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import minigan
+
+PACKAGE = Path(minigan.__file__).parent
+
+# A part of minigan/ imports only parts on the lines below its own. A new file or folder needs a place here.
+LINES = [
+    {"__main__"},
+    {"cli", "web"},
+    {"lab", "doctor"},
+    {"gan"},
+    {"runs"},
+    {"report", "metrics", "training"},
+    {"export", "models", "datasets", "checking"},
+    {"game"},
+    {"losses", "penalties", "optim", "layers"},
+    {"backends"},
+    {"errors", "files", "options"},
+    {"__init__"},  # the version
+]
+LINE = {part: number for number, parts in enumerate(LINES) for part in parts}
+# Pairs that would break the rule, and why they may.
+EXCEPTIONS = {
+    ("checking", "models"): "whole steps of every preset are checked",
+    ("checking", "datasets"): "each kind of data has its own shape of samples",
+    ("models", "datasets"): "a preset is for a kind of data, whose options have the same form",
+    ("layers", "losses"): "one rule checks labels, in layers and in losses",
+    ("penalties", "layers"): "a penalty goes through layers, and adds gradients as they do",
+    ("options", "errors"): "a value that is refused",
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """(dotted name below minigan, path) of every module."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts), path
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The parts of minigan that are imported anywhere in the tree, inside of functions too."""
+    parts = set()
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            whole = node.module == "minigan"
+            names = [f"minigan.{alias.name}" for alias in node.names] if whole else [node.module]
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "minigan" and rest:
+                part = rest.split(".")[0]
+                parts.add(part if part in LINE else "__init__" if part.startswith("__") else part)
+    return parts
+
+
+def violations(name: str, source: str) -> list[str]:
+    """What the module of that name imports against the rule."""
+    own = name.split(".")[0]
+    wrong = []
+    for part in imported(ast.parse(source)) - {own}:
+        assert part in LINE, f"minigan.{part}, imported by {name}, has no place in LINES"
+        if LINE[part] <= LINE[own] and (own, part) not in EXCEPTIONS:
+            wrong.append(f"{name} imports {part}")
+    return wrong
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_module_imports_only_from_lines_below_its_own(name, path):
+    assert name.split(".")[0] in LINE, f"{name} has no place in LINES"
+    assert violations(name, path.read_text(encoding="utf-8")) == []
+
+
+def test_no_exception_is_left_over():
+    used = set()
+    for name, path in modules():
+        own = name.split(".")[0]
+        used |= {(own, part) for part in imported(ast.parse(path.read_text(encoding="utf-8"))) if part != own}
+    assert [pair for pair in EXCEPTIONS if pair not in used] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("layers.dense", "def f():\n    from minigan import game"),
+        ("metrics.scores", "import minigan.training.config"),
+        ("report.plots", "from minigan.runs import sampler"),
+        ("losses", "from minigan.optim import SGD"),
+    ],
+)
+def test_an_import_against_the_rule_is_found(name, source):
+    assert len(violations(name, source)) == 1
+
+
+# ---------------------------------------------------------------- the mathematics knows no machine
+
+CORE = [path for name, path in modules() if name.split(".")[0] in ("layers", "losses", "penalties", "optim", "game")]
+MACHINE = re.compile(r"\b(numba|cupy|cuda|gpu|threads?|kernels?_on_disk|cache_dir|numpy_backend|load)\b", re.I)
+
+
+def words(source: str) -> list[str]:
+    """The identifiers and texts of a module's code, without docstrings; comments are no code."""
+    tree = ast.parse(source)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and isinstance(node.body[0], ast.Expr)
+        and isinstance(node.body[0].value, ast.Constant)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.append(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.append(node.attr)
+        elif isinstance(node, ast.arg):
+            found.append(node.arg)
+        elif isinstance(node, ast.alias):
+            found.append(node.name)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            found.append(node.value)
+    return found
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
+def test_the_mathematics_names_no_backend_and_no_threads(path):
+    """Except that `Layer.to` loads a backend by the name that its caller gives."""
+    found = [word for word in words(path.read_text(encoding="utf-8")) if MACHINE.search(word)]
+    assert found == (["load"] if path.name == "base.py" else [])
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["x = backend.name == 'cupy'", "def f(threads): pass", "from minigan.backends import numba", "a.numpy_backend"],
+)
+def test_a_backend_that_is_named_is_found(code):
+    assert any(MACHINE.search(word) for word in words(code))
+
+
+@pytest.mark.parametrize("path", [path for _, path in modules() if "backends" not in path.parts], ids=lambda p: p.name)
+def test_no_code_asks_for_the_name_of_a_backend(path):
+    """To ask what it can do is better: `takes_complex`, `compiles`, `settings`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare):
+            text = ast.unparse(node)
+            assert not re.search(r"backend\.name|\bNAME\b", text), f"{path.name}, line {node.lineno}: {text}"
+
+
+# ---------------------------------------------------------------- statistics of the batch
+
+# Sums and means in the mathematics that are no statistic of the batch, each with the reason.
+LOCAL = {
+    ("conditional.py", "(x * (chosen @ self.params['e'])).sum(axis=1, keepdims=True)"): "of each sample",
+    ("conditional.py", "dy.sum(axis=0)"): "a weight gradient",
+    (
+        "conditional.py",
+        "same.sum(axis=1, keepdims=True)",
+    ): "gathered with the product, see there",
+    ("conditional.py", "t.reshape(len(t), -1, self.channels).mean(axis=1)"): "of each sample",
+    ("norm.py", "(dW * W).sum()"): "over weights",
+    ("shape.py", "dy.reshape(N, H, self.factor, W, self.factor, C).sum(axis=(2, 4))"): "of each sample",
+    ("losses.py", "xp.exp(shifted).sum(axis=1, keepdims=True)"): "of each sample",
+    ("losses.py", "(log_p * one_hot).sum()"): "goes through batch_sum",
+    ("penalties.py", "(g * g).reshape(len(g), -1).sum(axis=1)"): "of each sample",
+    ("numpy_backend.py", "dy.sum(axis=tuple(range(dy.ndim - 1)))"): "sum_rows: weight gradients",
+    ("contract.py", "x.sum(axis=axis)"): "goes through batch_sum",
+}
+
+
+def sums(source: str) -> list[str]:
+    """Every call of a sum, mean, variance or product of them in the code, as text."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = {"sum", "mean", "var", "std", "average", "einsum"}
+    return [
+        ast.unparse(call)
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in names
+        and not ast.unparse(call.func.value).endswith("backend")
+    ]
+
+
+BACKEND = [PACKAGE / "backends" / name for name in ("numpy_backend.py", "contract.py")]
+
+
+@pytest.mark.parametrize("path", [*CORE, *BACKEND], ids=lambda path: path.name)
+def test_every_statistic_of_the_batch_goes_through_one_operation(path):
+    """`batch_sum`, where data-parallel training will add the other processes. A direct sum or mean needs a reason."""
+    found = {(path.name, text) for text in sums(path.read_text(encoding="utf-8"))}
+    assert found <= LOCAL.keys(), found - LOCAL.keys()
+
+
+def test_no_reason_is_left_over():
+    found = {(path.name, text) for path in [*CORE, *BACKEND] for text in sums(path.read_text(encoding="utf-8"))}
+    assert found == LOCAL.keys()
+
+
+def test_a_direct_mean_is_found():
+    assert sums("loss = softplus(-real).mean() + backend.batch_mean(x)") == ["softplus(-real).mean()"]
+    assert sums("y = xp.mean(x, axis=0)") == ["xp.mean(x, axis=0)"]
+
+
+# ---------------------------------------------------------------- files that can be read
+
+
+@pytest.mark.parametrize("path", [path for _, path in modules() if "backends" not in path.parts], ids=lambda p: p.name)
+def test_a_file_can_be_read_in_one_sitting(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
