@@ -42,6 +42,10 @@ class Optimizer:
         dw = self.network.backend.concatenate([grads[name] for name in params])
         self._update(self.network.pack(), dw, *self.moments)
 
+    def _update(self, w, dw, *moments) -> None:
+        """One update of all parameters w (n,) by the gradients dw (n,), in place."""
+        raise NotImplementedError
+
 
 class SGD(Optimizer):
     """w -= lr * v, v = momentum * v + dw (Polyak 1964); with momentum 0, plain gradient descent."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from minigan.cli import main
+from minigan.options import options, table
+from minigan.training import Config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -133,3 +135,11 @@ def test_single_operations_and_two_threads_are_the_committed_ones():
     for batch in (128, 256):
         assert f"{threads[batch, 1] / threads[batch, 2]:.1f}" == "1.9"
     assert "on the tutorial two threads are 1.9 times as fast as one" in said
+
+
+def test_the_table_of_options_is_that_of_config():
+    """`python -m minigan.training` writes it."""
+    text = (ROOT / "minigan" / "README.md").read_text(encoding="utf-8")
+    found = text.split("<!-- options:begin -->\n")[1].split("\n<!-- options:end -->")[0]
+    assert found == table(Config)
+    assert all(this.flag is None or f"`{this.flag}`" in found for this in options(Config).values())

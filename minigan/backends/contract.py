@@ -90,6 +90,7 @@ class Backend(Protocol):
         `play` runs one training step on a few samples and leaves nothing behind. It can be
         pickled, because a backend may run it in a second process as well.
         """
+        return None
 
     def __copy__(self) -> "Backend":
         return self

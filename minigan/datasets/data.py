@@ -15,8 +15,15 @@ class Codec(Protocol):
     """The way from what a generator makes to what people use. A checkpoint keeps its fields, so sampling never needs
     the data. A dataclass whose fields JSON can hold."""
 
-    view: str  # the picture that `report` draws of samples: "grid" or "scatter"
-    suffixes: tuple[str, ...]  # of the files that `save` writes
+    @property
+    def view(self) -> str:
+        """The picture that `report` draws of samples: "grid" or "scatter"."""
+        ...
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the files that `save` writes."""
+        ...
 
     def decode(self, samples: np.ndarray) -> Any:
         """What people use, from float samples (N, *sample_shape)."""
@@ -30,11 +37,30 @@ class Codec(Protocol):
 class Data(Protocol):
     """Samples to learn from. Images, points and whatever else implement it; `Training` mentions none of them."""
 
-    kind: str
-    name: str  # for titles and messages; no part of the fingerprint
-    labels: np.ndarray | None  # (N,) whole numbers from 0, or None
-    class_names: list[str] | None  # one for each label
-    codec: Codec
+    @property
+    def kind(self) -> str:
+        """A name of `datasets.KINDS`."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """For titles and messages; no part of the fingerprint."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(N,) whole numbers from 0, or None."""
+        ...
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """One for each label, or None."""
+        ...
+
+    @property
+    def codec(self) -> Codec:
+        """What decodes samples."""
+        ...
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -82,9 +108,10 @@ class Kind:
 
 def checksums(values: np.ndarray, labels: np.ndarray | None) -> dict:
     """The fingerprint of values (N, ...) and labels (N,)."""
-    found = {
-        "shape": list(values.shape),
-        "dtype": str(values.dtype),
-        "values": zlib.crc32(np.ascontiguousarray(values)),
-    }
-    return found | {"labels": None if labels is None else zlib.crc32(labels.astype(np.int64))}
+    found: dict = {"shape": list(values.shape), "dtype": str(values.dtype), "values": crc32(values)}
+    return found | {"labels": None if labels is None else crc32(labels.astype(np.int64))}
+
+
+def crc32(array: np.ndarray) -> int:
+    """The checksum of an array's numbers in C order."""
+    return zlib.crc32(np.ascontiguousarray(array).data)

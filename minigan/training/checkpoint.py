@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from minigan import datasets
+from minigan.datasets.data import crc32
 from minigan.errors import UserError
 from minigan.files import write_atomically
 
@@ -110,7 +111,7 @@ def fingerprint_1(data: Any) -> dict:
     """What told images from others in format 1: name, shape, and a checksum of every pixel."""
     if not isinstance(data, datasets.Images):
         return {}
-    return {"name": data.name, "shape": list(data.images.shape), "crc32": zlib.crc32(data.images)}
+    return {"name": data.name, "shape": list(data.images.shape), "crc32": crc32(data.images)}
 
 
 def generator_arrays(arrays: dict[str, np.ndarray], network: Any) -> tuple[dict, dict]:
@@ -128,7 +129,8 @@ def generator_arrays(arrays: dict[str, np.ndarray], network: Any) -> tuple[dict,
 def save(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
     """Writes arrays (NumPy, on the CPU) and facts (whatever JSON can say) atomically to `path`."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays, facts=np.array(json.dumps({"format": FORMAT} | facts)))
+    entries: dict[str, Any] = {**arrays, "facts": np.array(json.dumps({"format": FORMAT} | facts))}
+    np.savez(buffer, **entries)
     write_atomically(Path(path), buffer.getvalue())
 
 

@@ -13,6 +13,7 @@ from minigan.layers import Sequential, fuse
 
 def draw_noise(generator: Sequential, rng: np.random.Generator, count: int) -> Array:
     """Noise (count, *noise_shape) from N(0, 1)."""
+    assert generator.noise_shape is not None  # `Training` refuses a generator that does not say it
     z = rng.standard_normal((count, *generator.noise_shape), dtype=np.float32)
     return generator.backend.asarray(z)
 

@@ -1,4 +1,4 @@
-// The kernels of cupy_backend.py: CUDA C without includes, compiled when first used, for float and, with -DREAL=double,
+// The kernels of backend.py: CUDA C without includes, compiled when first used, for float and, with -DREAL=double,
 // for the gradient checks. Images are NHWC: x (N, H, W, C), the last axis closest in memory.
 //
 // Each number that a kernel writes is gathered by one thread in a fixed order. No atomics, so a result does not depend
@@ -293,20 +293,20 @@ __device__ real sigmoid(real l) {
 
 __device__ real softplus(real l) { return (l > 0 ? l : real(0)) + log1p(exp(-fabs(l))); }
 
-#define SOFTPLUS 0  // f(l) = softplus(sign * l) + tilt * l
+#define SOFTPLUS 0  // f(l) = softplus(sign * l) + smoothing * l
 #define HINGE 1     // f(l) = max(0, 1 + sign * l)
 #define LINEAR 2    // f(l) = sign * l
 
 // This thread's share of the mean of weight * f over n logits; dl = weight * f'(l) / n.
-__device__ real loss_term(int kind, const real* __restrict__ l, real* __restrict__ dl, int n, real sign, real tilt,
+__device__ real loss_term(int kind, const real* __restrict__ l, real* __restrict__ dl, int n, real sign, real smoothing,
                           real weight) {
     real sum = 0;
     for (int i = (int)threadIdx.x; i < n; i += THREADS) {
         const real s = sign * l[i];
         real f = s, slope = sign;
         if (kind == SOFTPLUS) {
-            f = softplus(s) + tilt * l[i];
-            slope = sign * sigmoid(s) + tilt;
+            f = softplus(s) + smoothing * l[i];
+            slope = sign * sigmoid(s) + smoothing;
         } else if (kind == HINGE) {
             f = 1 + s > 0 ? 1 + s : real(0) * s;  // NaN stays NaN
             slope = 1 + s > 0 ? sign : real(0);
@@ -319,9 +319,9 @@ __device__ real loss_term(int kind, const real* __restrict__ l, real* __restrict
 
 // A loss over the logits a, with smoothing, and the logits b, if there are any: value (1,), da and db. One block.
 extern "C" __global__ void loss(int kind, const real* __restrict__ a, real* __restrict__ da, int n_a, real sign_a,
-                                real tilt, const real* __restrict__ b, real* __restrict__ db, int n_b, real sign_b,
+                                real smoothing, const real* __restrict__ b, real* __restrict__ db, int n_b, real sign_b,
                                 real weight, real* __restrict__ value) {
-    const real total = block_sum(loss_term(kind, a, da, n_a, sign_a, tilt, weight) +
+    const real total = block_sum(loss_term(kind, a, da, n_a, sign_a, smoothing, weight) +
                                  loss_term(kind, b, db, n_b, sign_b, real(0), weight));
     if (threadIdx.x == 0) value[0] = total;
 }

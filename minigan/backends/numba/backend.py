@@ -49,7 +49,7 @@ class NumbaBackend(NumpyBackend):
         """BLAS gets one thread: its threads wait in a busy loop after each product, on the cores that the compiled
         loops need, and their number changes its bits."""
         threads = self.settings["threads"] or contract.cores()
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         limit_blas(1)
 
     def describe(self) -> str:
