@@ -2,6 +2,7 @@
 
     python benchmarks/bench_step.py [--presets small tutorial] [--threads 1 2] [--json FILE] [--plot FILE]
     python benchmarks/bench_step.py --profile small:128 tutorial:128 [--backends numba] [--json FILE]
+    python benchmarks/bench_step.py --penalties small:64 [--backends numba] [--json FILE]
 
 The backends' results are compared before anything is timed. Backends and numbers of threads take turns; medians are
 quoted. --profile says instead where the time of a step goes: how long each operation of the backend takes in it, called
@@ -87,6 +88,7 @@ def main() -> None:
         "--seconds", type=float, default=3.0, help="for each backend and number of threads in each case (default 3)"
     )
     parser.add_argument("--profile", nargs="+", metavar="PRESET:BATCH", help="where the time of a step goes")
+    parser.add_argument("--penalties", nargs="+", metavar="PRESET:BATCH", help="what gradient penalties cost")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
@@ -100,6 +102,13 @@ def main() -> None:
             rows += (found := profile(*case, options.seconds))
             for row in found:
                 print("  {ms:8.2f} ms {share:6.1%}  {calls:2d} x {operation:16s}{shapes}".format(**row), flush=True)
+    for preset, batch in (case.split(":") for case in options.penalties or []):
+        options.presets = []
+        for name in options.backends:
+            for row in bench.compare_penalties(preset, int(batch), name, max(options.threads), options.seconds):
+                rows.append(row)
+                text = "{preset:9s} batch {batch:4d}  {backend:6s} {penalty:8s} {median_ms:8.1f} ms  {ratio:.2f} x none"
+                print(text.format(**row), flush=True)
     for preset in options.presets:
         for row in bench.compare_backends(preset, BATCHES[preset], options.backends, options.threads, options.seconds):
             rows.append(row)
@@ -111,7 +120,7 @@ def main() -> None:
     report = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": bench.machine(), "results": rows}
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
-    if options.plot and not options.profile:
+    if options.plot and not options.profile and not options.penalties:
         plot(report, options.plot)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from minigan import backends, datasets
+from minigan.lab import bench
 from minigan.layers import MinibatchStdDev, SpectralNorm
 from minigan.training import Config, Training
 
@@ -131,3 +132,31 @@ def test_the_judge_comes_out_the_same_on_every_backend(script, capsys, tmp_path)
     assert train_judge.compare(weights, tmp_path / "judge.npz") == 2
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 of 208,674 ")
     assert {w.dtype for w in weights.values()} == {np.dtype(np.float16)}
+
+
+def test_the_cost_of_penalties_is_relative_to_a_step_without():
+    rows = bench.compare_penalties("mlp", 4, "numpy", 1, 0.0)
+    assert [row["penalty"] for row in rows] == ["none", "r1", "r2", "r1+r2", "wgan-gp"]
+    assert rows[0]["ratio"] == 1.0 and all(row["median_ms"] > 0 for row in rows)
+
+
+def test_versions_are_compared_bit_for_bit(script):
+    compare_versions = script("compare_versions")
+    a = np.arange(6, dtype=np.float32)
+    b = a.copy()
+    b[2] = np.nextafter(b[2], 9)
+    assert compare_versions.differences({"G.0.w": a, "curves": a}, {"G.0.w": a.copy(), "curves": a}) == []
+    (line,) = compare_versions.differences({"G.0.w": a}, {"G.0.w": b})
+    assert line.startswith("G.0.w: 1 of 6 differ, by up to 2.4e-07")
+    lines = compare_versions.differences({"G.0.w": a, "other": a}, {"G.0.w": a.astype(np.float64), "D.1.b": a})
+    assert lines == [
+        "G.0.w: float32 (6,) against float64 (6,)",
+        "other: only in the old checkpoint",
+        "D.1.b: only in the new checkpoint",
+    ]
+
+
+def test_the_interval_of_a_ratio_holds_the_median(script):
+    compare_versions = script("compare_versions")
+    median, low, high = compare_versions.interval(np.random.default_rng(0).normal(1, 0.05, 40))
+    assert 0.95 < low < median < high < 1.05

@@ -258,5 +258,5 @@ def test_a_decay_out_of_range_is_refused(decay, rng):
 
 
 def test_the_base_class_only_shares(rng):
-    with pytest.raises(AttributeError):
+    with pytest.raises(NotImplementedError):
         optim.Optimizer(Dense(1, 1, rng=rng), 0.1).step({"w": np.ones((1, 1)), "b": np.ones(1)})

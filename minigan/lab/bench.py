@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import backends, losses, models
+from minigan import backends, losses, models, penalties
 from minigan.game import discriminator_step, generator_step, simultaneous_step
 from minigan.layers import fuse
 from minigan.optim import Adam
@@ -76,7 +76,15 @@ class Step:
     Simultaneous: both players learn from one pass (`game.simultaneous_step`).
     """
 
-    def __init__(self, preset: str, batch: int, backend, seed: int = 0, simultaneous: bool = False):
+    def __init__(
+        self,
+        preset: str,
+        batch: int,
+        backend,
+        seed: int = 0,
+        simultaneous: bool = False,
+        penalty: penalties.Penalty | None = None,
+    ):
         rng = np.random.default_rng(seed)
         self.G, self.D = models.build(preset, rng=rng)
         self.G.to(backend)
@@ -86,15 +94,17 @@ class Step:
         noise = (batch, self.G.noise_shape[0])
         self.real = backend.asarray(rng.uniform(-1, 1, (batch, 28, 28, 1)).astype(np.float32))
         self.z_d, self.z_g = (backend.asarray(rng.standard_normal(noise, dtype=np.float32)) for _ in range(2))
-        self.backend, self.simultaneous = backend, simultaneous
+        self.backend, self.simultaneous, self.penalty = backend, simultaneous, penalty
 
     def __call__(self) -> dict:
         if self.simultaneous:
             players = *self.players, self.opt_d, self.opt_g
-            record = simultaneous_step(*players, self.real, self.z_g, losses.non_saturating)
+            batch = self.real, self.z_g, losses.non_saturating
+            record = simultaneous_step(*players, *batch, penalty=self.penalty)
             self.backend.synchronize()
             return record
-        record = discriminator_step(*self.players, self.opt_d, self.real, self.z_d, losses.non_saturating)
+        batch = self.real, self.z_d, losses.non_saturating
+        record = discriminator_step(*self.players, self.opt_d, *batch, penalty=self.penalty)
         record |= generator_step(*self.players, self.opt_g, self.z_g, losses.non_saturating)
         self.backend.synchronize()
         return record
@@ -124,6 +134,21 @@ def compare_backends(
             row = {"preset": preset, "batch": batch, "backend": name, "threads": count, **summary(times)}
             rows.append(row | {"images_per_second": round(1e3 * batch / row["median_ms"])})
     return rows
+
+
+def compare_penalties(preset: str, batch: int, name: str, threads: int, seconds: float) -> list[dict]:
+    """A row for a full step without a penalty and with each: they take turns. `ratio` is to the step without."""
+    backend, steps = backends.load(name, threads=threads), {}
+    for kind in ("none", *penalties.NAMES):
+        rng = np.random.default_rng(0)
+        penalty = None if kind == "none" else penalties.named(kind, weight=10.0, rng=rng)
+        steps[kind] = Step(preset, batch, backend, penalty=penalty)
+        steps[kind]()
+    rows = []
+    for kind, times in zip(steps, take_turns(list(steps.values()), seconds), strict=True):
+        row = {"preset": preset, "batch": batch, "backend": name, "threads": threads, "penalty": kind}
+        rows.append(row | summary(times))
+    return [row | {"ratio": round(row["median_ms"] / rows[0]["median_ms"], 3)} for row in rows]
 
 
 def overtakes(rows: list[dict], challenger: str, champion: str) -> int | None:
