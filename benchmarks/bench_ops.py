@@ -278,8 +278,8 @@ def measured_peak(threads: int) -> float:
         m, count = microkernel.ROWS, 2000 * threads
         x, w, y = np.ones(m * k, np.float32), np.ones(k * width, np.float32), np.empty(m * width * count, np.float32)
         task = microkernel.tasks(0, 0, np.arange(count) % threads * m * width, (0, m), (0, k))
-        tables = x, np.arange(m) * k, np.arange(k), w, np.arange(k) * width, y, np.arange(m) * width, task
-        durations = take_turns([lambda: microkernel.products(*tables, False)], 1.0)[0]
+        tables = microkernel.Tables(np.arange(m) * k, np.arange(k), np.arange(k) * width, np.arange(m) * width)
+        durations = take_turns([lambda: microkernel.products(tables, task, x, w, y, False)], 1.0)[0]
         best.append(2e-9 * count * m * k * width / min(durations))
     return max(best)
 

@@ -459,8 +459,9 @@ def test_the_tile_adds_what_its_tables_say(dtype, rng):
     row, step, w_step = rng.integers(0, 200, rows), rng.integers(0, 200, 40), rng.integers(0, 29 * width, 40)
     y, out = np.full((2 * rows, width), np.nan, dtype), rng.permutation(2 * rows)[:rows] * width
     task = microkernel.tasks(50, 3, 0, (0, rows), (5, 33))
+    tables = microkernel.Tables(row, step, w_step, out)
     for times in (1, 2):
-        microkernel.products(x, row, step, w, w_step, y.reshape(-1), out, task, times == 2)  # in place of y, then added
+        microkernel.products(tables, task, x, w, y.reshape(-1), times == 2)  # in place of y, then added
         for m in range(rows):
             for o in range(width):
                 total = sum(float(x[50 + row[m] + step[k]]) * float(w[3 + w_step[k] + o]) for k in range(5, 33))

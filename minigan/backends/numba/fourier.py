@@ -21,26 +21,21 @@ from typing import NamedTuple
 import numpy as np
 
 from minigan.backends.numba import microkernel
-from minigan.backends.numba.microkernel import offsets, panel_width, stacked, tasks, whole_tiles
+from minigan.backends.numba.microkernel import Tables, offsets, panel_width, stacked, tasks, whole_tiles
 
 MARGIN = 1.3  # how many multiplications of the plain sum cost as much as one here, for the tables and the memory
 
 
-class Tables(NamedTuple):
-    """How `microkernel.products` finds its way: two factors, what comes out, and the tasks."""
+class Products(NamedTuple):
+    """Many matrix products with the same tables."""
 
-    rows: np.ndarray
-    steps: np.ndarray
-    w_steps: np.ndarray
-    out: np.ndarray
+    tables: Tables
     tasks: np.ndarray
 
     def multiply(self, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> np.ndarray:
         """y, filled with the products of x and w."""
         flat = [array.reshape(-1) for array in (x, w, y)]
-        microkernel.products(
-            flat[0], self.rows, self.steps, flat[1], self.w_steps, flat[2], self.out, self.tasks, False
-        )
+        microkernel.products(self.tables, self.tasks, *flat, False)
         return y
 
 
@@ -52,25 +47,23 @@ class Side:
     pixels: np.ndarray  # h*W + v, i*K + j or p*Q + q of each column
     starts: np.ndarray  # phase s has the columns starts[s] to starts[s+1]
 
-    def forward(self, x_at, pixel_size, X_at, rank_size) -> Tables:
+    def forward(self, x_at, pixel_size, X_at, rank_size) -> Products:
         """X number r = sum over a phase's pixels of matrix[r, pixel] * x pixel, for the panels at x_at and X_at."""
         rank, columns = self.matrix.shape
         first, last = self.starts[:-1, None], self.starts[1:, None]
-        return Tables(
+        tables = Tables(
             whole_tiles(np.arange(rank) * columns), np.arange(columns),
             self.pixels * pixel_size, whole_tiles(np.arange(rank) * rank_size),
-            tasks(0, x_at, X_at, (0, rank), (first, last)),
         )  # fmt: skip
+        return Products(tables, tasks(0, x_at, X_at, (0, rank), (first, last)))
 
-    def backward(self, X_at, rank_size, x_at, pixel_size) -> Tables:
+    def backward(self, X_at, rank_size, x_at, pixel_size) -> Products:
         """x pixel = sum_r matrix[r, pixel] * X number r: the transposed matrix, and so `forward`'s gradient."""
         rank, columns = self.matrix.shape
         first, last, rows = stacked([np.arange(*ends) for ends in itertools.pairwise(self.starts)])
-        return Tables(
-            rows, np.arange(rank) * columns,
-            np.arange(rank) * rank_size, self.pixels[rows] * pixel_size,
-            tasks(0, X_at, x_at, (first[:, None], last[:, None]), (0, rank)),
-        )  # fmt: skip
+        r = np.arange(rank)
+        tables = Tables(rows, r * columns, r * rank_size, self.pixels[rows] * pixel_size)
+        return Products(tables, tasks(0, X_at, x_at, (first[:, None], last[:, None]), (0, rank)))
 
 
 class Transform(NamedTuple):
@@ -115,8 +108,10 @@ def work(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, before
 
 
 @functools.lru_cache(maxsize=256)
-def transform_of(H: int, W: int, K: int, stride: int, before: int, P: int, Q: int, dtype) -> Transform:
-    """The matrices of a convolution.
+def transform_of(
+    image: tuple[int, int], outputs: tuple[int, int], K: int, stride: int, before: int, dtype
+) -> Transform:
+    """The matrices of a convolution from an image (H, W) to outputs (P, Q).
 
     Along one axis of M places, with phi = 2 pi f / M for the frequency f, and in two dimensions likewise:
 
@@ -125,6 +120,7 @@ def transform_of(H: int, W: int, K: int, stride: int, before: int, P: int, Q: in
     x, w and y are real, so of f and -f one is enough. Three real products make a complex one (Gauss): with
     k1 = wr*(xr+xi), k2 = xr*(wi-wr) and k3 = xi*(wr+wi), (xr + i xi) * (wr + i wi) = (k1 - k3) + i (k1 + k2).
     """
+    (H, W), (P, Q) = image, outputs
     rows, columns = circle(H, K, stride, before, P), circle(W, K, stride, before, Q)
     places, phases = rows.places * columns.places, stride * stride
     M = np.array([rows.places, columns.places])
@@ -155,17 +151,17 @@ def transform_of(H: int, W: int, K: int, stride: int, before: int, P: int, Q: in
 def spectrum(side: Side, x: np.ndarray) -> np.ndarray:
     """(N,H,W,C) -> (N, rank, S*C), of S phases"""
     X = np.empty((len(x), len(side.matrix), (len(side.starts) - 1) * x.shape[3]), x.dtype)
-    return spectrum_tables(side, x.shape, X.shape, x.dtype).multiply(side.matrix, x, X)
+    return spectrum_products(side, x.shape, X.shape, x.dtype).multiply(side.matrix, x, X)
 
 
 def from_spectrum(side: Side, X: np.ndarray, x_shape: tuple[int, ...]) -> np.ndarray:
     """(N, rank, S*C) -> (N,H,W,C), by the transposed matrix"""
     x = np.empty(x_shape, X.dtype)
-    return spectrum_tables(side, x_shape, X.shape, X.dtype, back=True).multiply(side.matrix, X, x)
+    return spectrum_products(side, x_shape, X.shape, X.dtype, back=True).multiply(side.matrix, X, x)
 
 
 @functools.lru_cache(maxsize=256)
-def spectrum_tables(side: Side, x_shape, X_shape, dtype, back: bool = False) -> Tables:
+def spectrum_products(side: Side, x_shape, X_shape, dtype, back: bool = False) -> Products:
     """Each image begins somewhere in x, and each of its phases in X (phases, images), for every panel of channels."""
     (N, H, W, C), (_, rank, X_row) = x_shape, X_shape
     n, c, phase = np.arange(N), panel_starts(C, dtype), np.arange(0, X_row, C)[:, None]
@@ -178,11 +174,11 @@ def weight_panels(side: Side, w: np.ndarray, length: int, phase_size: int) -> np
     w = np.ascontiguousarray(w)
     (rows, columns), width, phases = w.shape[2:], panel_width(w.dtype), len(side.starts) - 1
     G_w = np.empty((len(side.matrix), phases * rows * columns // (length * width), length, width), w.dtype)
-    return weight_tables(side, rows, columns, length, phase_size, w.dtype).multiply(side.matrix, w, G_w)
+    return weight_products(side, rows, columns, length, phase_size, w.dtype).multiply(side.matrix, w, G_w)
 
 
 @functools.lru_cache(maxsize=256)
-def weight_tables(side: Side, rows: int, columns: int, length: int, phase_size: int, dtype) -> Tables:
+def weight_products(side: Side, rows: int, columns: int, length: int, phase_size: int, dtype) -> Products:
     row, column, phases = np.arange(rows), panel_starts(columns, dtype), np.arange(len(side.starts) - 1)[:, None]
     G_at = phases * phase_size + offsets(row * panel_width(dtype), column * length)
     return side.forward(offsets(row * columns, column), rows * columns, G_at, phases.size * rows * columns)
@@ -192,27 +188,27 @@ def spectral_product(X: np.ndarray, G_w: np.ndarray) -> np.ndarray:
     """(N, rank, k), (rank, panels, k, PANEL) -> (N, rank, panels * PANEL): a matrix product for each row of rank"""
     (N, rank, length), (_, count, _, width) = X.shape, G_w.shape
     Y = np.empty((N, rank, count * width), X.dtype)
-    return product_tables(N, rank, length, count, width).multiply(X, G_w, Y)
+    return rank_products(N, rank, length, count, width).multiply(X, G_w, Y)
 
 
 @functools.lru_cache(maxsize=256)
-def product_tables(N: int, rank: int, length: int, count: int, width: int) -> Tables:
+def rank_products(N: int, rank: int, length: int, count: int, width: int) -> Products:
     n, r, k, panel = np.arange(N), np.arange(rank)[:, None], np.arange(length), np.arange(count)
-    return Tables(
-        whole_tiles(n * rank * length), k, k * width, whole_tiles(n * rank * count * width),
+    return Products(
+        Tables(whole_tiles(n * rank * length), k, k * width, whole_tiles(n * rank * count * width)),
         tasks(r * length, (r * count + panel) * length * width, (r * count + panel) * width, (0, N), (0, length)),
-    )  # fmt: skip
+    )
 
 
 @functools.lru_cache(maxsize=256)
-def gradient_tables(w: Side, N: int, rank: int, C: int, O: int, dtype) -> tuple[Tables, Tables]:
+def gradient_products(w: Side, N: int, rank: int, C: int, O: int, dtype) -> tuple[Products, Products]:
     """For dW = X' dY, (rank, S*C, O), a matrix product for each row of rank; and for dw, back from there."""
     S = len(w.starts) - 1
     n, r, c, o = np.arange(N), np.arange(rank)[:, None], np.arange(S * C), panel_starts(O, dtype)
-    product = Tables(
-        whole_tiles(c), n * rank * S * C, n * rank * O, whole_tiles(c * O),
+    product = Products(
+        Tables(whole_tiles(c), n * rank * S * C, n * rank * O, whole_tiles(c * O)),
         tasks(r * S * C, r * O + o, r * S * C * O + o, (0, S * C), (0, N)),
-    )  # fmt: skip
+    )
     w_at = offsets(np.arange(C) * O, o)
     return product, w.backward(w_at + np.arange(S)[:, None] * C * O, S * C * O, w_at, C * O)
 
@@ -226,7 +222,7 @@ def panel_starts(columns: int, dtype) -> np.ndarray:
 
 def conv2d(x: np.ndarray, w: np.ndarray, stride: int, before: int, P: int, Q: int) -> np.ndarray:
     (N, H, W, C), (K, _, _, O) = x.shape, w.shape
-    transform = transform_of(H, W, K, stride, before, P, Q, x.dtype)
+    transform = transform_of((H, W), (P, Q), K, stride, before, x.dtype)
     S = transform.phases
     X = spectrum(transform.x, x)  # (N, rank, S*C)
     G_w = weight_panels(transform.w, w, S * C, C * panel_width(w.dtype))  # (rank, panels, S*C, PANEL)
@@ -235,7 +231,7 @@ def conv2d(x: np.ndarray, w: np.ndarray, stride: int, before: int, P: int, Q: in
 
 def conv2d_grad_x(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, before: int) -> np.ndarray:
     (N, P, Q, _), (K, _, C, O) = dy.shape, w.shape
-    transform = transform_of(H, W, K, stride, before, P, Q, dy.dtype)
+    transform = transform_of((H, W), (P, Q), K, stride, before, dy.dtype)
     dY = spectrum(transform.y, dy)  # (N, rank, O)
     G_w = weight_panels(transform.w, w.transpose(0, 1, 3, 2), O, C * O)  # (rank, panels of S*C, O, PANEL)
     return from_spectrum(transform.x, spectral_product(dY, G_w), (N, H, W, C))
@@ -243,9 +239,9 @@ def conv2d_grad_x(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, be
 
 def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: int) -> np.ndarray:
     (_, P, Q, O), (_, H, W, C) = dy.shape, x.shape
-    transform = transform_of(H, W, K, stride, before, P, Q, dy.dtype)
+    transform = transform_of((H, W), (P, Q), K, stride, before, dy.dtype)
     X = spectrum(transform.x, x)  # (N, rank, S*C)
     dY = spectrum(transform.y, dy)  # (N, rank, O)
-    product, back = gradient_tables(transform.w, len(x), transform.rank, C, O, x.dtype)
+    product, back = gradient_products(transform.w, len(x), transform.rank, C, O, x.dtype)
     dW = product.multiply(X, dY, np.empty((transform.rank, transform.phases * C, O), x.dtype))
     return back.multiply(transform.w.matrix, dW, np.empty((K, K, C, O), x.dtype))

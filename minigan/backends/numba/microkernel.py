@@ -81,25 +81,48 @@ def panel_width(dtype) -> int:
     return PANEL_BYTES // np.dtype(dtype).itemsize
 
 
+class Tables(NamedTuple):
+    """Where products read and write: the tables of the sum above, flat arrays of int64."""
+
+    rows: np.ndarray
+    steps: np.ndarray
+    w_steps: np.ndarray
+    out: np.ndarray
+
+
+class Task(NamedTuple):
+    """One product: where it begins in x, w and y, its rows and its steps, each from the first to before the last."""
+
+    x_at: int
+    w_at: int
+    y_at: int
+    first_row: int
+    last_row: int
+    first: int
+    last: int
+
+
 def tile_of(height: int, vectors: int = VECTORS):
-    """A tile of so many rows, as an instruction for Numba: rows m to m + height, one panel of columns (or fewer
-    vectors), steps first to first + count of the sum above:
+    """A tile of so many rows, as an instruction for Numba: rows m to m + height of a task, one panel of columns (or
+    fewer vectors), all steps k of the task:
 
-        y[y_at + out[m+r] + o]  =  sum_k  x[x_at + rows[m+r] + steps[first+k]]  *  w[w_at + w_steps[first+k] + o]
+        y[y_at + out[m+r] + o]  =  sum_k  x[x_at + rows[m+r] + steps[k]]  *  w[w_at + w_steps[k] + o]
 
-    or, with `add`, that sum added to the y that is there. x, w and y are flat arrays of one float type, the tables flat
-    arrays of int64. Nothing is checked: the tables are the bounds.
+    or, with `add`, that sum added to the y that is there. x, w and y are flat arrays of one float type. Nothing is
+    checked: the tables are the bounds.
     """
 
     @intrinsic
-    def tile(typing_context, x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add):
-        signature = types.void(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
-        names = ("x", "x_at", "rows", "m", "steps", "first", "count", "w", "w_at", "w_steps", "y", "y_at", "out", "add")
+    def tile(typing_context, tables, task, m, x, w, y, add):
+        signature = types.void(tables, task, m, x, w, y, add)
+        names = (*tables.fields, *task.fields, "m", "x", "w", "y", "add")
         size = x.dtype.bitwidth // 8
         lanes = VECTOR_BYTES // size
 
         def codegen(context, builder, signature, args):
-            kinds, values = dict(zip(names, signature.args, strict=True)), dict(zip(names, args, strict=True))
+            structures = [cgutils.unpack_tuple(builder, structure) for structure in args[:2]]
+            values = dict(zip(names, (*structures[0], *structures[1], *args[2:]), strict=True))
+            kinds = dict(zip(names, (*tables.types, *task.types, *signature.args[2:]), strict=True))
             vector = ir.VectorType(context.get_value_type(x.dtype), lanes)
 
             def whole(number):
@@ -168,7 +191,7 @@ def tile_of(height: int, vectors: int = VECTORS):
                     for v, total in enumerate(row_sums):
                         builder.store(load_vector(y_row, v), total)
 
-            with cgutils.for_range(builder, integer("count")) as loop:
+            with cgutils.for_range(builder, builder.sub(integer("last"), integer("first"))) as loop:
                 w_k = behind(w_begin, builder.load(behind(w_steps, loop.index)))
                 w_vectors = [load_vector(w_k, v) for v in range(vectors)]
                 step = builder.load(behind(steps, loop.index))
@@ -197,121 +220,125 @@ ZERO, NO = np.int64(0), np.bool_(False)  # for compiled functions, which 0 and F
 
 
 @njit(**INNER)
-def fill(x, x_at, rows, m, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, add):
-    """The tiles of rows m to last_row, one below the other: high ones, then low ones for a few rows that are left."""
-    while last_row - m > ROWS // 2:
-        tile(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
+def fill(tables, task, x, w, y, add):
+    """The tiles of a task, one below the other: high ones, then low ones for a few rows that are left."""
+    m = task.first_row
+    while task.last_row - m > ROWS // 2:
+        tile(tables, task, m, x, w, y, add)
         m += ROWS
-    while m < last_row:
-        low_tile(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
+    while m < task.last_row:
+        low_tile(tables, task, m, x, w, y, add)
         m += LOW_ROWS
 
 
 @njit(**COMPILED)
-def products(x, rows, steps, w, w_steps, y, out, tasks, add):
-    """Many products with the same tables, in place of y or, with `add`, added to it. A task is (x_at, w_at, y_at, first
-    row, last row, first step, last step)."""
-    in_parallel(len(tasks), product, (x, rows, steps, w, w_steps, y, out, tasks, add))
+def products(tables, tasks, x, w, y, add):
+    """Many products with the same tables, in place of y or, with `add`, added to it. A row of tasks is a `Task`."""
+    in_parallel(len(tasks), product, (tables, tasks, x, w, y, add))
 
 
 @njit(**INNER)
-def product(task, x, rows, steps, w, w_steps, y, out, tasks, add):
+def product(task, tables, tasks, x, w, y, add):
     x_at, w_at, y_at, first_row, last_row, first, last = tasks[task]
-    fill(x, x_at, rows, first_row, last_row, steps, first, last - first, w, w_at, w_steps, y, y_at, out, add)
+    fill(tables, Task(x_at, w_at, y_at, first_row, last_row, first, last), x, w, y, add)
 
 
 @njit(**INNER)
-def copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp):
-    """Images n to n + images of x (N,H,W,C), each into the middle of its place in xpad (images,Hp,Wp,C)."""
-    size = W * C
+def copy_padded(x, n, images, padding, xpad):
+    """Images n to n + images of x (N,H,W,C), each into the middle of its place in xpad, a flat
+    (images,height,width,C)."""
+    H, W, C = x.shape[1:]
+    x, size, top = x.reshape(-1), W * C, padding.before
     for image in range(images):
         for h in range(H):
             source = x[((n + image) * H + h) * size :][:size]
-            target = xpad[((image * Hp + h + before) * Wp + before) * C :][:size]
+            target = xpad[((image * padding.height + h + top) * padding.width + top) * C :][:size]
             for t in range(size):
                 target[t] = source[t]
 
 
 @njit(**COMPILED)
-def convolve_groups(x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, y, out):
+def convolve_groups(x, plan, w, y):
     """y = the windows of padded x, times w. A class of pixels is (first row, last row, first step, last step, w's first
     step, w's last step): it sums over some of the steps for which w has panels.
 
     A thread pads a group of images into a buffer that stays in its cache, and computes all of y that belongs to them.
     The last group begins early enough to be whole; what two groups share, both compute alike.
     """
-    groups = (len(x) + group - 1) // group
-    in_parallel(groups, convolve_group, (x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, y, out))
+    groups = (len(x) + plan.padding.group - 1) // plan.padding.group
+    in_parallel(groups, convolve_group, (x, plan, w, y))
 
 
 @njit(**INNER)
-def convolve_group(g, x, before, Hp, Wp, group, rows, steps, classes, w, w_steps, y, out):
-    N, H, W, C = x.shape
+def convolve_group(g, x, plan, w, y):
+    padding, group = plan.padding, plan.padding.group
     columns, image_size = y.shape[3], y.shape[1] * y.shape[2] * y.shape[3]
-    width = PANEL_BYTES // x.itemsize
-    x, y = x.reshape(-1), y.reshape(-1)
-    n = min(g * group, N - group)
-    xpad = np.zeros(group * Hp * Wp * C, x.dtype)
-    copy_padded(x, n, group, H, W, C, before, xpad, Hp, Wp)
-    for a in range(len(classes)):
-        first_row, last_row, first, last, w_first, w_last = classes[a]
-        count = last - first
-        for m in range(first_row, last_row if columns < width else first_row, ROWS):
-            narrow_tile(xpad, 0, rows, m, steps, first, count, w, 0, w_steps, y, n * image_size, out, False)
+    width, y = PANEL_BYTES // x.itemsize, y.reshape(-1)
+    n = min(g * group, len(x) - group)
+    xpad = np.zeros(group * padding.height * padding.width * x.shape[3], x.dtype)
+    copy_padded(x, n, group, padding, xpad)
+    for a in range(len(plan.classes)):
+        first_row, last_row, first, last, w_first, w_last = plan.classes[a]
+        if columns < width:
+            task = Task(ZERO, ZERO, n * image_size, first_row, last_row, first, last)
+            for m in range(first_row, last_row, ROWS):
+                narrow_tile(plan.tables, task, m, xpad, w, y, False)
         for o in range(0, columns - width + 1, width):
             w_at, y_at = w_first * (columns - width) + (w_last - w_first) * o, n * image_size + o
-            fill(xpad, ZERO, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, NO)
+            fill(plan.tables, Task(ZERO, w_at, y_at, first_row, last_row, first, last), xpad, w, y, NO)
 
 
 @njit(**COMPILED)
-def correlate_chunks(x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts, out):
+def correlate_chunks(x, plan, dy, parts):
     """parts[chunk] = windows of padded x, times dy, summed over the chunk's images: row = tap, step = pixel.
 
     The number of chunks is fixed by the batch, whatever the number of threads, and so is the order of every sum.
     """
-    in_parallel(len(parts), correlate_chunk, (x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts, out))
+    in_parallel(len(parts), correlate_chunk, (x, plan, dy, parts))
 
 
 @njit(**INNER)
-def correlate_chunk(chunk, x, before, Hp, Wp, group, rows, steps, dy, dy_steps, parts, out):
-    N, H, W, C = x.shape
+def correlate_chunk(chunk, x, plan, dy, parts):
+    N, padding, group = len(x), plan.padding, plan.padding.group
     columns, pixels = dy.shape[3], dy.shape[1] * dy.shape[2]
     chunks, taps, part_size = parts.shape[0], parts.shape[1], parts.shape[1] * parts.shape[2]
     width = PANEL_BYTES // x.itemsize
-    x, dy, parts = x.reshape(-1), dy.reshape(-1), parts.reshape(-1)
+    dy, parts = dy.reshape(-1), parts.reshape(-1)
     start, stop = chunk * N // chunks, (chunk + 1) * N // chunks
-    xpad = np.zeros(group * Hp * Wp * C, x.dtype)
+    xpad = np.zeros(group * padding.height * padding.width * x.shape[3], x.dtype)
     for n in range(start, stop, group):
-        images = min(group, stop - n)
-        copy_padded(x, n, images, H, W, C, before, xpad, Hp, Wp)
-        for m in range(0, taps if columns < width else 0, ROWS):
-            dy_at, part_at, add = n * pixels * columns, chunk * part_size, n > start
-            narrow_tile(xpad, 0, rows, m, steps, 0, images * pixels, dy, dy_at, dy_steps, parts, part_at, out, add)
+        images, add = min(group, stop - n), n > start
+        copy_padded(x, n, images, padding, xpad)
+        dy_at, part_at, steps = n * pixels * columns, chunk * part_size, images * pixels
+        if columns < width:
+            task = Task(ZERO, dy_at, part_at, ZERO, taps, ZERO, steps)
+            for m in range(0, taps, ROWS):
+                narrow_tile(plan.tables, task, m, xpad, dy, parts, add)
         for o in range(0, columns - width + 1, width):
-            dy_at, part_at = n * pixels * columns + o, chunk * part_size + o
-            count, add = images * pixels, n > start
-            fill(xpad, ZERO, rows, ZERO, taps, steps, ZERO, count, dy, dy_at, dy_steps, parts, part_at, out, add)
+            fill(plan.tables, Task(ZERO, dy_at + o, part_at + o, ZERO, taps, ZERO, steps), xpad, dy, parts, add)
 
 
 @njit(**COMPILED)
-def spread_images(dy, w, rows, steps, w_steps, out, dx, K, stride, before):
+def spread_images(dy, tables, w, window, dx):
     """dx for few channels: all K*K*C products of every pixel of dy at once, then each is added where it belongs."""
-    in_parallel(len(dx), spread_image, (dy, w, rows, steps, w_steps, out, dx, K, stride, before))
+    in_parallel(len(dx), spread_image, (dy, tables, w, window, dx))
 
 
 @njit(**INNER)
-def spread_image(n, dy, w, rows, steps, w_steps, out, dx, K, stride, before):
+def spread_image(n, dy, tables, w, window, dx):
+    K, stride, before = window
     H, W, C = dx.shape[1:]
     P, Q, O = dy.shape[1:]
     columns, width = len(w) // O, PANEL_BYTES // dy.itemsize
     dy = dy.reshape(-1)
-    dwindow = np.empty(len(rows) * columns, dx.dtype)
+    dwindow = np.empty(len(tables.rows) * columns, dx.dtype)
     if K * K * C <= width // VECTORS:
-        for m in range(0, len(rows), ROWS):
-            narrow_tile(dy, n * P * Q * O, rows, m, steps, 0, O, w, 0, w_steps, dwindow, 0, out, False)
+        task = Task(n * P * Q * O, ZERO, ZERO, ZERO, P * Q, ZERO, O)
+        for m in range(0, P * Q, ROWS):
+            narrow_tile(tables, task, m, dy, w, dwindow, False)
     else:
         for o in range(0, columns, width):
-            fill(dy, n * P * Q * O, rows, ZERO, P * Q, steps, ZERO, O, w, o * O, w_steps, dwindow, o, out, NO)
+            fill(tables, Task(n * P * Q * O, o * O, o, ZERO, P * Q, ZERO, O), dy, w, dwindow, NO)
     dx_image = dx[n].reshape(-1)
     dx_image[:] = 0
     for p in range(P):
@@ -426,19 +453,33 @@ def offsets(*axes: np.ndarray) -> np.ndarray:
 
 
 def tasks(x_at, w_at, y_at, rows: tuple, steps: tuple) -> np.ndarray:
-    """The table of tasks of `products`: where each begins, its first and last row, its first and last step."""
+    """The table of tasks of `products`: in each row the numbers of a `Task`."""
     return np.stack(np.broadcast_arrays(x_at, w_at, y_at, *rows, *steps), axis=-1).reshape(-1, 7)
+
+
+class Padding(NamedTuple):
+    """How images lie in a thread's buffer: so many at a time, with zeros before and behind each."""
+
+    group: int
+    before: int  # rows above the image and columns to its left
+    height: int  # with the zeros
+    width: int
+
+
+class Window(NamedTuple):
+    """The pixels of x on which output (p, q) depends: K x K from (p*stride - before, q*stride - before)."""
+
+    K: int
+    stride: int
+    before: int
 
 
 class Plan(NamedTuple):
     """Where the tile reads and writes for a group of padded images."""
 
-    padded: tuple[int, int, int]  # zeros before the image; height and width with the zeros
-    group: int
-    rows: np.ndarray  # offsets of pixels
-    steps: np.ndarray  # offsets of taps
+    padding: Padding
+    tables: Tables  # rows: pixels; steps: taps
     classes: np.ndarray  # of pixels with the same taps: see `convolve_groups`
-    out: np.ndarray
 
 
 def images_in_cache(N: int, image_bytes: int, pixels: int) -> int:
@@ -463,7 +504,7 @@ def window_plan(x_shape, K, stride, before, y_shape, itemsize) -> Plan:
         out.append(offsets(p * Q * O, images * P * Q * O, q * O))
         classes.append((first * K * C, max(first, last) * K * C, 0, K * K * C))
     steps = offsets(k * Wp * C, k * C, np.arange(C))
-    return Plan((before, Hp, Wp), group, *joined(rows, classes, out, steps))
+    return Plan(Padding(group, before, Hp, Wp), *joined(rows, classes, out, steps, itemsize))
 
 
 @functools.lru_cache(maxsize=256)
@@ -489,37 +530,32 @@ def residue_plan(dy_shape, K, stride, before, dx_shape, itemsize) -> Plan:
             steps.append(offsets(-i * Qp * O, -j * O, o))
             out.append(offsets(images * H * W * C, h * W * C, v * C))
             classes.append((first, first + len(steps[-1])) * 2)
-    return Plan((reach, Pp, Qp), group, *joined(rows, classes, out, np.concatenate(steps)))
+    return Plan(Padding(group, reach, Pp, Qp), *joined(rows, classes, out, np.concatenate(steps), itemsize))
 
 
 class TapPlan(NamedTuple):
     """Where the tile reads and writes for a weight gradient: rows are taps, steps the pixels of a group of images."""
 
-    padded: tuple[int, int, int]
-    group: int
-    taps: np.ndarray
-    pixels: np.ndarray
-    dy_steps: np.ndarray
-    out: np.ndarray
+    padding: Padding
+    tables: Tables
 
 
 @functools.lru_cache(maxsize=256)
 def tap_plan(x_shape, K, stride, before, dy_shape, dtype) -> TapPlan:
     (_, _, _, C), (_, P, Q, columns) = x_shape, dy_shape
     plan = window_plan(x_shape, K, stride, before, dy_shape, dtype.itemsize)
-    _, Hp, Wp = plan.padded
-    images, p, q = (np.arange(n) for n in (plan.group, P, Q))
+    group, _, Hp, Wp = plan.padding
+    images, p, q = (np.arange(n) for n in (group, P, Q))
     pixels = offsets(images * Hp * Wp * C, p * stride * Wp * C, q * stride * C)
-    return TapPlan(
-        plan.padded, plan.group, whole_tiles(plan.steps), pixels, np.arange(len(pixels)) * columns,
-        whole_tiles(np.arange(K * K * C) * columns),
-    )  # fmt: skip
+    taps, out = whole_tiles(plan.tables.steps), whole_tiles(np.arange(K * K * C) * columns)
+    return TapPlan(plan.padding, Tables(taps, pixels, np.arange(len(pixels)) * columns, out))
 
 
-def joined(rows: list, classes: list, out: list, steps: np.ndarray) -> tuple[np.ndarray, ...]:
-    """rows, steps, classes, out of a plan, from the rows of each class."""
+def joined(rows: list, classes: list, out: list, steps: np.ndarray, itemsize: int) -> tuple[Tables, np.ndarray]:
+    """The tables and classes of a plan, from the rows of each class; w lies in panels."""
     starts, ends, rows = stacked(rows)
-    return rows, steps, np.column_stack([starts, ends, np.array(classes)]), stacked(out)[2]
+    w_steps = np.arange(len(steps)) * (PANEL_BYTES // itemsize)
+    return Tables(rows, steps, w_steps, stacked(out)[2]), np.column_stack([starts, ends, np.array(classes)])
 
 
 # The operations, as `numba_backend` has them --------------------------------------------------------------------------
@@ -556,7 +592,7 @@ def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: in
     dy = whole_panels(dy, tiled_columns)
     plan = tap_plan(x.shape, K, stride, before, dy.shape, dy.dtype)
     parts = np.empty((min(CHUNKS, N), K * K * C, dy.shape[3]), dy.dtype)
-    correlate_chunks(x, *plan.padded, plan.group, plan.taps, plan.pixels, dy, plan.dy_steps, parts, plan.out)
+    correlate_chunks(x, plan, dy, parts)
     return np.ascontiguousarray(parts.sum(axis=0)[:, :O]).reshape(K, K, C, O)
 
 
@@ -574,8 +610,7 @@ def convolve(x: np.ndarray, classes: list[np.ndarray], y: np.ndarray, plan: Plan
     """Fills y, which has `tiled_columns`, and returns those channels that w has; classes: (taps, columns) each."""
     columns = classes[0].shape[1]
     w = np.concatenate([panels(part).ravel() for part in classes])
-    w_steps = np.arange(len(plan.steps)) * panel_width(x.dtype)
-    convolve_groups(x, *plan.padded, plan.group, plan.rows, plan.steps, plan.classes, w, w_steps, y, plan.out)
+    convolve_groups(x, plan, w, y)
     return np.ascontiguousarray(y[..., :columns])
 
 
@@ -585,8 +620,8 @@ def spread(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, before: i
     w = panels(w.reshape(K * K * C, O).T)
     count, _, width = w.shape
     rows, out = (whole_tiles(np.arange(P * Q) * size) for size in (O, count * width))
-    dx = np.empty((N, H, W, C), dy.dtype)
-    spread_images(dy, w.ravel(), rows, np.arange(O), np.arange(O) * width, out, dx, K, stride, before)
+    tables, dx = Tables(rows, np.arange(O), np.arange(O) * width, out), np.empty((N, H, W, C), dy.dtype)
+    spread_images(dy, tables, w.ravel(), Window(K, stride, before), dx)
     return dx
 
 
@@ -598,14 +633,14 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         if a.flags.c_contiguous:
             return dot_rows(a, np.ascontiguousarray(b.T))
         return np.ascontiguousarray(add_rows(a.T, b).T)
-    (a_row, a_step), (b_row, b_column) = ([stride // x.itemsize for stride in x.strides] for x in (a, b))
-    plan = product_plan(M, K, N, a_row, a_step, b_row, b_column, a.dtype)
+    a_strides, b_strides = (tuple(stride // x.itemsize for stride in x.strides) for x in (a, b))
+    plan = product_plan((M, K, N), a_strides, b_strides, a.dtype)
     y, b = np.empty((M, plan.columns), a.dtype), b.ravel(order="K")
     if plan.packed:
         packed = np.empty(plan.packed, a.dtype)
-        pack(b, b_row, b_column, K, N, packed)
+        pack(b, *b_strides, K, N, packed)
         b = packed.ravel()
-    products(a.ravel(order="K"), plan.rows, plan.steps, b, plan.b_steps, y.ravel(), plan.out, plan.tasks, False)
+    products(plan.tables, plan.tasks, a.ravel(order="K"), b, y.ravel(), False)
     return y if plan.columns == N else np.ascontiguousarray(y[:, :N])
 
 
@@ -614,23 +649,22 @@ class ProductPlan(NamedTuple):
 
     columns: int  # of y, in whole panels
     packed: tuple[int, int, int] | None  # the second factor in panels; None: it is read where it lies
-    rows: np.ndarray
-    steps: np.ndarray
-    b_steps: np.ndarray
-    out: np.ndarray
+    tables: Tables
     tasks: np.ndarray
 
 
 @functools.lru_cache(maxsize=256)
-def product_plan(M: int, K: int, N: int, a_row: int, a_step: int, b_row: int, b_column: int, dtype) -> ProductPlan:
+def product_plan(sizes: tuple[int, int, int], a_strides, b_strides, dtype) -> ProductPlan:
+    """For (M,K) times (K,N), sizes = M, K, N; strides in numbers, not in bytes."""
+    (M, K, N), (a_row, a_step), (b_row, b_column) = sizes, a_strides, b_strides
     columns, width = whole_columns(N, dtype), panel_width(dtype)
     in_place = b_column == 1 and columns == N and M <= PACKED_FROM  # packing would take longer
     row_size, panel_size = (b_row, width) if in_place else (width, K * width)
     o = np.arange(0, columns, width)[:, None]
     first = np.arange(0, M, HIGH)
-    return ProductPlan(
-        columns, None if in_place else (columns // width, K, width),
+    tables = Tables(
         whole_tiles(np.arange(M) * a_row), np.arange(K) * a_step, np.arange(K) * row_size,
         whole_tiles(np.arange(M) * columns),
-        tasks(0, o // width * panel_size, o, (first, np.minimum(first + HIGH, M)), (0, K)),
     )  # fmt: skip
+    each = tasks(0, o // width * panel_size, o, (first, np.minimum(first + HIGH, M)), (0, K))
+    return ProductPlan(columns, None if in_place else (columns // width, K, width), tables, each)

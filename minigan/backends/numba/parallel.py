@@ -37,7 +37,8 @@ def in_parallel(typing_context, tasks, body, arguments):
 
     body is a compiled function whose result is dropped. An array among the arguments that a task writes to shares no
     memory with the others: what is read from these need not be read again after each number written to that one.
-    Raises MemoryError if a task failed, for what else could: loops compiled with INNER raise nothing of their own.
+    Raises MemoryError if a task fails. Allocation is the only thing that can fail, because loops compiled with INNER
+    raise nothing of their own.
     """
     body_signature = body.get_call_type(typing_context, (types.int64, *arguments.types), {})
     sharing = typing_context.resolve_value_type(share_tasks)
@@ -83,8 +84,13 @@ def in_parallel(typing_context, tasks, body, arguments):
 
 
 def borrowed(context, builder, kind, value):
-    """An array without its counter of references, which the caller holds: each slice of it counts up and down there,
-    and threads would wait for one another at every row."""
+    """An array, or each array of a tuple, without its counter of references, which the caller holds: each slice of it
+    counts up and down there, and threads would wait for one another at every row."""
+    if isinstance(kind, types.BaseTuple):
+        for i, field in enumerate(kind.types):
+            part = borrowed(context, builder, field, builder.extract_value(value, i))
+            value = builder.insert_value(value, part, i)
+        return value
     if not isinstance(kind, types.Array):
         return value
     array = context.make_array(kind)(context, builder, value)

@@ -6,6 +6,7 @@ run over at most 256 rows in the array's own precision and are added up in float
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -18,6 +19,35 @@ ROWS, COLUMNS = 32, 512  # of a piece, where columns have sums; more rows where 
 
 _GOLDEN, _MIX1, _MIX2 = np.uint64(GOLDEN), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _27, _30, _31, _16, _LOW16 = (np.uint64(k) for k in (27, 30, 31, 16, 0xFFFF))
+
+
+class Update(NamedTuple):
+    """The numbers of an Adam step, in the precision of the weights."""
+
+    beta1: np.floating
+    rest1: np.floating  # 1 - beta1
+    beta2: np.floating
+    rest2: np.floating
+    rate: np.floating  # the learning rate, corrected for the start of m
+    unbias: np.floating  # the same correction of v
+    eps: np.floating
+
+
+class Normal(NamedTuple):
+    """A batch norm with its activation, leaky_relu(scale * (x - centre) + shift); (C,) each."""
+
+    scale: np.ndarray
+    centre: np.ndarray
+    shift: np.ndarray
+    slope: np.floating
+
+
+class Backward(NamedTuple):
+    """What the gradient of x takes in each column, (C,) each: see `_gradient`."""
+
+    gamma_inv_std: np.ndarray
+    mean_dy: np.ndarray
+    mean_dy_xhat_inv_std: np.ndarray
 
 
 def sum_rows(dy: np.ndarray) -> np.ndarray:
@@ -68,8 +98,8 @@ def batchnorm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, sl
     mean64 = batch_sum(total) / count
     _add_squares(means, squares, M, rows, mean64, square)
     mean, var = mean64.astype(x.dtype), (batch_sum(square) / count).astype(x.dtype)
-    scale = gamma / np.sqrt(var + eps)
-    _normalise(x.reshape(M, wide), rows, scale, mean, beta, x.dtype.type(slope), y.reshape(M, wide))
+    normal = Normal(gamma / np.sqrt(var + eps), mean, beta, x.dtype.type(slope))
+    _normalise(x.reshape(M, wide), rows, normal, y.reshape(M, wide))
     return y, mean, var
 
 
@@ -85,13 +115,14 @@ def batchnorm_grad(dy: np.ndarray, x: np.ndarray, norm: Normalisation, slope: fl
     inv_std = (1 / np.sqrt(var + eps)).astype(x.dtype)
     sums = np.zeros((2, -(-M // rows), wide), x.dtype)
     dy, x = dy.reshape(M, wide), x.reshape(M, wide)
-    normal = gamma / np.sqrt(var + eps), mean, beta  # as `_normalise` took them
-    _gradient_sums(dy, x, rows, *normal, inv_std, slope, *sums)
+    scale = gamma / np.sqrt(var + eps)
+    normal = Normal(scale, mean, beta, slope)  # as `_normalise` took it
+    _gradient_sums(dy, x, rows, normal, inv_std, tuple(sums))
     dgamma, dbeta = sums.reshape(2, -1, C).sum(axis=1, dtype=np.float64).astype(x.dtype)
     count = batch_sum(x.size // C)
     mean_dy, mean_dy_xhat_inv_std = batch_sum(dbeta) / count, batch_sum(dgamma) / count * inv_std
-    linear = gamma * inv_std, mean_dy, mean_dy_xhat_inv_std
-    _gradient(dy, x, rows, *normal, *linear, slope, dx.reshape(M, wide))
+    backward = Backward(gamma * inv_std, mean_dy, mean_dy_xhat_inv_std)
+    _gradient(dy, x, rows, normal, backward, dx.reshape(M, wide))
     return dx, dgamma, dbeta
 
 
@@ -121,8 +152,8 @@ def adam(w: np.ndarray, dw: np.ndarray, m: np.ndarray, v: np.ndarray, step: Adam
     """w, m and v are contiguous."""
     lr, beta1, beta2, eps, t = step
     rate, unbias = lr / (1 - beta1**t), 1 / (1 - beta2**t)
-    numbers = [w.dtype.type(number) for number in (beta1, 1 - beta1, beta2, 1 - beta2, rate, unbias, eps)]
-    _adam(w.reshape(-1), np.ascontiguousarray(dw).reshape(-1), m.reshape(-1), v.reshape(-1), *numbers)
+    update = Update(*map(w.dtype.type, (beta1, 1 - beta1, beta2, 1 - beta2, rate, unbias, eps)))
+    _adam(w.reshape(-1), np.ascontiguousarray(dw).reshape(-1), m.reshape(-1), v.reshape(-1), update)
 
 
 # ---------------------------------------------------------------- compiled
@@ -157,17 +188,18 @@ def _leaky_piece(piece, dy, y, slope, dx):
 
 
 @njit(**COMPILED)
-def _adam(w, dw, m, v, beta1, rest1, beta2, rest2, step, unbias, eps):
-    in_parallel(pieces(w), _adam_piece, (w, dw, m, v, beta1, rest1, beta2, rest2, step, unbias, eps))
+def _adam(w, dw, m, v, update):
+    in_parallel(pieces(w), _adam_piece, (w, dw, m, v, update))
 
 
 @njit(**INNER)
-def _adam_piece(piece, w, dw, m, v, beta1, rest1, beta2, rest2, step, unbias, eps):
+def _adam_piece(piece, w, dw, m, v, update):
+    beta1, rest1, beta2, rest2, rate, unbias, eps = update
     w, dw, m, v = of_piece(piece, w), of_piece(piece, dw), of_piece(piece, m), of_piece(piece, v)
     for i in range(w.size):
         m[i] = beta1 * m[i] + rest1 * dw[i]
         v[i] = beta2 * v[i] + rest2 * dw[i] * dw[i]
-        w[i] -= step * m[i] / (np.sqrt(unbias * v[i]) + eps)
+        w[i] -= rate * m[i] / (np.sqrt(unbias * v[i]) + eps)
 
 
 @njit(**COMPILED)
@@ -331,41 +363,46 @@ def _divide(total, n):
         total[c] /= n
 
 
+@njit(**INNER)
+def _widened(normal, size):
+    """The columns of a `Normal` again and again, for rows that lie side by side."""
+    scale, centre, shift, slope = normal
+    return Normal(_repeated(scale, size), _repeated(centre, size), _repeated(shift, size), slope)
+
+
 @njit(**COMPILED)
-def _normalise(x, rows, scale, centre, shift, slope, y):
+def _normalise(x, rows, normal, y):
     """y = leaky_relu(scale * (x - centre) + shift)"""
-    wide = x.shape[1]
-    columns = (_repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide))
-    in_parallel(blocks(x, rows), _normalise_block, (x, rows, *columns, slope, y))
+    in_parallel(blocks(x, rows), _normalise_block, (x, rows, _widened(normal, x.shape[1]), y))
 
 
 @njit(**INNER)
-def _normalise_block(block, x, rows, scale, centre, shift, slope, y):
+def _normalise_block(block, x, rows, normal, y):
     _, left, right, begins = place(block, x, rows)
-    size, x, y = right - left, x.reshape(-1), y.reshape(-1)
-    scale, centre, shift = scale[left:right], centre[left:right], shift[left:right]
+    size, x, y, slope = right - left, x.reshape(-1), y.reshape(-1), normal.slope
+    scale, centre, shift = normal.scale[left:right], normal.centre[left:right], normal.shift[left:right]
     for at in begins:
         x_m, y_m = x[at : at + size], y[at : at + size]
         for c in range(x_m.size):
-            normal = scale[c] * (x_m[c] - centre[c]) + shift[c]
-            leaked = slope * normal
-            y_m[c] = normal if normal > 0 else leaked
+            z = scale[c] * (x_m[c] - centre[c]) + shift[c]
+            leaked = slope * z
+            y_m[c] = z if z > 0 else leaked
 
 
 @njit(**COMPILED)
-def _gradient_sums(dy, x, rows, scale, centre, shift, inv_std, slope, dgammas, dbetas):
-    """Each piece's dgamma and dbeta; scale, centre and shift are those of `_normalise`."""
+def _gradient_sums(dy, x, rows, normal, inv_std, sums):
+    """Each piece's dgamma and dbeta, in the two arrays of sums."""
     wide = x.shape[1]
-    columns = (_repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide), _repeated(inv_std, wide))
-    in_parallel(blocks(x, rows), _sums_block, (dy, x, rows, *columns, slope, dgammas, dbetas))
+    normal, inv_std = _widened(normal, wide), _repeated(inv_std, wide)
+    in_parallel(blocks(x, rows), _sums_block, (dy, x, rows, normal, inv_std, sums))
 
 
 @njit(**INNER)
-def _sums_block(block, dy, x, rows, scale, centre, shift, inv_std, slope, dgammas, dbetas):
+def _sums_block(block, dy, x, rows, normal, inv_std, sums):
     piece, left, right, begins = place(block, x, rows)
-    size, dy, x = right - left, dy.reshape(-1), x.reshape(-1)
-    scale, centre, shift, inv_std = scale[left:right], centre[left:right], shift[left:right], inv_std[left:right]
-    dgamma, dbeta = dgammas[piece, left:right], dbetas[piece, left:right]
+    size, dy, x, slope = right - left, dy.reshape(-1), x.reshape(-1), normal.slope
+    scale, centre, shift = normal.scale[left:right], normal.centre[left:right], normal.shift[left:right]
+    inv_std, dgamma, dbeta = inv_std[left:right], sums[0][piece, left:right], sums[1][piece, left:right]
     for at in begins:
         dy_m, x_m = dy[at : at + size], x[at : at + size]
         for c in range(x_m.size):
@@ -377,24 +414,26 @@ def _sums_block(block, dy, x, rows, scale, centre, shift, inv_std, slope, dgamma
 
 
 @njit(**COMPILED)
-def _gradient(dy, x, rows, scale, centre, shift, gamma_inv_std, mean_dy, mean_dy_xhat_inv_std, slope, dx):
+def _gradient(dy, x, rows, normal, backward, dx):
     """dx = gamma_inv_std * (d - mean_dy - (x - centre) * mean_dy_xhat_inv_std), d the gradient behind the leaky ReLU.
 
-    scale, centre and shift are those of `_normalise`, which decide the mask of the activation.
+    scale, centre and shift decide the mask of the activation.
     """
     wide = x.shape[1]
-    normal = (_repeated(scale, wide), _repeated(centre, wide), _repeated(shift, wide))
-    linear = (_repeated(gamma_inv_std, wide), _repeated(mean_dy, wide), _repeated(mean_dy_xhat_inv_std, wide))
-    in_parallel(blocks(x, rows), _gradient_block, (dy, x, rows, *normal, *linear, slope, dx))
+    gamma_inv_std, mean_dy, mean_dy_xhat_inv_std = backward
+    backward = Backward(
+        _repeated(gamma_inv_std, wide), _repeated(mean_dy, wide), _repeated(mean_dy_xhat_inv_std, wide)
+    )  # fmt: skip
+    in_parallel(blocks(x, rows), _gradient_block, (dy, x, rows, _widened(normal, wide), backward, dx))
 
 
 @njit(**INNER)
-def _gradient_block(block, dy, x, rows, scale, centre, shift, gamma_inv_std, mean_dy, mean_dy_xhat_inv_std, slope, dx):
+def _gradient_block(block, dy, x, rows, normal, backward, dx):
     _, left, right, begins = place(block, x, rows)
-    size, dy, x, dx = right - left, dy.reshape(-1), x.reshape(-1), dx.reshape(-1)
-    scale, centre, shift = scale[left:right], centre[left:right], shift[left:right]
-    gamma_inv_std, mean_dy = gamma_inv_std[left:right], mean_dy[left:right]
-    mean_dy_xhat_inv_std = mean_dy_xhat_inv_std[left:right]
+    size, dy, x, dx, slope = right - left, dy.reshape(-1), x.reshape(-1), dx.reshape(-1), normal.slope
+    scale, centre, shift = normal.scale[left:right], normal.centre[left:right], normal.shift[left:right]
+    gamma_inv_std, mean_dy = backward.gamma_inv_std[left:right], backward.mean_dy[left:right]
+    mean_dy_xhat_inv_std = backward.mean_dy_xhat_inv_std[left:right]
     for at in begins:
         dy_m, x_m, dx_m = dy[at : at + size], x[at : at + size], dx[at : at + size]
         for c in range(x_m.size):

@@ -11,13 +11,13 @@ The channels are added up between the two, at each point on its own, and so are 
 product which the tile computes, and all that meets every pair of channels. A stride of s makes s "phases" of a row, the
 pixels at every s-th place, on which the taps at every s-th place act with stride 1; their sum is taken there as well.
 
-Where a phase of a column has two taps, as in a 4x4 kernel of stride 2, two rows of y are had from three products of
-theirs and not from four: see `Plan`. There it takes additions only, and costs next to nothing.
+Where a phase of a column has two taps, as in a 4x4 kernel of stride 2, two rows of y need three products and not four:
+see `Plan`. That takes only additions, which cost next to nothing.
 
-What it costs is digits, for the powers of a point differ by orders of magnitude, the more the more points there are. So
-there are at most eight, spaced so that the error is least, and longer rows are cut into blocks of outputs, each with
-points of its own. In float32 the largest error is then a few times that of the plain sum: tests/test_backends.py holds
-the one to 5e-6 of the largest output and the other to 2e-6.
+The cost is precision: the powers of the points span a range that grows with their number. So there are at most eight
+points, spaced so that the error is least, and longer rows are cut into blocks of outputs, each with points of its own.
+In float32 the largest error is then a few times that of the plain sum: tests/test_backends.py bounds it by 5e-6 of the
+largest output, where the bound of the plain sum is 2e-6.
 """
 
 import functools
@@ -35,6 +35,8 @@ from minigan.backends.numba.microkernel import (
     ROWS,
     VECTOR_BYTES,
     ZERO,
+    Tables,
+    Task,
     fill,
     offsets,
     panel_width,
@@ -71,19 +73,17 @@ def block(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class Mix(NamedTuple):
-    """Sums of numbers with fixed weights, out[target[r]] = sum_s weight[r,s] * in[source[r,s]], as tables for a tile of
-    HEIGHT rows which takes the same sources for all of them; rows that are missing at the end repeat the last one."""
+    """Sums of vectors with fixed weights, out[target[r]] = sum_s weight[r,s] * in[source[r,s]], for a tile of HEIGHT
+    rows which takes the same sources for all of them; rows that are missing at the end repeat the last one."""
 
+    size: int  # of each vector
     tiles: np.ndarray  # for each tile: its first row, its first source, the number of its sources
     weights: np.ndarray  # flat
-    weight_rows: np.ndarray  # where each row begins in weights
-    weight_steps: np.ndarray  # how far each source's weight is from there
-    sources: np.ndarray
-    targets: np.ndarray
+    tables: Tables  # rows and steps: of the weights; w_steps: the sources; out: the targets
 
     @classmethod
-    def of(cls, matrix: np.ndarray, target: np.ndarray, source: np.ndarray, dtype) -> "Mix":
-        """y = matrix @ x for the numbers at `source` and `target`; zeros of the matrix (R, S) are left out."""
+    def of(cls, matrix: np.ndarray, target: np.ndarray, source: np.ndarray, size: int, dtype) -> "Mix":
+        """y = matrix @ x for the vectors at `source` and `target`; zeros of the matrix (R, S) are left out."""
         rows = np.minimum(np.arange(len(matrix) + -len(matrix) % HEIGHT), len(matrix) - 1).reshape(-1, HEIGHT)
         tiles, weights, weight_rows, weight_steps, sources = [], [], [], [], []
         for tile, r in enumerate(rows):
@@ -96,7 +96,7 @@ class Mix(NamedTuple):
         flat = [
             np.concatenate([part.ravel() for part in parts]) for parts in (weights, weight_rows, weight_steps, sources)
         ]
-        return cls(np.array(tiles), flat[0].astype(dtype), *flat[1:], target[rows.ravel()])
+        return cls(size, np.array(tiles), flat[0].astype(dtype), Tables(*flat[1:], target[rows.ravel()]))
 
 
 class Row(NamedTuple):
@@ -133,52 +133,50 @@ mix_tile, narrow_mix_tile = tile_of(HEIGHT), tile_of(HEIGHT, vectors=1)
 
 
 @njit(**INNER)
-def mix_row(x, x_at, tiles, weights, weight_rows, weight_steps, sources, size, y, y_at, targets):
-    """y[y_at + target[r] + c] = sum_s weight[r,s] * x[x_at + source[r,s] + c], c < size: whole vectors of channels."""
-    panel = PANEL_BYTES // x.itemsize
-    for tile in range(len(tiles)):
-        m, first, count = tiles[tile]
+def mix_row(mix, x, x_at, y, y_at):
+    """The sums of a `Mix` from x at x_at, in y at y_at; its vectors are whole vectors of the CPU's."""
+    panel, size = PANEL_BYTES // x.itemsize, mix.size
+    for tile in range(len(mix.tiles)):
+        m, first, count = mix.tiles[tile]
         for c in range(0, size - panel + 1, panel):
-            mix_tile(
-                weights, 0, weight_rows, m, weight_steps, first, count,
-                x, x_at + c, sources, y, y_at + c, targets, False,
-            )  # fmt: skip
+            task = Task(ZERO, x_at + c, y_at + c, m, m + HEIGHT, first, first + count)
+            mix_tile(mix.tables, task, m, mix.weights, x, y, False)
         c = size // panel * panel
         if c < size:
-            narrow_mix_tile(
-                weights, 0, weight_rows, m, weight_steps, first, count,
-                x, x_at + c, sources, y, y_at + c, targets, False,
-            )  # fmt: skip
+            task = Task(ZERO, x_at + c, y_at + c, m, m + HEIGHT, first, first + count)
+            narrow_mix_tile(mix.tables, task, m, mix.weights, x, y, False)
 
 
 @njit(**INNER)
-def evaluate(x, tiles, weights, weight_rows, weight_steps, sources, size, X, X_at, X_row, targets):
+def evaluate(mix, x, X, X_at, X_row):
     """The rows of an image x (rows, numbers) at the points, one X_row behind the other in X."""
     for h in range(len(x)):
-        X_h = X_at + h * X_row
-        mix_row(x[h], ZERO, tiles, weights, weight_rows, weight_steps, sources, size, X, X_h, targets)
+        mix_row(mix, x[h], ZERO, X, X_at + h * X_row)
 
 
 @njit(**INNER)
-def differences(X, X_at, images, X_image, triples, size, D, D_at):
-    """Of each triple of cells (before, middle, behind), of `size` numbers each: before - middle and behind - middle."""
-    for image in range(images):
-        for triple in range(len(triples)):
-            before, middle, behind = triples[triple]
+def differences(X, X_at, D_at, plan):
+    """Of each triple of cells (before, middle, behind) of the images from X_at on: before - middle and behind - middle,
+    one behind the other from D_at on."""
+    size = plan.sizes.cell
+    for image in range(plan.group):
+        for triple in range(len(plan.triples)):
+            before, middle, behind = plan.triples[triple]
             for other in (before, behind):
-                at = X_at + image * X_image
-                x, m, d = X[at + other :][:size], X[at + middle :][:size], D[D_at:][:size]
+                at = X_at + image * plan.sizes.X_image
+                x, m, d = X[at + other :][:size], X[at + middle :][:size], X[D_at:][:size]
                 for c in range(size):
                     d[c] = x[c] - m[c]
                 D_at += size
 
 
 @njit(**INNER)
-def add_shared(Y, Y_at, images, Y_image, Y_row, pairs):
+def add_shared(Y, Y_at, Y_image, plan):
     """The second row of each pair gets what the first one has so far."""
-    for image in range(images):
-        for pair in range(len(pairs)):
-            first, second = pairs[pair]
+    Y_row = plan.sizes.Y_row
+    for image in range(plan.group):
+        for pair in range(len(plan.pairs)):
+            first, second = plan.pairs[pair]
             at = Y_at + image * Y_image
             source, target = Y[at + first :][:Y_row], Y[at + second :][:Y_row]
             for c in range(Y_row):
@@ -186,101 +184,77 @@ def add_shared(Y, Y_at, images, Y_image, Y_row, pairs):
 
 
 @njit(**COMPILED)
-def convolve_points(
-    x, tiles, weights, weight_rows, weight_steps, sources, x_size, targets, X_row, X_image,
-    group, rows, steps, classes, triples, cell, pairs, w, w_steps, out, Y_row,
-    y, y_tiles, y_weights, y_weight_rows, y_weight_steps, y_sources, y_size, y_targets,
-):  # fmt: skip
+def convolve_points(x, plan, w, y):
     """y (N,rows,numbers) = the rows of x (N,rows,numbers) evaluated at the points, times w (points,.) there, and back.
 
     A thread takes a group of images all the way, in buffers that stay in its cache. A class of rows is (first row, last
     row, first step, last step, of differences?, added?): see `Plan`.
     """
-    in_parallel((len(x) + group - 1) // group, convolve_group_at_points, (
-        x, tiles, weights, weight_rows, weight_steps, sources, x_size, targets, X_row, X_image,
-        group, rows, steps, classes, triples, cell, pairs, w, w_steps, out, Y_row,
-        y, y_tiles, y_weights, y_weight_rows, y_weight_steps, y_sources, y_size, y_targets,
-    ))  # fmt: skip
+    in_parallel((len(x) + plan.group - 1) // plan.group, convolve_group_at_points, (x, plan, w, y))
 
 
 @njit(**INNER)
-def convolve_group_at_points(
-    g, x, tiles, weights, weight_rows, weight_steps, sources, x_size, targets, X_row, X_image,
-    group, rows, steps, classes, triples, cell, pairs, w, w_steps, out, Y_row,
-    y, y_tiles, y_weights, y_weight_rows, y_weight_steps, y_sources, y_size, y_targets,
-):  # fmt: skip
-    N, points, panel = len(x), len(w), PANEL_BYTES // x.itemsize
+def convolve_group_at_points(g, x, plan, w, y):
+    N, points, panel, group = len(x), len(w), PANEL_BYTES // x.itemsize, plan.group
+    X_row, X_image, Y_row, cell = plan.sizes
     Y_image = y.shape[1] * Y_row
     n, D_at = min(g * group, N - group), points * group * X_image
-    X = np.empty(D_at + group * len(triples) * 2 * cell, x.dtype)
+    X = np.empty(D_at + group * len(plan.triples) * 2 * cell, x.dtype)
     Y = np.empty(points * group * Y_image, x.dtype)
     for image in range(group):
-        X_at = image * X_image
-        evaluate(
-            x[n + image], tiles, weights, weight_rows, weight_steps, sources, x_size, X, X_at, X_row, targets,
-        )  # fmt: skip
+        evaluate(plan.into, x[n + image], X, image * X_image, X_row)
         for t in range(points):
             end = (t * group + image) * X_image
             X[end + x.shape[1] * X_row : end + X_image] = 0
     for t in range(points):
         X_at, Y_at = t * group * X_image, t * group * Y_image
-        differences(X, X_at, group, X_image, triples, cell, X, D_at)
-        for a in range(len(classes)):
-            first_row, last_row, first, last, of_differences, added = classes[a]
-            if added and not classes[a - 1, 5]:  # the first of those: all that is shared is there
-                add_shared(Y, Y_at, group, Y_image, Y_row, pairs)
+        differences(X, X_at, D_at, plan)
+        for a in range(len(plan.classes)):
+            first_row, last_row, first, last, of_differences, added = plan.classes[a]
+            if added and not plan.classes[a - 1, 5]:  # the first of those: all that is shared is there
+                add_shared(Y, Y_at, Y_image, plan)
             at = D_at if of_differences else X_at
             for o in range(0, Y_row, panel):
-                fill(
-                    X, at, rows, first_row, last_row, steps, first, last - first,
-                    w[t], o, w_steps, Y, Y_at + o, out, added > 0,
-                )  # fmt: skip
+                fill(plan.tables, Task(at, o, Y_at + o, first_row, last_row, first, last), X, w[t], Y, added > 0)
     for image in range(group):
         for p in range(y.shape[1]):
-            Y_at = image * Y_image + p * Y_row
-            mix_row(
-                Y, Y_at, y_tiles, y_weights, y_weight_rows, y_weight_steps, y_sources, y_size,
-                y[n + image, p], ZERO, y_targets,
-            )  # fmt: skip
+            mix_row(plan.back, Y, image * Y_image + p * Y_row, y[n + image, p], ZERO)
 
 
 @njit(**COMPILED)
-def evaluate_images(x, tiles, weights, weight_rows, weight_steps, sources, size, X, targets, above, X_row, X_image):
+def evaluate_images(mix, x, X, above, X_row, X_image):
     """X = the rows of x (N,rows,numbers) at the points, in each image `above` rows of zeros before and others after."""
-    tables = (tiles, weights, weight_rows, weight_steps, sources)
-    in_parallel(len(x), evaluate_image, (x, *tables, size, X, targets, above, X_row, X_image))
+    in_parallel(len(x), evaluate_image, (mix, x, X, above, X_row, X_image))
 
 
 @njit(**INNER)
-def evaluate_image(n, x, tiles, weights, weight_rows, weight_steps, sources, size, X, targets, above, X_row, X_image):
+def evaluate_image(n, mix, x, X, above, X_row, X_image):
     for h in range(X_image // X_row):
         if not above <= h < above + x.shape[1]:
-            for r in range(len(targets)):
-                X[n * X_image + h * X_row + targets[r] :][:size] = 0
-    X_at = n * X_image + above * X_row
-    evaluate(x[n], tiles, weights, weight_rows, weight_steps, sources, size, X, X_at, X_row, targets)
+            for target in mix.tables.out:
+                X[n * X_image + h * X_row + target :][: mix.size] = 0
+    evaluate(mix, x[n], X, n * X_image + above * X_row, X_row)
 
 
 @njit(**COMPILED)
-def evaluate_taps(w, G, W, i_at, phase_at, row_at, sums, sum_size):
-    """W[t] = sum_j G[t,j] * w[i, stride*j + phase, a, :], at i_at[i] + phase_at[phase] + a * row_at; w (K,K,A,size).
-    Then the sums: sum_size numbers of W[t] at sums[.,0] are those at sums[.,1] and those at sums[.,2]."""
-    in_parallel(len(W), evaluate_taps_at_point, (w, G, W, i_at, phase_at, row_at, sums, sum_size))
+def evaluate_taps(taps, w, W):
+    """Fills W (points, numbers) from w (K,K,A,size), as `Taps` says."""
+    in_parallel(len(W), evaluate_taps_at_point, (taps, w, W))
 
 
 @njit(**INNER)
-def evaluate_taps_at_point(t, w, G, W, i_at, phase_at, row_at, sums, sum_size):
+def evaluate_taps_at_point(t, taps, w, W):
     K, _, A, size = w.shape
-    stride = len(phase_at)
+    stride, sum_size = len(taps.phase_at), taps.sum_size
     for i in range(K):
         for j in range(K):
-            g, at = G[t, j // stride], i_at[i] + phase_at[j % stride]
+            g, at = taps.G[t, j // stride], taps.i_at[i] + taps.phase_at[j % stride]
             for a in range(A):
-                taps, target = w[i, j, a], W[t, at + a * row_at :][:size]
+                source, target = w[i, j, a], W[t, at + a * taps.row_at :][:size]
                 for c in range(size):
-                    target[c] = g * taps[c] if j < stride else target[c] + g * taps[c]
-    for k in range(len(sums)):
-        at, first, second = sums[k]
+                    target[c] = g * source[c] if j < stride else target[c] + g * source[c]
+    for k in range(len(taps.sums)):
+        at, first, second = taps.sums[k]
         target, one, other = W[t, at:][:sum_size], W[t, first:][:sum_size], W[t, second:][:sum_size]
         for c in range(sum_size):
             target[c] = one[c] + other[c]
@@ -304,8 +278,30 @@ def gather_taps(W, G, w):
 # The operations, as `numba_backend` has them --------------------------------------------------------------------------
 
 
+class Taps(NamedTuple):
+    """Where `evaluate_taps` writes: W[t] = sum_j G[t,j] * w[i, stride*j + phase, a, :], at i_at[i] + phase_at[phase] +
+    a * row_at. Then sum_size numbers of W[t] at sums[.,0] are those at sums[.,1] plus those at sums[.,2]."""
+
+    G: np.ndarray
+    i_at: np.ndarray
+    phase_at: np.ndarray
+    row_at: int
+    sums: np.ndarray  # w0 + w1, w0 and w1 in W: see `Plan`
+    sum_size: int
+    filled: bool  # whether the columns of all phases fill whole panels
+
+
+class Sizes(NamedTuple):
+    """How many numbers things have at one point."""
+
+    X_row: int
+    X_image: int
+    Y_row: int
+    cell: int
+
+
 class Plan(NamedTuple):
-    """Where `convolve_points` reads and writes for a group of images, and `evaluate_taps` before it.
+    """Where `convolve_points` reads and writes for a group of images.
 
     At a point, row v of Y is the sum of all taps times a window of X. Where the taps of a column are two to a phase, it
     is two products, y[v] = w0 d[v] + w1 d[v+1], with cells d that neighbouring rows share; and two rows are three:
@@ -316,23 +312,22 @@ class Plan(NamedTuple):
     pairs, `both`, and of their second rows without it, to which it is added; then what is added to the first rows.
     """
 
-    G: np.ndarray
     into: Mix
-    X_row: int
-    X_image: int
+    back: Mix
+    sizes: Sizes
     group: int
-    rows: np.ndarray
-    steps: np.ndarray
+    tables: Tables
     classes: np.ndarray
     triples: np.ndarray  # the cells d[v], d[v+1], d[v+2] of an image's pairs
-    cell: int
     pairs: np.ndarray  # their rows of Y
-    w_steps: np.ndarray
-    out: np.ndarray
-    Y_row: int
-    back: Mix
-    sums: np.ndarray  # w0 + w1, w0 and w1 in W
-    sum_size: int
+
+
+class RowWindow(NamedTuple):
+    """What a row of Y sums over, if it is of no pair: where its window begins in an image of X, and the steps (from,
+    to) there."""
+
+    at: int
+    steps: tuple[int, int]
 
 
 class Rows(NamedTuple):
@@ -368,14 +363,14 @@ def images_in_group(N: int, image_bytes: int, classes: list[Rows]) -> int:
     return min(range(1, most + 1), key=lambda n: (work(n), -n))
 
 
-def plan(N, T, X_image, Y_row, windows: list, used: list, pairs: list[Pair], cell: int, steps, dtype) -> tuple:
-    """The tables in which row p of an image of Y sums over the steps used[p] (from, to) of its window, if it is of no
-    pair. `steps` are the offsets of all taps, and behind them of the sums of taps. Also where the points lie."""
-    alone, triples = sorted(set(range(len(used))).difference(*(pair.rows for pair in pairs))), []
+def plan(N: int, T: int, sizes: Sizes, windows: list[RowWindow], pairs: list[Pair], steps, dtype) -> tuple:
+    """Where the points lie in X and in Y, and a `Plan` from `sizes` on. `steps` are the offsets of all taps, and behind
+    them of the sums of taps."""
+    alone, triples, cell = sorted(set(range(len(windows))).difference(*(pair.rows for pair in pairs))), [], sizes.cell
     classes, last = [], []
-    for each in dict.fromkeys(used[p] for p in alone):
-        rows = [p for p in alone if used[p] == each]
-        classes.append(Rows(rows, [windows[p] for p in rows], each))
+    for each in dict.fromkeys(windows[p].steps for p in alone):
+        rows = [p for p in alone if windows[p].steps == each]
+        classes.append(Rows(rows, [windows[p].at for p in rows], each))
     for w0, w1, both in dict.fromkeys(pair.steps for pair in pairs):
         kin = [pair for pair in pairs if pair.steps == (w0, w1, both)]
         triples = list(dict.fromkeys([*triples, *(pair.cells for pair in kin)]))
@@ -386,7 +381,8 @@ def plan(N, T, X_image, Y_row, windows: list, used: list, pairs: list[Pair], cel
         last.append(Rows(first, [at - steps[w0] for at in D], (w0, w0 + cell), of_differences=True, added=True))
     classes += last
 
-    Y_image, D_image = len(used) * Y_row, 2 * cell * len(triples)
+    X_image, Y_row = sizes.X_image, sizes.Y_row
+    Y_image, D_image = len(windows) * Y_row, 2 * cell * len(triples)
     group = images_in_group(N, (T * (X_image + Y_image) + D_image) * dtype.itemsize, classes)
     images, t = np.arange(group), np.arange(T) * group
     starts, ends, rows = stacked(
@@ -395,49 +391,51 @@ def plan(N, T, X_image, Y_row, windows: list, used: list, pairs: list[Pair], cel
     out = stacked([offsets(np.array(c.rows) * Y_row, images * Y_image) for c in classes])[2]
     table = [(*ends_, *c.steps, c.of_differences, c.added) for *ends_, c in zip(starts, ends, classes, strict=True)]
     return t * X_image, t * Y_image, (
-        X_image, group, rows, steps, np.array(table),
-        np.array(triples, int).reshape(-1, 3), cell,
-        np.array([pair.rows for pair in pairs], int).reshape(-1, 2) * Y_row,
-        np.arange(len(steps)) * Y_row, out, Y_row,
+        sizes, group, Tables(rows, steps, np.arange(len(steps)) * Y_row, out), np.array(table),
+        np.array(triples, int).reshape(-1, 3), np.array([pair.rows for pair in pairs], int).reshape(-1, 2) * Y_row,
     )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=256)
-def window_plan(x_shape, K, stride, before, y_shape, dtype) -> Plan:
+def window_plan(x_shape, K, stride, before, y_shape, dtype) -> tuple[Taps, Plan]:
     """conv2d: at each point an image is one pixel wide and has stride * C channels (phase, c). A cell is the `stride`
     rows on which one row of the phases' taps acts."""
     (N, H, W, C), (_, P, Q, O) = x_shape, y_shape
     matrices, X_row, Y_row = row(W, K, stride, before, Q), stride * C, whole_columns(O, dtype)
-    windows = [(p * stride - before) * X_row for p in range(P)]
-    used = [(max(0, before - p * stride), min(K, H + before - p * stride)) for p in range(P)]
-    used = [(i * X_row, max(i, end) * X_row) for i, end in used]
+    windows = []
+    for p in range(P):
+        first, end = max(0, before - p * stride), min(K, H + before - p * stride)  # taps that lie in the image
+        windows.append(RowWindow((p * stride - before) * X_row, (first * X_row, max(first, end) * X_row)))
     cell, pairs = stride * X_row, []
     if two_taps(K, stride):
         for p in range(-(-before // stride), P - 1, 2):
-            cells = windows[p], windows[p] + cell, windows[p] + 2 * cell
-            pairs.append(Pair((p, p + 1), cells, (0, cell, 2 * cell)))
+            at = windows[p].at
+            pairs.append(Pair((p, p + 1), (at, at + cell, at + 2 * cell), (0, cell, 2 * cell)))
     X_image = max([H * X_row, *(pair.cells[2] + cell for pair in pairs)])  # behind the image are zeros
     steps = np.arange(K * X_row + (cell if pairs else 0))
-    X_at, Y_at, tables = plan(N, len(matrices.A), X_image, Y_row, windows, used, pairs, cell, steps, dtype)
+    sizes = Sizes(X_row, X_image, Y_row, cell)
+    X_at, Y_at, rest = plan(N, len(matrices.A), sizes, windows, pairs, steps, dtype)
     B = matrices.B.transpose(1, 0, 2).reshape(-1, W)  # (phases * T, W): the rows of a phase have pixels in common
-    into = Mix.of(B, offsets(np.arange(stride) * C, X_at), np.arange(W) * C, dtype)
+    into = Mix.of(B, offsets(np.arange(stride) * C, X_at), np.arange(W) * C, C, dtype)
+    back = Mix.of(matrices.A.T, np.arange(Q) * O, Y_at, O, dtype)
     sums = np.array([[2, 0, 1]] if pairs else [], int).reshape(-1, 3) * cell * Y_row
-    back = Mix.of(matrices.A.T, np.arange(Q) * O, Y_at, dtype)
-    return Plan(matrices.G.astype(dtype), into, X_row, *tables, back, sums, cell * Y_row)
+    i_at, phase_at = np.arange(K) * X_row * Y_row, np.arange(stride) * C * Y_row
+    taps = Taps(matrices.G.astype(dtype), i_at, phase_at, Y_row, sums, cell * Y_row, Y_row == O)
+    return taps, Plan(into, back, *rest)
 
 
 @functools.lru_cache(maxsize=256)
-def residue_plan(dy_shape, K, stride, before, dx_shape, dtype) -> Plan:
+def residue_plan(dy_shape, K, stride, before, dx_shape, dtype) -> tuple[Taps, Plan]:
     """conv2d_grad_x: row h of dx has the taps i with p*stride + i = h + before for a row p of dy, as in
     `microkernel.residue_plan`; taps of one residue follow one another. The channels of Y are (phase, c). A cell is a
     row of dy."""
     (N, P, Q, O), (_, H, W, C) = dy_shape, dx_shape
     matrices, Y_row = row(W, K, stride, before, Q), whole_columns(stride * C, dtype)
-    windows = [(h + before) // stride * O for h in range(H)]
-    places, used, pairs = tap_places(K, stride), [], []
+    places, windows, pairs = tap_places(K, stride), [], []
     for h in range(H):
         taps = [i for i in range((h + before) % stride, K, stride) if 0 <= (h + before - i) // stride < P]
-        used.append((places[taps[0]] * O, (places[taps[-1]] + 1) * O) if taps else (0, 0))
+        used = (places[taps[0]] * O, (places[taps[-1]] + 1) * O) if taps else (0, 0)
+        windows.append(RowWindow((h + before) // stride * O, used))
     steps = [offsets(-np.arange(len(range(a, K, stride))) * O, np.arange(O)) for a in range(stride)]
     if two_taps(K, stride):
         for a in range(stride):
@@ -447,13 +445,16 @@ def residue_plan(dy_shape, K, stride, before, dx_shape, dtype) -> Plan:
                     cells, first = ((p - 1) * O, p * O, (p + 1) * O), (places[a + stride], places[a], K + a)
                     pairs.append(Pair((h, h + stride), cells, tuple(int(place) * O for place in first)))
         steps += [np.arange(O)] * stride
-    X_at, Y_at, tables = plan(N, len(matrices.A), P * O, Y_row, windows, used, pairs, O, np.concatenate(steps), dtype)
+    sizes = Sizes(O, P * O, Y_row, O)
+    X_at, Y_at, rest = plan(N, len(matrices.A), sizes, windows, pairs, np.concatenate(steps), dtype)
     phases, v = np.arange(stride), np.argsort((np.arange(W) + before) % stride, kind="stable")
     B = matrices.B.transpose(2, 0, 1).reshape(W, -1)[v]  # (W, T * phases): the pixels of a phase have points in common
-    back = Mix.of(B, v * C, offsets(Y_at, phases * C), dtype)
-    into = Mix.of(matrices.A, X_at, np.arange(Q) * O, dtype)
+    back = Mix.of(B, v * C, offsets(Y_at, phases * C), C, dtype)
+    into = Mix.of(matrices.A, X_at, np.arange(Q) * O, O, dtype)
     sums = [(both, w0, w1) for w0, w1, both in dict.fromkeys(pair.steps for pair in pairs)]
-    return Plan(matrices.G.astype(dtype), into, O, *tables, back, np.array(sums, int).reshape(-1, 3) * Y_row, O * Y_row)
+    sums = np.array(sums, int).reshape(-1, 3) * Y_row
+    taps = Taps(matrices.G.astype(dtype), places * O * Y_row, phases * C, Y_row, sums, O * Y_row, Y_row == stride * C)
+    return taps, Plan(into, back, *rest)
 
 
 def two_taps(K: int, stride: int) -> bool:
@@ -474,10 +475,7 @@ class GradientPlan(NamedTuple):
     X_size: int
     dY_row: int
     dY_size: int
-    taps: np.ndarray
-    X_steps: np.ndarray
-    dY_steps: np.ndarray
-    out: np.ndarray
+    tables: Tables  # rows: taps; steps: pixels
     tasks: np.ndarray
 
 
@@ -490,14 +488,16 @@ def gradient_plan(dy_shape, x_shape, K, stride, before, dtype) -> GradientPlan:
     group = -(-N // -(-N * T * (X_image + P * dY_row) * dtype.itemsize // GROUP_BYTES))  # all of about the same size
     t, n, p, taps = np.arange(T), np.arange(group), np.arange(P), K * X_row
     B = matrices.B.transpose(1, 0, 2).reshape(-1, W)  # (phases * T, W)
-    into_X = Mix.of(B, offsets(np.arange(stride) * C, t * group * X_image), np.arange(W) * C, dtype)
-    into_dY = Mix.of(matrices.A, t * group * P * dY_row, np.arange(Q) * O, dtype)
+    into_X = Mix.of(B, offsets(np.arange(stride) * C, t * group * X_image), np.arange(W) * C, C, dtype)
+    into_dY = Mix.of(matrices.A, t * group * P * dY_row, np.arange(Q) * O, O, dtype)
     t, first, o = t[:, None, None], np.arange(0, taps, HIGH)[:, None], np.arange(0, dY_row, panel_width(dtype))
+    tables = Tables(
+        whole_tiles(np.arange(taps)), offsets(n * X_image, p * stride * X_row),
+        offsets(n * P * dY_row, p * dY_row), whole_tiles(np.arange(taps) * dY_row),
+    )  # fmt: skip
     return GradientPlan(
         group, matrices.G.astype(dtype), into_X, into_dY,
-        X_row, X_image, T * group * X_image, dY_row, T * group * P * dY_row,
-        whole_tiles(np.arange(taps)), offsets(n * X_image, p * stride * X_row), offsets(n * P * dY_row, p * dY_row),
-        whole_tiles(np.arange(taps) * dY_row),
+        X_row, X_image, T * group * X_image, dY_row, T * group * P * dY_row, tables,
         tasks(t * group * X_image, t * group * P * dY_row + o, t * taps * dY_row + o,
               (first, np.minimum(first + HIGH, taps)), (0, group * P)),
     )  # fmt: skip
@@ -521,20 +521,16 @@ def work(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, before
 
 
 def conv2d(x: np.ndarray, w: np.ndarray, stride: int, before: int, P: int, Q: int) -> np.ndarray:
-    N, (K, _, C, O) = len(x), w.shape
-    y = np.empty((N, P, Q, O), x.dtype)
-    p = window_plan(x.shape, K, stride, before, y.shape, x.dtype)
-    return through_points(x, C, p, w, np.arange(K) * p.X_row, np.arange(stride) * C * p.Y_row, y, O, p.Y_row == O)
+    y = np.empty((len(x), P, Q, w.shape[3]), x.dtype)
+    plans = window_plan(x.shape, w.shape[0], stride, before, y.shape, x.dtype)
+    return through_points(x, w, y, *plans)
 
 
 def conv2d_grad_x(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, before: int) -> np.ndarray:
-    N, (K, _, C, O) = len(dy), w.shape
-    dx = np.empty((N, H, W, C), dy.dtype)
-    p = residue_plan(dy.shape, K, stride, before, dx.shape, dy.dtype)
+    dx = np.empty((len(dy), H, W, w.shape[2]), dy.dtype)
+    plans = residue_plan(dy.shape, w.shape[0], stride, before, dx.shape, dy.dtype)
     taps = np.ascontiguousarray(w.transpose(0, 1, 3, 2))  # (K,K,O,C)
-    return through_points(
-        dy, O, p, taps, tap_places(K, stride) * O, np.arange(stride) * C, dx, C, p.Y_row == stride * C
-    )
+    return through_points(dy, taps, dx, *plans)
 
 
 def room(shape, filled: bool, dtype) -> np.ndarray:
@@ -542,16 +538,11 @@ def room(shape, filled: bool, dtype) -> np.ndarray:
     return np.empty(shape, dtype) if filled else np.zeros(shape, dtype)
 
 
-def through_points(x, x_size: int, p: Plan, w, steps_at, phase_at, y, y_size: int, filled: bool) -> np.ndarray:
-    """Fills y. Row i of the taps w begins at step steps_at[i], phase b of its columns phase_at[b] behind that; filled:
-    whether columns of all phases fill whole panels."""
-    W_points = room((len(p.G), len(p.steps) * p.Y_row), filled, x.dtype)
-    evaluate_taps(w, p.G, W_points, steps_at * p.Y_row, phase_at, p.Y_row, p.sums, p.sum_size)
-    convolve_points(
-        x.reshape(*x.shape[:2], -1), *p.into[:-1], x_size, p.into.targets, p.X_row, p.X_image,
-        p.group, p.rows, p.steps, p.classes, p.triples, p.cell, p.pairs, W_points, p.w_steps, p.out, p.Y_row,
-        y.reshape(*y.shape[:2], -1), *p.back[:-1], y_size, p.back.targets,
-    )  # fmt: skip
+def through_points(x: np.ndarray, w: np.ndarray, y: np.ndarray, taps: Taps, plan: Plan) -> np.ndarray:
+    """Fills y with the sums of x and the taps w."""
+    w_points = room((len(taps.G), len(plan.tables.steps) * taps.row_at), taps.filled, x.dtype)
+    evaluate_taps(taps, w, w_points)
+    convolve_points(x.reshape(*x.shape[:2], -1), plan, w_points, y.reshape(*y.shape[:2], -1))
     return y
 
 
@@ -566,8 +557,8 @@ def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: in
         if len(x_) < p.group:
             tasks = tasks.copy()
             tasks[:, -1] = len(x_) * P
-        evaluate_images(x_, *p.into_X[:-1], C, X, p.into_X.targets, before, p.X_row, p.X_image)
-        evaluate_images(dy_, *p.into_dY[:-1], O, dY, p.into_dY.targets, 0, p.dY_row, P * p.dY_row)
-        products(X, p.taps, p.X_steps, dY, p.dY_steps, dW.reshape(-1), p.out, tasks, n > 0)
+        evaluate_images(p.into_X, x_, X, before, p.X_row, p.X_image)
+        evaluate_images(p.into_dY, dy_, dY, 0, p.dY_row, P * p.dY_row)
+        products(p.tables, tasks, X, dY, dW.reshape(-1), n > 0)
     gather_taps(dW, p.G, dw)
     return dw
