@@ -181,7 +181,10 @@ def layer_contract(backend) -> Iterator[Row]:
 
 
 def second_derivative_contract(backend) -> Iterator[Row]:
-    """`tangent_backward` is additive in (dy, dty), a dy of None is zero, and what is not needed is None."""
+    """`tangent` is the adjoint of `backward`, and `tangent_backward` is additive in (dy, dty).
+
+    A dy of None is zero, and what is not needed is None.
+    """
     rng = np.random.default_rng(23)
     for what, layer, shape, how in layer_cases(backend, rng):
         if any(type(inner).tangent is layers.Layer.tangent for inner in (layer, *layer.inner())):
@@ -190,7 +193,9 @@ def second_derivative_contract(backend) -> Iterator[Row]:
         y, cache = layer.forward(x, **how)
         dy, dty = (backend.asarray(rng.standard_normal(y.shape)) for _ in range(2))
         dx, grads = layer.backward(dy, cache)
-        _, tangent_cache = layer.tangent(tx, cache)
+        ty, tangent_cache = layer.tangent(tx, cache)
+        left, right = (float((a * b).sum()) for a, b in ((dy, ty), (dx, tx)))
+        yield compare(what, "<dy,ty>=<dx,tx>", "adjoint", left, right, EXACT)
         both = layer.tangent_backward(dy, dty, cache, tangent_cache)
         alone = layer.tangent_backward(None, dty, cache, tangent_cache)
         spared = layer.tangent_backward(dy, dty, cache, tangent_cache, need_dx=False)
