@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from minigan import backends
+from minigan import backends, game, layers, losses, models
 from minigan.checking import checks
 from minigan.layers import (
     BatchNorm,
@@ -36,6 +36,7 @@ from minigan.layers import (
     he_normal,
     normal,
 )
+from minigan.optim import Adam
 
 
 @pytest.fixture(params=[case[0] for case in checks.layer_cases(backends.load("numpy"), np.random.default_rng(0))])
@@ -846,3 +847,41 @@ def test_a_packed_network_has_its_parameters_in_one_array(backend, rng):
 def test_one_layer_is_packed_too(backend, rng):
     net = Dense(3, 2, bias=False, rng=rng).to(backend)
     assert net.pack().shape == (6,) and net.params["w"].shape == (3, 2)
+
+
+# ---------------------------------------------------------------- fused networks
+
+
+@pytest.mark.parametrize("preset", ["digits", "small", "tutorial", "mlp"])
+def test_a_fused_training_stays_with_the_plain_one_in_float32(preset, backend):
+    """Ten Adam steps of each player, plain and fused: no parameter or statistic is apart by more than 1e-5 of the
+    largest of its tensor. (One pass rounds as two do, so on most backends the bits are the same.)"""
+    results = []
+    for fused in (False, True):
+        rng = np.random.default_rng(0)
+        networks = models.build(preset, rng=rng, sample_shape=(8, 8, 1))
+        G, D = (network.to(backend) for network in networks)
+        players = (layers.fuse(G), layers.fuse(D)) if fused else (G, D)
+        optimizers = Adam(D, lr=1e-3), Adam(G, lr=1e-3)
+        for _ in range(10):
+            real = backend.asarray(rng.uniform(-1, 1, (8, 8, 8, 1)).astype(np.float32))
+            z = backend.asarray(rng.standard_normal((8, *G.noise_shape), dtype=np.float32))
+            game.simultaneous_step(*players, *optimizers, real, z, losses.non_saturating)
+        results.append(
+            {f"{n}.{k}": backend.to_numpy(v) for n, N in enumerate((G, D)) for k, v in (N.params | N.buffers).items()}
+        )
+    for name, plain in results[0].items():
+        difference = np.abs(results[1][name].astype(np.float64) - plain).max()
+        assert difference <= 1e-5 * max(np.abs(plain).max(), 1e-3), name
+
+
+def test_what_was_merged_is_printed(rng):
+    network = Sequential(Dense(3, 4, rng=rng), LeakyReLU(0.1), BatchNorm(4), layers.ReLU(), Dense(4, 1, rng=rng))
+    assert repr(layers.fuse(network)).splitlines()[1:-1] == [
+        "    0: Dense(3 -> 4) + LeakyReLU(0.1)",
+        "    1: Identity()",
+        "    2: BatchNorm(4) + ReLU()",
+        "    3: Identity()",
+        "    4: Dense(4 -> 1)",
+    ]
+    assert repr(network).count("+") == 0 and layers.fuse(network).params.keys() == network.params.keys()
