@@ -43,6 +43,6 @@ PRESETS = {
         points,
         dict(epochs=20, batch=64, lr_g=2e-3, lr_d=1e-3, decay=True, simultaneous=True, average=0.99),
         "points",
-        "Dense layers for points in the plane: the whole ring of 8 and most of the grid of 25 Gaussians, in half a minute.",
+        "Dense layers for points in the plane: all of the ring of 8, and most of the grid of 25, in half a minute.",
     ),
 }
