@@ -319,11 +319,6 @@ def test_every_option_has_help(kind):
         assert len(this.help) > 10, name
 
 
-def test_a_preset_and_data_of_another_kind_are_refused():
-    with pytest.raises(UserError, match="preset points is for points, got kind images"):
-        Config(preset="points")
-
-
 def test_a_table_of_options_says_what_each_takes():
     table = options_module.table(Config)
     assert "| `--batch` | a whole number, at least 2 | `128` | samples in a batch |" in table

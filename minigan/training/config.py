@@ -151,10 +151,6 @@ class Config:
                 "hinge has no targets to smooth: leave out label_smoothing, or choose another loss, got "
                 f"label_smoothing {self.label_smoothing}",
             ),
-            (
-                self.kind == models.PRESETS[self.preset].kind,
-                f"preset {self.preset} is for {models.PRESETS[self.preset].kind}, got kind {self.kind}",
-            ),
             (not self.decay or given, "decay needs a total to end at: give epochs, steps or minutes, got none"),
             (
                 not (self.simultaneous and self.d_steps > 1),
