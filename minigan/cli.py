@@ -50,9 +50,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(f"--{name}", type=float, metavar="X", help=f"sets {' and '.join(fields)}")
     for kind in KINDS.values():
         add_arguments(sub, kind.options)
-    sub.add_argument(
-        "--network", action="append", metavar="NAME=VALUE", help="an option of the preset's networks: see --list"
-    )
     sub.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: runs/PRESET)")
     sub.add_argument("--resume", action="store_true", help="resume the run in RUN, to the same bits as if unbroken")
     sub.add_argument("--quiet", action="store_true", help="no bar and no tables, for scripts")
@@ -174,17 +171,14 @@ def _choices(arguments) -> dict:
     for short, fields in SHORTHANDS.items():
         if short in given:
             choices |= dict.fromkeys(fields, given[short])
-    choices |= {name: given[name] for name in options(Config) if name in given and name != "network"}
+    choices |= {name: given[name] for name in options(Config) if name in given}
     if "network" in given:
-        pairs = [text.partition("=") for text in given["network"]]
-        if wrong := [name for name, equals, _ in pairs if not equals]:
-            raise UserError(f"--network is NAME=VALUE, got {wrong[0]!r}: see `minigan train --list` for the names")
-        choices["network"] = {name: value for name, _, value in pairs}
-    of_kinds = {name: kind.name for kind in KINDS.values() for name in options(kind.options)}
+        choices["network"] = dict(given["network"])
+    of_kinds = [name for kind in KINDS.values() for name in options(kind.options)]
     if data_options := {name: given[name] for name in of_kinds if name in given}:
         choices["data_options"] = data_options
-    builtin = {kind.default_data for kind in KINDS.values()} | {"grid"}
-    if choices.get("data", "mnist") not in builtin:
+    builtin = [name for kind in KINDS.values() for name in kind.builtin]
+    if "data" in choices and choices["data"] not in builtin:
         choices["data"] = str(Path(choices["data"]).absolute())  # a run may be resumed from another folder
     return choices
 
@@ -204,17 +198,17 @@ def _begin(given: dict, out: Path):
 
 
 def _resume(given: dict, out: Path):
+    from dataclasses import replace
+
     from minigan import runs
     from minigan.training.config import RESUMABLE
 
     config = runs.read_config(out)
     for name, value in given.items():
         before = getattr(config, name)
-        if isinstance(before, dict):  # as Config has read them
-            same = all(str(value[key]) == str(before.get(key)) for key in value)
-        else:
-            same = value == before
-        if name not in RESUMABLE and not same:
+        if isinstance(before, dict):  # the numbers among the texts that a shell gives
+            value = getattr(replace(config, **{name: before | value}), name)
+        if name not in RESUMABLE and value != before:
             raise UserError(
                 f"{out} was begun with {name} {before}, and a resumed run goes on as it began: leave out {name}, or "
                 f"begin a new run"

@@ -100,17 +100,22 @@ def checked(name: str, value: Any, hint: Any, this: Option) -> Any:
     choices = tuple(this.choices() if callable(this.choices) else this.choices or ())
     if choices and value not in choices:
         raise UserError(f"unknown {name} {value!r}: choose {', '.join(map(str, choices))}")
-    limits = [
-        ("at least {}", this.low, operator.ge),
-        ("above {}", this.above, operator.gt),
-        ("at most {}", this.high, operator.le),
-        ("below {}", this.below, operator.lt),
-    ]
-    said = [(text.format(f"{limit:g}"), holds(value, limit)) for text, limit, holds in limits if limit is not None]
-    if not all(holds for _, holds in said) or (wanted is float and not math.isfinite(value)):
+    limits = _limits(this)
+    if not all(holds(value, limit) for _, limit, holds in limits) or (wanted is float and not math.isfinite(value)):
         finite = ["finite"] if wanted is float and this.high is None and this.below is None else []
-        raise UserError(f"{name} is {' and '.join([text for text, _ in said] + finite)}, got {value}")
+        raise UserError(f"{name} is {' and '.join([text for text, _, _ in limits] + finite)}, got {value}")
     return value
+
+
+def _limits(this: Option) -> list[tuple[str, float, Callable]]:
+    """(the limit in words, the limit, the comparison that holds) for each limit of the option."""
+    limits = [
+        ("at least", this.low, operator.ge),
+        ("above", this.above, operator.gt),
+        ("at most", this.high, operator.le),
+        ("below", this.below, operator.lt),
+    ]
+    return [(f"{text} {limit:g}", limit, holds) for text, limit, holds in limits if limit is not None]
 
 
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", dict: "a table of names"}
@@ -156,12 +161,26 @@ def add_arguments(parser: Any, kind: type, only: Iterable[str] | None = None) ->
         allowed = typing.get_args(hints[name]) or (hints[name],)
         if bool in allowed:
             parser.add_argument(this.flag, dest=name, action="store_const", const=True, help=told)
-            off = this.off or this.flag.replace("--", "--no-", 1)
-            parser.add_argument(off, dest=name, action="store_const", const=False, help=f"undoes {this.flag}")
+            parser.add_argument(_off(this), dest=name, action="store_const", const=False, help=f"undoes {this.flag}")
         else:
             (convert,) = (wanted for wanted in allowed if wanted is not type(None))
-            metavar = this.metavar or convert.__name__.upper()
-            parser.add_argument(this.flag, dest=name, type=convert, metavar=metavar, help=told)
+            how = dict(type=named_value, action="append") if convert is dict else dict(type=convert)
+            parser.add_argument(
+                this.flag, dest=name, metavar=this.metavar or convert.__name__.upper(), help=told, **how
+            )
+
+
+def named_value(text: str) -> tuple[str, str]:
+    """(NAME, VALUE) of a text NAME=VALUE, for an option that is a table of names and may be repeated."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, value
+
+
+def _off(this: Option) -> str:
+    """The flag that says no to a yes-or-no option."""
+    return this.off or str(this.flag).replace("--", "--no-", 1)
 
 
 # ---------------------------------------------------------------- the documentation
@@ -169,16 +188,19 @@ def add_arguments(parser: Any, kind: type, only: Iterable[str] | None = None) ->
 
 def table(kind: type) -> str:
     """The options as a Markdown table."""
-    hints, lines = typing.get_type_hints(kind), ["| option | type | default | |", "|---|---|---|---|"]
+    hints, lines = typing.get_type_hints(kind), ["| option | takes | default | what it does |", "|---|---|---|---|"]
     for field in dataclasses.fields(kind):
         this = options(kind)[field.name]
         if this.flag is None:
             continue
-        allowed = [wanted for wanted in typing.get_args(hints[field.name]) or (hints[field.name],)]
-        name = " or ".join("none" if wanted is type(None) else wanted.__name__ for wanted in allowed)
+        (wanted,) = set(typing.get_args(hints[field.name]) or (hints[field.name],)) - {type(None)}
+        flags = f"`{this.flag}`" if wanted is not bool else f"`{this.flag}`, `{_off(this)}`"
+        takes = ", ".join(
+            [{bool: "", dict: "NAME=VALUE"}.get(wanted, KINDS[wanted]), *(t for t, _, _ in _limits(this))]
+        )
         default = "" if field.default in (None, dataclasses.MISSING) else f"`{field.default}`"
-        text = this.help.format(default=field.default).replace("|", "\\|")
-        lines.append(f"| `{this.flag}` | {name} | {default} | {text}{', resumable' if this.resumable else ''} |")
+        text = this.help.format(default=field.default) + (" (may change on `--resume`)" if this.resumable else "")
+        lines.append(f"| {flags} | {takes} | {default} | {text} |".replace("  ", " "))
     return "\n".join(lines)
 
 

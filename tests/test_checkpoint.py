@@ -153,6 +153,18 @@ def test_a_resumed_run_of_format_1_is_saved_in_format_2(old_run, capsys):
     assert main(["train", "--resume", "--out", str(old_run), "--epochs", "3", "--quiet"]) == 0
 
 
+def test_a_resumed_run_has_the_networks_that_it_began_with(old_run, capsys):
+    """Naming an option of the networks again is no change, also where it is the default that the run took."""
+    resume = ["train", "--resume", "--out", str(old_run), "--epochs", "1", "--quiet"]
+    assert main([*resume, "--network", "g_width=2"]) == 2
+    assert "was begun with network {'g_width': 1, 'd_norm': 'spectral'}" in capsys.readouterr().err
+    assert main([*resume, "--network", "g_width=1"]) == 0
+    wide = ["--quiet", "--out", str(old_run / "wide"), "--steps", "1"]
+    start = ["--data", str(old_run / "tiny.npz"), "--batch", "6", "--backend", "numpy", "--network", "g_width=2"]
+    assert main(["train", *wide, *start]) == 0
+    assert main(["train", "--resume", *wide, "--network", "d_norm=spectral"]) == 0
+
+
 def test_samples_are_drawn_of_a_run_of_format_1(old_run):
     assert main(["sample", str(old_run), "--count", "6", "--out", str(old_run / "s.npy"), "--backend", "numpy"]) == 0
     assert np.load(old_run / "s.npy").shape == (6, 8, 8)

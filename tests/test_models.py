@@ -60,8 +60,8 @@ def test_with_classes_both_players_take_labels(preset):
 def test_noise_becomes_points_and_points_become_logits(classes):
     rng, labels = np.random.default_rng(0), np.arange(6) if classes else None
     G, D = models.build("points", rng=rng, sample_shape=(2,), classes=classes)
-    assert (G.noise_shape, G.classes, D.classes) == ((16,), classes, classes)
-    points, _ = G.forward(rng.standard_normal((6, 16), dtype=np.float32), labels=labels)
+    assert (G.noise_shape, G.classes, D.classes) == ((2,), classes, classes)
+    points, _ = G.forward(rng.standard_normal((6, 2), dtype=np.float32), labels=labels)
     assert points.shape == (6, 2) and D.forward(points, labels=labels)[0].shape == (6, 1)
     with pytest.raises(UserError, match="preset points makes rows of numbers, got samples of 28 x 28 x 1"):
         models.build("points", rng=rng)

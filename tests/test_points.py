@@ -58,7 +58,7 @@ def test_the_seed_decides_the_points():
     assert ring(9, 1).fingerprint() != ring(8, 1).fingerprint()
 
 
-@pytest.mark.parametrize(("data", "epochs", "least"), [("ring", 12, 8), ("grid", 2, 0)])
+@pytest.mark.parametrize(("data", "epochs", "least"), [("ring", 4, 8), ("grid", 1, 0)])
 def test_points_are_learned_from_the_command_line(data, epochs, least, tmp_path, capsys):
     """In seconds, without an option but for the data: every mode of the ring. Of the grid only that it runs."""
     out = tmp_path / data
@@ -74,7 +74,7 @@ def test_points_are_learned_from_the_command_line(data, epochs, least, tmp_path,
         if data == "ring"
         else (datasets.mixtures.grid().coverage(np.load(out / "s.npy")))
     )
-    assert covered >= least and share >= (0.5 if least else 0)
+    assert covered >= least and share >= (0.8 if least else 0)
     for picture in ("final.png", "training.gif", "losses.png"):
         with Image.open(out / picture) as opened:
             assert min(opened.size) > 100
@@ -102,6 +102,8 @@ def test_a_resumed_run_has_its_points_again(tmp_path, capsys):
     )
     a, b = (runs.resume(tmp_path / name).state()[0] for name in ("whole", "run"))
     assert all(np.array_equal(a[name], b[name]) for name in a) and len(a["curves"]) == 4 * 9 * 4
+    assert main(["train", "--resume", "--network", "width=2", "--out", str(tmp_path / "run")]) == 2
+    assert "the networks of preset points have no option width" in capsys.readouterr().err
     assert main(["train", "--resume", "--points", "700", "--out", str(tmp_path / "run")]) == 2
     assert "was begun with data_options {'points': 600}" in capsys.readouterr().err
 
@@ -122,7 +124,7 @@ def test_conditional_points_come_from_the_mode_that_was_asked_for():
         (["--preset", "digits", "--kind", "points"], "preset digits is for images, got --kind points"),
         (["--data", "ring", "--preset", "small"], "ring: there is no such file or folder"),
         (["--data", "ring", "--points", "1"], "points is at least 2, got 1"),
-        (["--network", "d_norm"], "--network is NAME=VALUE, got 'd_norm'"),
+        (["--network", "d_norm"], "argument --network: expected NAME=VALUE, got 'd_norm'"),
         (["--network", "width=2"], "the networks of preset digits have no option width, only g_width, d_norm"),
     ],
 )

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from minigan import backends, datasets, penalties
+from minigan import options as options_module
 from minigan.errors import UserError
 from minigan.layers import Dense, Flatten, Layer, Reshape, Sequential, Tanh
 from minigan.models import PRESETS
 from minigan.options import options
 from minigan.training import Config, Diverged, Training
 from minigan.training import training as training_module
+from minigan.training.config import RESUMABLE
 
 RUNS_HERE = [name for name in backends.available() if name != "cupy"]
 TINY = datasets.Images(np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8), None, "tiny")
@@ -268,6 +270,7 @@ def test_a_wrong_config_is_refused(text, says):
         ({"penalty": "r3"}, "unknown penalty 'r3': choose none, r1, r2, "),
         ({"penalty_every": 0}, "penalty_every is at least 1"),
         ({"preset": "points", "kind": "images"}, "preset points is for points, got --kind images"),
+        ({"preset": "points", "data": "mnist", "network": {"g_width": 2}}, "preset points have no option g_width"),
         ({"kind": "tables"}, "unknown kind 'tables': choose images, points"),
         ({"colour": 1}, "unknown option colour: choose from preset, kind, "),
     ],
@@ -314,6 +317,23 @@ def test_the_kind_of_data_comes_from_preset_or_kind_or_the_data(choices, preset,
 def test_every_option_has_help(kind):
     for name, this in options(kind).items():
         assert len(this.help) > 10, name
+
+
+def test_a_table_of_options_says_what_each_takes():
+    table = options_module.table(Config)
+    assert "| `--batch` | a whole number, at least 2 | `128` | samples in a batch |" in table
+    assert "| `--decay`, `--no-decay` | | `False` |" in table and "| `--conditional`, `--unconditional` |" in table
+    assert "| `--network` | NAME=VALUE | |" in table
+    resumable = [line for line in table.splitlines() if "may change on `--resume`" in line]
+    assert len(resumable) == len(RESUMABLE) == 8
+
+
+def test_the_config_of_a_run_holds_the_defaults_of_its_sections_too():
+    """So that a run goes on as it began, also after another version has changed a default."""
+    config = Config.of("digits", network={"g_width": "2"})
+    assert config.network == {"g_width": 2, "d_norm": "spectral"} and config.data_options == {}
+    assert Config.of("points").data_options == {"points": 20_000}
+    assert Config.from_json(config.to_json()) == config
 
 
 def test_every_recipe_names_fields_of_config():

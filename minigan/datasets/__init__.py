@@ -126,7 +126,7 @@ IMAGES = Kind(
     load=lambda spec, options, seed: load(spec),
     codec=ImageCodec,
     default_preset="digits",
-    default_data="mnist",
+    builtin=("mnist",),
     example_shape=(8, 8, 1),
     claims=lambda data: "mnist are images" if data == "mnist" else None,
 )

@@ -100,7 +100,7 @@ class Kind:
     load: Callable[[str, Any, int], Data]  # (--data, the kind's options, the run's seed)
     codec: Callable[..., Codec]  # from the fields that a checkpoint keeps
     default_preset: str
-    default_data: str
+    builtin: tuple[str, ...]  # the names of --data that are no path, the default first
     example_shape: tuple[int, ...]  # of one small sample, for checks
     claims: Callable[[str], str | None] = lambda data: None  # why --data looks like this kind, or None
     options: type = NoOptions  # a dataclass of `option` fields

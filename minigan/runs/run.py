@@ -200,7 +200,8 @@ def _save_pictures_of_end(training: Training, out: Path) -> None:
     samples, codec, width = training.samples(), training.data.codec, columns(training.classes)
     plots.save_samples(out / "final.png", samples, codec, width, scale=3)
     frames = [path for epoch in range(training.epoch + 1) if (path := _picture_of_epoch(out, epoch)).exists()]
-    last = plots.picture(samples[:60], codec, width) if training.cursor else None
+    # The pictures of the epochs may have been deleted.
+    last = plots.picture(samples[:60], codec, width) if training.cursor or not frames else None
     plots.save_animation(out / "training.gif", frames, last)
     curves = np.array(training.curves).reshape(-1, len(training.CURVES))
     named = {name: curves[:, i] for i, name in enumerate(training.CURVES)}

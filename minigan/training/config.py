@@ -36,7 +36,9 @@ class Config:
         metavar="mnist|PATH",
     )
     data_options: dict = option({}, help="options of the kind of data", flag=None)
-    network: dict = option({}, help="options of the preset's networks", flag=None)
+    network: dict = option(
+        {}, help="an option of the preset's networks: see `minigan train --list`; may be repeated", metavar="NAME=VALUE"
+    )
     conditional: bool = option(False, help="both players see the labels, if the data have any", off="--unconditional")
     epochs: int | None = option(
         None,
@@ -132,7 +134,7 @@ class Config:
         if kind not in datasets.KINDS:
             raise UserError(f"unknown kind {kind!r}: choose {', '.join(datasets.KINDS)}")
         preset = preset or datasets.KINDS[kind].default_preset
-        recipe = {"data": datasets.KINDS[kind].default_data, **models.PRESETS[preset].recipe}
+        recipe = {"data": datasets.KINDS[kind].builtin[0], **models.PRESETS[preset].recipe}
         if any(choices.get(total) is not None for total in TOTALS):
             recipe["epochs"] = None
         unknown = sorted(choices.keys() - {field.name for field in dataclasses.fields(cls)})
@@ -158,8 +160,9 @@ class Config:
         ):
             if not good:
                 raise UserError(what)
-        self.network_options()  # these raise UserError for an option that the preset or the kind does not have
-        self.kind_options()
+        # Complete, so that config.json has every choice. UserError for an option that the preset or kind does not have.
+        object.__setattr__(self, "network", dataclasses.asdict(self.network_options()))
+        object.__setattr__(self, "data_options", dataclasses.asdict(self.kind_options()))
 
     def network_options(self) -> Any:
         """The options of the preset's networks, as that preset declares them."""
