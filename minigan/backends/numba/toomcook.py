@@ -8,8 +8,9 @@ a point the product is one multiplication. With A, B and G, that evaluate and in
     dx = B.T @ ((A @ dy) * (G @ w))        dw = G.T @ ((B @ x) * (A @ dy))
 
 The channels are added up between the two, at each point on its own, and so are the K rows of the kernel: that is the
-product which the tile computes, and all that meets every pair of channels. A stride of s makes s "phases" of a row, the
-pixels at every s-th place, on which the taps at every s-th place act with stride 1; their sum is taken there as well.
+product which the tile computes, and the only step that depends on every pair of channels. A stride of s makes s
+"phases" of a row, the pixels at every s-th place, on which the taps at every s-th place act with stride 1; their sum is
+taken there as well.
 
 Where a phase of a column has two taps, as in a 4x4 kernel of stride 2, two rows of y need three products and not four:
 see `Plan`. That takes only additions, which cost next to nothing.
