@@ -113,7 +113,7 @@ def _only(outcomes: set) -> str:
 def recorded(modules: list[types.ModuleType]) -> Iterator[Record]:
     """A record of what the functions of these modules decide while the block runs."""
     record, originals = Record({module.__file__ for module in modules}), []
-    functions = [f for f in gc.get_objects() if isinstance(f, types.FunctionType)]
+    functions = [f for f in gc.get_objects() if type(f) is types.FunctionType]  # isinstance asks what others may refuse
     for module in modules:
         tree = _Recording(module.__name__, record).visit(ast.parse(inspect.getsource(module)))
         code = compile(ast.fix_missing_locations(tree), module.__file__, "exec", dont_inherit=True)
