@@ -388,6 +388,7 @@ NOT_REACHED = {
     ("NumpyBackend.gather", ""): "tests/test_points.py: data",
     ("NumpyBackend.bias_grad", "slope == 1"): "tests/test_backends.py: plain layers sum the rows",
     ("Backend.kernels_on_disk", ""): "no mathematics",
+    ("Backend.prepare", ""): "tests/test_train.py: compiling ahead",
     ("Backend.__copy__", ""): "tests/test_backends.py: copies",
     ("Backend.__reduce__", ""): "tests/test_backends.py: pickles",
     ("in_force", ""): "runs when the module is imported",
