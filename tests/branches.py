@@ -43,7 +43,8 @@ BOTH = frozenset({True, False})
 class Condition:
     """A condition in the source, and the outcomes that it should have."""
 
-    place: str  # module, function
+    module: str
+    function: str  # with its class: Hinge.discriminator
     line: int
     text: str
     wanted: frozenset = BOTH
@@ -235,8 +236,8 @@ class _Recording(ast.NodeTransformer):
         return [self.visit(statement) for statement in statements]
 
     def _new(self, node, text: str, wanted: frozenset = BOTH) -> int:
-        place = ", ".join([self.scopes[0], ".".join(self.scopes[1:])])
-        self.conditions.append(Condition(place, node.lineno, text, wanted))
+        module, *scopes = self.scopes
+        self.conditions.append(Condition(module, ".".join(scopes), node.lineno, text, wanted))
         return len(self.conditions) - 1
 
 

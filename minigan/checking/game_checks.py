@@ -328,8 +328,27 @@ def penalty_gradients(backend) -> Iterator[Row]:
     for name, value in (("r1", on_real), ("r2", on_fake), ("r1+r2", on_real + on_fake), ("wgan-gp", points)):
         penalty = penalties.named(name, weight=3.0, rng=np.random.default_rng(15))
         yield compare(f"{name} by name", "value", "formula", float(penalty(plain, real, fake, None)[0]), value, EXACT)
-    # A discriminator that is flat everywhere has norm 0: the value is weight, the slope is taken as 0.
-    flat = Sequential(Flatten(), Dense(16, 1, rng=rng)).to(backend, np.float64)
+    yield from flat_discriminators(backend, rng)
+
+
+def flat_discriminators(backend, rng) -> Iterator[Row]:
+    """WGAN-GP where D is flat at some samples or at all of them: their norm is 0, and its slope is taken as 0."""
+    D = Sequential(Flatten(), Dense(4, 3, bias=False, rng=rng), ReLU(), Dense(3, 1, rng=rng))
+    randomize(D.to(backend, np.float64), rng)
+    D.params["1.w"][...] = abs(D.params["1.w"])
+    sign = np.array([1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)  # all units are on, off, on
+    real, fake = (backend.asarray(sign * rng.uniform(0.5, 2, (3, 2, 2, 1))) for _ in range(2))
+    value, _ = penalties.wgan_gp(D, real, fake, rng=np.random.default_rng(15), weight=7.0)
+    norm = np.linalg.norm(backend.to_numpy(D.params["1.w"] @ D.params["3.w"]))
+    expected = 7 * (2 * (norm - 1) ** 2 + 1) / 3
+    yield compare("WGAN-GP, D flat at a sample", "value", "formula", float(value), expected, EXACT)
+    yield from gradcheck.check_penalty(
+        lambda D: penalties.named("wgan-gp", weight=7.0, rng=np.random.default_rng(15))(D, real, fake, None),
+        D,
+        subject="WGAN-GP, D flat at a sample",
+        **FEW,
+    )
+    flat = Sequential(Flatten(), Dense(4, 1, rng=rng)).to(backend, np.float64)
     flat.params["1.w"][...] = 0
     value, grads = penalties.wgan_gp(flat, real, fake, rng=rng, weight=7.0)
     yield compare("WGAN-GP at zero norm", "value", "formula", float(value), 7.0, EXACT)

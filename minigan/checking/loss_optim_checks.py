@@ -11,13 +11,15 @@ from minigan.checking.derivatives import EXACT
 from minigan.checking.rows import Row, compare, fact
 from minigan.layers import BatchNorm, Dense, Dropout, Sequential
 
+# Both signs, and both sides of the margins of hinge, 1 for real and -1 for fake; unequal batches.
+REAL_LOGITS = np.array([[-2.6], [-0.4], [0.3], [1.7], [3.1]])
+FAKE_LOGITS = np.array([[-3.2], [-1.4], [-0.6], [2.3]])
+
 
 def loss_values(backend) -> Iterator[Row]:
     """The players' losses against log(1 + exp) written out, their gradients against derivatives, and the extremes."""
     rng = np.random.default_rng(8)
-    # Both signs, and both sides of the margins of hinge, 1 for real and -1 for fake; unequal batches.
-    real = np.array([[-2.6], [-0.4], [0.3], [1.7], [3.1]])
-    fake = np.array([[-3.2], [-1.4], [-0.6], [2.3]])
+    real, fake = REAL_LOGITS, FAKE_LOGITS
     ours = [backend.asarray(l) for l in (real, fake)]
 
     def log1pexp(l):
