@@ -5,13 +5,15 @@
     python benchmarks/compare_versions.py speed --old OLD/bin/python --new NEW/bin/python [--pairs 20] [--json FILE]
     python benchmarks/compare_versions.py compile --old OLD/bin/python --new NEW/bin/python [--pairs 5]
 
-Each version is the Python of an environment in which it is installed; every run is a process of
-its own. `bits` trains with each and compares all arrays of the two checkpoints bit for bit,
-matched by NAMES; `resume` trains with the old version and lets both go on. `speed` runs whole
-processes in turns (old, new, new, old, ...), with the kernels on disk, and gives the median ratio
-new/old of their wall times and of the seconds of training, each with its 95% interval (bootstrap
-of the pairs). `compile` does the same with an empty kernel cache. Exit code 1 if any bit differs.
-Run nothing else while it measures.
+Each version is the Python of an environment in which it is installed; --old-path and
+--new-path name a clone to take minigan from instead. Every run is a process of its own.
+`bits` trains with each and compares all arrays of the two checkpoints bit for bit, matched
+by NAMES; `resume` trains with the old version and lets both go on. `speed` runs whole
+processes in turns (old, new, new, old, ...), with the kernels on disk, and gives the median
+ratio new/old of their wall times and of the seconds of training, each with its 95% interval
+(bootstrap of the pairs). `compile` does the same with an empty kernel cache. Exit code 1 if
+any bit differs. Run nothing else while it measures. The same version given twice shows how
+far noise alone goes.
 """
 
 import argparse
@@ -22,9 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+
+from minigan.lab import bench
 
 # The names of arrays in checkpoints: what an old name (a pattern) is called now. Format 2 kept those of format 1.
 NAMES = {r"(G|D|opt_g|opt_d|average)\.(.+)": r"\1.\2", r"curves": "curves"}
@@ -32,19 +38,39 @@ PRESETS = ("digits", "digits-unlabelled", "digits-wide", "small", "tutorial", "m
 SPEED_STEPS = {"digits": 250, "small": 60, "tutorial": 8}  # two to four seconds of training on two cores
 
 
-def train(python: str, out: Path, *options: str, cache: Path | None = None) -> float:
-    """Runs `minigan train` and returns the seconds of the whole process. Ends the program if it fails."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-    environment.pop("PYTHONPATH", None)
-    if cache is not None:
-        environment["NUMBA_CACHE_DIR"] = str(cache)
-    command = [python, "-m", "minigan", "train", "--quiet", "--out", str(out), *options]
+@dataclass(frozen=True)
+class Version:
+    """A Python, and the clone that it takes minigan from; None: minigan is installed there."""
+
+    python: str
+    path: str | None = None
+
+    def run(self, *arguments: str, cwd: Path | str, **environment: str) -> str:
+        """Runs this Python and returns what it prints. Ends the program if it fails."""
+        for name, value in os.environ.items():
+            if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONPATH"):
+                environment.setdefault(name, value)
+        if self.path is not None:
+            environment["PYTHONPATH"] = self.path
+        command = [self.python, *arguments]
+        done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+        return done.stdout
+
+    def package(self) -> str:
+        """The version and the folder of the minigan that runs, for a reader to see what is compared."""
+        code = "import minigan; print(minigan.__version__, *minigan.__path__)"
+        with tempfile.TemporaryDirectory() as folder:  # not here: Python looks for modules in its folder first
+            return self.run("-c", code, cwd=folder).strip()
+
+
+def train(version: Version, out: Path, *options: str, cache: Path | None = None) -> float:
+    """Runs `minigan train` and returns the seconds of the whole process."""
+    environment = {} if cache is None else {"NUMBA_CACHE_DIR": str(cache)}
     start = time.perf_counter()
-    done = subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True)
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return seconds
+    version.run("-m", "minigan", "train", "--quiet", "--out", str(out), *options, cwd=out.parent, **environment)
+    return time.perf_counter() - start
 
 
 def read(out: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -57,8 +83,8 @@ def read(out: Path) -> tuple[dict[str, np.ndarray], dict]:
 def renamed(name: str) -> str | None:
     """The name that NAMES gives to an old one, or None."""
     for pattern, now in NAMES.items():
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, now, name)
+        if match := re.fullmatch(pattern, name):
+            return match.expand(now)
     return None
 
 
@@ -67,7 +93,7 @@ def differences(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> list[
     lines, left = [], set(new)
     for name, a in old.items():
         now = renamed(name)
-        if now is None or now not in new:
+        if now not in left:  # missing, or taken by another old name
             lines.append(f"{name}: only in the old checkpoint")
             continue
         left.discard(now)
@@ -75,7 +101,8 @@ def differences(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> list[
         if a.dtype != b.dtype or a.shape != b.shape:
             lines.append(f"{name}: {a.dtype} {a.shape} against {b.dtype} {b.shape}")
         elif a.tobytes() != b.tobytes():
-            differ = a != b
+            p, q = (np.ascontiguousarray(x).reshape(-1, 1).view(np.uint8) for x in (a, b))  # (elements, bytes of one)
+            differ = (p != q).any(axis=1)  # so that NaN equals itself, and -0.0 is not 0.0
             largest = np.abs(a.astype(np.float64) - b.astype(np.float64)).max()
             lines.append(f"{name}: {differ.sum():,} of {a.size:,} differ, by up to {largest:.1e}")
     return lines + [f"{name}: only in the new checkpoint" for name in sorted(left)]
@@ -119,7 +146,7 @@ def report(what: str, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) ->
     """Prints what differs; returns 1 if anything does."""
     lines = differences(old, new)
     print(f"{what}: {f'{len(lines)} of {len(old)} arrays differ' if lines else f'all {len(old)} arrays are equal'}")
-    for line in lines[:5]:
+    for line in lines[:5] + ([f"and {len(lines) - 5} more"] if len(lines) > 5 else []):
         print(f"    {line}")
     sys.stdout.flush()
     return bool(lines)
@@ -137,16 +164,15 @@ def pairs(options, what: str, cold: bool, *given: str) -> dict:
     walls, trained = [], []
     with tempfile.TemporaryDirectory() as folder:
         for pair in range(-1, options.pairs):  # the first pair warms up and is not counted
-            order = (options.old, options.new) if pair % 2 == 0 else (options.new, options.old)
-            wall, seconds = {}, {}
-            for k, version in enumerate(order):
+            wall, seconds = [0.0, 0.0], [0.0, 0.0]  # of the old version and of the new
+            for k in (0, 1) if pair % 2 == 0 else (1, 0):
                 out = Path(folder) / f"{pair}-{k}"
                 cache = Path(folder) / f"cache-{pair}-{k}" if cold else None
-                wall[version] = train(version, out, *given, cache=cache)
-                seconds[version] = read(out)[1]["seconds"]
+                wall[k] = train((options.old, options.new)[k], out, *given, cache=cache)
+                seconds[k] = read(out)[1]["seconds"]
             if pair >= 0:
-                walls.append((wall[options.old], wall[options.new]))
-                trained.append((seconds[options.old], seconds[options.new]))
+                walls.append(wall)
+                trained.append(seconds)
     row = {"what": what, "pairs": options.pairs}
     for name, times in (("wall", np.array(walls)), ("training", np.array(trained))):
         median, low, high = interval(times[:, 1] / times[:, 0])
@@ -162,6 +188,8 @@ def main() -> int:
     parser.add_argument("what", choices=["bits", "resume", "speed", "compile"])
     parser.add_argument("--old", required=True, metavar="PYTHON")
     parser.add_argument("--new", required=True, metavar="PYTHON")
+    parser.add_argument("--old-path", metavar="FOLDER", help="a clone to take the old version from")
+    parser.add_argument("--new-path", metavar="FOLDER", help="a clone to take the new version from")
     parser.add_argument("--presets", nargs="+", metavar="NAME")
     parser.add_argument("--backends", nargs="+", default=["numpy", "numba"], metavar="NAME")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], metavar="N")
@@ -169,7 +197,11 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=20, metavar="N", help="of speed and compile (default 20)")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    options.old, options.new = (str(Path(python).absolute()) for python in (options.old, options.new))
+    for side in ("old", "new"):
+        python, clone = getattr(options, side), getattr(options, f"{side}_path")
+        version = Version(str(Path(python).absolute()), clone and str(Path(clone).absolute()))
+        setattr(options, side, version)
+        print(f"{side}: minigan {version.package()}")
     if options.what in ("bits", "resume"):
         wrong = (bits if options.what == "bits" else resume)(options)
         print(f"{wrong} cases differ" if wrong else "no bit differs")
@@ -180,7 +212,10 @@ def main() -> int:
         steps = 1 if cold else SPEED_STEPS.get(preset, 20)
         rows.append(pairs(options, preset, cold, "--preset", preset, "--backend", "numba", "--steps", str(steps)))
     if options.json:
-        Path(options.json).write_text(json.dumps({"what": options.what, "rows": rows}, indent=1) + "\n")
+        packages = {"old": options.old.package(), "new": options.new.package()}
+        about = {"what": options.what, "when": datetime.now(UTC).isoformat(timespec="seconds")}
+        about |= {"machine": bench.machine(), "versions": packages}
+        Path(options.json).write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     return 0
 
 

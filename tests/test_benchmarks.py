@@ -1,6 +1,9 @@
 """The benchmark scripts' own reckoning: medians, tables, and the changes that the ablation makes."""
 
+import argparse
 import importlib
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +163,104 @@ def test_the_interval_of_a_ratio_holds_the_median(script):
     compare_versions = script("compare_versions")
     median, low, high = compare_versions.interval(np.random.default_rng(0).normal(1, 0.05, 40))
     assert 0.95 < low < median < high < 1.05
+
+
+def test_only_bits_decide_whether_numbers_are_equal(script):
+    differences = script("compare_versions").differences
+    a, b = np.array([np.nan, 0.0, 0.0], np.float32), np.array([np.nan, -0.0, -0.0], np.float32)
+    assert differences({"G.0.w": a}, {"G.0.w": a.copy()}) == []
+    (line,) = differences({"G.0.w": a}, {"G.0.w": b})
+    assert line.startswith("G.0.w: 2 of 3 differ")
+    (line,) = differences({"opt_g.t": np.array(3)}, {"opt_g.t": np.array(5)})
+    assert line == "opt_g.t: 1 of 1 differ, by up to 2.0e+00"
+
+
+def test_two_old_names_do_not_share_a_new_one(script, monkeypatch):
+    compare_versions = script("compare_versions")
+    monkeypatch.setattr(compare_versions, "NAMES", {r"G\.(w|weights)": "G.w"})
+    a = np.zeros(2)
+    assert compare_versions.differences({"G.weights": a}, {"G.w": a}) == []
+    lines = compare_versions.differences({"G.weights": a, "G.w": a}, {"G.w": a})
+    assert lines == ["G.w: only in the old checkpoint"]
+
+
+@pytest.fixture
+def versions(script, monkeypatch):
+    """(the script, a dict: Python -> seconds of its process and value of its weight); no process is started."""
+    compare_versions, plan = script("compare_versions"), {"old": (2.0, 1.0), "new": (1.0, 1.0)}
+    monkeypatch.setattr(compare_versions.Version, "package", lambda version: version.python)
+
+    def train(version, out, *options, cache=None):
+        seconds, value = plan[Path(version.python).name]
+        facts = np.array(json.dumps({"seconds": seconds / 4}))
+        out.mkdir()
+        np.savez(out / "checkpoint.npz", facts=facts, **{"G.0.w": np.full(3, value, np.float32)})
+        return seconds
+
+    monkeypatch.setattr(compare_versions, "train", train)
+    return compare_versions, plan
+
+
+def arguments(monkeypatch, *given: str) -> None:
+    monkeypatch.setattr("sys.argv", ["compare_versions.py", *given])
+
+
+def test_speeds_are_compared_in_pairs_new_over_old(versions, monkeypatch, tmp_path, capsys):
+    compare_versions, _ = versions
+    for new, ratio in (("new", 0.5), ("old", 1.0)):
+        given = ["--presets", "mlp", "--pairs", "4", "--json", str(tmp_path / "speed.json")]
+        arguments(monkeypatch, "speed", "--old", "old", "--new", new, *given)
+        assert compare_versions.main() == 0
+        report = json.loads((tmp_path / "speed.json").read_text())
+        (row,) = report["rows"]
+        assert row["pairs"] == 4 and row["wall"] == {"old_s": 2.0, "new_s": 2 * ratio, "ratio": ratio} | {
+            "interval": [ratio, ratio]
+        }
+        assert row["training"]["old_s"] == 0.5 and row["training"]["ratio"] == ratio
+        assert report["machine"]["cores"] > 0 and report["versions"]["new"].endswith(new)
+    assert "ratio 0.500 [0.500, 0.500]" in capsys.readouterr().out
+
+
+def test_the_same_version_twice_is_measured_twice(versions, monkeypatch):
+    """Or noise would seem to be nothing."""
+    compare_versions, _ = versions
+    plain, calls = compare_versions.train, []
+
+    def train(version, out, *options, cache=None):
+        calls.append(plain(version, out))
+        return float(len(calls))  # 1, 2, ...
+
+    monkeypatch.setattr(compare_versions, "train", train)
+    options = argparse.Namespace(old=compare_versions.Version("old"), new=compare_versions.Version("old"), pairs=1)
+    row = compare_versions.pairs(options, "mlp", False)
+    assert row["wall"]["ratio"] == 4 / 3 and len(calls) == 4  # after a pair to warm up
+
+
+def test_a_bit_that_differs_gives_exit_code_1(versions, monkeypatch, capsys):
+    compare_versions, plan = versions
+    arguments(monkeypatch, "bits", "--old", "old", "--new", "new", "--presets", "mlp", "--backends", "numpy")
+    assert compare_versions.main() == 0
+    assert capsys.readouterr().out.endswith("no bit differs\n")
+    plan["new"] = 1.0, 1.5
+    assert compare_versions.main() == 1
+    out = capsys.readouterr().out
+    assert "1 of 1 arrays differ\n    G.0.w: 3 of 3 differ, by up to 5.0e-01\n" in out
+    assert out.endswith("2 cases differ\n")  # one thread, and two
+
+
+def test_a_version_is_a_python_and_a_clone(script, monkeypatch, tmp_path):
+    """What this process has on its path does not reach the child, nor does what slows NumPy down."""
+    compare_versions = script("compare_versions")
+    (tmp_path / "clone" / "minigan").mkdir(parents=True)
+    (tmp_path / "clone" / "minigan" / "__init__.py").write_text("__version__ = '7'")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    version = compare_versions.Version(sys.executable, str(tmp_path / "clone"))
+    assert version.package() == f"7 {tmp_path / 'clone' / 'minigan'}"
+    code = (
+        "import os; print(*(os.environ.get(name) for name in ('OPENBLAS_CORETYPE', 'PYTHONPATH', 'NUMBA_CACHE_DIR')))"
+    )
+    out = compare_versions.Version(sys.executable).run("-c", code, cwd=tmp_path, NUMBA_CACHE_DIR="fresh")
+    assert out == "None None fresh\n"
+    with pytest.raises(SystemExit, match="ended with 3: broken"):
+        version.run("-c", "import sys; print('broken', file=sys.stderr); sys.exit(3)", cwd=tmp_path)
