@@ -59,7 +59,7 @@ class Version:
         return done.stdout
 
     def package(self) -> str:
-        """The version and the folder of the minigan that runs, for a reader to see what is compared."""
+        """The version and the folder of the minigan that runs, which are printed with the results."""
         code = "import minigan; print(minigan.__version__, *minigan.__path__)"
         with tempfile.TemporaryDirectory() as folder:  # not here: Python looks for modules in its folder first
             return self.run("-c", code, cwd=folder).strip()

@@ -224,7 +224,7 @@ def _introduce(training, out: Path, resumed: bool, say) -> None:
     config, data = training.config, training.data
     shape, one = " x ".join(map(str, data.sample_shape)), data.kind.removesuffix("s")
     say(f"data       {data.name}: {len(data):,} {data.kind} of {shape}")
-    if config.kind_reason and not config.kind_reason.startswith(("preset", "mnist")):
+    if config.kind_reason:  # runs of format 1 have none
         say(f"kind       {config.kind}, because {config.kind_reason}")
     if training.classes:
         say(f"labels     {training.classes}, seen by both players")

@@ -48,6 +48,7 @@ class Loss:
     name: str
     equilibrium: tuple[float, float]
     smoothing = 0.0  # one-sided label smoothing, see `smoothed`
+    compares = False  # whether the generator's loss needs the real logits
     backend: backends.Backend | None = None  # None: the one that the logits belong to
 
     def to(self, backend: backends.Backend) -> "Loss":
@@ -63,7 +64,8 @@ class Loss:
     def generator(self, fake_logits: Array, real_logits: Array | None = None) -> tuple[Array, Array]:
         """The generator's loss (a 0-d array), and the gradient of the fake logits (N, 1).
 
-        `real_logits` is for losses that compare real and fake; the ones in this file ignore it.
+        `real_logits` is for losses that compare real and fake (`compares`); those in this file
+        ignore it.
         """
         raise NotImplementedError
 

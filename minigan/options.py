@@ -32,9 +32,9 @@ from minigan.errors import UserError
 class Option:
     """What a field carries besides its type and default.
 
-    The help text may contain {default}. `low` and `high` are allowed values, `above` and
-    `below` are not. `choices` may be a function, for a table that is not complete yet when
-    the field is defined.
+    The help text may contain {default}. The values `low` and `high` are allowed, `above` and
+    `below` are not. `choices` may be a function, because the table of choices may be complete
+    only after the field is defined.
     """
 
     help: str
@@ -55,6 +55,11 @@ def option(default: Any, *, help: str, flag: str | None = "", **rest: Any) -> An
     return dataclasses.field(**shared, metadata={"help": help, "flag": flag, **rest})
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a preset or of a kind of data that has none."""
+
+
 def options(kind: type) -> dict[str, Option]:
     """The options of a dataclass, by the name of their field."""
     found = {}
@@ -72,8 +77,8 @@ def options(kind: type) -> dict[str, Option]:
 def check(instance: Any) -> None:
     """Makes every field what its type says: a whole float becomes an int, a number of NumPy's one of Python's.
 
-    Called from `__post_init__`. Raises UserError, one sentence, for a value of another type
-    or out of range.
+    Call it from `__post_init__`. Raises UserError if a value has another type or is out of
+    range.
     """
     kind = type(instance)
     hints = typing.get_type_hints(kind)
@@ -124,7 +129,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "
 def parsed(kind: type, given: dict[str, Any], what: str) -> Any:
     """An instance of the dataclass from a table of names and values, which may be texts as a shell gives them.
 
-    Raises UserError, which opens with `what`, for a name that is not a field.
+    Raises UserError, whose text begins with `what`, if a name is not a field.
     """
     known, hints = options(kind), typing.get_type_hints(kind)
     if unknown := sorted(given.keys() - known.keys()):

@@ -60,7 +60,7 @@ def test_the_seed_decides_the_points():
 
 @pytest.mark.parametrize(("data", "epochs", "least"), [("ring", 4, 8), ("grid", 1, 0)])
 def test_points_are_learned_from_the_command_line(data, epochs, least, tmp_path, capsys):
-    """In seconds, without an option but for the data: every mode of the ring. Of the grid only that it runs."""
+    """All modes of the ring are covered after a few epochs. For the grid, the test shows only that it runs."""
     out = tmp_path / data
     options = ["--epochs", str(epochs), "--backend", "numpy", "--threads", "1", "--out", str(out)]
     assert main(["train", "--data", data, *options]) == 0

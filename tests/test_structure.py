@@ -31,7 +31,6 @@ LINE = {part: number for number, parts in enumerate(LINES) for part in parts}
 EXCEPTIONS = {
     ("checking", "models"): "whole steps of every preset are checked",
     ("checking", "datasets"): "each kind of data has its own shape of samples",
-    ("models", "datasets"): "a preset is for a kind of data, whose options have the same form",
     ("layers", "losses"): "one rule checks labels, in layers and in losses",
     ("penalties", "layers"): "a penalty goes through layers, and adds gradients as they do",
     ("options", "errors"): "a value that is refused",

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from minigan import backends, datasets, penalties
+from minigan import backends, datasets, losses, penalties
 from minigan import options as options_module
 from minigan.errors import UserError
 from minigan.layers import Dense, Flatten, Layer, Reshape, Sequential, Tanh
@@ -299,11 +299,11 @@ def test_a_field_that_a_newer_version_added_takes_its_default():
 @pytest.mark.parametrize(
     ("choices", "preset", "kind", "reason"),
     [
-        ({}, "digits", "images", "mnist are images"),
+        ({}, "digits", "images", "mnist is a set of images"),
         ({"data": "ring"}, "points", "points", "ring is a mixture of Gaussians in the plane"),
         ({"data": "/tmp/faces"}, "digits", "images", "/tmp/faces is a file or folder"),
-        ({"kind": "points"}, "points", "points", "given"),
-        ({"preset": "mlp"}, "mlp", "images", "preset mlp"),
+        ({"kind": "points"}, "points", "points", "--kind says so"),
+        ({"preset": "mlp"}, "mlp", "images", "preset mlp is for them"),
     ],
 )
 def test_the_kind_of_data_comes_from_preset_or_kind_or_the_data(choices, preset, kind, reason):
@@ -352,6 +352,31 @@ def test_networks_of_ones_own_are_trained(rng):
     t = Training(Config.of("small", batch=16, steps=2), TINY, backends.reference(), (G, D))
     list(t.records())
     assert t.G is G and not np.array_equal(D.params["1.w"], before) and t.samples(3).shape == (3, 8, 8, 1)
+
+
+# ---------------------------------------------------------------- losses that compare
+
+
+@pytest.mark.parametrize("compares", [False, True])
+def test_a_loss_that_compares_gets_the_real_logits_and_fakes_of_the_same_labels(compares, monkeypatch):
+    seen = []
+
+    class Comparing(losses.NonSaturating):
+        def generator(self, fake_logits, real_logits=None):
+            seen.append(real_logits)
+            return super().generator(fake_logits)
+
+    Comparing.compares = compares
+    monkeypatch.setitem(losses.LOSSES, "hinge", Comparing())
+    asked, step = [], training_module.game.generator_step
+    monkeypatch.setattr(training_module.game, "generator_step", lambda *batch: asked.append(batch[5]) or step(*batch))
+    t = labelled(epochs=None, steps=2, simultaneous=False)
+    batches, next_batch = [], t._next_batch
+    monkeypatch.setattr(t, "_next_batch", lambda: batches.append(next_batch()) or batches[-1])
+    list(t.records())
+    assert [logits is not None for logits in seen] == [compares] * 2
+    same = [np.array_equal(labels, batch[1]) for labels, batch in zip(asked, batches, strict=True)]
+    assert same == [compares] * 2
 
 
 # ---------------------------------------------------------------- penalties

@@ -63,8 +63,8 @@ _loaded: dict[tuple, Backend] = {}
 def load(name: str = "auto", **settings: Any) -> Backend:
     """The backend called `name`; "auto" takes the GPU if a real computation on it succeeds, else Numba, else NumPy.
 
-    `settings` are `threads` (CPU threads; None: one for each core) and, for a GPU, `device`,
-    `tf32` and `memory` (see `backends.cupy.start`). The same name and settings give the same
+    `settings` are `threads`, the number of CPU threads (None: one per core), and those of a GPU:
+    `device`, `tf32` and `memory` (see `backends.cupy.start`). The same name and settings give the same
     object. Raises BackendUnavailable with the cause and the fix, UserError for an unknown
     name.
     """

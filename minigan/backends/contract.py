@@ -62,7 +62,7 @@ class Backend(Protocol):
     xp: Any  # the array module: numpy or cupy
     settings: dict[str, Any]  # what `load` takes for this backend: threads, or device, tf32 and memory
     steps_ahead: int = 1  # training steps that may be queued before their losses are read
-    takes_complex: bool = False  # whether operations take complex128, for the complex step
+    takes_complex: bool = False  # whether operations accept complex128, which the complex step needs
     compiles: bool = False  # whether operations are compiled when they are first used
 
     # ---- the life of a backend

@@ -35,7 +35,7 @@ from minigan.layers import (
 
 
 def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.Layer, tuple, dict]]:
-    """(what, layer, shape of x, arguments of forward): every kind of layer in every mode, its numbers drawn anew."""
+    """(what, layer, shape of x, arguments of forward): every kind of layer in every mode, with random parameters."""
     labels = backend.asarray(np.array([2, 0, 1, 1]))
     for what, layer, shape, how in (
         ("Dense", Dense(5, 3, rng=rng), (4, 5), {}),

@@ -382,7 +382,7 @@ def second_derivatives(case: _Case) -> Iterator[Row]:
 
 
 def _tangent_contract(case: _Case, dtype: str) -> Iterator[Row]:
-    """The same as `dtypes`, `keys`, `inputs_untouched` and `not_needed`, for the tangent."""
+    """What `dtypes`, `keys`, `inputs_untouched` and `not_needed` check, checked of the tangent."""
     layer = case.fresh(dtype)
     x, tx = (case.numbers(case.shape, seed, dtype) for seed in (11, 12))
     y, cache = forward(layer, x, **case.how)

@@ -61,8 +61,8 @@ KEYS = ("title", "where", "from", "to", "imitates")
 def read(paths: Iterable[Path]) -> list[Mistake]:
     """The mistakes in these files, in order.
 
-    Raises UserError, which names file and entry, for a file that cannot be read, a key that is missing or unknown, a
-    value that is not text, and a title that an earlier entry has.
+    Raises UserError, which names file and entry, if a file cannot be read, if a key is missing or unknown, if a value
+    is not text, or if an earlier entry has the same title.
     """
     mistakes: dict[str, Mistake] = {}
     for path in paths:

@@ -128,7 +128,7 @@ IMAGES = Kind(
     default_preset="digits",
     builtin=("mnist",),
     example_shape=(8, 8, 1),
-    claims=lambda data: "mnist are images" if data == "mnist" else None,
+    claims=lambda data: "mnist is a set of images" if data == "mnist" else None,
 )
 KINDS = {kind.name: kind for kind in (IMAGES, points.KIND)}
 

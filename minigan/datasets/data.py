@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from minigan.backends import Array, Backend
+from minigan.options import NoOptions
 
 
 class Codec(Protocol):
@@ -85,11 +86,6 @@ class Data(Protocol):
     def fingerprint(self) -> dict:
         """What tells these data from others: shape and checksums of values and labels, not of names."""
         ...
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """Of a kind of data, or a preset, that has none."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from minigan.datasets.data import NoOptions
 from minigan.layers import Dense, Layer, OneHot, Projection, Sequential
-from minigan.options import parsed
+from minigan.options import NoOptions, parsed
 
 
 @dataclass(frozen=True)

@@ -122,13 +122,13 @@ class Config:
         Without a preset, the kind of data decides it: that of `kind`, or of `data` if no kind is
         given. Raises UserError for a choice that is unknown or out of range.
         """
-        kind, reason = choices.pop("kind", None), "given"
+        kind, reason = choices.pop("kind", None), "--kind says so"
         if preset is not None:
             if preset not in models.PRESETS:
                 raise UserError(f"unknown preset {preset!r}: choose {', '.join(models.PRESETS)}")
             if kind not in (None, models.PRESETS[preset].kind):
                 raise UserError(f"preset {preset} is for {models.PRESETS[preset].kind}, got --kind {kind}: drop one")
-            kind, reason = models.PRESETS[preset].kind, f"preset {preset}"
+            kind, reason = models.PRESETS[preset].kind, f"preset {preset} is for them"
         elif kind is None:
             kind, reason = datasets.kind_of(choices.get("data", "mnist"))
         if kind not in datasets.KINDS:

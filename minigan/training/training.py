@@ -187,8 +187,11 @@ class Training:
                 z = draw_noise(G, self.noise, c.batch)
                 record = game.discriminator_step(G, D, self.opt_d, real, z, self.loss, labels, self._penalty_now())
             z = draw_noise(G, self.noise, c.batch)
-            labels = draw_labels(G, self.noise, c.batch, self.classes)
-            record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels)
+            if self.loss.compares:  # fakes of the same labels as the real samples
+                record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels, real)
+            else:
+                labels = draw_labels(G, self.noise, c.batch, self.classes)
+                record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels)
         if self.average:
             self.average.update()
         return record
@@ -290,8 +293,8 @@ class Training:
         labels = None if self.data.labels is None else self.data.labels[:2]
         few = _Few(two, labels, names, self.data.codec)
         config = replace(self.config, batch=2, d_steps=1, steps=1, epochs=None, minutes=None)
-        networks = copy.deepcopy(self._own_networks)  # the preset's are built again, so that little is pickled
-        self.backend.prepare(functools.partial(_play_once, config, few, networks))
+        # A preset's networks are built again, so that little is pickled.
+        self.backend.prepare(functools.partial(_play_once, config, few, self._own_networks))
         return time.perf_counter() - start
 
 

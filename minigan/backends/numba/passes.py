@@ -21,8 +21,8 @@ _GOLDEN, _MIX1, _MIX2 = np.uint64(GOLDEN), np.uint64(0xBF58476D1CE4E5B9), np.uin
 _27, _30, _31, _16, _LOW16 = (np.uint64(k) for k in (27, 30, 31, 16, 0xFFFF))
 
 
-# Compiled code names what belongs together. Python passes it as plain tuples, because Numba takes 0.1 us to look at one
-# and 0.6 us at a named tuple, which is 15% of an Adam step of 64 weights.
+# Compiled code names what belongs together. Python passes it as plain tuples, because Numba takes several times longer
+# to unpack a named tuple, which small passes notice.
 
 
 class Normal(NamedTuple):

@@ -74,8 +74,11 @@ def block(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class Mix(NamedTuple):
-    """Sums of vectors with fixed weights, out[target[r]] = sum_s weight[r,s] * in[source[r,s]], for a tile of HEIGHT
-    rows which takes the same sources for all of them; rows that are missing at the end repeat the last one."""
+    """Sums of vectors with fixed weights: out[target[r]] = sum_s weight[r,s] * in[source[r,s]].
+
+    A tile computes HEIGHT rows r, and all of them read the same sources. The last tile is
+    filled up by repeating the last row.
+    """
 
     size: int  # of each vector
     tiles: np.ndarray  # for each tile: its first row, its first source, the number of its sources
@@ -276,7 +279,7 @@ def gather_taps(W, G, w):
                     target[o] = g * source[o] if t == 0 else target[o] + g * source[o]
 
 
-# The operations, as `numba_backend` has them --------------------------------------------------------------------------
+# The operations, as `backend` calls them --------------------------------------------------------------------------
 
 
 class Taps(NamedTuple):
