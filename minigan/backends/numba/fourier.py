@@ -202,15 +202,18 @@ def rank_products(N: int, rank: int, length: int, count: int, width: int) -> Pro
 
 @functools.lru_cache(maxsize=256)
 def gradient_products(w: Side, N: int, rank: int, C: int, O: int, dtype) -> tuple[Products, Products]:
-    """For dW = X' dY, (rank, S*C, O), a matrix product for each row of rank; and for dw, back from there."""
-    S = len(w.starts) - 1
+    """For dW = X' dY, a matrix product for each row of rank; and for dw, back from there.
+
+    dW lies as (S*C, panels, rank, PANEL), so that `back`, which has few sums per number, reads one piece of memory.
+    """
+    S, width = len(w.starts) - 1, panel_width(dtype)
     n, r, c, o = np.arange(N), np.arange(rank)[:, None], np.arange(S * C), panel_starts(O, dtype)
     product = Products(
-        Tables(whole_tiles(c), n * rank * S * C, n * rank * O, whole_tiles(c * O)),
-        tasks(r * S * C, r * O + o, r * S * C * O + o, (0, S * C), (0, N)),
+        Tables(whole_tiles(c), n * rank * S * C, n * rank * O, whole_tiles(c * O * rank)),
+        tasks(r * S * C, r * O + o, r * width + o * rank, (0, S * C), (0, N)),
     )
     w_at = offsets(np.arange(C) * O, o)
-    return product, w.backward(w_at + np.arange(S)[:, None] * C * O, S * C * O, w_at, C * O)
+    return product, w.backward((w_at + np.arange(S)[:, None] * C * O) * rank, width, w_at, C * O)
 
 
 def panel_starts(columns: int, dtype) -> np.ndarray:
@@ -243,5 +246,5 @@ def conv2d_grad_w(dy: np.ndarray, x: np.ndarray, K: int, stride: int, before: in
     X = spectrum(transform.x, x)  # (N, rank, S*C)
     dY = spectrum(transform.y, dy)  # (N, rank, O)
     product, back = gradient_products(transform.w, len(x), transform.rank, C, O, x.dtype)
-    dW = product.multiply(X, dY, np.empty((transform.rank, transform.phases * C, O), x.dtype))
+    dW = product.multiply(X, dY, np.empty(transform.phases * C * O * transform.rank, x.dtype))
     return back.multiply(transform.w.matrix, dW, np.empty((K, K, C, O), x.dtype))

@@ -90,39 +90,28 @@ class Tables(NamedTuple):
     out: np.ndarray
 
 
-class Task(NamedTuple):
-    """One product: where it begins in x, w and y, its rows and its steps, each from the first to before the last."""
-
-    x_at: int
-    w_at: int
-    y_at: int
-    first_row: int
-    last_row: int
-    first: int
-    last: int
-
-
 def tile_of(height: int, vectors: int = VECTORS):
-    """A tile of so many rows, as an instruction for Numba: rows m to m + height of a task, one panel of columns (or
-    fewer vectors), all steps k of the task:
+    """A tile of so many rows, as an instruction for Numba: rows m to m + height, one panel of columns (or fewer
+    vectors), steps first to first + count of the sum above:
 
-        y[y_at + out[m+r] + o]  =  sum_k  x[x_at + rows[m+r] + steps[k]]  *  w[w_at + w_steps[k] + o]
+        y[y_at + out[m+r] + o]  =  sum_k  x[x_at + rows[m+r] + steps[first+k]]  *  w[w_at + w_steps[first+k] + o]
 
     or, with `add`, that sum added to the y that is there. x, w and y are flat arrays of one float type. Nothing is
     checked: the tables are the bounds.
+
+    It takes its numbers one by one, because with structures in their place LLVM compiles `fill` and `products` to
+    something slower.
     """
 
     @intrinsic
-    def tile(typing_context, tables, task, m, x, w, y, add):
-        signature = types.void(tables, task, m, x, w, y, add)
-        names = (*tables.fields, *task.fields, "m", "x", "w", "y", "add")
+    def tile(typing_context, x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add):
+        signature = types.void(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
+        names = ("x", "x_at", "rows", "m", "steps", "first", "count", "w", "w_at", "w_steps", "y", "y_at", "out", "add")
         size = x.dtype.bitwidth // 8
         lanes = VECTOR_BYTES // size
 
         def codegen(context, builder, signature, args):
-            structures = [cgutils.unpack_tuple(builder, structure) for structure in args[:2]]
-            values = dict(zip(names, (*structures[0], *structures[1], *args[2:]), strict=True))
-            kinds = dict(zip(names, (*tables.types, *task.types, *signature.args[2:]), strict=True))
+            kinds, values = dict(zip(names, signature.args, strict=True)), dict(zip(names, args, strict=True))
             vector = ir.VectorType(context.get_value_type(x.dtype), lanes)
 
             def whole(number):
@@ -191,7 +180,7 @@ def tile_of(height: int, vectors: int = VECTORS):
                     for v, total in enumerate(row_sums):
                         builder.store(load_vector(y_row, v), total)
 
-            with cgutils.for_range(builder, builder.sub(integer("last"), integer("first"))) as loop:
+            with cgutils.for_range(builder, integer("count")) as loop:
                 w_k = behind(w_begin, builder.load(behind(w_steps, loop.index)))
                 w_vectors = [load_vector(w_k, v) for v in range(vectors)]
                 step = builder.load(behind(steps, loop.index))
@@ -220,27 +209,28 @@ ZERO, NO = np.int64(0), np.bool_(False)  # for compiled functions, which 0 and F
 
 
 @njit(**INNER)
-def fill(tables, task, x, w, y, add):
-    """The tiles of a task, one below the other: high ones, then low ones for a few rows that are left."""
-    m = task.first_row
-    while task.last_row - m > ROWS // 2:
-        tile(tables, task, m, x, w, y, add)
+def fill(x, x_at, rows, m, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, add):
+    """The tiles of rows m to last_row, one below the other: high ones, then low ones for a few rows that are left."""
+    while last_row - m > ROWS // 2:
+        tile(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
         m += ROWS
-    while m < task.last_row:
-        low_tile(tables, task, m, x, w, y, add)
+    while m < last_row:
+        low_tile(x, x_at, rows, m, steps, first, count, w, w_at, w_steps, y, y_at, out, add)
         m += LOW_ROWS
 
 
 @njit(**COMPILED)
 def products(tables, tasks, x, w, y, add):
-    """Many products with the same tables, in place of y or, with `add`, added to it. A row of tasks is a `Task`."""
-    in_parallel(len(tasks), product, (tables, tasks, x, w, y, add))
+    """Many products with the same tables, in place of y or, with `add`, added to it. A task is (x_at, w_at, y_at, first
+    row, last row, first step, last step)."""
+    rows, steps, w_steps, out = tables
+    in_parallel(len(tasks), product, (tasks, x, rows, steps, w, w_steps, y, out, add))
 
 
 @njit(**INNER)
-def product(task, tables, tasks, x, w, y, add):
+def product(task, tasks, x, rows, steps, w, w_steps, y, out, add):
     x_at, w_at, y_at, first_row, last_row, first, last = tasks[task]
-    fill(tables, Task(x_at, w_at, y_at, first_row, last_row, first, last), x, w, y, add)
+    fill(x, x_at, rows, first_row, last_row, steps, first, last - first, w, w_at, w_steps, y, y_at, out, add)
 
 
 @njit(**INNER)
@@ -271,21 +261,22 @@ def convolve_groups(x, plan, w, y):
 
 @njit(**INNER)
 def convolve_group(g, x, plan, w, y):
-    padding, group = plan.padding, plan.padding.group
+    padding, (rows, steps, w_steps, out), classes = plan  # once, because parts of structures cost time in loops
+    group = padding.group
     columns, image_size = y.shape[3], y.shape[1] * y.shape[2] * y.shape[3]
     width, y = PANEL_BYTES // x.itemsize, y.reshape(-1)
     n = min(g * group, len(x) - group)
     xpad = np.zeros(group * padding.height * padding.width * x.shape[3], x.dtype)
     copy_padded(x, n, group, padding, xpad)
-    for a in range(len(plan.classes)):
-        first_row, last_row, first, last, w_first, w_last = plan.classes[a]
+    for a in range(len(classes)):
+        first_row, last_row, first, last, w_first, w_last = classes[a]
+        count = last - first
         if columns < width:
-            task = Task(ZERO, ZERO, n * image_size, first_row, last_row, first, last)
             for m in range(first_row, last_row, ROWS):
-                narrow_tile(plan.tables, task, m, xpad, w, y, False)
+                narrow_tile(xpad, 0, rows, m, steps, first, count, w, 0, w_steps, y, n * image_size, out, False)
         for o in range(0, columns - width + 1, width):
             w_at, y_at = w_first * (columns - width) + (w_last - w_first) * o, n * image_size + o
-            fill(plan.tables, Task(ZERO, w_at, y_at, first_row, last_row, first, last), xpad, w, y, NO)
+            fill(xpad, ZERO, rows, first_row, last_row, steps, first, count, w, w_at, w_steps, y, y_at, out, NO)
 
 
 @njit(**COMPILED)
@@ -299,7 +290,8 @@ def correlate_chunks(x, plan, dy, parts):
 
 @njit(**INNER)
 def correlate_chunk(chunk, x, plan, dy, parts):
-    N, padding, group = len(x), plan.padding, plan.padding.group
+    padding, (rows, steps, dy_steps, out) = plan
+    N, group = len(x), padding.group
     columns, pixels = dy.shape[3], dy.shape[1] * dy.shape[2]
     chunks, taps, part_size = parts.shape[0], parts.shape[1], parts.shape[1] * parts.shape[2]
     width = PANEL_BYTES // x.itemsize
@@ -309,13 +301,13 @@ def correlate_chunk(chunk, x, plan, dy, parts):
     for n in range(start, stop, group):
         images, add = min(group, stop - n), n > start
         copy_padded(x, n, images, padding, xpad)
-        dy_at, part_at, steps = n * pixels * columns, chunk * part_size, images * pixels
+        dy_at, part_at, count = n * pixels * columns, chunk * part_size, images * pixels
         if columns < width:
-            task = Task(ZERO, dy_at, part_at, ZERO, taps, ZERO, steps)
             for m in range(0, taps, ROWS):
-                narrow_tile(plan.tables, task, m, xpad, dy, parts, add)
+                narrow_tile(xpad, 0, rows, m, steps, 0, count, dy, dy_at, dy_steps, parts, part_at, out, add)
         for o in range(0, columns - width + 1, width):
-            fill(plan.tables, Task(ZERO, dy_at + o, part_at + o, ZERO, taps, ZERO, steps), xpad, dy, parts, add)
+            at = part_at + o
+            fill(xpad, ZERO, rows, ZERO, taps, steps, ZERO, count, dy, dy_at + o, dy_steps, parts, at, out, add)
 
 
 @njit(**COMPILED)
@@ -326,19 +318,18 @@ def spread_images(dy, tables, w, window, dx):
 
 @njit(**INNER)
 def spread_image(n, dy, tables, w, window, dx):
-    K, stride, before = window
+    (rows, steps, w_steps, out), (K, stride, before) = tables, window
     H, W, C = dx.shape[1:]
     P, Q, O = dy.shape[1:]
     columns, width = len(w) // O, PANEL_BYTES // dy.itemsize
     dy = dy.reshape(-1)
-    dwindow = np.empty(len(tables.rows) * columns, dx.dtype)
+    dwindow = np.empty(len(rows) * columns, dx.dtype)
     if K * K * C <= width // VECTORS:
-        task = Task(n * P * Q * O, ZERO, ZERO, ZERO, P * Q, ZERO, O)
-        for m in range(0, P * Q, ROWS):
-            narrow_tile(tables, task, m, dy, w, dwindow, False)
+        for m in range(0, len(rows), ROWS):
+            narrow_tile(dy, n * P * Q * O, rows, m, steps, 0, O, w, 0, w_steps, dwindow, 0, out, False)
     else:
         for o in range(0, columns, width):
-            fill(tables, Task(n * P * Q * O, o * O, o, ZERO, P * Q, ZERO, O), dy, w, dwindow, NO)
+            fill(dy, n * P * Q * O, rows, ZERO, P * Q, steps, ZERO, O, w, o * O, w_steps, dwindow, o, out, NO)
     dx_image = dx[n].reshape(-1)
     dx_image[:] = 0
     for p in range(P):
@@ -453,7 +444,7 @@ def offsets(*axes: np.ndarray) -> np.ndarray:
 
 
 def tasks(x_at, w_at, y_at, rows: tuple, steps: tuple) -> np.ndarray:
-    """The table of tasks of `products`: in each row the numbers of a `Task`."""
+    """The table of tasks of `products`: where each begins, its first and last row, its first and last step."""
     return np.stack(np.broadcast_arrays(x_at, w_at, y_at, *rows, *steps), axis=-1).reshape(-1, 7)
 
 

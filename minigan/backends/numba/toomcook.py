@@ -37,7 +37,6 @@ from minigan.backends.numba.microkernel import (
     VECTOR_BYTES,
     ZERO,
     Tables,
-    Task,
     fill,
     offsets,
     panel_width,
@@ -139,16 +138,15 @@ mix_tile, narrow_mix_tile = tile_of(HEIGHT), tile_of(HEIGHT, vectors=1)
 @njit(**INNER)
 def mix_row(mix, x, x_at, y, y_at):
     """The sums of a `Mix` from x at x_at, in y at y_at; its vectors are whole vectors of the CPU's."""
-    panel, size = PANEL_BYTES // x.itemsize, mix.size
-    for tile in range(len(mix.tiles)):
-        m, first, count = mix.tiles[tile]
+    size, tiles, weights, (rows, steps, sources, targets) = mix
+    panel = PANEL_BYTES // x.itemsize
+    for tile in range(len(tiles)):
+        m, first, count = tiles[tile]
         for c in range(0, size - panel + 1, panel):
-            task = Task(ZERO, x_at + c, y_at + c, m, m + HEIGHT, first, first + count)
-            mix_tile(mix.tables, task, m, mix.weights, x, y, False)
+            mix_tile(weights, 0, rows, m, steps, first, count, x, x_at + c, sources, y, y_at + c, targets, False)
         c = size // panel * panel
         if c < size:
-            task = Task(ZERO, x_at + c, y_at + c, m, m + HEIGHT, first, first + count)
-            narrow_mix_tile(mix.tables, task, m, mix.weights, x, y, False)
+            narrow_mix_tile(weights, 0, rows, m, steps, first, count, x, x_at + c, sources, y, y_at + c, targets, False)
 
 
 @njit(**INNER)
@@ -159,15 +157,15 @@ def evaluate(mix, x, X, X_at, X_row):
 
 
 @njit(**INNER)
-def differences(X, X_at, D_at, plan):
+def differences(X, X_at, D_at, images, triples, sizes):
     """Of each triple of cells (before, middle, behind) of the images from X_at on: before - middle and behind - middle,
     one behind the other from D_at on."""
-    size = plan.sizes.cell
-    for image in range(plan.group):
-        for triple in range(len(plan.triples)):
-            before, middle, behind = plan.triples[triple]
+    size = sizes.cell
+    for image in range(images):
+        for triple in range(len(triples)):
+            before, middle, behind = triples[triple]
             for other in (before, behind):
-                at = X_at + image * plan.sizes.X_image
+                at = X_at + image * sizes.X_image
                 x, m, d = X[at + other :][:size], X[at + middle :][:size], X[D_at:][:size]
                 for c in range(size):
                     d[c] = x[c] - m[c]
@@ -175,12 +173,11 @@ def differences(X, X_at, D_at, plan):
 
 
 @njit(**INNER)
-def add_shared(Y, Y_at, Y_image, plan):
+def add_shared(Y, Y_at, images, Y_image, Y_row, pairs):
     """The second row of each pair gets what the first one has so far."""
-    Y_row = plan.sizes.Y_row
-    for image in range(plan.group):
-        for pair in range(len(plan.pairs)):
-            first, second = plan.pairs[pair]
+    for image in range(images):
+        for pair in range(len(pairs)):
+            first, second = pairs[pair]
             at = Y_at + image * Y_image
             source, target = Y[at + first :][:Y_row], Y[at + second :][:Y_row]
             for c in range(Y_row):
@@ -199,30 +196,34 @@ def convolve_points(x, plan, w, y):
 
 @njit(**INNER)
 def convolve_group_at_points(g, x, plan, w, y):
-    N, points, panel, group = len(x), len(w), PANEL_BYTES // x.itemsize, plan.group
-    X_row, X_image, Y_row, cell = plan.sizes
+    into, back, sizes, group, (rows, steps, w_steps, out), classes, triples, pairs = plan
+    N, points, panel = len(x), len(w), PANEL_BYTES // x.itemsize
+    X_row, X_image, Y_row, cell = sizes
     Y_image = y.shape[1] * Y_row
     n, D_at = min(g * group, N - group), points * group * X_image
-    X = np.empty(D_at + group * len(plan.triples) * 2 * cell, x.dtype)
+    X = np.empty(D_at + group * len(triples) * 2 * cell, x.dtype)
     Y = np.empty(points * group * Y_image, x.dtype)
     for image in range(group):
-        evaluate(plan.into, x[n + image], X, image * X_image, X_row)
+        evaluate(into, x[n + image], X, image * X_image, X_row)
         for t in range(points):
             end = (t * group + image) * X_image
             X[end + x.shape[1] * X_row : end + X_image] = 0
     for t in range(points):
         X_at, Y_at = t * group * X_image, t * group * Y_image
-        differences(X, X_at, D_at, plan)
-        for a in range(len(plan.classes)):
-            first_row, last_row, first, last, of_differences, added = plan.classes[a]
-            if added and not plan.classes[a - 1, 5]:  # the first of those: all that is shared is there
-                add_shared(Y, Y_at, Y_image, plan)
+        differences(X, X_at, D_at, group, triples, sizes)
+        for a in range(len(classes)):
+            first_row, last_row, first, last, of_differences, added = classes[a]
+            if added and not classes[a - 1, 5]:  # the first of those: all that is shared is there
+                add_shared(Y, Y_at, group, Y_image, Y_row, pairs)
             at = D_at if of_differences else X_at
             for o in range(0, Y_row, panel):
-                fill(plan.tables, Task(at, o, Y_at + o, first_row, last_row, first, last), X, w[t], Y, added > 0)
+                fill(
+                    X, at, rows, first_row, last_row, steps, first, last - first,
+                    w[t], o, w_steps, Y, Y_at + o, out, added > 0,
+                )  # fmt: skip
     for image in range(group):
         for p in range(y.shape[1]):
-            mix_row(plan.back, Y, image * Y_image + p * Y_row, y[n + image, p], ZERO)
+            mix_row(back, Y, image * Y_image + p * Y_row, y[n + image, p], ZERO)
 
 
 @njit(**COMPILED)
