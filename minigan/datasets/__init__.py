@@ -12,14 +12,16 @@ and `pictures` each read one kind of file of them, `files` what they share. `poi
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from minigan.datasets import arrays, idx, mixtures, pictures, points
+from minigan.datasets import arrays, idx, mixtures, pictures, points, shapes
 from minigan.datasets.data import Codec, Data, Kind
 from minigan.datasets.files import DataError, explain
-from minigan.datasets.images import MIN_SIDE, ImageCodec, Images, scale, unscale
+from minigan.datasets.images import DEFAULTS, MIN_SIDE, ImageCodec, ImageOptions, Images, fitted, scale, unscale
+from minigan.datasets.labels import listing
 from minigan.datasets.points import Points
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Codec",
     "Data",
     "DataError",
+    "ImageOptions",
     "Images",
     "Kind",
     "Points",
@@ -47,7 +50,7 @@ def mnist(split: str = "train") -> Images:
     """The embedded MNIST digits: images (N, 28, 28, 1) uint8, labels (N,) int64 from 0 to 9; white ink on black.
 
     `split` is "train" (N = 60,000), "test" (10,000) or "all" (70,000: train, then test). Each call reads the files
-    anew, so the arrays are the caller's to change. A DataError names an unknown split.
+    again, so that the caller may change the arrays. A DataError names an unknown split.
 
     MNIST is by Yann LeCun and Corinna Cortes, who license it under Creative Commons Attribution-Share Alike 3.0.
     """
@@ -59,76 +62,110 @@ def mnist(split: str = "train") -> Images:
         raise DataError(f"{MNIST_FOLDER}: the label files that belong to the package are gone: install minigan again")
     images = np.concatenate([part.images for part in loaded])
     labels = np.concatenate([part.labels for part in loaded])
-    return Images(images, labels, name=f"mnist-{split}", source=MNIST_SOURCE)
+    return Images(images, labels, f"mnist-{split}", MNIST_SOURCE, labels_from="MNIST")
 
 
-def load(spec: str | Path) -> Images:
-    """Images (N, H, W, C) uint8, square, of at least 4 x 4 pixels, with C = 1 (grey) or 3 (RGB).
+BUILTIN = {"mnist": mnist, "shapes": shapes.load}  # sets of images that come with the package, by split
 
-    `spec` is "mnist", the embedded training images (write ./mnist for a folder of that name), or a path to
 
-    - a folder with IDX files, as MNIST, Fashion-MNIST, KMNIST and EMNIST are distributed, plain or .gz; the training
-      images are taken where there are several, and the labels beside them;
+def load(spec: str | Path, options: ImageOptions = DEFAULTS) -> Images:
+    """Images (N, H, W, C) uint8, of at least 4 x 4 pixels, with C = 1 (grey) or 3 (RGB).
+
+    `spec` is "mnist" or "shapes" (write ./mnist for a folder of that name), or a path to
+
+    - a folder with IDX files, as MNIST, Fashion-MNIST, KMNIST, EMNIST and QMNIST are distributed, plain or .gz; the
+      labels next to the images are read, too;
     - one IDX images file, plain or .gz;
     - a .npy or .npz array of images: see `arrays.load`;
     - a folder of pictures: see `pictures.load`.
 
-    A folder that holds both IDX files and pictures is read for the IDX files.
+    A folder that has both IDX files and pictures is read for the IDX files. If the data are not in the folder itself
+    but in one folder further down, they are read there. `options` say how; `Images.description()` says what was done.
 
     A DataError says in one sentence which file is wrong, where, how, and what to do.
     """
-    if str(spec) == "mnist":
-        return mnist()
+    if str(spec) in BUILTIN:
+        return _as_asked(BUILTIN[str(spec)](options.split), options)
     if not str(spec) or "\0" in str(spec):
         raise DataError(f'the name of the data, {str(spec)!r}, is no path: give "mnist", or a file or folder')
     path = Path(os.path.expanduser(spec))  # the shell leaves the ~ in --data=~/faces
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
-            return _load_file(path)
+            return _load_file(path, options)
         if not stat.S_ISDIR(mode):
             raise DataError(f"{path}: expected a file or a folder, got a device or pipe: copy the data into a file")
-        return _load_folder(path)
+        return _load_folder(path, options)
     except OSError as error:
         raise explain(path, error) from None
     except MemoryError:
         raise DataError(f"{path}: the images do not fit in memory: use fewer or smaller ones") from None
 
 
-def _load_file(path: Path) -> Images:
+def _as_asked(data: Images, options: ImageOptions) -> Images:
+    """Built-in images in the size that the options ask for."""
+    images, notes = fitted(data.images, options)
+    return replace(data, images=images, notes=(*data.notes, *notes))
+
+
+def _load_file(path: Path, options: ImageOptions) -> Images:
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
-        return arrays.load(path)
-    if suffix in pictures.SUFFIXES:
+        return arrays.load(path, options)
+    if suffix in pictures.suffixes():
         raise DataError(f"{path}: expected many images, got one picture: give the folder that holds the pictures")
-    return idx.load(path)  # IDX files have no settled suffix; their first four bytes tell
+    return idx.load(path, options)  # IDX files have no common suffix; their first four bytes say what they are
 
 
-def _load_folder(path: Path) -> Images:
+def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = ()) -> Images:
     if path.suffix.lower() in (".npy", ".npz", ".gz"):
         raise DataError(f"{path}: expected a file, got a directory: give a file inside it, or rename the directory")
-    found = idx.find_images(path)
+    found, more = idx.find_images(path, options.split)
     if found is not None:
-        return idx.load(found)
-    if pictures.find(path):
-        return pictures.load(path)
-    held = sorted(file.name for file in path.iterdir() if file.suffix.lower() in (".npy", ".npz"))
+        data = idx.load(found, options)
+        return replace(data, notes=(*notes, *more, *data.notes))
+    folder, more = pictures.split_folder(path, options.split)
+    if pictures.find(folder).files:
+        return pictures.load(folder, options, [*notes, *more])
+    held = sorted(file for file in path.iterdir() if file.suffix.lower() in (".npy", ".npz"))
+    images = [file for file in held if not arrays.is_of_labels(file)]
+    if len(images) == 1:
+        data = arrays.load(images[0], options)
+        return replace(data, notes=(*notes, f"{images[0].name} is the only file of images in the folder", *data.notes))
+    inner = [entry for entry in path.iterdir() if entry.is_dir() and not pictures.is_system(entry.name)]
+    if len(inner) == 1 and not held:
+        return _load_folder(inner[0], options, (*notes, f"the data are in the folder {inner[0]}"))
     found = "neither" if any(path.iterdir()) else "an empty folder"
-    hint = f"give the file itself, such as {path / held[0]}" if held else "is this the right folder?"
+    hint = f"give the file itself, such as {held[0]}" if held else "is this the right folder?"
     raise DataError(
         f"{path}: expected IDX image files (named like train-images-idx3-ubyte.gz) or pictures "
-        f"({', '.join(pictures.SUFFIXES)}) in this folder, found {found}: {hint}"
+        f"({listing(sorted(pictures.suffixes()), 8)}) in this folder, found {found}: {hint}"
     )
+
+
+def _load_for_training(spec: str, options: ImageOptions, seed: int) -> Images:
+    """`load`, and a DataError for data that come out as one single value: nothing can be learned from them.
+
+    Data that were read by options are not refused, because then the user has looked at how they are read.
+    """
+    data = load(spec, options)
+    if data.images.min() == data.images.max() and options == DEFAULTS:
+        raise DataError(
+            f"{spec}: every pixel of these {len(data):,} images is {data.images.flat[0]}: are they the right ones? "
+            "--range says which values are black and white, --background what is behind transparent pixels"
+        )
+    return data
 
 
 IMAGES = Kind(
     name="images",
-    load=lambda spec, options, seed: load(spec),
+    load=_load_for_training,
     codec=ImageCodec,
     default_preset="digits",
-    builtin=("mnist",),
+    builtin=tuple(BUILTIN),
     example_shape=(8, 8, 1),
-    claims=lambda data: "mnist is a set of images" if data == "mnist" else None,
+    claims=lambda data: f"{data} is a set of images" if data in BUILTIN else None,
+    options=ImageOptions,
 )
 KINDS = {kind.name: kind for kind in (IMAGES, points.KIND)}
 

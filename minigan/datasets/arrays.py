@@ -2,58 +2,177 @@
 
 import math
 import os
+import re
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
-from minigan.datasets.files import DAMAGED, DataError, explain, open_file, read_bytes
-from minigan.datasets.images import Images, check_size, unscale
+from minigan.datasets.files import DAMAGED, DataError, expect_room, explain, open_file, read_bytes
+from minigan.datasets.images import DEFAULTS, SPLITS, ImageOptions, Images, check_size, fitted
+from minigan.datasets.labels import encode
+from minigan.datasets.pictures import on_background
+from minigan.datasets.pixels import to_bytes
 
-# Names under which archives keep their images and labels, the likeliest first; Keras's mnist.npz has x_train, y_train.
-KEYS = {"images": "labels", "x_train": "y_train", "x": "y"}
-BLOCK = 1024  # images converted at a time, so that the temporary floats stay small
+# What archives call their images, each with the names of the labels next to them; upper and lower case are alike.
+# {split} stands for a name of SPLITS. The likeliest come first.
+KEYS = [
+    ("images", ("labels", "label", "targets", "y")),
+    ("image", ("label", "labels", "target")),
+    ("{split}_images", ("{split}_labels", "{split}_label", "{split}_targets")),
+    ("images_{split}", ("labels_{split}",)),
+    ("x_{split}", ("y_{split}", "labels_{split}")),
+    ("{split}_x", ("{split}_y", "{split}_labels")),
+    ("{split}x", ("{split}y",)),
+    ("x", ("y", "labels", "label", "target")),
+    ("xs", ("ys",)),
+    ("imgs", ("lbls", "labels", "lbl")),
+    ("img", ("lbl", "label", "labels")),
+    ("{split}_imgs", ("{split}_lbls", "{split}_labels")),
+    ("data", ("target", "targets", "labels", "label", "y")),
+    ("{split}_data", ("{split}_labels", "{split}_target", "{split}_targets")),
+    ("inputs", ("targets", "labels")),
+    ("features", ("labels", "targets")),
+    ("pixels", ("labels", "label")),
+    ("arr_0", ("arr_1",)),
+]
+# What files call their images, and what the file of labels next to them is called.
+SIBLINGS = [
+    (re.compile(images, re.I), labels)
+    for images, labels in (
+        (r"(?<![a-z])images?(?![a-z])", ("labels", "label")),
+        (r"(?<![a-z])imgs?(?![a-z])", ("labels", "lbls", "label", "lbl")),
+        (r"(?<![a-z])x(?![a-z])", ("y", "labels")),
+        (r"(?<![a-z])data(?![a-z])", ("target", "targets", "labels", "label")),
+    )
+]
 
 
-def load(path: Path) -> Images:
-    """Images from an array (N, H, W), (N, H, W, 1) or (N, H, W, 3), in a .npy file or under a key of a .npz archive.
+def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
+    """Images from an array in a .npy file or under a key of a .npz archive, with labels where they are found.
 
-    Pixels are uint8, or floats: in [-1, 1] if any value of the whole array is negative, else in [0, 1]; `source` says
-    which. The key is images, x_train or x, or else that of the only array with 3 or 4 dimensions. Labels, integers
-    (N,) or (N, 1) and not negative, are read from labels, y_train or y, where one of them is there.
+    Shapes: (N, H, W), (N, H, W, C) and (N, C, H, W) with C = 1, 3 or, with transparency, 2 and 4;
+    and (N, H*W), rows of square images. Values: see `pixels.find_range`. Labels: see
+    `labels.encode`; they are read from the same archive (KEYS, or `options.keys`), or from a file
+    next to this one whose name differs in one word (SIBLINGS).
 
     Nothing is ever unpickled. A DataError names what is wrong, with its index where single values are.
     """
+    where, notes, labels, origin = str(path), [], None, ""
     with open_file(path) as file:
         zipped = read_bytes(file, 2, path) == b"PK"
         file.seek(0)
         if not zipped:
-            x, labels = read(file, os.fstat(file.fileno()).st_size, path), None
-            where, source = str(path), f"array {path.name}"
+            x, source = read(file, os.fstat(file.fileno()).st_size, path), f"array {path.name}"
         else:
-            x, labels, key, labels_key = _read_archive(file, path)
-            where, source = f"{path}: array {key!r}", f"array {key!r} of {path.name}"
-    _check_shape(x, where)
-    images, kind = _to_bytes(x, where)
-    source += f" ({kind})"
+            found = _read_archive(file, path, options)
+            x, where, source = found.images, f"{path}: array {found.key!r}", f"array {found.key!r} of {path.name}"
+            labels, origin, notes = found.labels, found.labels_from, [*found.notes]
+    x, more = channels_last(x, where)
+    notes += more
+    if labels is None:
+        labels, origin = _labels_of_sibling(path, len(x))
+    images, more = to_bytes(_opaque(x, options, notes), where, options.limits)
+    notes += more if images.dtype != x.dtype or options.limits or images is not x else []
+    images, more = fitted(images, options)
+    notes += more
+    names = None
     if labels is not None:
-        labels = _check_labels(labels, len(x), f"{path}: array {labels_key!r}")
-        source += f", labels {labels_key!r}"
-    return Images(images, labels, name=path.stem, source=source)
+        at = f"{path}: {origin}"
+        labels, names, more = encode(labels, at)
+        notes += more
+        if len(labels) != len(images):
+            raise DataError(
+                f"{at}: expected {len(images):,} labels, one for each image, got {len(labels):,}: save those that "
+                "belong together"
+            )
+    return Images(images, labels, path.stem, source, names, origin, tuple(notes))
 
 
-def read(stream: BinaryIO, size: int, where: str | Path) -> np.ndarray:
+def is_of_labels(path: Path) -> bool:
+    """Whether a file is called like the labels of another one in its folder."""
+    for other in path.parent.iterdir():
+        for pattern, words in SIBLINGS:
+            if other != path and pattern.search(other.stem):
+                if path.stem in (pattern.sub(word, other.stem) for word in words):
+                    return True
+    return False
+
+
+def channels_last(x: np.ndarray, where: str) -> tuple[np.ndarray, list[str]]:
+    """The array as (N, H, W, C), and in words what was assumed of its shape. Raises DataError for other shapes."""
+    notes = []
+    if x.ndim == 2 and x.shape[1] and math.isqrt(x.shape[1]) ** 2 == x.shape[1]:
+        side = math.isqrt(x.shape[1])
+        notes.append(f"rows of {x.shape[1]} numbers are read as grey images of {side} x {side}")
+        x = x.reshape(len(x), side, side)
+    if x.ndim == 4 and x.shape[3] not in (1, 2, 3, 4) and x.shape[1] in (1, 2, 3, 4):
+        notes.append(f"shape {x.shape} is read as (N, C, H, W), channels first")
+        x = x.transpose(0, 2, 3, 1)
+    hint = "save an array (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+    if x.ndim == 2 and x.shape[1] % 3 == 0 and math.isqrt(x.shape[1] // 3) ** 2 == x.shape[1] // 3:
+        side = math.isqrt(x.shape[1] // 3)
+        hint = f"if each row is an image in colours, save x.reshape(-1, 3, {side}, {side}), or (-1, {side}, {side}, 3)"
+    elif x.ndim == 2:
+        hint = f"{x.shape[1]} is not a square number: give each image its rows and columns with x.reshape(-1, H, W)"
+    if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 2, 3, 4)):
+        raise DataError(f"{where}: expected images (N, H, W), grey, or (N, H, W, 3), RGB, got shape {x.shape}: {hint}")
+    check_size(where, *x.shape[:3])
+    return x if x.ndim == 4 else x[..., None], notes
+
+
+def _opaque(x: np.ndarray, options: ImageOptions, notes: list[str]) -> np.ndarray:
+    """The array without its alpha channel, if it has one: the images are put on one background."""
+    if x.shape[3] not in (2, 4):
+        return x
+    from minigan.datasets.pictures import background
+
+    if x.dtype != np.uint8:
+        x, more = to_bytes(x, "the array with transparency", options.limits)
+        notes += more
+    colour, note = background(list(x), options)
+    notes.append(note)
+    return np.stack([on_background(image, colour) for image in x])
+
+
+def _labels_of_sibling(path: Path, count: int) -> tuple[np.ndarray | None, str]:
+    """The labels in a file next to this one, such as x-labels.npz next to x-images.npz, and where they are from."""
+    for pattern, words in SIBLINGS:
+        if not pattern.search(path.stem):
+            continue
+        for word in words:
+            for suffix in dict.fromkeys((path.suffix, ".npy", ".npz")):
+                other = path.with_name(pattern.sub(word, path.stem) + suffix)
+                if other == path or not other.is_file():
+                    continue
+                with open_file(other) as file:
+                    if read_bytes(file, 2, other) != b"PK":
+                        file.seek(0)
+                        return read(file, os.fstat(file.fileno()).st_size, other, text=True), f"file {other.name}"
+                    file.seek(0)
+                    with _archive(file, other) as members:
+                        keys = [key for key in members.shapes() if members.shapes()[key][:1] == (count,)]
+                        if len(keys) == 1:
+                            return members.array(keys[0]), f"array {keys[0]!r} of {other.name}"
+    return None, ""
+
+
+def read(stream: BinaryIO, size: int, where: str | Path, text: bool = False) -> np.ndarray:
     """The array of a .npy stream of `size` bytes: what `np.load` gives, but sized up before anything is allocated."""
     shape, fortran, dtype, start = read_header(stream, where)
-    if dtype.kind not in "biuf":
+    if dtype.kind not in ("biufUS" if text else "biuf"):
         raise DataError(
             f"{where}: expected an array of numbers, got {dtype} elements, which are never unpickled or converted: "
             "save plain uint8 or float arrays"
         )
     promised = math.prod(shape) * dtype.itemsize
+    expect_room(math.prod(shape), str(where), "use fewer or smaller images")
     if size - start != promised:
         shorter = size - start < promised
         raise DataError(
@@ -91,97 +210,117 @@ def read_header(stream: BinaryIO, where: str | Path) -> tuple[tuple[int, ...], b
     return shape, fortran, dtype, stream.tell()
 
 
-def _read_archive(file: BinaryIO, path: Path) -> tuple[np.ndarray, np.ndarray | None, str, str | None]:
-    """Images, labels or None, and the keys of both, as they stand in the archive."""
+class _Members:
+    """The arrays of an open .npz archive."""
+
+    def __init__(self, archive: zipfile.ZipFile, path: Path):
+        self.archive, self.path = archive, path
+        self.infos = {info.filename[:-4]: info for info in archive.infolist() if info.filename.endswith(".npy")}
+
+    def array(self, key: str) -> np.ndarray:
+        """The array of that key."""
+        with self.archive.open(self.infos[key]) as stream:
+            return read(stream, self.infos[key].file_size, f"{self.path}: array {key!r}", text=True)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each array, from the headers."""
+        found = {}
+        for key, info in self.infos.items():
+            with self.archive.open(info) as stream:
+                found[key] = read_header(stream, f"{self.path}: array {key!r}")[0]
+        return found
+
+
+@contextmanager
+def _archive(file: BinaryIO, path: Path) -> Iterator[_Members]:
+    """The members of a .npz archive; any damage becomes a DataError."""
     try:
         with zipfile.ZipFile(file) as archive:
-            members = {info.filename[:-4]: info for info in archive.infolist() if info.filename.endswith(".npy")}
-
-            def array(key: str) -> np.ndarray:
-                with archive.open(members[key]) as stream:
-                    return read(stream, members[key].file_size, f"{path}: array {key!r}")
-
-            def shape(key: str) -> tuple[int, ...]:
-                with archive.open(members[key]) as stream:
-                    return read_header(stream, f"{path}: array {key!r}")[0]
-
-            key = next((key for key in KEYS if key in members), None)
-            if key is None:
-                shapes = {key: shape(key) for key in members}
-                likely = [key for key in shapes if len(shapes[key]) in (3, 4)]
-                if len(likely) != 1:
-                    held = ", ".join(f"{key} {shapes[key]}" for key in shapes) or "no arrays"
-                    raise DataError(
-                        f"{path}: expected images under {', '.join(KEYS)}, or one array with 3 or 4 dimensions, "
-                        f"found {held}: save the images under the key images"
-                    )
-                key = likely[0]
-            # The labels that go with this key, or else any.
-            names = [KEYS.get(key), *KEYS.values()]
-            labels_key = next((name for name in names if name in members), None)
-            return array(key), array(labels_key) if labels_key else None, key, labels_key
-    except DataError:
+            yield _Members(archive, path)
+    except (DataError, MemoryError):
         raise
     except OSError as error:
         raise explain(path, error) from None
-    except MemoryError:
-        raise
     except Exception as error:  # zipfile lets through whatever a damaged directory leads it into
         reason = f"{type(error).__name__}: {error}"[:100]
         raise DataError(f"{path}: the .npz archive is damaged ({reason}): copy or save it again") from None
 
 
-def _check_shape(x: np.ndarray, where: str) -> None:
-    """DataError unless `x` is (N, H, W), (N, H, W, 1) or (N, H, W, 3), square and large enough."""
-    hint = "save an array (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
-    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
-        hint = "put the channels last with x.transpose(0, 2, 3, 1)"
-    if x.ndim == 2:
-        hint = "give each image its rows and columns, such as x.reshape(-1, 28, 28)"
-    if x.ndim not in (3, 4) or x.shape[3:] not in ((), (1,), (3,)):
-        raise DataError(f"{where}: expected images (N, H, W), grey, or (N, H, W, 3), RGB, got shape {x.shape}: {hint}")
-    check_size(where, *x.shape[:3])
+@dataclass(frozen=True)
+class Found:
+    """What was found in an archive."""
+
+    images: np.ndarray
+    key: str
+    labels: np.ndarray | None
+    labels_from: str
+    notes: list[str]
 
 
-def _to_bytes(x: np.ndarray, where: str) -> tuple[np.ndarray, str]:
-    """`x` as uint8 (N, H, W, C), C-contiguous, and in words what its values were."""
-    shape = x.shape if x.ndim == 4 else (*x.shape, 1)
-    if x.dtype == np.uint8:
-        return np.ascontiguousarray(x).reshape(shape), "uint8"
-    if x.dtype.kind != "f":
-        raise DataError(
-            f"{where}: expected uint8 pixels, or floats in [0, 1] or [-1, 1], got {x.dtype}: "
-            "save x.astype(np.uint8) if the pixels run from 0 to 255"
+def _read_archive(file: BinaryIO, path: Path, options: ImageOptions) -> Found:
+    """Images, and labels where they are found, with their keys as they are in the archive."""
+    with _archive(file, path) as members:
+        shapes = members.shapes()
+        key, labels_key, notes = (
+            _given_keys(path, shapes, options) if options.keys else _usual_keys(path, shapes, options)
         )
-    low, high = x.min(), x.max()  # over the whole array: a dark batch alone could pass for [0, 1]
-    if not (low >= -1 and high <= 1):  # written so that NaN fails it
-        index = np.unravel_index(np.argmin((x >= -1) & (x <= 1)), x.shape)
-        hint = "save x.astype(np.uint8) if the pixels run from 0 to 255" if high > 1 else "mend or leave out that image"
-        raise DataError(
-            f"{where}: expected floats in [0, 1] or [-1, 1], got {x[index]} at index {tuple(map(int, index))}: {hint}"
-        )
-    images = np.empty(shape, np.uint8)
-    for i in range(0, len(x), BLOCK):
-        block = x[i : i + BLOCK].reshape(-1, *shape[1:])
-        images[i : i + BLOCK] = unscale(block) if low < 0 else np.rint(block * 255)
-    return images, f"{x.dtype} in [-1, 1]" if low < 0 else f"{x.dtype} in [0, 1]"
+        labels = None if labels_key is None else members.array(labels_key)
+        return Found(members.array(key), key, labels, f"array {labels_key!r}" if labels_key else "", notes)
 
 
-def _check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
-    """`labels` as int64 (N,), or a DataError."""
-    if labels.ndim == 2 and labels.shape[1] == 1:  # CIFAR's, as Keras saves them
-        labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+def _given_keys(path: Path, shapes: dict, options: ImageOptions) -> tuple[str, str | None, list[str]]:
+    """(images, labels or None, notes): the keys that --keys names."""
+    names = [part.strip() for part in options.keys.split(",")]
+    if not 1 <= len(names) <= 2 or not names[0]:
+        raise DataError(f"--keys takes the images' key and the labels', such as --keys x,y, got {options.keys!r}")
+    missing = [name for name in names if name and name not in shapes]
+    if missing:
+        raise DataError(f"{path}: there is no array {missing[0]!r}: it has {_listed(shapes)}")
+    return names[0], names[1] if len(names) == 2 and names[1] else None, []
+
+
+def _usual_keys(path: Path, shapes: dict, options: ImageOptions) -> tuple[str, str | None, list[str]]:
+    """(images, labels or None, notes): the keys that KEYS knows, or those of the only array of images."""
+    by_name = {key.casefold(): key for key in shapes}
+
+    def under(names: tuple[str, ...], split: str) -> str | None:
+        candidates = (name.format(split=word) for name in names for word in SPLITS[split])
+        return next((by_name[name] for name in candidates if name in by_name), None)
+
+    divided = any(under((name,), split) for name, _ in KEYS if "{" in name for split in ("val", "test"))
+    for name, label_names in KEYS:
+        if options.split != "train" and "{" not in name:
+            continue
+        key = under((name,), options.split)
+        if key is None or not 2 <= len(shapes[key]) <= 4:
+            continue
+        labels = under(label_names, options.split)
+        notes = [f"the archive is divided into splits: {key} is read"] if divided and "{" in name else []
+        if labels is None:  # any array of the right length that is called like labels
+            wanted = dict.fromkeys(other for _, names in KEYS for other in names)
+            labels = next((by_name[w] for w in wanted if w in by_name and by_name[w] != key), None)
+        if labels is not None and (shapes[labels][:1] != shapes[key][:1] or len(shapes[labels]) > 2):
+            if labels.casefold() in ("arr_1", "x", "data"):  # not necessarily labels
+                notes.append(f"array {labels!r} {shapes[labels]} is not one label for each image, and is not read")
+                labels = None
+        return key, labels, notes
+    if options.split != "train":
+        raise DataError(f"{path}: found no images of the split {options.split!r}: it has {_listed(shapes)}")
+    likely = [key for key in shapes if len(shapes[key]) in (3, 4)]
+    if len(likely) != 1:
         raise DataError(
-            f"{where}: expected integer labels (N,), got {labels.dtype} {labels.shape}: save class numbers, "
-            "such as y.argmax(axis=1) of one-hot rows"
+            f"{path}: cannot tell which array has the images: it has {_listed(shapes)}: name them with "
+            "--keys IMAGES,LABELS"
         )
-    if len(labels) != count:
-        raise DataError(
-            f"{where}: expected {count} labels, one for each image, got {len(labels)}: save those that belong together"
-        )
-    wrong = (labels < 0) | (labels > np.iinfo(np.int64).max)
-    if wrong.any():
-        i = int(wrong.argmax())
-        raise DataError(f"{where}: expected labels from 0 up, got {labels[i]} at index {i}: number the classes from 0")
-    return labels.astype(np.int64)
+    count = shapes[likely[0]][0]
+    labels = [key for key, shape in shapes.items() if key != likely[0] and shape in ((count,), (count, 1))]
+    notes = [f"array {likely[0]!r} is the only one that can be images"]
+    if len(labels) == 1:
+        notes.append(f"array {labels[0]!r} has one value for each image: its labels")
+    elif labels:
+        notes.append(f"arrays {', '.join(labels)} have one value for each image: name the labels with --keys")
+    return likely[0], labels[0] if len(labels) == 1 else None, notes
+
+
+def _listed(shapes: dict) -> str:
+    return ", ".join(f"{key} {shape}" for key, shape in shapes.items()) or "no arrays"

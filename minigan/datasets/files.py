@@ -1,6 +1,7 @@
 """What reading any kind of file shares: its error, and reading no more bytes than there are."""
 
 import gzip
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -58,3 +59,31 @@ def read_bytes(stream: BinaryIO, count: int, path: str | Path, at: int = 0) -> b
     except OSError as error:
         raise explain(path, error) from None
     return data
+
+
+MEMORY_SHARE = 0.5  # of this machine's memory: the largest decoded data set that is read
+
+
+def memory() -> int | None:
+    """Bytes of memory that this process may use: the machine's, or its container's limit. None if nothing says it."""
+    limits = []
+    try:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # Windows
+        pass
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            pass
+    return min(limits, default=None)
+
+
+def expect_room(size: int, where: str, advice: str) -> None:
+    """Raises DataError if decoded data of `size` bytes would take more than MEMORY_SHARE of the memory."""
+    have = memory()
+    if have is not None and size > MEMORY_SHARE * have:
+        raise DataError(
+            f"{where} would take {size / 2**30:.1f} GiB, more than {MEMORY_SHARE:.0%} of this machine's "
+            f"{have / 2**30:.1f} GiB of memory: {advice}"
+        )

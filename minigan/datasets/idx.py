@@ -17,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan.datasets.files import DataError, open_file, read_bytes
-from minigan.datasets.images import Images, check_size
+from minigan.datasets.files import DataError, expect_room, open_file, read_bytes
+from minigan.datasets.images import DEFAULTS, SPLITS, ImageOptions, Images, check_size, fitted
+from minigan.datasets.labels import encode
+from minigan.datasets.pixels import to_bytes
 
 ELEMENT_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
-CONTENTS = {1: "labels", 3: "images"}
+CONTENTS = {1: "labels", 2: "labels", 3: "images"}
 
 # train-images-idx3-ubyte, t10k-images.idx3-ubyte, emnist-letters-train-images-idx3-ubyte.gz
 IMAGES_NAME = re.compile(r".*images[-.]idx3-ubyte(\.gz)?", re.IGNORECASE)
@@ -38,60 +40,88 @@ OTHER_KINDS = {
 }
 
 
-def load(path: Path) -> Images:
-    """The images (N, H, W, 1) in the IDX file `path`, with the labels (N,) beside it where the names say so.
+def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
+    """The images (N, H, W, 1) in the IDX file `path`, with the labels next to it where the names say so.
 
     EMNIST stores each image with rows and columns exchanged. A file whose name starts with "emnist" is therefore
-    transposed to upright, and `source` says so; the content cannot tell, so under any other name it is left alone.
-    Labels are kept as stored: those of EMNIST's letters run from 1 to 26.
+    transposed to upright, and `notes` say so; the content cannot tell, so under any other name it is left alone.
+    Labels are (N,), or, as in QMNIST, (N, K), whose first column is the class.
     """
-    x = read(path, dims=3)  # (N, H, W)
-    source = f"IDX file {path.name}"
+    x = read(path, dims=(3,))  # (N, H, W)
+    notes: list[str] = []
     if path.name.lower().startswith("emnist"):
         x = np.ascontiguousarray(x.transpose(0, 2, 1))
-        source += " (EMNIST: rows and columns exchanged back)"
-
-    labels, labels_path = None, find_labels(path)
+        notes.append("EMNIST: rows and columns are exchanged back")
+    labels, names, origin, labels_path = None, None, "", find_labels(path)
     if labels_path is not None:
-        labels = read(labels_path, dims=1).astype(np.int64)
-        source += f", labels {labels_path.name}"
+        labels = read(labels_path, dims=(1, 2))
+        origin = f"IDX file {labels_path.name}"
+        if labels.ndim == 2:
+            notes.append(f"labels have {labels.shape[1]} columns: the first is the class")
+            labels = labels[:, 0]
         if len(labels) != len(x):
             raise DataError(
                 f"{labels_path}: at offset 4, expected {len(x)} labels, one for each image of {path.name}, "
                 f"got {len(labels)}: these two files do not belong together"
             )
+        labels, names, more = encode(labels, str(labels_path))
+        notes += more
+    images = x[..., None]
+    if options.limits or x.max() <= 1:
+        images, more = to_bytes(images, str(path), options.limits)
+        notes += more
+    images, more = fitted(images, options)
     name = re.sub(r"[-.]?images[-.]idx3-ubyte$", "", path.name.removesuffix(".gz"), flags=re.IGNORECASE)
-    return Images(x[..., None], labels, name=name or path.name, source=source)
+    return Images(images, labels, name or path.name, f"IDX file {path.name}", names, origin, (*notes, *more))
 
 
-def find_images(folder: Path) -> Path | None:
-    """The IDX images file in `folder`, the training images where there are others; None if there is no such file.
+def find_images(folder: Path, split: str = "train") -> tuple[Path | None, list[str]]:
+    """The IDX images file of that split in `folder` (None if there are no such files), and a note on the choice.
 
     A file that is there both plain and as .gz counts once, and the plain one is read. A DataError lists the choice
-    where a folder holds several, as EMNIST's does.
+    where a folder has several, as EMNIST's does.
     """
-    files = sorted(path for path in folder.iterdir() if IMAGES_NAME.fullmatch(path.name) and path.is_file())
-    files = [path for path in files if path.suffix != ".gz" or path.with_suffix("") not in files]
-    files = [path for path in files if "train" in path.name.lower()] or files
+    every = sorted(path for path in folder.iterdir() if IMAGES_NAME.fullmatch(path.name) and path.is_file())
+    every = [path for path in every if path.suffix != ".gz" or path.with_suffix("") not in every]
+    words = [re.compile(rf"(?<![a-z]){word}(?![a-z])", re.IGNORECASE) for word in SPLITS[split]]
+    files = [path for path in every if any(word.search(path.name) for word in words)]
+    if not files and split == "train":
+        files = every
+    if every and not files:
+        raise DataError(f"{folder}: found no IDX images of the split {split!r} among {_names(every)}")
     if len(files) > 1:
-        names = ", ".join(path.name for path in files)
-        raise DataError(f"{folder}: expected one file of training images, found {names}: give the path of one of them")
-    return files[0] if files else None
+        raise DataError(
+            f"{folder}: expected one file of {split} images, found {_names(files)}: give the path of one of them"
+        )
+    others = [path for path in every if path not in files]
+    return (files[0] if files else None), ([f"{_names(others)} not read: see --split"] if others else [])
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths)
 
 
 def find_labels(path: Path) -> Path | None:
     """The labels file that belongs to the images file `path`, plain or .gz; None if the name does not say or it is
-    not there. x-images-idx3-ubyte has x-labels-idx1-ubyte beside it."""
+    not there. x-images-idx3-ubyte has x-labels-idx1-ubyte next to it, or QMNIST's x-labels-idx2-int."""
     head, images, tail = path.name.rpartition("images")
     if not images:
         return None
-    first = path.with_name(head + "labels" + tail.replace("idx3", "idx1"))
-    other = first.with_suffix("") if first.suffix == ".gz" else first.with_name(first.name + ".gz")
-    return next((candidate for candidate in (first, other) if candidate.exists()), None)
+    tail = tail.removesuffix(".gz")
+    for ending in (tail.replace("idx3", "idx1"), tail.replace("idx3-ubyte", "idx2-int")):
+        plain = path.with_name(head + "labels" + ending)
+        packed = plain.with_name(plain.name + ".gz")
+        for candidate in (packed, plain) if path.suffix == ".gz" else (plain, packed):
+            if candidate.exists():
+                return candidate
+    return None
 
 
-def read(path: Path, dims: int) -> np.ndarray:
-    """The elements of an IDX file of unsigned bytes, plain or gzip: images (N, H, W) if `dims` is 3, labels (N,) if 1.
+def read(path: Path, dims: tuple[int, ...]) -> np.ndarray:
+    """The elements of an IDX file, plain or gzip, with one of these numbers of dimensions.
+
+    Images are unsigned bytes (N, H, W), dims (3,). Labels are unsigned bytes or other whole numbers (N,) or (N, K),
+    dims (1, 2).
 
     Whether it is compressed is seen from its first bytes, not from its name: browsers unpack some downloads and leave
     the .gz. A DataError names the offset of the first wrong byte (of the unpacked bytes, where it is compressed).
@@ -103,20 +133,21 @@ def read(path: Path, dims: int) -> np.ndarray:
         size = os.fstat(file.fileno()).st_size
 
         magic = read_bytes(stream, 4, path)
-        check_magic(magic, path, dims)
-        start = 4 + 4 * dims
-        header = read_bytes(stream, 4 * dims, path, at=4)
+        dtype, axes = check_magic(magic, path, dims)
+        start = 4 + 4 * axes
+        header = read_bytes(stream, 4 * axes, path, at=4)
         if len(header) < 4 * dims:
             raise DataError(
                 f"{path}: at offset {4 + len(header)}, the file ends inside its header of {start} bytes: it is "
                 "truncated, download or copy it again"
             )
-        shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(0, 4 * dims, 4))
-        if dims == 3:
+        shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(0, 4 * axes, 4))
+        if axes == 3:
             check_size(f"{path}: at offset {4 if shape[0] == 0 else 8}", *shape)
 
-        promised = math.prod(shape)
-        text = f"{' x '.join(map(str, shape))} = {promised} bytes of {CONTENTS[dims]}"
+        promised = math.prod(shape) * dtype.itemsize
+        each = f" x {dtype.itemsize}" if dtype.itemsize > 1 else ""
+        text = f"{' x '.join(map(str, shape))}{each} = {promised} bytes of {CONTENTS[axes]}"
         # Before anything is allocated: deflate cannot shrink its input by more than a factor of 1032.
         if promised > (1032 * size if packed else size - start):
             have = f"a compressed file of {size} bytes cannot hold them" if packed else f"only {size - start} follow it"
@@ -124,6 +155,7 @@ def read(path: Path, dims: int) -> np.ndarray:
                 f"{path}: at offset 4, the header promises {text}, but {have}: the file is truncated or "
                 "its header damaged, download or copy it again"
             )
+        expect_room(promised, str(path), "use fewer or smaller images")
         data = read_bytes(stream, promised, path, at=start)
         if len(data) < promised:
             raise DataError(
@@ -136,12 +168,15 @@ def read(path: Path, dims: int) -> np.ndarray:
                 f"{path}: at offset {start + promised}, expected the end of the file after {text}, got more bytes: "
                 "the header or the file is damaged, download or copy it again"
             )
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
-def check_magic(magic: bytes, path: Path, dims: int) -> None:
-    """DataError unless the file's first four bytes announce unsigned bytes in `dims` dimensions."""
-    expected = f"expected the IDX magic number 0x{0x0800 + dims:08x} (unsigned bytes, {_count(dims)})"
+def check_magic(magic: bytes, path: Path, dims: tuple[int, ...]) -> tuple[np.dtype, int]:
+    """The element type and the number of dimensions that the file's first four bytes announce.
+
+    Raises DataError unless that number is one of `dims`, and the type unsigned bytes or, for labels, whole numbers.
+    """
+    expected = f"expected the IDX magic number 0x{0x0800 + dims[0]:08x} (unsigned bytes, {_count(dims[0])})"
     if not magic:
         raise DataError(f"{path}: at offset 0, {expected}, got an empty file: download or copy it again")
     if len(magic) < 4:
@@ -152,19 +187,20 @@ def check_magic(magic: bytes, path: Path, dims: int) -> None:
     if magic[:2] != b"\0\0":
         hint = OTHER_KINDS.get(bytes(magic[:2]), "minigan reads IDX, .npy and .npz files and folders of pictures")
         raise DataError(f"{path}: at offset 0, {expected}, {got}: {hint}")
-    if magic[2] != 0x08:
-        kind = ELEMENT_TYPES.get(magic[2])
-        came = f"0x{magic[2]:02x}, which is {kind}" if kind else f"0x{magic[2]:02x}, which IDX does not know"
+    name = ELEMENT_TYPES.get(magic[2], "")
+    if name != "uint8" and not (dims != (3,) and "int" in name):
+        came = f"0x{magic[2]:02x}, which is {name}" if name else f"0x{magic[2]:02x}, which IDX does not define"
         raise DataError(
             f"{path}: at offset 2, expected element type 0x08 (unsigned bytes), got {came}: save the pixels "
             "as unsigned bytes, or as a .npy file"
         )
-    if magic[3] != dims:
+    if magic[3] not in dims:
         other = CONTENTS.get(magic[3])
         hint = f"is this a file of {other}?" if other else "save images of other shapes, such as RGB, as a .npy file"
         raise DataError(
-            f"{path}: at offset 3, expected {_count(dims)} for {CONTENTS[dims]}, got {_count(magic[3])}: {hint}"
+            f"{path}: at offset 3, expected {_count(dims[0])} for {CONTENTS[dims[0]]}, got {_count(magic[3])}: {hint}"
         )
+    return np.dtype(name).newbyteorder(">"), magic[3]
 
 
 def _count(dims: int) -> str:

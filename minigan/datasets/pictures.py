@@ -1,107 +1,403 @@
-"""A folder of pictures: .png, .jpg and the like. Pillow is imported when the first one is opened, not before."""
+"""A folder of pictures, in every format that Pillow reads. Pillow is imported when the first one is opened."""
 
 import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from minigan.datasets.files import DataError, explain
-from minigan.datasets.images import Images, check_size
+from minigan.backends import cores
+from minigan.datasets.files import DataError, expect_room, explain
+from minigan.datasets.images import (
+    DEFAULTS,
+    SPLITS,
+    ImageOptions,
+    Images,
+    check_size,
+    colour_of,
+    fit_picture,
+    fitted,
+    said_fit,
+)
+from minigan.datasets.labels import listing, natural
+from minigan.datasets.pixels import to_bytes
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
-# Named to Pillow, which else goes by the content: an Encapsulated PostScript file would be handed to a program.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# Formats that Pillow hands to other programs or only identifies, and documents.
+LEFT_OUT = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "PDF", "PALM"}
+SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r"}  # left by operating systems
+CHUNK = 64  # pictures that a thread reads at a time
+FIRST = 5  # files that a message names
 
 
-def find(folder: Path) -> list[Path]:
-    """The pictures in `folder` and all folders below it, known by suffix, sorted by name; hidden ones are left out."""
-    files = []
+@cache
+def suffixes() -> dict[str, str]:
+    """The format of each suffix, such as {".png": "PNG"}, that this Pillow reads as pictures."""
+    from PIL import Image
+
+    Image.init()
+    known = Image.registered_extensions().items()
+    return {suffix: name for suffix, name in known if name in Image.OPEN and name not in LEFT_OUT}
+
+
+# ---------------------------------------------------------------- finding
+
+
+@dataclass
+class Folder:
+    """The pictures that were found below a folder, and what was passed over."""
+
+    path: Path
+    files: list[Path] = field(default_factory=list)
+    system: int = 0  # hidden files and those of operating systems
+    others: Counter = field(default_factory=Counter)  # files of other kinds, by suffix
+
+    def notes(self) -> list[str]:
+        """What was passed over, in words."""
+        lines = []
+        if self.others:
+            named = ", ".join(
+                f"{count:,} {suffix or 'without a suffix'}" for suffix, count in self.others.most_common(8)
+            )
+            lines.append(f"files that are not pictures were passed over: {named}")
+        if self.system:
+            lines.append(f"{self.system:,} hidden and system files or folders were passed over")
+        return lines
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder of that name is hidden or belongs to the operating system."""
+    return name.startswith(".") or name.casefold() in SYSTEM
+
+
+def find(path: Path) -> Folder:
+    """The pictures in the folder and all folders below it, by suffix and in natural order; symbolic links count."""
+    found, seen = Folder(path), set()
 
     def refuse(error: OSError) -> None:
-        raise explain(folder, error)  # os.walk would pass over a folder that it may not read
+        raise explain(path, error)  # os.walk would pass over a folder that it may not read
 
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        files += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in files if file.suffix.lower() in SUFFIXES)
+    for parent, folders, names in os.walk(path, onerror=refuse, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        found.system += sum(map(is_system, [*folders, *names]))
+        folders[:] = sorted((name for name in folders if not is_system(name)), key=natural)
+        for name in sorted((name for name in names if not is_system(name)), key=natural):
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in suffixes():
+                found.files.append(Path(parent, name))
+            else:
+                found.others[suffix] += 1
+    return found
 
 
-def load(folder: Path) -> Images:
-    """Images (N, H, W, C) from the pictures in `folder` and below, in the order of their names.
+def split_folder(path: Path, split: str) -> tuple[Path, list[str]]:
+    """The subfolder of that split, where subfolders are splits, else the folder itself; says what was chosen.
 
-    C is 1 if every pixel of every picture is grey, whatever the file calls itself, else 3. Transparent pixels are laid
-    on black, the background of MNIST; 16 bits are rounded to 8; of an animation the first frame is taken; a camera's
-    note on orientation is obeyed.
-
-    Where two or more subfolders hold all the pictures, each is a class: the label is its index among them in sorted
-    order, and `source` lists the names. Otherwise there are no labels.
-
-    All pictures have the same square size; a DataError names the first that differs.
+    Subfolders are splits if one is called like a training split and each other one like
+    another split.
     """
-    files = find(folder)
-    if not files:
-        raise DataError(f"{folder}: expected pictures ({', '.join(SUFFIXES)}), found none: is this the right folder?")
-    x = np.empty((0, 0, 0, 1), np.uint8)
-    for i, file in enumerate(files):
-        picture = read(file, x.shape[1:3] if i else None, files[0])  # (H, W, 3)
-        if i == 0:
-            x = np.empty((len(files), *picture.shape[:2], 1), np.uint8)
-        grey = (picture == picture[..., :1]).all()
-        if not grey and x.shape[3] == 1:  # the first picture in colour: those before it have three equal channels
-            x = np.repeat(x, 3, axis=3)
-        x[i] = picture[..., : x.shape[3]]
-
-    labels, source = None, f"{len(files)} pictures in {folder}"
-    parts = [file.relative_to(folder).parts for file in files]
-    classes = sorted({part[0] for part in parts})
-    if len(classes) > 1 and all(len(part) > 1 for part in parts):
-        labels = np.array([classes.index(part[0]) for part in parts], np.int64)
-        source += ", labels " + ", ".join(f"{i} {name}" for i, name in enumerate(classes))
-    return Images(x, labels, name=folder.resolve().name, source=source)
+    splits = {}
+    folders = sorted((entry for entry in path.iterdir() if entry.is_dir() and not is_system(entry.name)), key=str)
+    for folder in folders:
+        for name, words in SPLITS.items():
+            if folder.name.casefold() in words:
+                splits.setdefault(name, folder)
+    if "train" not in splits or len(splits) + _without_pictures(folders, splits) < len(folders):
+        if split != "train":
+            raise DataError(f"{path}: --split {split} asks for a subfolder of that name, next to one called train")
+        return path, []
+    if split not in splits:
+        raise DataError(f"{path}: there is no split {split!r}: the folders are {', '.join(f.name for f in folders)}")
+    others = [folder.name for folder in folders if folder != splits[split]]
+    note = f"the folder is divided into splits: {splits[split].name} is read"
+    return splits[split], [note + (f", {listing(others)} not" if others else "")]
 
 
-def read(path: Path, size: tuple[int, int] | None, first: Path) -> np.ndarray:
-    """The pixels (H, W, 3) uint8 of one picture; DataError unless they have the `size` (H, W) that picture `first` had,
-    or, where `size` is None, are square."""
+def _without_pictures(folders: list[Path], splits: dict[str, Path]) -> int:
+    return sum(folder not in splits.values() and not find(folder).files for folder in folders)
+
+
+def classes_of(found: Folder) -> tuple[np.ndarray | None, list[str] | None, list[str]]:
+    """(labels (N,), class names, notes) where two or more subfolders hold pictures; else no labels.
+
+    Pictures next to these folders have no class: they are taken out of `found` and counted.
+    """
+    parts = [file.relative_to(found.path).parts for file in found.files]
+    names = sorted({part[0] for part in parts if len(part) > 1}, key=natural)
+    if len(names) < 2:
+        return None, None, []
+    stray = [file for file, part in zip(found.files, parts, strict=True) if len(part) == 1]
+    notes = []
+    if stray:
+        notes.append(
+            f"{len(stray):,} {'picture' if len(stray) == 1 else 'pictures'} next to the class folders "
+            f"({listing([file.name for file in stray], FIRST)}) {'has' if len(stray) == 1 else 'have'} no class and "
+            f"{'is' if len(stray) == 1 else 'are'} left out"
+        )
+        found.files = [file for file, part in zip(found.files, parts, strict=True) if len(part) > 1]
+        parts = [part for part in parts if len(part) > 1]
+    index = {name: i for i, name in enumerate(names)}
+    return np.array([index[part[0]] for part in parts], np.int64), names, notes
+
+
+# ---------------------------------------------------------------- loading
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded picture, or why it cannot be read."""
+
+    pixels: np.ndarray | None  # (H, W, C); C is 1, 2 (grey, alpha), 3 or 4 (RGB, alpha)
+    error: str = ""
+    size: tuple[int, int] = (0, 0)  # (H, W) before resizing
+    frames: int = 1
+
+
+def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] | None = None) -> Images:
+    """Images (N, H, W, C) from the pictures in a folder and below, in the natural order of their names.
+
+    C is 1 if every pixel of every picture is grey, else 3. Pictures are turned as their EXIF
+    block says. Transparent pixels are put on one background, white or black, where the drawings
+    show best, unless the options name another. 16 bits are rounded to 8. Of an animation the
+    first frame is taken. Two or more subfolders with pictures are classes, named after them.
+    `notes` say all of this where it applies.
+
+    Raises DataError, in one sentence, for pictures of different sizes (the options --size and
+    --fit make them equal), for files that cannot be read (--skip-bad leaves them out), and for a
+    data set that would not fit in memory.
+    """
+    found = find(path)
+    if not found.files:
+        raise DataError(f"{path}: expected pictures ({listing(sorted(suffixes()), 8)}), found none: is this the right "
+                        "folder?")  # fmt: skip
+    labels, names, notes = classes_of(found)
+    notes = [*(folder_notes or []), *notes, *found.notes()]
+    pictures = list(decoded(found.files, options))
+    bad = [(file, each.error) for file, each in zip(found.files, pictures, strict=True) if each.error]
+    if bad:
+        said = f"{len(bad):,} of {len(pictures):,} pictures cannot be read"
+        first = "; ".join(f"{file.relative_to(path)}: {error}" for file, error in bad[:FIRST])
+        first += f"; and {len(bad) - FIRST:,} more" if len(bad) > FIRST else ""
+        if not options.skip_bad:
+            raise DataError(f"{path}: {said} ({first}): repair or remove them, or leave them out with --skip-bad")
+        if len(bad) == len(pictures):
+            raise DataError(f"{path}: {said} ({first}): is this the right folder?")
+        notes.append(f"{said} and are left out ({first})")
+    kept = [i for i, each in enumerate(pictures) if not each.error]
+    files, pictures = [found.files[i] for i in kept], [pictures[i] for i in kept]
+    if labels is not None:
+        labels = labels[kept]
+        empty = [name for i, name in enumerate(names) if not (labels == i).any()]
+        if empty:
+            raise DataError(f"{path}: no picture of the classes {listing(empty)} can be read: remove these folders")
+    _expect_equal_sizes(path, files, pictures)
+    if pictures[0].pixels.shape[:2] != pictures[0].size:
+        sizes = Counter(each.size for each in pictures)
+        size, count = sizes.most_common(1)[0]
+        notes.append(
+            said_fit(size, pictures[0].pixels.shape[0], options)
+            + (f" ({len(pictures) - count:,} pictures have other sizes)" if count < len(pictures) else "")
+        )
+    moving = sum(each.frames > 1 for each in pictures)
+    if moving:
+        notes.append(
+            f"{moving:,} {'files contain' if moving > 1 else 'file contains'} several frames: the first is used"
+        )
+    images, more = _assembled([each.pixels for each in pictures], str(path), options)
+    origin = f"the {len(names)} folders in {path}" if names else ""
+    return Images(
+        images, labels, path.resolve().name, f"{len(files):,} pictures in {path}", names, origin, (*notes, *more)
+    )  # fmt: skip
+
+
+def decoded(files: list[Path], options: ImageOptions) -> Iterator[Picture]:
+    """The pictures in their order, read by several threads, with a progress bar where there are many."""
+    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
+    stop, target = threading.Event(), _Target(options, files)
+    first = read(files[0], options, target.side)
+    room = (first.pixels.size if first.pixels is not None else 0) * len(files)
+    expect_room(room, f"{files[0].parent}: {len(files):,} pictures", "use fewer pictures, or a smaller --size")
+
+    def read_chunk(chunk: list[Path]) -> list[Picture]:
+        return [] if stop.is_set() else [read(file, options, target.side) for file in chunk]
+
+    bar = tqdm(
+        total=len(files), desc="reading pictures", unit="", leave=False, disable=None if len(files) > 500 else True
+    )
+    with ThreadPoolExecutor(cores()) as pool, bar:
+        try:
+            # Two chunks per thread wait at a time, so that memory stays bounded if the consumer is slow.
+            waiting, rest = [], iter(chunks)
+            for chunk in islice(rest, 2 * cores()):
+                waiting.append(pool.submit(read_chunk, chunk))
+            while waiting:
+                done = waiting.pop(0).result()
+                for chunk in islice(rest, 1):
+                    waiting.append(pool.submit(read_chunk, chunk))
+                bar.update(len(done))
+                yield from done
+        finally:
+            stop.set()
+
+
+class _Target:
+    """The side to which every picture is brought: that of --size; for --fit alone, the shortest side of all."""
+
+    def __init__(self, options: ImageOptions, files: list[Path]):
+        self.side = options.size or None
+        if options.fit and not options.size:
+            sides = [min(size) for file in files if (size := _size_of(file)) is not None]
+            self.side = min(sides) if sides else None
+
+
+def _size_of(file: Path) -> tuple[int, int] | None:
+    """(width, height) from the header, or None if it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(file, formats=[*set(suffixes().values())]) as image:
+            return image.size
+    except Exception:  # `read` says what is wrong
+        return None
+
+
+def read(path: Path, options: ImageOptions = DEFAULTS, side: int | None = None) -> Picture:
+    """Decodes one picture, upright, and brings it to side x side pixels if a side is given. Never raises an error of
+    the file: `error` says it."""
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            # The size first: decoding a picture of absurd size takes the memory that it promises.
-            H, W = image.height, image.width
-            if size is None:
-                check_size(str(path), 1, H, W)
-            elif (H, W) != size:
-                raise DataError(
-                    f"{path}: this picture has {H} rows x {W} columns, but {first} has {size[0]} x {size[1]}: "
-                    "bring all pictures to the same square size"
-                )
-            return _pixels(ImageOps.exif_transpose(image), path)
-    except (DataError, MemoryError):
+        with Image.open(path, formats=[*dict.fromkeys(suffixes().values())]) as image:
+            # The size first, because decoding a picture of absurd size takes the memory that it promises.
+            check_size("it", 1, image.height, image.width) if side is None else None
+            expect_room(image.height * image.width * 4, "it", "make it smaller")
+            frames = getattr(image, "n_frames", 1)
+            image.load()
+            try:
+                upright = ImageOps.exif_transpose(image)
+            except Exception:  # a damaged EXIF block says nothing about orientation
+                upright = image
+            plain = _plain(upright)
+            size = (plain.height, plain.width)
+            if side is not None and plain.mode not in ("I;16", "I", "F"):
+                plain = fit_picture(plain, side, options)
+            pixels = np.asarray(plain)
+            return Picture(pixels if pixels.ndim == 3 else pixels[..., None], "", size, frames)
+    except MemoryError:
         raise
+    except DataError as error:
+        reason = str(error).removeprefix("it: ")
     except OSError as error:
-        if error.errno is not None:  # from the operating system; a codec's complaint has no number
-            raise explain(path, error) from None
-        reason = str(error)
-    except Exception as error:  # codecs fail on damaged files in any way they like
+        # An error of the operating system has a number; one of a decoder has none.
+        reason = error.strerror if error.errno is not None else str(error)
+    except Exception as error:  # decoders fail on damaged files in many ways
         reason = f"{type(error).__name__}: {error}"
-    reason = reason.replace(f" {str(path)!r}", " this file")
-    raise DataError(f"{path}: cannot be read as a picture ({reason}): replace it, or take it out of the folder")
+    reason = str(reason).replace(repr(str(path)), "this file").replace(str(path), "this file")
+    if os.path.exists(path) and os.path.getsize(path) == 0:
+        reason = "the file is empty"
+    return Picture(None, " ".join(reason.split())[:120] or "it cannot be decoded")
 
 
-def _pixels(image, path: Path) -> np.ndarray:
-    """A Pillow image as (H, W, 3) uint8, transparency on black."""
-    from PIL import Image
+def _plain(image):
+    """The picture in a mode of L, LA, RGB or RGBA; 16 and 32 bits per pixel stay as they are."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return image
+    transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+    if image.mode in ("1", "L", "LA", "La") or (image.mode == "P" and _is_grey(image)):
+        return image.convert("LA" if transparent else "L")
+    return image.convert("RGBA" if transparent else "RGB")
 
-    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips at 255
-        wide = np.asarray(image)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise DataError(f"{path}: expected 8 or 16 bits a pixel, got 32: save it with 8")
-        grey = np.rint(wide / 257).astype(np.uint8)  # 65535 = 257 * 255
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise DataError(f"{path}: expected 8 or 16 bits a pixel, got floats: save it with 8, or all of them as .npy")
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    return np.asarray(image.convert("RGB"))
+
+def _is_grey(image) -> bool:
+    """Whether the palette has only greys."""
+    colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    return bool(colours.size) and bool((colours == colours[:, :1]).all())
+
+
+def _expect_equal_sizes(path: Path, files: list[Path], pictures: list[Picture]) -> None:
+    sizes = Counter(each.pixels.shape[:2] for each in pictures)
+    if len(sizes) > 1:
+        (H, W), count = sizes.most_common(1)[0]
+        other = next(i for i, each in enumerate(pictures) if each.pixels.shape[:2] != (H, W))
+        h, w = pictures[other].pixels.shape[:2]
+        raise DataError(
+            f"{path}: expected pictures of one size, got {len(sizes):,} sizes: {count:,} have {H} x {W} (rows x "
+            f"columns), {files[other].relative_to(path)} has {h} x {w}: bring them to one size, for example with "
+            "--size 32 --fit crop"
+        )
+
+
+def _assembled(pictures: list[np.ndarray], where: str, options: ImageOptions) -> tuple[np.ndarray, list[str]]:
+    """All pictures as one array (N, H, W, C) uint8 with C = 1 or 3, and what was assumed. Empties the list."""
+    notes = []
+    alpha = any(each.shape[2] in (2, 4) for each in pictures)
+    if alpha:
+        colour, note = background(pictures, options)
+        notes.append(note)
+        for i, each in enumerate(pictures):
+            if each.shape[2] in (2, 4):
+                pictures[i] = on_background(each, colour)
+    kinds = {each.dtype for each in pictures}
+    if len(kinds) > 1:  # 8 bits next to 16 or 32
+        for i, each in enumerate(pictures):
+            if each.dtype != np.uint8:
+                pictures[i] = to_bytes(_as_16_bits(each), where, options.limits)[0]
+        notes.append("pictures of 16 bits were rounded to 8")
+    colours = any(each.shape[2] == 3 and (each != each[..., :1]).any() for each in pictures)
+    shape = (len(pictures), *pictures[0].shape[:2], 3 if colours else 1)
+    x = np.empty(shape, pictures[0].dtype if len(kinds) == 1 else np.uint8)
+    for i, each in enumerate(pictures):
+        x[i] = each[..., :1] if not colours else each  # a grey picture is repeated in three channels
+        pictures[i] = None
+    if x.dtype in (np.int32, np.uint32):  # Pillow widens 16 bits of some formats
+        x = _as_16_bits(x)
+    if x.dtype != np.uint8 or options.limits or x.max() <= 1:
+        x, more = to_bytes(x, where, options.limits)
+        notes += more
+    if options.size and x.shape[1:3] != (options.size, options.size):  # 16 bits and floats are resized after rounding
+        x, more = fitted(x, options)
+        notes += more
+    return x, notes
+
+
+def _as_16_bits(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.uint16) if x.dtype.kind in "iu" and x.min() >= 0 and x.max() <= 65535 else x
+
+
+def background(pictures: list[np.ndarray], options: ImageOptions) -> tuple[tuple[int, int, int], str]:
+    """The colour behind transparent pixels, and a sentence that says so."""
+    count = sum(each.shape[2] in (2, 4) and bool((each[..., -1] < 255).any()) for each in pictures)
+    said = f"{count:,} of {len(pictures):,} pictures have transparent pixels, which are put on"
+    if options.background:
+        return colour_of(options.background), f"{said} {options.background}"
+    total = weight = 0.0
+    for each in pictures:
+        if each.shape[2] in (2, 4):
+            opaque = each[..., -1].astype(np.float64)
+            total += (each[..., :-1].mean(axis=2) * opaque).sum()
+            weight += opaque.sum()
+    mean = total / max(weight, 1.0)  # the mean brightness of what is drawn
+    name = "white" if mean < 127.5 else "black"
+    return colour_of(name), f"{said} {name}, because the drawings are {'dark' if name == 'white' else 'light'}"
+
+
+def on_background(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """alpha * picture + (1 - alpha) * colour: (H, W, 2 or 4) -> (H, W, 1 or 3)."""
+    alpha = picture[..., -1:].astype(np.float32) / 255
+    behind = np.array(colour, np.float32)
+    front = picture[..., :-1]
+    if front.shape[2] == 1 and len(set(colour)) > 1:
+        front = np.repeat(front, 3, axis=2)
+    if front.shape[2] == 1:
+        behind = behind[:1]
+    return np.rint(alpha * front + (1 - alpha) * behind).astype(np.uint8)

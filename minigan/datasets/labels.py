@@ -1,0 +1,91 @@
+"""Labels of any kind as classes 0, 1, ...: the values that occur, in natural order, keep their own names."""
+
+import re
+
+import numpy as np
+
+from minigan.datasets.files import DataError
+
+MAX_CLASSES = 10_000
+
+
+def encode(labels: np.ndarray, where: str) -> tuple[np.ndarray, list[str], list[str]]:
+    """Maps labels (N,), (N, 1) or one-hot (N, K) to classes.
+
+    Returns the class of each sample, (N,) int64, the classes' names in order, and in words what
+    was assumed. Integers, whole floats and booleans are sorted by value, text in natural order
+    (2 before 10). Raises DataError for labels that are missing, fractional or of another shape.
+    """
+    labels, notes = np.asarray(labels), []
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8", "replace")
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        labels, notes = _from_one_hot(labels, where), [f"labels are one-hot rows of {labels.shape[1]}"]
+    elif labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "biufU":
+        raise DataError(
+            f"{where}: expected one label for each image, (N,), (N, 1) or one-hot (N, K), got {labels.dtype} "
+            f"{labels.shape}: save numbers or text (dtype str)"
+        )
+    if labels.dtype.kind == "f":
+        labels = _whole(labels, where)
+    values, codes = np.unique(labels, return_inverse=True)
+    if len(values) > MAX_CLASSES:
+        raise DataError(f"{where}: got {len(values):,} different labels: are these really classes?")
+    names = [str(value) for value in values]
+    order = (
+        sorted(range(len(names)), key=lambda i: natural(names[i])) if labels.dtype.kind == "U" else range(len(names))
+    )
+    rank = np.empty(len(names), np.int64)
+    rank[list(order)] = np.arange(len(names))
+    names = [names[i] for i in order]
+    empty = [i for i, name in enumerate(names) if not name.strip()]
+    if empty:
+        missing = int(np.flatnonzero(rank[codes] == empty[0])[0])
+        raise DataError(f"{where}: expected a label for each image, got an empty text at index {missing}: fill it in")
+    return rank[codes.reshape(-1)], names, notes
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """A sort key for natural order: numbers inside of a text compare as numbers, letters without regard to case."""
+    parts = re.split(r"(\d+)", text)
+    key = [(0, int(part), "") if i % 2 else (1, 0, part.casefold()) for i, part in enumerate(parts) if part]
+    return [*key, (2, 0, text)]
+
+
+def index_of(asked: str, names: list[str]) -> int:
+    """The class that the user names. Raises DataError, with the names that exist, for any other."""
+    for candidate in (asked, asked.strip(), str(int(asked)) if re.fullmatch(r"\s*[+-]?\d+\s*", asked) else asked):
+        if candidate in names:
+            return names.index(candidate)
+    folded = [name.casefold() for name in names]
+    if folded.count(asked.casefold()) == 1:
+        return folded.index(asked.casefold())
+    raise DataError(f"there is no label {asked!r}: the labels are {listing(names)}")
+
+
+def listing(names: list[str], most: int = 30) -> str:
+    """The names in one line, the first ones if there are many."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, ... ({len(names):,} in all)"
+
+
+def _from_one_hot(labels: np.ndarray, where: str) -> np.ndarray:
+    """(N, K) -> (N,)"""
+    right = labels.dtype.kind in "biuf" and ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
+    if not right:
+        raise DataError(
+            f"{where}: expected one label for each image, got {labels.dtype} {labels.shape} whose rows are not one-hot "
+            "(one 1, else 0): save class numbers or names (N,)"
+        )
+    return labels.argmax(axis=1)
+
+
+def _whole(labels: np.ndarray, where: str) -> np.ndarray:
+    """Float labels as int64."""
+    wrong = ~np.isfinite(labels) | (labels != np.rint(labels)) | (np.abs(labels) > 2**53)
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise DataError(f"{where}: expected whole numbers or text for labels, got {labels[i]} at index {i}: repair it")
+    return labels.astype(np.int64)
