@@ -1,13 +1,14 @@
-"""Images to learn from: MNIST, which comes with the package, and one's own files.
+"""Training data: the embedded MNIST digits, image files of your own, and points from mixtures of Gaussians.
 
     data = datasets.load("mnist")              # or a path: IDX files, .npy, .npz, a folder of pictures
     x = datasets.scale(data.images[:128])      # (128, 28, 28, 1) uint8 -> float32 in [-1, 1]
-    pixels = datasets.unscale(x)               # and back, exactly
+    pixels = datasets.unscale(x)               # the exact inverse
 
-Images stay uint8 in memory, a quarter of their size as float32, and each batch is scaled when it is used.
+Images are kept in memory as uint8, which takes a quarter of the space of float32. Each batch is scaled when it is used.
 
-`data` says what a training needs of data of any kind, and KINDS names the kinds. `images` are one kind: `idx`, `arrays`
-and `pictures` each read one kind of file of them, `files` what they share. `points` are another, drawn from `mixtures`.
+The module `data` defines the protocol that training needs, and KINDS lists the kinds of data. The kind in `images` is
+read from files by `idx`, `arrays` and `pictures`, which share the functions in `files`. The kind in `points` is drawn
+from `mixtures`.
 """
 
 import os
@@ -44,10 +45,10 @@ MNIST_SOURCE = "MNIST by Yann LeCun and Corinna Cortes, CC BY-SA 3.0"
 
 
 def mnist(split: str = "train") -> Images:
-    """The embedded MNIST digits: images (N, 28, 28, 1) uint8, labels (N,) int64 from 0 to 9; white ink on black.
+    """Loads the embedded MNIST digits: images (N, 28, 28, 1) uint8, white on black, and labels (N,) int64 from 0 to 9.
 
     `split` is "train" (N = 60,000), "test" (10,000) or "all" (70,000: train, then test). Each call reads the files
-    anew, so the arrays are the caller's to change. A DataError names an unknown split.
+    again, so the caller may change the arrays. Raises DataError for any other split.
 
     MNIST is by Yann LeCun and Corinna Cortes, who license it under Creative Commons Attribution-Share Alike 3.0.
     """
@@ -56,32 +57,32 @@ def mnist(split: str = "train") -> Images:
         raise DataError(f'MNIST has no split {split!r}: ask for "train", "test" or "all"')
     loaded = [idx.load(MNIST_FOLDER / f"{part}-images-idx3-ubyte.gz") for part in parts]
     if any(part.labels is None for part in loaded):
-        raise DataError(f"{MNIST_FOLDER}: the label files that belong to the package are gone: install minigan again")
+        raise DataError(f"{MNIST_FOLDER}: the label files of the package are missing: reinstall minigan")
     images = np.concatenate([part.images for part in loaded])
     labels = np.concatenate([part.labels for part in loaded])
     return Images(images, labels, name=f"mnist-{split}", source=MNIST_SOURCE)
 
 
 def load(spec: str | Path) -> Images:
-    """Images (N, H, W, C) uint8, square, of at least 4 x 4 pixels, with C = 1 (grey) or 3 (RGB).
+    """Loads images (N, H, W, C) uint8. They are square, at least 4 x 4 pixels, with C = 1 (grey) or 3 (RGB).
 
-    `spec` is "mnist", the embedded training images (write ./mnist for a folder of that name), or a path to
+    `spec` is "mnist", which means the embedded training images (write ./mnist for a folder of that name), or a path to
 
-    - a folder with IDX files, as MNIST, Fashion-MNIST, KMNIST and EMNIST are distributed, plain or .gz; the training
-      images are taken where there are several, and the labels beside them;
-    - one IDX images file, plain or .gz;
+    - a folder of IDX files, plain or .gz, as MNIST, Fashion-MNIST, KMNIST and EMNIST are distributed; if it contains
+      several files of images, the training images are loaded, with the labels in the same folder;
+    - one IDX file of images, plain or .gz;
     - a .npy or .npz array of images: see `arrays.load`;
     - a folder of pictures: see `pictures.load`.
 
-    A folder that holds both IDX files and pictures is read for the IDX files.
+    If a folder contains both IDX files and pictures, the IDX files are loaded.
 
-    A DataError says in one sentence which file is wrong, where, how, and what to do.
+    Raises DataError, which says in one sentence which file is wrong, where and how, and what to do.
     """
     if str(spec) == "mnist":
         return mnist()
     if not str(spec) or "\0" in str(spec):
-        raise DataError(f'the name of the data, {str(spec)!r}, is no path: give "mnist", or a file or folder')
-    path = Path(os.path.expanduser(spec))  # the shell leaves the ~ in --data=~/faces
+        raise DataError(f'the name of the data, {str(spec)!r}, is not a path: give "mnist", or a file or folder')
+    path = Path(os.path.expanduser(spec))  # because the shell does not expand ~ in --data=~/faces
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
@@ -101,7 +102,7 @@ def _load_file(path: Path) -> Images:
         return arrays.load(path)
     if suffix in pictures.SUFFIXES:
         raise DataError(f"{path}: expected many images, got one picture: give the folder that holds the pictures")
-    return idx.load(path)  # IDX files have no settled suffix; their first four bytes tell
+    return idx.load(path)  # IDX files have no standard suffix; `idx.load` checks their first four bytes
 
 
 def _load_folder(path: Path) -> Images:
@@ -112,9 +113,9 @@ def _load_folder(path: Path) -> Images:
         return idx.load(found)
     if pictures.find(path):
         return pictures.load(path)
-    held = sorted(file.name for file in path.iterdir() if file.suffix.lower() in (".npy", ".npz"))
+    arrays_found = sorted(file.name for file in path.iterdir() if file.suffix.lower() in (".npy", ".npz"))
     found = "neither" if any(path.iterdir()) else "an empty folder"
-    hint = f"give the file itself, such as {path / held[0]}" if held else "is this the right folder?"
+    hint = f"give the file itself, such as {path / arrays_found[0]}" if arrays_found else "is this the right folder?"
     raise DataError(
         f"{path}: expected IDX image files (named like train-images-idx3-ubyte.gz) or pictures "
         f"({', '.join(pictures.SUFFIXES)}) in this folder, found {found}: {hint}"
@@ -134,7 +135,7 @@ KINDS = {kind.name: kind for kind in (IMAGES, points.KIND)}
 
 
 def kind_of(spec: str) -> tuple[str, str]:
-    """(the kind of data that a --data looks like, why)."""
+    """Returns (the kind of data that the value of --data indicates, the reason)."""
     for kind in KINDS.values():
         if reason := kind.claims(spec):
             return kind.name, reason

@@ -1,4 +1,4 @@
-"""Image arrays that NumPy saved: .npy (one array) and .npz (a zip archive of .npy files)."""
+"""Read image arrays saved by NumPy: .npy (one array) and .npz (a zip archive of .npy files)."""
 
 import math
 import os
@@ -13,19 +13,20 @@ from numpy.lib import format as npy
 from minigan.datasets.files import DAMAGED, DataError, explain, open_file, read_bytes
 from minigan.datasets.images import Images, check_size, unscale
 
-# Names under which archives keep their images and labels, the likeliest first; Keras's mnist.npz has x_train, y_train.
+# Keys of images and their labels in archives, in the order of search. Keras's mnist.npz has x_train and y_train.
 KEYS = {"images": "labels", "x_train": "y_train", "x": "y"}
-BLOCK = 1024  # images converted at a time, so that the temporary floats stay small
+BLOCK = 1024  # images converted at a time, to limit the size of temporary float arrays
 
 
 def load(path: Path) -> Images:
-    """Images from an array (N, H, W), (N, H, W, 1) or (N, H, W, 3), in a .npy file or under a key of a .npz archive.
+    """Loads images from an array (N, H, W), (N, H, W, 1) or (N, H, W, 3) in a .npy file or a .npz archive.
 
-    Pixels are uint8, or floats: in [-1, 1] if any value of the whole array is negative, else in [0, 1]; `source` says
-    which. The key is images, x_train or x, or else that of the only array with 3 or 4 dimensions. Labels, integers
-    (N,) or (N, 1) and not negative, are read from labels, y_train or y, where one of them is there.
+    Pixels are uint8 or floats. Floats are in [-1, 1] if any value of the array is negative, else in [0, 1]; `source`
+    records which. In an archive, the images are read from the key images, x_train or x, or else from the only array
+    with 3 or 4 dimensions. Labels are non-negative integers (N,) or (N, 1). They are read from the key labels, y_train
+    or y, if one exists.
 
-    Nothing is ever unpickled. A DataError names what is wrong, with its index where single values are.
+    Nothing is unpickled. Raises DataError, which gives the index of the first invalid value if single values are wrong.
     """
     with open_file(path) as file:
         zipped = read_bytes(file, 2, path) == b"PK"
@@ -46,22 +47,22 @@ def load(path: Path) -> Images:
 
 
 def read(stream: BinaryIO, size: int, where: str | Path) -> np.ndarray:
-    """The array of a .npy stream of `size` bytes: what `np.load` gives, but sized up before anything is allocated."""
+    """Reads the array of a .npy stream of `size` bytes. Unlike `np.load`, checks the size before allocating memory."""
     shape, fortran, dtype, start = read_header(stream, where)
     if dtype.kind not in "biuf":
         raise DataError(
             f"{where}: expected an array of numbers, got {dtype} elements, which are never unpickled or converted: "
             "save plain uint8 or float arrays"
         )
-    promised = math.prod(shape) * dtype.itemsize
-    if size - start != promised:
-        shorter = size - start < promised
+    expected = math.prod(shape) * dtype.itemsize
+    if size - start != expected:
+        shorter = size - start < expected
         raise DataError(
-            f"{where}: the header promises {shape} of {dtype} = {promised} bytes from offset {start}, but there are "
+            f"{where}: the header declares {shape} of {dtype} = {expected} bytes from offset {start}, but there are "
             f"{size - start}: it is {'truncated' if shorter else 'damaged'}, copy or save it again"
         )
-    data = read_bytes(stream, promised, where, at=start)
-    if len(data) < promised:
+    data = read_bytes(stream, expected, where, at=start)
+    if len(data) < expected:
         raise DataError(
             f"{where}: ends at offset {start + len(data)} of {size}: it is truncated, copy or save it again"
         )
@@ -69,20 +70,20 @@ def read(stream: BinaryIO, size: int, where: str | Path) -> np.ndarray:
 
 
 def read_header(stream: BinaryIO, where: str | Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, whether in Fortran's order, dtype, and the offset at which the elements start."""
+    """Returns (shape, whether the order is Fortran's, dtype, offset of the first element) of a .npy stream."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # arrays that Python 2 saved are read all the same
+            warnings.simplefilter("ignore")  # NumPy warns about headers written by Python 2, but reads them
             version = npy.read_magic(stream)
             parse = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
             shape, fortran, dtype = parse(stream)
         if min(shape, default=0) < 0:
             raise ValueError(f"shape {shape}")
     except DAMAGED:
-        raise  # the archive's trouble, and `_read_archive` explains it
+        raise  # an error of the archive, which `_read_archive` reports
     except OSError as error:
         raise explain(where, error) from None
-    except Exception as error:  # a damaged header goes through Python's own parser and can fail in any way
+    except Exception as error:  # NumPy evaluates the header as a Python literal, so damage can raise any error
         reason = " ".join(str(error).split())[:100]
         raise DataError(
             f"{where}: at offset 0, expected the header of a NumPy array, got something else ({reason}): "
@@ -92,7 +93,7 @@ def read_header(stream: BinaryIO, where: str | Path) -> tuple[tuple[int, ...], b
 
 
 def _read_archive(file: BinaryIO, path: Path) -> tuple[np.ndarray, np.ndarray | None, str, str | None]:
-    """Images, labels or None, and the keys of both, as they stand in the archive."""
+    """Returns (images, labels or None, key of the images, key of the labels or None) of a .npz archive."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = {info.filename[:-4]: info for info in archive.infolist() if info.filename.endswith(".npy")}
@@ -110,13 +111,13 @@ def _read_archive(file: BinaryIO, path: Path) -> tuple[np.ndarray, np.ndarray | 
                 shapes = {key: shape(key) for key in members}
                 likely = [key for key in shapes if len(shapes[key]) in (3, 4)]
                 if len(likely) != 1:
-                    held = ", ".join(f"{key} {shapes[key]}" for key in shapes) or "no arrays"
+                    contents = ", ".join(f"{key} {shapes[key]}" for key in shapes) or "no arrays"
                     raise DataError(
                         f"{path}: expected images under {', '.join(KEYS)}, or one array with 3 or 4 dimensions, "
-                        f"found {held}: save the images under the key images"
+                        f"found {contents}: save the images under the key images"
                     )
                 key = likely[0]
-            # The labels that go with this key, or else any.
+            # Prefer the labels that belong to this key.
             names = [KEYS.get(key), *KEYS.values()]
             labels_key = next((name for name in names if name in members), None)
             return array(key), array(labels_key) if labels_key else None, key, labels_key
@@ -126,13 +127,13 @@ def _read_archive(file: BinaryIO, path: Path) -> tuple[np.ndarray, np.ndarray | 
         raise explain(path, error) from None
     except MemoryError:
         raise
-    except Exception as error:  # zipfile lets through whatever a damaged directory leads it into
+    except Exception as error:  # a damaged directory can make zipfile raise any error
         reason = f"{type(error).__name__}: {error}"[:100]
         raise DataError(f"{path}: the .npz archive is damaged ({reason}): copy or save it again") from None
 
 
 def _check_shape(x: np.ndarray, where: str) -> None:
-    """DataError unless `x` is (N, H, W), (N, H, W, 1) or (N, H, W, 3), square and large enough."""
+    """Raises DataError unless `x` is (N, H, W), (N, H, W, 1) or (N, H, W, 3), square and large enough."""
     hint = "save an array (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
     if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
         hint = "put the channels last with x.transpose(0, 2, 3, 1)"
@@ -144,7 +145,7 @@ def _check_shape(x: np.ndarray, where: str) -> None:
 
 
 def _to_bytes(x: np.ndarray, where: str) -> tuple[np.ndarray, str]:
-    """`x` as uint8 (N, H, W, C), C-contiguous, and in words what its values were."""
+    """Returns `x` as C-contiguous uint8 (N, H, W, C), and a description of its original dtype and range."""
     shape = x.shape if x.ndim == 4 else (*x.shape, 1)
     if x.dtype == np.uint8:
         return np.ascontiguousarray(x).reshape(shape), "uint8"
@@ -153,10 +154,10 @@ def _to_bytes(x: np.ndarray, where: str) -> tuple[np.ndarray, str]:
             f"{where}: expected uint8 pixels, or floats in [0, 1] or [-1, 1], got {x.dtype}: "
             "save x.astype(np.uint8) if the pixels run from 0 to 255"
         )
-    low, high = x.min(), x.max()  # over the whole array: a dark batch alone could pass for [0, 1]
-    if not (low >= -1 and high <= 1):  # written so that NaN fails it
+    low, high = x.min(), x.max()  # over the whole array, because a part may have no negative value
+    if not (low >= -1 and high <= 1):  # in this form the condition is also true for NaN
         index = np.unravel_index(np.argmin((x >= -1) & (x <= 1)), x.shape)
-        hint = "save x.astype(np.uint8) if the pixels run from 0 to 255" if high > 1 else "mend or leave out that image"
+        hint = "save x.astype(np.uint8) if the pixels run from 0 to 255" if high > 1 else "correct or remove that image"
         raise DataError(
             f"{where}: expected floats in [0, 1] or [-1, 1], got {x[index]} at index {tuple(map(int, index))}: {hint}"
         )
@@ -168,8 +169,8 @@ def _to_bytes(x: np.ndarray, where: str) -> tuple[np.ndarray, str]:
 
 
 def _check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
-    """`labels` as int64 (N,), or a DataError."""
-    if labels.ndim == 2 and labels.shape[1] == 1:  # CIFAR's, as Keras saves them
+    """Returns `labels` as int64 (N,). Raises DataError unless there is one non-negative integer for each image."""
+    if labels.ndim == 2 and labels.shape[1] == 1:  # as in Keras's CIFAR
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(

@@ -1,12 +1,12 @@
-"""IDX files, the format of MNIST and its relatives.
+"""Read IDX files, the format of MNIST and similar data sets.
 
     offset 0   two zero bytes
     offset 2   element type: 0x08 is unsigned bytes
     offset 3   number of dimensions: 3 for images (N, H, W), 1 for labels (N,)
-    offset 4   each dimension, as 4 bytes, most significant first
-    then       the elements, last dimension fastest
+    offset 4   each dimension, as 4 bytes, big-endian
+    then       the elements, in row-major order
 
-The header is checked byte by byte before any of the elements is read. Source: http://yann.lecun.com/exdb/mnist/
+Every byte of the header is checked before the elements are read. Source: http://yann.lecun.com/exdb/mnist/
 """
 
 import gzip
@@ -26,8 +26,8 @@ CONTENTS = {1: "labels", 3: "images"}
 # train-images-idx3-ubyte, t10k-images.idx3-ubyte, emnist-letters-train-images-idx3-ubyte.gz
 IMAGES_NAME = re.compile(r".*images[-.]idx3-ubyte(\.gz)?", re.IGNORECASE)
 
-# What a wrong magic number often turns out to be.
-OTHER_KINDS = {
+# The first two bytes of other kinds of files, and a hint for each.
+HINTS = {
     b"\x1f\x8b": "is this file compressed twice?",
     b"\x93N": "is this a NumPy array, to be renamed to .npy?",
     b"PK": "is this a zip archive, to be unpacked, or renamed to .npz if NumPy wrote it?",
@@ -39,11 +39,11 @@ OTHER_KINDS = {
 
 
 def load(path: Path) -> Images:
-    """The images (N, H, W, 1) in the IDX file `path`, with the labels (N,) beside it where the names say so.
+    """Loads the images (N, H, W, 1) in the IDX file `path`, and the labels (N,) of `find_labels`, if they exist.
 
-    EMNIST stores each image with rows and columns exchanged. A file whose name starts with "emnist" is therefore
-    transposed to upright, and `source` says so; the content cannot tell, so under any other name it is left alone.
-    Labels are kept as stored: those of EMNIST's letters run from 1 to 26.
+    EMNIST stores each image with rows and columns exchanged. If the name of a file starts with "emnist", its images
+    are transposed, and `source` records it. Only the name is used, because the content does not show the orientation.
+    Labels are kept as stored: those of EMNIST's letters are 1 to 26.
     """
     x = read(path, dims=3)  # (N, H, W)
     source = f"IDX file {path.name}"
@@ -65,10 +65,10 @@ def load(path: Path) -> Images:
 
 
 def find_images(folder: Path) -> Path | None:
-    """The IDX images file in `folder`, the training images where there are others; None if there is no such file.
+    """Returns the IDX file of images in `folder`, or None. Training images are preferred to others.
 
-    A file that is there both plain and as .gz counts once, and the plain one is read. A DataError lists the choice
-    where a folder holds several, as EMNIST's does.
+    If a file exists both plain and as .gz, the plain one is returned. Raises DataError, which lists the files, if
+    several files of training images are found, as in the folder of EMNIST.
     """
     files = sorted(path for path in folder.iterdir() if IMAGES_NAME.fullmatch(path.name) and path.is_file())
     files = [path for path in files if path.suffix != ".gz" or path.with_suffix("") not in files]
@@ -80,8 +80,10 @@ def find_images(folder: Path) -> Path | None:
 
 
 def find_labels(path: Path) -> Path | None:
-    """The labels file that belongs to the images file `path`, plain or .gz; None if the name does not say or it is
-    not there. x-images-idx3-ubyte has x-labels-idx1-ubyte beside it."""
+    """Returns the file of labels, plain or .gz, for the file of images `path`, or None if it does not exist.
+
+    The labels of x-images-idx3-ubyte are in x-labels-idx1-ubyte in the same folder.
+    """
     head, images, tail = path.name.rpartition("images")
     if not images:
         return None
@@ -91,15 +93,16 @@ def find_labels(path: Path) -> Path | None:
 
 
 def read(path: Path, dims: int) -> np.ndarray:
-    """The elements of an IDX file of unsigned bytes, plain or gzip: images (N, H, W) if `dims` is 3, labels (N,) if 1.
+    """Reads an IDX file of unsigned bytes, plain or gzip: images (N, H, W) if `dims` is 3, labels (N,) if it is 1.
 
-    Whether it is compressed is seen from its first bytes, not from its name: browsers unpack some downloads and leave
-    the .gz. A DataError names the offset of the first wrong byte (of the unpacked bytes, where it is compressed).
+    The first bytes show whether the file is compressed. The name does not, because browsers decompress some downloads
+    and keep the suffix .gz. Raises DataError, which gives the offset of the first wrong byte. In a compressed file,
+    offsets count uncompressed bytes.
     """
     with open_file(path) as file:
-        packed = read_bytes(file, 2, path) == b"\x1f\x8b"
+        compressed = read_bytes(file, 2, path) == b"\x1f\x8b"
         file.seek(0)
-        stream = gzip.GzipFile(fileobj=file) if packed else file
+        stream = gzip.GzipFile(fileobj=file) if compressed else file
         size = os.fstat(file.fileno()).st_size
 
         magic = read_bytes(stream, 4, path)
@@ -115,32 +118,34 @@ def read(path: Path, dims: int) -> np.ndarray:
         if dims == 3:
             check_size(f"{path}: at offset {4 if shape[0] == 0 else 8}", *shape)
 
-        promised = math.prod(shape)
-        text = f"{' x '.join(map(str, shape))} = {promised} bytes of {CONTENTS[dims]}"
-        # Before anything is allocated: deflate cannot shrink its input by more than a factor of 1032.
-        if promised > (1032 * size if packed else size - start):
-            have = f"a compressed file of {size} bytes cannot hold them" if packed else f"only {size - start} follow it"
+        expected = math.prod(shape)
+        text = f"{' x '.join(map(str, shape))} = {expected} bytes of {CONTENTS[dims]}"
+        # Check this before allocating memory. Deflate compresses by a factor of at most 1032.
+        if expected > (1032 * size if compressed else size - start):
+            have = f"only {size - start} follow it"
+            if compressed:
+                have = f"a compressed file of {size} bytes cannot contain them"
             raise DataError(
-                f"{path}: at offset 4, the header promises {text}, but {have}: the file is truncated or "
-                "its header damaged, download or copy it again"
+                f"{path}: at offset 4, the header declares {text}, but {have}: the file is "
+                "truncated or its header is damaged, download or copy it again"
             )
-        data = read_bytes(stream, promised, path, at=start)
-        if len(data) < promised:
+        data = read_bytes(stream, expected, path, at=start)
+        if len(data) < expected:
             raise DataError(
                 f"{path}: at offset {start + len(data)}, the file ends after {len(data)} of the {text} that its "
-                "header promises: it is truncated, download or copy it again"
+                "header declares: it is truncated, download or copy it again"
             )
-        # Reading on to the end also makes gzip verify its checksum.
-        if read_bytes(stream, 1, path, at=start + promised):
+        # Reading to the end also makes gzip verify its checksum.
+        if read_bytes(stream, 1, path, at=start + expected):
             raise DataError(
-                f"{path}: at offset {start + promised}, expected the end of the file after {text}, got more bytes: "
+                f"{path}: at offset {start + expected}, expected the end of the file after {text}, got more bytes: "
                 "the header or the file is damaged, download or copy it again"
             )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def check_magic(magic: bytes, path: Path, dims: int) -> None:
-    """DataError unless the file's first four bytes announce unsigned bytes in `dims` dimensions."""
+    """Raises DataError unless the first four bytes of the file declare unsigned bytes in `dims` dimensions."""
     expected = f"expected the IDX magic number 0x{0x0800 + dims:08x} (unsigned bytes, {_count(dims)})"
     if not magic:
         raise DataError(f"{path}: at offset 0, {expected}, got an empty file: download or copy it again")
@@ -150,13 +155,13 @@ def check_magic(magic: bytes, path: Path, dims: int) -> None:
         )
     got = f"got 0x{magic.hex()}"
     if magic[:2] != b"\0\0":
-        hint = OTHER_KINDS.get(bytes(magic[:2]), "minigan reads IDX, .npy and .npz files and folders of pictures")
+        hint = HINTS.get(bytes(magic[:2]), "minigan reads IDX, .npy and .npz files and folders of pictures")
         raise DataError(f"{path}: at offset 0, {expected}, {got}: {hint}")
     if magic[2] != 0x08:
         kind = ELEMENT_TYPES.get(magic[2])
-        came = f"0x{magic[2]:02x}, which is {kind}" if kind else f"0x{magic[2]:02x}, which IDX does not know"
+        element = f"0x{magic[2]:02x}, which is {kind or 'not an IDX type'}"
         raise DataError(
-            f"{path}: at offset 2, expected element type 0x08 (unsigned bytes), got {came}: save the pixels "
+            f"{path}: at offset 2, expected element type 0x08 (unsigned bytes), got {element}: save the pixels "
             "as unsigned bytes, or as a .npy file"
         )
     if magic[3] != dims:

@@ -1,4 +1,4 @@
-"""A folder of pictures: .png, .jpg and the like. Pillow is imported when the first one is opened, not before."""
+"""Read a folder of pictures (.png, .jpg and others). Pillow is imported only when the first picture is opened."""
 
 import os
 from pathlib import Path
@@ -9,34 +9,34 @@ from minigan.datasets.files import DataError, explain
 from minigan.datasets.images import Images, check_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
-# Named to Pillow, which else goes by the content: an Encapsulated PostScript file would be handed to a program.
+# Pillow is limited to these formats, because it chooses by content and opens PostScript with an external program.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 
 def find(folder: Path) -> list[Path]:
-    """The pictures in `folder` and all folders below it, known by suffix, sorted by name; hidden ones are left out."""
+    """Returns the pictures in `folder` and all its subfolders, by suffix, sorted by path, without hidden files."""
     files = []
 
-    def refuse(error: OSError) -> None:
-        raise explain(folder, error)  # os.walk would pass over a folder that it may not read
+    def raise_error(error: OSError) -> None:
+        raise explain(folder, error)  # by default, os.walk skips folders that it cannot read
 
-    for parent, folders, names in os.walk(folder, onerror=refuse):
+    for parent, folders, names in os.walk(folder, onerror=raise_error):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         files += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(file for file in files if file.suffix.lower() in SUFFIXES)
 
 
 def load(folder: Path) -> Images:
-    """Images (N, H, W, C) from the pictures in `folder` and below, in the order of their names.
+    """Loads images (N, H, W, C) from the pictures in `folder` and its subfolders, in the order of their paths.
 
-    C is 1 if every pixel of every picture is grey, whatever the file calls itself, else 3. Transparent pixels are laid
-    on black, the background of MNIST; 16 bits are rounded to 8; of an animation the first frame is taken; a camera's
-    note on orientation is obeyed.
+    C is 1 if every pixel of every picture is grey, independent of the mode of the file, else 3. Transparent pixels are
+    blended with black, the background of MNIST. Pixels of 16 bits are rounded to 8. Of an animation, the first frame
+    is loaded. The EXIF orientation is applied.
 
-    Where two or more subfolders hold all the pictures, each is a class: the label is its index among them in sorted
-    order, and `source` lists the names. Otherwise there are no labels.
+    If all pictures are in two or more subfolders, each subfolder is a class. The label is the index of the subfolder in
+    sorted order, and `source` lists the names. Otherwise there are no labels.
 
-    All pictures have the same square size; a DataError names the first that differs.
+    All pictures must have the same square size. Raises DataError, which names the first picture that differs.
     """
     files = find(folder)
     if not files:
@@ -47,7 +47,7 @@ def load(folder: Path) -> Images:
         if i == 0:
             x = np.empty((len(files), *picture.shape[:2], 1), np.uint8)
         grey = (picture == picture[..., :1]).all()
-        if not grey and x.shape[3] == 1:  # the first picture in colour: those before it have three equal channels
+        if not grey and x.shape[3] == 1:  # first colour picture: repeat the channel of those before it
             x = np.repeat(x, 3, axis=3)
         x[i] = picture[..., : x.shape[3]]
 
@@ -61,13 +61,15 @@ def load(folder: Path) -> Images:
 
 
 def read(path: Path, size: tuple[int, int] | None, first: Path) -> np.ndarray:
-    """The pixels (H, W, 3) uint8 of one picture; DataError unless they have the `size` (H, W) that picture `first` had,
-    or, where `size` is None, are square."""
+    """Reads the pixels (H, W, 3) uint8 of one picture.
+
+    Raises DataError unless the picture has the `size` (H, W) of the picture `first`, or is square if `size` is None.
+    """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            # The size first: decoding a picture of absurd size takes the memory that it promises.
+            # Check the size before decoding, because decoding allocates memory for the declared size.
             H, W = image.height, image.width
             if size is None:
                 check_size(str(path), 1, H, W)
@@ -80,27 +82,27 @@ def read(path: Path, size: tuple[int, int] | None, first: Path) -> np.ndarray:
     except (DataError, MemoryError):
         raise
     except OSError as error:
-        if error.errno is not None:  # from the operating system; a codec's complaint has no number
+        if error.errno is not None:  # from the operating system; errors of a codec have no number
             raise explain(path, error) from None
         reason = str(error)
-    except Exception as error:  # codecs fail on damaged files in any way they like
+    except Exception as error:  # damage can make a codec raise any error
         reason = f"{type(error).__name__}: {error}"
     reason = reason.replace(f" {str(path)!r}", " this file")
     raise DataError(f"{path}: cannot be read as a picture ({reason}): replace it, or take it out of the folder")
 
 
 def _pixels(image, path: Path) -> np.ndarray:
-    """A Pillow image as (H, W, 3) uint8, transparency on black."""
+    """Converts a Pillow image to (H, W, 3) uint8. Transparent pixels are blended with black."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips at 255
-        wide = np.asarray(image)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise DataError(f"{path}: expected 8 or 16 bits a pixel, got 32: save it with 8")
-        grey = np.rint(wide / 257).astype(np.uint8)  # 65535 = 257 * 255
+    if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow's conversion would clip at 255
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise DataError(f"{path}: expected 8 or 16 bits per pixel, got 32: save it with 8")
+        grey = np.rint(pixels / 257).astype(np.uint8)  # 65535 = 257 * 255
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "F":
-        raise DataError(f"{path}: expected 8 or 16 bits a pixel, got floats: save it with 8, or all of them as .npy")
+        raise DataError(f"{path}: expected 8 or 16 bits per pixel, got floats: save it with 8, or save all as .npy")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
