@@ -1,4 +1,4 @@
-"""The command line: one function for each subcommand. A UserError ends in its sentence and exit code 2."""
+"""The command line: one function for each subcommand. A UserError prints its message and ends with exit code 2."""
 
 import argparse
 import contextlib
@@ -12,7 +12,7 @@ from minigan.options import Parser, add_arguments
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
+    """Runs one command, and returns the exit code."""
     try:
         arguments = _parser().parse_args(argv)
         return arguments.command(arguments) or 0
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minigan: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `minigan doctor | head`
+    except BrokenPipeError:  # for example `minigan doctor | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -43,22 +43,22 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    sub = add("train", train, "Train a generator and a discriminator; pictures, curves and checkpoints go to a folder.")
-    sub.add_argument("--list", action="store_true", help="describe the presets and end")
+    sub = add("train", train, "Train a generator and a discriminator, and write pictures, curves and checkpoints.")
+    sub.add_argument("--list", action="store_true", help="describe the presets and exit")
     add_arguments(sub, Config)
     for name, fields in SHORTHANDS.items():
         sub.add_argument(f"--{name}", type=float, metavar="X", help=f"sets {' and '.join(fields)}")
     for kind in KINDS.values():
         add_arguments(sub, kind.options)
     sub.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: runs/PRESET)")
-    sub.add_argument("--resume", action="store_true", help="resume the run in RUN, to the same bits as if unbroken")
-    sub.add_argument("--quiet", action="store_true", help="no bar and no tables, for scripts")
+    sub.add_argument("--resume", action="store_true", help="resume the run in RUN, with bit-identical results")
+    sub.add_argument("--quiet", action="store_true", help="print no progress bar and no tables")
 
     sub = add("sample", sample, "Draw samples from a trained generator.")
     sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    sub.add_argument("--count", type=int, default=100, metavar="N", help="how many (default 100)")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default 0)")
-    sub.add_argument("--digit", type=int, metavar="D", help="this label only (of a run that was trained with labels)")
+    sub.add_argument("--count", type=int, default=100, metavar="N", help="number of samples (default 100)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
+    sub.add_argument("--digit", type=int, metavar="D", help="draw only this label (for a run with labels)")
     sub.add_argument(
         "--out",
         type=Path,
@@ -67,35 +67,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_backend(sub)
 
-    sub = add(
-        "evaluate", evaluate, "Measure a run's samples: a judge trained by minigan itself compares them with MNIST."
-    )
+    sub = add("evaluate", evaluate, "Compare a run's samples with MNIST, with a digit classifier trained with minigan.")
     sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run on 28 x 28 grey images")
-    sub.add_argument("--count", type=int, default=10_000, metavar="N", help="how many samples (default 10000)")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise and the bootstrap (default 0)")
-    sub.add_argument("--json", action="store_true", help="print the figures as JSON")
+    sub.add_argument("--count", type=int, default=10_000, metavar="N", help="number of samples (default 10000)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise and the bootstrap (default 0)")
+    sub.add_argument("--json", action="store_true", help="print the results as JSON")
     _add_backend(sub)
 
-    sub = add(
-        "gradcheck", gradcheck, "Check every gradient, or layers of your own; exit code 1 when anything is wrong."
-    )
+    sub = add("gradcheck", gradcheck, "Check every gradient, or layers of your own; exit code 1 if a check fails.")
     sub.add_argument("files", nargs="*", type=Path, metavar="FILE.py", help="defines layers and examples(rng)")
     sub.add_argument("--backend", metavar="NAME", action="append", help="may be repeated (default: all that run here)")
-    sub.add_argument("--all", action="store_true", help="a line for every tensor, not only the worst of each subject")
-    sub.add_argument("--planted", action="store_true", help="plant mistakes in minigan's source; are they caught?")
+    sub.add_argument("--all", action="store_true", help="print a line for every tensor, not only the worst")
+    sub.add_argument("--planted", action="store_true", help="check that planted mistakes are caught")
     sub.add_argument("--update", type=Path, metavar="FILE", help="with --planted: write the table into this README")
-    sub.add_argument("--json", action="store_true", help="everything, for programs")
+    sub.add_argument("--json", action="store_true", help="print all results as JSON")
 
-    sub = add(
-        "bench", bench, "Time a full training step on every backend that runs here, side by side (half a minute)."
-    )
-    sub.add_argument("--preset", default="small", metavar="NAME", help="the networks (default small)")
+    sub = add("bench", bench, "Time a complete training step on every backend that runs here (about half a minute).")
+    sub.add_argument("--preset", default="small", metavar="NAME", help="preset of the networks (default small)")
     sub.add_argument("--batch", type=int, nargs="+", default=[16, 64, 256], metavar="N", help="default 16 64 256")
     sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     sub.add_argument("--seconds", type=float, default=2.0, metavar="X", help="for each backend and batch (default 2)")
-    sub.add_argument("--json", action="store_true", help="print the figures as JSON")
+    sub.add_argument("--json", action="store_true", help="print the results as JSON")
 
-    add("doctor", doctor, "Say which backends run here, and why the others do not.")
+    add("doctor", doctor, "Show which backends run here, and why the others do not.")
     return parser
 
 
@@ -106,21 +100,21 @@ def _add_backend(sub: argparse.ArgumentParser) -> None:
 
 
 def _load_backend(arguments):
-    """The backend that the options of `_add_backend` name."""
+    """Loads the backend according to the options of `_add_backend`."""
     from minigan import runs
     from minigan.training import Config
     from minigan.training.config import BACKEND
 
     given = {name: getattr(arguments, name) for name in BACKEND if getattr(arguments, name) is not None}
     backend = runs.load_backend(Config(**given))
-    _note_unused(arguments, backend)
+    _warn_unused(arguments, backend)
     if not backend.kernels_on_disk():
         print("minigan: compiling the kernels, once on this machine ...", file=sys.stderr)
     return backend
 
 
-def _note_unused(arguments, backend) -> None:
-    """Says which options asked for a GPU's ways where there is none in use."""
+def _warn_unused(arguments, backend) -> None:
+    """Prints which GPU options have no effect because the backend does not use a GPU."""
     options = {"device": arguments.device, "tf32": arguments.tf32, "memory": arguments.gpu_memory}
     flags = {"device": "--device", "tf32": "--tf32", "memory": "--gpu-memory"}
     unused = [flags[key] for key, value in options.items() if value is not None and key not in backend.settings]
@@ -133,35 +127,36 @@ def _note_unused(arguments, backend) -> None:
 
 
 def train(arguments) -> int:
-    from minigan import runs  # what a command needs is imported when it runs: `minigan --help` is quick
+    """Trains a new run, or resumes one. Returns the exit code."""
+    from minigan import runs  # commands import what they need when they run, so that `minigan --help` is fast
 
     if arguments.list:
         return _list_presets()
     given = _choices(arguments)
     out = arguments.out or Path("runs") / _preset(given)
     training = _resume(given, out) if arguments.resume else _begin(given, out)
-    _note_unused(arguments, training.backend)
-    say = (lambda *words, **how: None) if arguments.quiet else print
-    _introduce(training, out, arguments.resume, say)
+    _warn_unused(arguments, training.backend)
+    echo = (lambda *words, **options: None) if arguments.quiet else print
+    _print_header(training, out, arguments.resume, echo)
     if training.finished():
-        say(f"{out} has reached its total already: to go on, give a larger --epochs, --steps or --minutes")
+        echo(f"{out} has already reached its total: to continue, give a larger --epochs, --steps or --minutes")
     elif training.backend.compiles:
-        say("preparing the kernels (compiled once on a machine, then kept on its disk) ...", end=" ", flush=True)
-        say(f"{training.warm_up():.1f} s")
+        echo("preparing the kernels (compiled once on each machine, then cached on disk) ...", end=" ", flush=True)
+        echo(f"{training.warm_up():.1f} s")
     try:
         runs.play(training, out, arguments.quiet)
     except runs.Stopped as stopped:
         print(
-            f"minigan: stopped at step {training.step} and saved: go on by `minigan train --resume --out {out}`",
+            f"minigan: stopped at step {training.step} and saved: resume with `minigan train --resume --out {out}`",
             file=sys.stderr,
         )
         return 128 + stopped.signal
-    say(_closing(training, out))
+    echo(_summary(training, out))
     return 0
 
 
 def _choices(arguments) -> dict:
-    """The options that were given, by the names of Config's fields."""
+    """Returns the given options, by the names of the fields of Config."""
     from minigan.datasets import KINDS
     from minigan.options import options
     from minigan.training.config import SHORTHANDS, Config
@@ -179,12 +174,12 @@ def _choices(arguments) -> dict:
         choices["data_options"] = data_options
     builtin = [name for kind in KINDS.values() for name in kind.builtin]
     if "data" in choices and choices["data"] not in builtin:
-        choices["data"] = str(Path(choices["data"]).absolute())  # a run may be resumed from another folder
+        choices["data"] = str(Path(choices["data"]).absolute())  # because a run may be resumed from another folder
     return choices
 
 
 def _preset(given: dict) -> str:
-    """The preset that these choices mean."""
+    """Returns the name of the preset for these options."""
     from minigan.training import Config
 
     return Config.of(**{name: given[name] for name in ("preset", "kind", "data") if name in given}).preset
@@ -206,46 +201,46 @@ def _resume(given: dict, out: Path):
     config = runs.read_config(out)
     for name, value in given.items():
         before = getattr(config, name)
-        if isinstance(before, dict):  # the numbers among the texts that a shell gives
+        if isinstance(before, dict):  # convert text from the command line to numbers
             value = getattr(replace(config, **{name: before | value}), name)
         if name not in RESUMABLE and value != before:
             raise UserError(
-                f"{out} was begun with {name} {before}, and a resumed run goes on as it began: leave out {name}, or "
-                f"begin a new run"
+                f"{out} was started with {name} {before}, got {name} {value}, which a resumed run cannot change: "
+                f"leave out {name}, or start a new run"
             )
     return runs.resume(out, **{name: value for name, value in given.items() if name in RESUMABLE})
 
 
-def _introduce(training, out: Path, resumed: bool, say) -> None:
+def _print_header(training, out: Path, resumed: bool, echo) -> None:
     import numpy as np
 
     from minigan import backends, models
 
     config, data = training.config, training.data
     shape, one = " x ".join(map(str, data.sample_shape)), data.kind.removesuffix("s")
-    say(f"data       {data.name}: {len(data):,} {data.kind} of {shape}")
+    echo(f"data       {data.name}: {len(data):,} {data.kind} of {shape}")
     if config.kind_reason:  # runs of format 1 have none
-        say(f"kind       {config.kind}, because {config.kind_reason}")
+        echo(f"kind       {config.kind}, because {config.kind_reason}")
     if training.classes:
-        say(f"labels     {training.classes}, seen by both players")
+        echo(f"labels     {training.classes}, given to both networks")
     elif config.conditional:
-        say("labels     none in these data, so the players are trained without")
+        echo("labels     none in these data, so the networks are unconditional")
     noise = training.G.noise_shape
-    say(f"preset     {config.preset}; generator: noise {' x '.join(map(str, noise))}")
-    # networks like the training's, but on NumPy: kernels are compiled later, where it is said
+    echo(f"preset     {config.preset}; generator: noise {' x '.join(map(str, noise))}")
+    # Networks on the NumPy backend, because `train` prints a message before it compiles kernels.
     built = dict(sample_shape=data.sample_shape, classes=training.classes, options=config.network)
     G, D = models.build(config.preset, rng=np.random.default_rng(0), **built)
-    say(models.table(G, noise))
-    say(f"           discriminator: {one} {shape}")
-    say(models.table(D, data.sample_shape))
-    say(f"backend    {backends.choose()[1] if config.backend == 'auto' else training.backend.name}")
+    echo(models.table(G, noise))
+    echo(f"           discriminator: {one} {shape}")
+    echo(models.table(D, data.sample_shape))
+    echo(f"backend    {backends.choose()[1] if config.backend == 'auto' else training.backend.name}")
     totals = config.totals().items()
     end = " or ".join(f"{n:g} {name if n > 1 else name[:-1]}" for name, n in totals) or "Ctrl-C"
-    say(f"training   batch {config.batch}, Adam {config.lr_g:g} and {config.lr_d:g}, ends after {end}")
-    say(f"run        {out}" + (f", from step {training.step}" if resumed else ""))
+    echo(f"training   batch {config.batch}, Adam {config.lr_g:g} and {config.lr_d:g}, ends after {end}")
+    echo(f"run        {out}" + (f", from step {training.step}" if resumed else ""))
 
 
-def _closing(training, out: Path) -> str:
+def _summary(training, out: Path) -> str:
     from minigan import runs
 
     lines = [f"\n{training.step:,} steps, {training.seconds:.0f} s of training. In {out}:"]
@@ -277,6 +272,7 @@ def _list_presets() -> int:
 
 
 def sample(arguments) -> int:
+    """Draws samples of a run, and writes them to a file. Returns the exit code."""
     import numpy as np
 
     from minigan import runs
@@ -285,7 +281,7 @@ def sample(arguments) -> int:
     out = arguments.out or arguments.run / "sample.png"
     if arguments.count < 1 or arguments.seed < 0:
         raise UserError(f"--count is at least 1 and --seed at least 0, got {arguments.count} and {arguments.seed}")
-    runs.read_config(arguments.run)  # refuses what is no run before any kernel is compiled
+    runs.read_config(arguments.run)  # raises UserError before compiling if this is not a run
     sampler = runs.sampler(arguments.run, _load_backend(arguments))
     codec = sampler.codec
     if out.suffix not in (".png", *codec.suffixes):
@@ -305,6 +301,7 @@ def sample(arguments) -> int:
 
 
 def evaluate(arguments) -> int:
+    """Evaluates the samples of a run, and prints the report. Returns the exit code."""
     import json
 
     from minigan.metrics import table
@@ -316,7 +313,7 @@ def evaluate(arguments) -> int:
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:
-        print(f"{table(report)}\nas a page: {arguments.run / 'evaluate.png'}")
+        print(f"{table(report)}\nas a picture: {arguments.run / 'evaluate.png'}")
     return 0
 
 
@@ -324,12 +321,13 @@ def evaluate(arguments) -> int:
 
 
 def gradcheck(arguments) -> int:
+    """Checks gradients, planted mistakes, or layers of the reader. Returns the exit code."""
     if arguments.update and not arguments.planted:
         raise UserError("--update writes the table of planted mistakes: add --planted")
     if arguments.files and (arguments.planted or arguments.all):
-        raise UserError("a file of layers is checked by itself: leave --planted and --all out")
+        raise UserError("FILE.py cannot be combined with other checks: leave --planted and --all out")
     if arguments.planted:
-        return _plant(arguments)
+        return _check_planted(arguments)
     if arguments.files:
         return _check_files(arguments)
     import dataclasses
@@ -357,7 +355,7 @@ def gradcheck(arguments) -> int:
 
 
 def _check_files(arguments) -> int:
-    """Checks a reader's own layers. A file without results does not keep the next one from being checked."""
+    """Checks the layers in files of the reader. After an error in one file, the next is still checked."""
     import dataclasses
 
     from minigan.checking import own_layers
@@ -380,13 +378,13 @@ def _check_files(arguments) -> int:
     return code
 
 
-def _plant(arguments) -> int:
+def _check_planted(arguments) -> int:
     from minigan.checking import planted
 
     if arguments.backend:
-        raise UserError("mistakes are planted under the numpy backend: leave --backend out")
+        raise UserError("planted mistakes are checked on the numpy backend only: leave --backend out")
     if arguments.update:
-        with _naming(arguments.update):
+        with _name_in_errors(arguments.update):
             planted.block(arguments.update.read_text(encoding="utf-8"))
     outcomes = planted.attempt_all()
     if arguments.json:
@@ -410,7 +408,7 @@ def _plant(arguments) -> int:
 
 
 def _print_json(value) -> None:
-    """JSON has no NaN and no infinity: null."""
+    """Prints a value as JSON. NaN and infinity become null, because JSON does not have them."""
     import json
     import math
 
@@ -425,8 +423,8 @@ def _print_json(value) -> None:
 
 
 @contextlib.contextmanager
-def _naming(path: Path):
-    """A file that cannot be read is named in the one sentence."""
+def _name_in_errors(path: Path):
+    """Converts an OSError into a UserError that names the file."""
     try:
         yield
     except OSError as error:
@@ -437,8 +435,9 @@ def _naming(path: Path):
 
 
 def bench(arguments) -> int:
+    """Times a training step on every backend. Returns the exit code."""
     from minigan import backends, models
-    from minigan.lab import bench as measuring
+    from minigan.lab import bench as lab_bench
 
     if min(arguments.batch) < 2 or not 0 < arguments.seconds <= 600:
         raise UserError(
@@ -447,12 +446,12 @@ def bench(arguments) -> int:
     if arguments.preset not in models.PRESETS:
         raise UserError(f"unknown preset {arguments.preset!r}: choose {', '.join(models.PRESETS)}")
     names, threads = backends.available(), arguments.threads or backends.cores()
-    machine = measuring.machine()
-    rows = measuring.compare_backends(arguments.preset, sorted(arguments.batch), names, [threads], arguments.seconds)
+    machine = lab_bench.machine()
+    rows = lab_bench.compare_backends(arguments.preset, sorted(arguments.batch), names, [threads], arguments.seconds)
     if arguments.json:
         _print_json({"machine": machine, "threads": threads, "results": rows})
         return 0
-    print(f"{machine['cpu']}, {threads} threads; a full training step of {arguments.preset}")
+    print(f"{machine['cpu']}, {threads} threads; a complete training step of {arguments.preset}")
     reference = {row["batch"]: row["median_ms"] for row in rows if row["backend"] == "numpy"}
     for row in rows:
         print(
@@ -462,8 +461,8 @@ def bench(arguments) -> int:
             )
         )
     if "cupy" in names:
-        batch = measuring.overtakes(rows, "cupy", "numba" if "numba" in names else "numpy")
-        print(f"the GPU is ahead from batch {batch} on" if batch else "the GPU is never ahead at these batches")
+        batch = lab_bench.overtakes(rows, "cupy", "numba" if "numba" in names else "numpy")
+        print(f"the GPU is faster from batch {batch} on" if batch else "the GPU is slower at the largest batch")
     return 0
 
 
@@ -471,13 +470,14 @@ def bench(arguments) -> int:
 
 
 def doctor(arguments) -> int:
+    """Prints versions, backends and the state of the data. Returns the exit code."""
     import importlib.metadata
     import platform
 
     from minigan import backends, datasets
 
     print(f"minigan {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    distributions = importlib.metadata.packages_distributions()  # CuPy's is called cupy-cuda13x, or otherwise
+    distributions = importlib.metadata.packages_distributions()  # for CuPy, cupy-cuda13x or another name
     for package in ("numpy", "numba", "cupy"):
         found = [f"{importlib.metadata.version(d)} ({d})" for d in dict.fromkeys(distributions.get(package, []))]
         print(f"{package:<8} {', '.join(found) or 'not installed'}")

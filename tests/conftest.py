@@ -1,7 +1,7 @@
-"""What all tests share: each test that takes `backend` runs on every backend of this machine.
+"""Shared fixtures. Each test that takes `backend` runs on every backend of this machine.
 
-The GPU backend comes twice: "emulation" is the real Python and the real kernels over a stand-in for CuPy, on the CPU;
-"cupy" is the GPU itself, marked `gpu` and skipped where there is none.
+The GPU backend is tested twice. "emulation" runs its Python code and its kernels on the CPU, with a replacement for
+CuPy. "cupy" runs on the GPU. It has the mark `gpu` and is skipped without a GPU.
 """
 
 import sys
@@ -15,13 +15,14 @@ BACKENDS = ["numpy", "numba", "emulation", pytest.param("cupy", marks=pytest.mar
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
+    """Reports when the CUDA kernels were tested in emulation only."""
     if "cupy_standin" in sys.modules and backends.status()["cupy"] is not None:
         terminalreporter.write_line("CUDA kernels run on a CPU emulation; no GPU was used")
 
 
 @pytest.fixture(scope="session")
 def emulated():
-    """(the module of the GPU backend over the stand-in, the stand-in)."""
+    """Returns (the module of the GPU backend with the replacement for CuPy, the replacement)."""
     import cuda_emulation
 
     if not cuda_emulation.available:
@@ -33,42 +34,43 @@ def emulated():
 
 @pytest.fixture
 def emulation(emulated, monkeypatch):
-    """The GPU backend over the stand-in, in the place of the real one for as long as the test runs."""
+    """Returns the GPU backend with the replacement for CuPy. During the test, it replaces the real one."""
     monkeypatch.setitem(sys.modules, "minigan.backends.cupy.backend", emulated[0])
-    monkeypatch.setattr(backends, "_loaded", dict(backends._loaded))  # what the test loads is forgotten after it
+    monkeypatch.setattr(backends, "_loaded", dict(backends._loaded))  # discards the backends that the test loads
     return backends.load("cupy")
 
 
 def of_name(name: str, request):
-    """The backend of that name, on one CPU thread; skips, with the reason, where it does not run."""
+    """Returns the backend of that name, with one CPU thread. Skips the test if it does not run here."""
     if name == "emulation":
         return request.getfixturevalue("emulation")
     try:
-        return backends.load(name, threads=1)  # the arrays are small
+        return backends.load(name, threads=1)  # one, because the arrays are small
     except backends.BackendUnavailable as cause:
         pytest.skip(str(cause))
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    """A backend: numpy, and the others that run here."""
+    """Each backend that runs here."""
     return of_name(request.param, request)
 
 
 @pytest.fixture(params=BACKENDS[2:])
 def gpu(request):
-    """The GPU backend, emulated and real."""
+    """The GPU backend, in emulation and on the GPU."""
     return of_name(request.param, request)
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
+    """A random generator with a fixed seed."""
     return np.random.default_rng(20140610)
 
 
 @pytest.fixture(scope="session")
 def outcomes():
-    """Every planted mistake tried once, for all tests that ask what became of it."""
+    """The outcome of each planted mistake. Each is tried once for all tests."""
     from minigan.checking import planted
 
     return {outcome.mistake: outcome for outcome in planted.attempt_all()}

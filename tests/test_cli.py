@@ -1,4 +1,4 @@
-"""The command line: help, refusals in one sentence, the doctor. (Training and sampling: test_run.py.)"""
+"""The command line: help, error messages and `minigan doctor`. Training and sampling are tested in test_run.py."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from minigan.cli import main
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["gradcheck"], ["bench"], ["doctor"]])
-def test_help_is_there(command, capsys):
+def test_help_is_printed(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
     assert end.value.code == 0
@@ -23,7 +23,7 @@ def test_help_is_there(command, capsys):
 
 
 def parsers() -> dict:
-    """The parser of each command, and of minigan itself, by name."""
+    """Returns the parser of each command, and of minigan itself, by name."""
     parser = cli._parser()
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     return {"": parser, **commands.choices}
@@ -31,7 +31,6 @@ def parsers() -> dict:
 
 @pytest.mark.parametrize("command", parsers())
 def test_every_option_of_every_command_has_a_help_text(command):
-    """As the parser has it: a page with an empty text looks complete."""
     options = [a for a in parsers()[command]._actions if not isinstance(a, argparse._SubParsersAction)]
     for action in options:
         name = action.option_strings or action.dest
@@ -79,7 +78,7 @@ def test_bad_input_ends_in_one_sentence(arguments, says, capsys, tmp_path, monke
         ),
     ],
 )
-def test_a_gpu_option_without_a_gpu_is_no_secret(options, says, capsys, tmp_path, monkeypatch):
+def test_gpu_options_without_a_gpu_are_reported(options, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["train", "--preset", "mlp", "--steps", "1", "--batch", "2", "--backend", "numpy", "--quiet"]
     assert main([*arguments, *options]) == 0
@@ -87,16 +86,16 @@ def test_a_gpu_option_without_a_gpu_is_no_secret(options, says, capsys, tmp_path
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_a_compilation_is_no_secret(backend, capsys, tmp_path, monkeypatch):
-    """Samples may be drawn on another machine than that of the training."""
+def test_compilation_is_reported(backend, capsys, tmp_path, monkeypatch):
+    """Sampling may compile, because it may run on another machine than the training."""
     numba, out = backends.load("numba"), tmp_path / "run"
     assert main(["train", "--preset", "mlp", "--steps", "1", "--batch", "2", "--quiet", "--out", str(out)]) == 0
     for on_disk in (True, False):
         monkeypatch.setattr(numba, "kernels_on_disk", lambda on_disk=on_disk: on_disk)
         capsys.readouterr()
         assert main(["sample", str(out), "--backend", backend, "--out", str(tmp_path / "x.png")]) == 0
-        told = backend == "numba" and not on_disk
-        assert capsys.readouterr().err == "minigan: compiling the kernels, once on this machine ...\n" * told
+        reported = backend == "numba" and not on_disk
+        assert capsys.readouterr().err == "minigan: compiling the kernels, once on this machine ...\n" * reported
 
 
 def test_train_lists_the_presets(capsys):
@@ -119,8 +118,8 @@ def test_bench_compares_the_backends(capsys):
     assert text.count("images/s") == len(rows) and "1.0 x numpy" in text
 
 
-def test_bench_plays_nothing_unequal(monkeypatch):
-    """Backends whose first step differs are not timed."""
+def test_bench_refuses_backends_that_differ(monkeypatch):
+    """Backends are not timed if their first steps differ."""
     from minigan import losses
     from minigan.lab import bench
 
@@ -150,7 +149,7 @@ def test_bench_times_every_backend_with_every_number_of_threads(monkeypatch):
 
 
 @pytest.mark.parametrize(("gpu", "batch"), [([9, 5, 1], 64), ([1, 1, 1], 16), ([9, 9, 9], None), ([1, 9, 1], 256)])
-def test_a_challenger_overtakes_where_it_stays_ahead(gpu, batch):
+def test_a_candidate_overtakes_where_it_stays_faster(gpu, batch):
     from minigan.lab.bench import overtakes
 
     times = {"cupy": gpu, "numba": [2, 6, 8]}
@@ -162,7 +161,7 @@ def test_a_challenger_overtakes_where_it_stays_ahead(gpu, batch):
     assert overtakes(rows, "cupy", "numba") == batch
 
 
-def test_the_doctor_says_what_runs(capsys):
+def test_the_doctor_reports_what_runs(capsys):
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert f"minigan {minigan.__version__}" in text and "70,000 embedded MNIST images" in text
@@ -171,7 +170,7 @@ def test_the_doctor_says_what_runs(capsys):
         assert cause is None or cause in text
 
 
-def test_a_closed_pipe_is_no_error():
+def test_a_closed_pipe_prints_no_error():
     command = f"{sys.executable} -m minigan train --list | head -c 1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
     assert result.stdout == "d" and result.stderr == ""
@@ -181,7 +180,7 @@ def test_a_closed_pipe_is_no_error():
 
 
 def test_import_is_light():
-    """`import minigan` and `minigan --help` bring in no numba, matplotlib, cupy or PIL."""
+    """`import minigan` and `minigan --help` do not import numba, matplotlib, cupy, PIL or scipy."""
     program = (
         "import sys, minigan, minigan.cli; minigan.cli._parser();"
         "heavy = {'numba', 'matplotlib', 'cupy', 'PIL', 'scipy'} & set(sys.modules); sys.exit(', '.join(heavy) or 0)"
@@ -200,5 +199,5 @@ def test_only_plots_imports_matplotlib():
     assert importers == {"plots.py"}
 
 
-def test_the_package_holds_its_data():
+def test_the_package_contains_its_data():
     assert len(datasets.mnist("all").images) == 70_000

@@ -87,9 +87,9 @@ def test_a_step_asks_the_gpu_for_little_and_never_waits(preset, most, emulated, 
     """No synchronisation and no copy back within a step; to the GPU go the batch's indices, the noise and the labels
     for G, and nothing else."""
     counts, t = emulated[1].counts, training(emulation, preset, batch=4, average=0.9 if preset == "digits" else 0.0)
-    t._play()  # the first one compiles
+    t._train_step()  # the first one compiles
     counts.clear()
-    t._play()
+    t._train_step()
     assert counts["launches"] + counts["operations"] <= most
     assert counts["synchronisations"] == counts["bytes_out"] == 0
     noise = (1 if t.config.simultaneous else 2) * 4 * t.fixed_noise.shape[1] * 4
@@ -145,8 +145,8 @@ def test_a_report_ends_with_the_epoch(emulation):
 @emulated_only
 def test_the_step_that_diverged_is_named(emulation, monkeypatch):
     t = training(emulation, steps=9, batch=4)
-    play, lost = t._play, emulation.asarray(np.float32(np.nan))
-    monkeypatch.setattr(t, "_play", lambda: play() | ({"g_loss": lost} if t.step == 4 else {}))
+    step, lost = t._train_step, emulation.asarray(np.float32(np.nan))
+    monkeypatch.setattr(t, "_train_step", lambda: step() | ({"g_loss": lost} if t.step == 4 else {}))
     with pytest.raises(minigan.training.Diverged, match="step 5: g_loss is no longer a finite number"):
         list(t.records())
     t = training(emulation, steps=9, batch=4)

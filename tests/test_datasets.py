@@ -1,4 +1,4 @@
-"""The data: embedded MNIST bit for bit, every kind of file that can be loaded, and every way in which one is broken."""
+"""Datasets: the embedded MNIST, every file format that can be loaded, and damaged files of each format."""
 
 import contextlib
 import gzip
@@ -26,7 +26,7 @@ from minigan.datasets import DataError, arrays, pictures
 from minigan.errors import UserError
 
 RNG = np.random.default_rng(7)
-X = RNG.integers(0, 256, (5, 6, 6), dtype=np.uint8)  # the images of most tests: no axis can pass for another's content
+X = RNG.integers(0, 256, (5, 6, 6), dtype=np.uint8)  # the images of most tests; random, so that no two axes look alike
 Y = np.array([3, 1, 4, 1, 5], np.uint8)
 
 
@@ -34,14 +34,14 @@ def idx_bytes(x, kind=0x08):
     return bytes([0, 0, kind, x.ndim]) + b"".join(n.to_bytes(4, "big") for n in x.shape) + x.tobytes()
 
 
-def write(path, data, packed=False):
+def write(path, data, compressed=False):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(data) if packed else data)
+    path.write_bytes(gzip.compress(data) if compressed else data)
     return path
 
 
 def error_of(path):
-    """The one sentence that loading `path` ends in."""
+    """Returns the message of the DataError that loading `path` raises, which is one line."""
     with pytest.raises(DataError) as caught:
         datasets.load(str(path))
     text = str(caught.value)
@@ -50,6 +50,7 @@ def error_of(path):
 
 
 def same(data, x, labels):
+    """Asserts that `data` has the images `x` and the labels."""
     x = x if x.ndim == 4 else x[..., None]
     assert data.images.dtype == np.uint8 and data.images.flags.c_contiguous and data.images.flags.writeable
     np.testing.assert_array_equal(data.images, x, strict=True)
@@ -92,7 +93,7 @@ def test_mnist_splits():
     assert train.images.shape == (60_000, 28, 28, 1) and test.images.shape == (10_000, 28, 28, 1)
     assert len(train) == 60_000 and train.sample_shape == (28, 28, 1)
     assert [d.name for d in (train, test, both)] == ["mnist-train", "mnist-test", "mnist-all"]
-    # Independent of the reader: the elements are what follows headers of 16 and 8 bytes.
+    # This does not use the reader: the elements follow headers of 16 and 8 bytes.
     raw = gzip.decompress((datasets.MNIST_FOLDER / "train-images-idx3-ubyte.gz").read_bytes())
     assert train.images.tobytes() == raw[16:]
     raw = gzip.decompress((datasets.MNIST_FOLDER / "t10k-labels-idx1-ubyte.gz").read_bytes())
@@ -104,7 +105,7 @@ def test_mnist_splits():
 
 def test_mnist_loads_in_under_a_second():
     seconds = []
-    for _ in range(3):  # the best of three, since other work may share the machine
+    for _ in range(3):  # the best of three, because other processes may share the machine
         start = time.perf_counter()
         datasets.mnist("all")
         seconds.append(time.perf_counter() - start)
@@ -116,19 +117,19 @@ def test_mnist_refuses_other_splits():
         datasets.mnist("valid")
 
 
-def test_each_call_gives_arrays_of_its_own():
+def test_each_call_returns_new_arrays():
     first = datasets.mnist("test")
     before = first.images[0].copy()
     first.images[0] = 255 - before
     np.testing.assert_array_equal(datasets.mnist("test").images[0], before)
 
 
-def test_import_is_light():
+def test_import_loads_no_heavy_package():
     code = "import sys, minigan.datasets; print([m for m in ('PIL', 'matplotlib', 'numba') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_error_is_the_users():
+def test_data_error_is_a_user_error():
     assert issubclass(DataError, UserError)
 
 
@@ -156,10 +157,10 @@ def test_unscale_rounds_and_clips():
     assert datasets.unscale(x).tolist() == [0, 0, 0, 1, 0, 254, 255, 255, 255, 255]
 
 
-def test_scale_refuses_what_it_cannot_mean():
+def test_scale_refuses_wrong_dtypes_and_nan():
     with pytest.raises(DataError, match="scale expects uint8 pixels, got float32"):
         datasets.scale(datasets.scale(EVERY))
-    with pytest.raises(DataError, match="cannot give uint8"):
+    with pytest.raises(DataError, match="got the dtype uint8"):
         datasets.scale(EVERY, np.uint8)
     with pytest.raises(DataError, match=r"unscale expects floats.*got uint8"):
         datasets.unscale(EVERY)
@@ -169,7 +170,7 @@ def test_scale_refuses_what_it_cannot_mean():
 
 # IDX files --------------------------------------------------------------------------------------------------------
 
-NAMES = {  # images -> labels, as the distributions name them
+NAMES = {  # name of the images -> name of the labels, as distributed
     "train-images-idx3-ubyte": "train-labels-idx1-ubyte",
     "train-images.idx3-ubyte": "train-labels.idx1-ubyte",
     "kmnist-train-images-idx3-ubyte": "kmnist-train-labels-idx1-ubyte",
@@ -180,8 +181,8 @@ NAMES = {  # images -> labels, as the distributions name them
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("by", ["folder", "file"])
 def test_idx(tmp_path, name, gz, by):
-    file = write(tmp_path / (name + gz), idx_bytes(X), packed=bool(gz))
-    write(tmp_path / (NAMES[name] + gz), idx_bytes(Y), packed=bool(gz))
+    file = write(tmp_path / (name + gz), idx_bytes(X), compressed=bool(gz))
+    write(tmp_path / (NAMES[name] + gz), idx_bytes(Y), compressed=bool(gz))
     data = datasets.load(tmp_path if by == "folder" else str(file))
     same(data, X, Y)
     assert data.name == ("kmnist-train" if name.startswith("k") else "train")
@@ -194,19 +195,19 @@ def test_idx_any_name_and_no_labels(tmp_path):
     same(datasets.load(write(tmp_path / "train-images-idx3-ubyte", idx_bytes(X))), X, None)
 
 
-def test_idx_labels_packed_otherwise_than_images(tmp_path):
-    images = write(tmp_path / "my-images.gz", idx_bytes(X), packed=True)
+def test_idx_labels_may_be_compressed_without_the_images(tmp_path):
+    images = write(tmp_path / "my-images.gz", idx_bytes(X), compressed=True)
     labels = write(tmp_path / "my-labels", idx_bytes(Y))
     same(datasets.load(images), X, Y)
     labels.unlink()
     images.rename(tmp_path / "my-images")
-    write(tmp_path / "my-labels.gz", idx_bytes(Y), packed=True)
+    write(tmp_path / "my-labels.gz", idx_bytes(Y), compressed=True)
     same(datasets.load(tmp_path / "my-images"), X, Y)
 
 
-def test_idx_kind_of_file_is_seen_from_its_bytes(tmp_path):
-    same(datasets.load(write(tmp_path / "a.gz", idx_bytes(X))), X, None)  # unpacked by a browser
-    same(datasets.load(write(tmp_path / "b", idx_bytes(X), packed=True)), X, None)
+def test_idx_compression_is_detected_from_the_bytes(tmp_path):
+    same(datasets.load(write(tmp_path / "a.gz", idx_bytes(X))), X, None)  # as decompressed by a browser
+    same(datasets.load(write(tmp_path / "b", idx_bytes(X), compressed=True)), X, None)
 
 
 def test_idx_gzip_of_two_members(tmp_path):
@@ -219,23 +220,23 @@ def test_idx_folder_prefers_training_images(tmp_path):
     write(tmp_path / "t10k-labels-idx1-ubyte", idx_bytes(Y[:2]))
     write(tmp_path / "train-images-idx3-ubyte.sha256", b"something else")
     same(datasets.load(tmp_path), X[:2], Y[:2])
-    write(tmp_path / "train-images-idx3-ubyte.gz", idx_bytes(X), packed=True)
-    write(tmp_path / "train-labels-idx1-ubyte.gz", idx_bytes(Y), packed=True)
+    write(tmp_path / "train-images-idx3-ubyte.gz", idx_bytes(X), compressed=True)
+    write(tmp_path / "train-labels-idx1-ubyte.gz", idx_bytes(Y), compressed=True)
     same(datasets.load(tmp_path), X, Y)
-    write(tmp_path / "train-images-idx3-ubyte", idx_bytes(255 - X))  # both kinds of one file: the plain one
+    write(tmp_path / "train-images-idx3-ubyte", idx_bytes(255 - X))  # a plain file is preferred to its .gz
     same(datasets.load(tmp_path), 255 - X, Y)
 
 
-def test_idx_folder_with_a_choice(tmp_path):
+def test_idx_folder_with_several_training_sets(tmp_path):
     for part in ("letters", "digits"):
         write(tmp_path / f"emnist-{part}-train-images-idx3-ubyte", idx_bytes(X))
     text = error_of(tmp_path)
     assert "emnist-digits-train-images-idx3-ubyte, emnist-letters-train-images-idx3-ubyte: give the path of one" in text
 
 
-def test_emnist_is_turned_upright(tmp_path):
-    write(tmp_path / "emnist-letters-train-images-idx3-ubyte.gz", idx_bytes(X), packed=True)
-    write(tmp_path / "emnist-letters-train-labels-idx1-ubyte.gz", idx_bytes(Y), packed=True)
+def test_emnist_is_transposed(tmp_path):
+    write(tmp_path / "emnist-letters-train-images-idx3-ubyte.gz", idx_bytes(X), compressed=True)
+    write(tmp_path / "emnist-letters-train-labels-idx1-ubyte.gz", idx_bytes(Y), compressed=True)
     data = datasets.load(tmp_path)
     same(data, X.transpose(0, 2, 1), Y)
     assert data.name == "emnist-letters-train" and "rows and columns exchanged" in data.source
@@ -246,7 +247,7 @@ def header(*dims, magic=b"\0\0\x08\x03"):
 
 
 BODY = bytes(180)  # 5 images of 6 x 6
-BROKEN_IDX = {  # content -> what the error says
+BROKEN_IDX = {  # case: (content, pattern of the message)
     "empty": (b"", "at offset 0, expected the IDX magic number 0x00000803 .*got an empty file"),
     "three bytes": (b"\0\0\x08", "at offset 3, expected .*got the end of the file"),
     "short header": (header(5, 6), "at offset 12, the file ends inside its header of 16 bytes"),
@@ -256,7 +257,7 @@ BROKEN_IDX = {  # content -> what the error says
     "zip": (b"PK\3\4....", "zip archive"),
     "float32": (header(5, 6, 6, magic=b"\0\0\x0d\3") + BODY * 4, "at offset 2, expected element type 0x08.*is float32"),
     "int8": (header(5, 6, 6, magic=b"\0\0\x09\3") + BODY, "got 0x09, which is int8"),
-    "unknown type": (header(5, 6, 6, magic=b"\0\0\x07\3") + BODY, "got 0x07, which IDX does not know"),
+    "unknown type": (header(5, 6, 6, magic=b"\0\0\x07\3") + BODY, "got 0x07, which is not an IDX type"),
     "labels": (
         idx_bytes(Y),
         "at offset 3, expected 3 dimensions for images, got 1 dimension: is this a file of labels",
@@ -266,9 +267,9 @@ BROKEN_IDX = {  # content -> what the error says
     "not square": (header(5, 9, 4) + BODY, "at offset 8: expected square images, got 9 rows x 4 columns"),
     "no pixels": (header(5, 0, 0), "at offset 8: expected images of at least 4 x 4 pixels, got 0 x 0"),
     "too small": (header(20, 3, 3) + BODY, "at least 4 x 4 pixels, got 3 x 3"),
-    "truncated": (header(5, 6, 6) + BODY[1:], "header promises 5 x 6 x 6 = 180 bytes of images, but only 179 follow"),
+    "truncated": (header(5, 6, 6) + BODY[1:], "header declares 5 x 6 x 6 = 180 bytes of images, but only 179 follow"),
     "too long": (header(5, 6, 6) + BODY + b"!", "at offset 196, expected the end of the file .*got more"),
-    "absurd": (header(2**32 - 1, 2**32 - 1, 2**32 - 1) + BODY, "header promises .* but only 180 follow"),
+    "huge": (header(2**32 - 1, 2**32 - 1, 2**32 - 1) + BODY, "header declares .* but only 180 follow"),
 }
 
 
@@ -278,20 +279,24 @@ def test_broken_idx(tmp_path, case):
     with pytest.raises(DataError, match=message):
         datasets.load(write(tmp_path / "plain", content))
     assert error_of(tmp_path / "plain").startswith(f"{tmp_path / 'plain'}: ")
-    # Packed, the same offset is named, since it counts unpacked bytes.
-    with pytest.raises(DataError, match=message) if case not in ("truncated", "absurd") else pytest.raises(DataError):
-        datasets.load(write(tmp_path / "packed.gz", content, packed=True))
+    # In a compressed file the offset is the same, because it counts uncompressed bytes.
+    with pytest.raises(DataError, match=message) if case not in ("truncated", "huge") else pytest.raises(DataError):
+        datasets.load(write(tmp_path / "packed.gz", content, compressed=True))
 
 
-def test_idx_promises_are_checked_before_memory_is_taken(tmp_path):
-    # A sheet of zeros packs by three orders of magnitude: it is the promise beyond that which is refused unread.
+def test_idx_sizes_are_checked_before_memory_is_allocated(tmp_path):
+    # Zeros compress by a factor of about 1000. A larger declared size is refused before reading.
     content = header(10_000, 2**16, 2**16) + bytes(10**6)
-    text = error_of(write(tmp_path / "x.gz", content, packed=True))
+    text = error_of(write(tmp_path / "x.gz", content, compressed=True))
     assert "but a compressed file of" in text
     content = header(1000, 100, 100) + bytes(9_999_999)
-    text = error_of(write(tmp_path / "y.gz", content, packed=True))
+    text = error_of(write(tmp_path / "y.gz", content, compressed=True))
     assert "at offset 10000015, the file ends after 9999999 of the 1000 x 100 x 100 = 10000000 bytes" in text
-    same(datasets.load(write(tmp_path / "z.gz", content + b"\0", packed=True)), np.zeros((1000, 100, 100), "u1"), None)
+    same(
+        datasets.load(write(tmp_path / "z.gz", content + b"\0", compressed=True)),
+        np.zeros((1000, 100, 100), "u1"),
+        None,
+    )
 
 
 def test_broken_gzip(tmp_path):
@@ -310,13 +315,13 @@ def test_broken_gzip(tmp_path):
             datasets.load(write(tmp_path / f"{name}.gz", content))
 
 
-def test_broken_gzip_is_placed(tmp_path):
-    noise = idx_bytes(RNG.integers(0, 256, (4, 512, 512), dtype=np.uint8))  # noise packs to its own size
+def test_broken_gzip_error_gives_the_offset(tmp_path):
+    noise = idx_bytes(RNG.integers(0, 256, (4, 512, 512), dtype=np.uint8))  # noise does not compress
     text = error_of(write(tmp_path / "x.gz", gzip.compress(noise)[: 2**19]))
-    offset = int(re.search(r"after offset (\d+) of its unpacked bytes", text)[1])
+    offset = int(re.search(r"after offset (\d+) of its uncompressed bytes", text)[1])
     text_of_header = error_of(write(tmp_path / "y.gz", gzip.compress(noise[:4]) + b"garbage"))
-    assert "after offset 4 of its unpacked bytes" in text_of_header
-    assert 2**18 < offset <= 2**19 and offset % 2**16 == 16  # whole pieces after a header of 16 bytes
+    assert "after offset 4 of its uncompressed bytes" in text_of_header
+    assert 2**18 < offset <= 2**19 and offset % 2**16 == 16  # complete chunks after a header of 16 bytes
 
 
 def test_broken_labels(tmp_path):
@@ -324,7 +329,7 @@ def test_broken_labels(tmp_path):
     labels = tmp_path / "a-labels-idx1-ubyte"
     for content, message in [
         (idx_bytes(Y[:4]), "at offset 4, expected 5 labels, one for each image of a-images-idx3-ubyte, got 4"),
-        (idx_bytes(Y)[:-1], "the header promises 5 = 5 bytes of labels, but only 4 follow"),
+        (idx_bytes(Y)[:-1], "the header declares 5 = 5 bytes of labels, but only 4 follow"),
         (idx_bytes(X), "at offset 3, expected 1 dimension for labels, got 3 dimensions: is this a file of images"),
         (b"", "expected the IDX magic number 0x00000801"),
     ]:
@@ -347,16 +352,16 @@ def test_every_wrong_header_byte_is_caught(tmp_path):
                 datasets.load(write(tmp_path / "x", good[:at] + bytes([value]) + good[at + 1 :]))
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_every_truncation_is_caught(tmp_path, packed):
-    good = gzip.compress(idx_bytes(X)) if packed else idx_bytes(X)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_every_truncation_is_caught(tmp_path, compressed):
+    good = gzip.compress(idx_bytes(X)) if compressed else idx_bytes(X)
     for length in range(len(good)):
         with pytest.raises(DataError):
             datasets.load(write(tmp_path / "x", good[:length]))
 
 
 def broken_or_right(path, content, x):
-    """`content` in file `path` gives a DataError or exactly the images `x`: nothing else, and no other exception."""
+    """Asserts that loading `content` raises DataError or returns exactly the images `x`."""
     path.write_bytes(content)
     try:
         data = datasets.load(path)
@@ -370,6 +375,7 @@ DAMAGE = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_siz
 
 
 def damage(content, places):
+    """Returns `content` with the given bytes replaced."""
     content = bytearray(content)
     for at, value in places:
         content[at % len(content)] = value
@@ -387,7 +393,7 @@ def test_damaged_gzip_is_caught_or_harmless(tmp_path_factory, places):
 @given(
     content=st.binary(max_size=64), start=st.sampled_from([b"", b"\0\0\x08\3", b"\x1f\x8b\x08\0", b"\0\0\x08\3\0\0"])
 )
-def test_noise_is_no_image(tmp_path_factory, content, start):
+def test_random_bytes_are_refused_or_consistent(tmp_path_factory, content, start):
     path = tmp_path_factory.getbasetemp() / "noise"
     path.write_bytes(start + content)
     try:
@@ -430,7 +436,7 @@ def test_npy_range_is_decided_on_the_whole_array(tmp_path):
     x = np.full((arrays.BLOCK + 2, 4, 4), 0.5, np.float32)
     np.save(tmp_path / "x.npy", x)
     assert (datasets.load(tmp_path / "x.npy").images == 128).all()  # 127.5, rounded to even
-    x[-1, 3, 3] = -0.25  # in the last block: the first is in [-1, 1] all the same
+    x[-1, 3, 3] = -0.25  # in the last block, but it decides the range of all
     np.save(tmp_path / "x.npy", x)
     images = datasets.load(tmp_path / "x.npy").images
     assert (images[:-1] == 191).all() and images[-1, 3, 3, 0] == 96
@@ -473,7 +479,7 @@ def test_npy_of_the_wrong_kind(tmp_path, x, message):
 
 
 class Bomb:
-    """Says so if it is ever unpickled."""
+    """Sets an environment variable when it is unpickled."""
 
     def __reduce__(self):
         return exec, ("import os; os.environ['MINIGAN_TEST_UNPICKLED'] = 'yes'",)
@@ -506,7 +512,7 @@ def test_broken_npy(tmp_path):
         (b"", "at offset 0, expected the header of a NumPy array"),
         (idx_bytes(X), "expected the header of a NumPy array"),
         (good[:60], "expected the header of a NumPy array"),
-        (good[:-1], "promises (5, 6, 6) of uint8 = 180 bytes from offset 128, but there are 179: it is truncated"),
+        (good[:-1], "declares (5, 6, 6) of uint8 = 180 bytes from offset 128, but there are 179: it is truncated"),
         (good + b"!", "but there are 181: it is damaged"),
         (big, "= 1800000000000 bytes from offset 128, but there are 180: it is truncated"),
         (good.replace(b"(5, 6, 6)", b"(5,-6,-6)"), "expected the header of a NumPy array"),
@@ -521,15 +527,15 @@ def test_npz_keys(tmp_path):
     for save in (np.savez, np.savez_compressed):
         save(file, images=X, labels=Y)
         same(datasets.load(file), X, Y)
-    np.savez(file, x_test=X[:2], y_test=Y[:2], x_train=X, y_train=Y)  # as Keras names them
+    np.savez(file, x_test=X[:2], y_test=Y[:2], x_train=X, y_train=Y)  # the keys of Keras
     data = datasets.load(file)
     same(data, X, Y)
     assert "'x_train'" in data.source and "'y_train'" in data.source
     np.savez(file, x=X, y=Y[:, None])
     same(datasets.load(file), X, Y)
-    np.savez(file, x=other, x_train=other, images=X, y=Y[::-1], y_train=Y[::-1], labels=Y)  # images before x_train
+    np.savez(file, x=other, x_train=other, images=X, y=Y[::-1], y_train=Y[::-1], labels=Y)  # images is preferred
     same(datasets.load(file), X, Y)
-    np.savez(file, x=X, x_test=other, labels=Y[::-1], y=Y)  # the label key that goes with the image key
+    np.savez(file, x=X, x_test=other, labels=Y[::-1], y=Y)  # y belongs to x
     same(datasets.load(file), X, Y)
     np.savez(file, images=X, y=Y)
     same(datasets.load(file), X, Y)
@@ -539,7 +545,7 @@ def test_npz_keys(tmp_path):
     same(datasets.load(file), RGB, None)
 
 
-def test_npz_without_a_clear_answer(tmp_path):
+def test_npz_with_ambiguous_keys(tmp_path):
     file = tmp_path / "x.npz"
     np.savez(file, a=X, b=X, c=Y)
     assert "found a (5, 6, 6), b (5, 6, 6), c (5,): save the images under the key images" in error_of(file)
@@ -575,14 +581,14 @@ def test_broken_npz(tmp_path, save):
     assert "damaged" in error_of(write(file, good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]))
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("images.npy", npy_bytes(X)[:-1])
-    assert "array 'images': the header promises (5, 6, 6) of uint8 = 180 bytes" in error_of(file)
+    assert "array 'images': the header declares (5, 6, 6) of uint8 = 180 bytes" in error_of(file)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(places=DAMAGE, packed=st.booleans())
-def test_damaged_npz_is_caught_or_harmless(tmp_path_factory, places, packed):
+@given(places=DAMAGE, compressed=st.booleans())
+def test_damaged_npz_is_caught_or_harmless(tmp_path_factory, places, compressed):
     stream = io.BytesIO()
-    (np.savez_compressed if packed else np.savez)(stream, images=X)
+    (np.savez_compressed if compressed else np.savez)(stream, images=X)
     path = tmp_path_factory.getbasetemp() / "damaged.npz"
     broken_or_right(path, damage(stream.getvalue(), places), X)
 
@@ -597,7 +603,7 @@ def test_damaged_npy_header_raises_nothing_else(tmp_path_factory, places):
         data = datasets.load(path)
     except DataError as error:
         assert str(path) in str(error)
-    else:  # a header may come to say something else that is consistent, such as Fortran's order
+    else:  # a damaged header may be valid, for example with Fortran's order
         assert sorted(data.images.ravel()) == sorted(X.ravel())
 
 
@@ -635,7 +641,7 @@ def test_jpeg(tmp_path, suffix):
     assert images.shape == (1, 8, 8, 1) and np.abs(images[0, ..., 0] - smooth.astype(int)).max() < 8
 
 
-def test_grey_is_what_looks_grey(tmp_path):
+def test_grey_pixels_in_any_mode_are_grey(tmp_path):
     draw(tmp_path / "0.png", X[0], mode="RGB")
     draw(tmp_path / "1.png", X[1], mode="P")
     draw(tmp_path / "2.png", X[2], mode="LA")
@@ -649,7 +655,7 @@ def test_one_picture_in_colour_makes_all_rgb(tmp_path):
     same(datasets.load(tmp_path), np.stack([np.stack([X[0]] * 3, -1), RGB[0], np.stack([X[1]] * 3, -1)]), None)
 
 
-def test_transparency_lies_on_black(tmp_path):
+def test_transparent_pixels_are_blended_with_black(tmp_path):
     rgba = np.zeros((4, 4, 4), np.uint8)
     rgba[...] = [200, 100, 50, 255]
     rgba[0, 0, 3], rgba[0, 1, 3] = 0, 128
@@ -659,7 +665,7 @@ def test_transparency_lies_on_black(tmp_path):
     np.testing.assert_allclose(image[0, 1], np.array([200, 100, 50]) * 128 / 255, atol=1)
 
 
-def test_transparent_palette_lies_on_black(tmp_path):
+def test_a_transparent_palette_entry_is_black(tmp_path):
     image = Image.new("P", (4, 4), 1)
     image.putpalette([255, 255, 255, 90, 90, 90])
     image.putpixel((2, 1), 0)
@@ -680,9 +686,9 @@ def test_bits(tmp_path):
 
 def test_pictures_of_too_many_bits(tmp_path):
     draw(tmp_path / "0.tif", X[0].astype(np.int32) + 70_000)
-    assert "0.tif: expected 8 or 16 bits a pixel, got 32" in error_of(tmp_path)
+    assert "0.tif: expected 8 or 16 bits per pixel, got 32" in error_of(tmp_path)
     draw(tmp_path / "0.tif", X[0].astype(np.float32))
-    assert "0.tif: expected 8 or 16 bits a pixel, got floats" in error_of(tmp_path)
+    assert "0.tif: expected 8 or 16 bits per pixel, got floats" in error_of(tmp_path)
 
 
 def test_first_frame_of_an_animation(tmp_path):
@@ -693,7 +699,7 @@ def test_first_frame_of_an_animation(tmp_path):
 
 def test_orientation_of_a_camera(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by a quarter, clockwise
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     draw(tmp_path / "a.png", X[0], exif=exif)
     same(datasets.load(tmp_path), np.rot90(X[0], -1)[None], None)
 
@@ -705,14 +711,14 @@ def test_subfolders_are_classes(tmp_path):
     (tmp_path / "aaa-empty").mkdir()
     draw(tmp_path / ".hidden" / "a.png", X[3, :5])
     draw(tmp_path / "__MACOSX" / "a.png", X[3, :5])
-    write(tmp_path / "cats" / "._a.png", b"what a Mac leaves behind")
+    write(tmp_path / "cats" / "._a.png", b"metadata of macOS")
     write(tmp_path / "notes.txt", b"not a picture")
     data = datasets.load(tmp_path)
     same(data, X[[2, 1, 0]], [0, 0, 1])
     assert data.source.endswith("labels 0 cats, 1 dogs")
 
 
-def test_one_subfolder_or_a_mixture_is_no_classes(tmp_path):
+def test_one_subfolder_or_mixed_levels_give_no_labels(tmp_path):
     draw(tmp_path / "all" / "a.png", X[0])
     same(datasets.load(tmp_path), X[:1], None)
     draw(tmp_path / "z" / "a.png", X[1])
@@ -720,7 +726,7 @@ def test_one_subfolder_or_a_mixture_is_no_classes(tmp_path):
     same(datasets.load(tmp_path), X[[0, 2, 1]], None)
 
 
-def test_idx_files_go_before_pictures(tmp_path):
+def test_idx_files_are_preferred_to_pictures(tmp_path):
     draw(tmp_path / "preview.png", X[3])
     write(tmp_path / "train-images-idx3-ubyte", idx_bytes(X))
     same(datasets.load(tmp_path), X, None)
@@ -758,12 +764,12 @@ def test_broken_pictures(tmp_path):
             assert text.startswith(f"{file}: cannot be read as a picture (") and text.count(str(file)) == 1
 
 
-def test_formats_are_those_that_are_named(tmp_path):
-    draw(tmp_path / "a.png", X[0], format="PCX")  # harmless, but so would Pillow go by the content of PostScript
+def test_other_formats_than_the_listed_are_refused(tmp_path):
+    draw(tmp_path / "a.png", X[0], format="PCX")  # Pillow detects formats by content, which must be limited
     assert "a.png: cannot be read as a picture" in error_of(tmp_path)
 
 
-def test_picture_of_absurd_size_is_not_decoded(tmp_path):
+def test_a_picture_of_huge_declared_size_is_not_decoded(tmp_path):
     good = draw(tmp_path / "b.png", X[0]).read_bytes()
     ihdr = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + good[24:29]
     huge = good[:12] + ihdr + zlib.crc32(ihdr).to_bytes(4, "big") + good[33:]
@@ -784,9 +790,9 @@ def test_missing_path(tmp_path):
     assert "cannot be read (File name too long)" in error_of("x" * 5000)
 
 
-def test_no_name():
-    assert "is no path" in error_of("")
-    assert "is no path" in error_of("a\0b")
+def test_an_empty_or_invalid_path():
+    assert "is not a path" in error_of("")
+    assert "is not a path" in error_of("a\0b")
 
 
 def test_home_is_expanded(tmp_path, monkeypatch):
@@ -796,7 +802,7 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     assert "no_such_user_here" in error_of("~no_such_user_here/x")
 
 
-def test_folder_named_mnist_is_reached_by_a_path(tmp_path, monkeypatch):
+def test_a_folder_named_mnist_is_loaded_by_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "mnist" / "train-images-idx3-ubyte", idx_bytes(X))
     same(datasets.load("./mnist"), X, None)
@@ -820,12 +826,12 @@ def test_directory_where_a_file_is_expected(tmp_path):
     same(datasets.load(tmp_path / "good"), X[:1], None)
 
 
-def test_one_picture_is_no_data(tmp_path):
+def test_one_picture_is_refused(tmp_path):
     file = draw(tmp_path / "a.png", X[0])
     assert f"{file}: expected many images, got one picture: give the folder" in error_of(file)
 
 
-def test_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert "got a device or pipe" in error_of(tmp_path / "pipe")
 
@@ -837,7 +843,7 @@ def test_picture_that_is_a_broken_link(tmp_path):
 
 @contextlib.contextmanager
 def ordinary_user():
-    """Not root, for whom every file is readable."""
+    """Drops root privileges, because root can read every file."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -849,7 +855,7 @@ def ordinary_user():
 
 
 def test_permission_denied():
-    with tempfile.TemporaryDirectory() as name:  # tmp_path lies in folders that root keeps to itself
+    with tempfile.TemporaryDirectory() as name:  # only the owner can read the parents of tmp_path
         top = Path(name)
         top.chmod(0o755)
         idx = write(top / "idx" / "train-images-idx3-ubyte", idx_bytes(X))
@@ -864,7 +870,7 @@ def test_permission_denied():
         try:
             with ordinary_user():
                 if not os.access(top, os.R_OK, effective_ids=True):
-                    pytest.skip("temporary files lie where an ordinary user may not look")
+                    pytest.skip("an ordinary user cannot read the temporary folder")
                 for path, named in [
                     (idx, labels),
                     (top / "x.npy", top / "x.npy"),

@@ -1,4 +1,4 @@
-"""The judge reads digits, and each score notices the fault that it is meant to show."""
+"""The judge classifies digits, and each score detects the fault for which it is used."""
 
 import numpy as np
 import pytest
@@ -24,19 +24,19 @@ def judge():
 
 @pytest.fixture(scope="module")
 def test_digits(judge):
-    """(images, labels, features, probabilities) of the 10,000 test digits."""
+    """Returns (images, labels, features, probabilities) of the 10,000 test digits."""
     test = datasets.mnist("test")
     return test.images, test.labels, *judge.features_and_probabilities(test.images)
 
 
 @pytest.fixture(scope="module")
 def measure(judge, test_digits):
-    """Images -> the values of their scores, with few bootstrap rounds."""
+    """Returns a function that computes the scores of images, with few bootstrap samples."""
     reference = Neighbourhoods(test_digits[2])
 
     def values(images, labels=None):
-        seen = judge.features_and_probabilities(images)
-        result = scores(*seen, reference, labels, np.random.default_rng(0), rounds=5)
+        outputs = judge.features_and_probabilities(images)
+        result = scores(*outputs, reference, labels, np.random.default_rng(0), rounds=5)
         return {name: s["value"] if isinstance(s, dict) else s for name, s in result.items()}
 
     return values
@@ -49,7 +49,7 @@ def real(measure):
     return images, labels, measure(images, labels)
 
 
-def test_the_judge_reads_992_of_1000_test_digits(test_digits):
+def test_the_judge_classifies_992_of_1000_test_digits(test_digits):
     _, labels, features, probabilities = test_digits
     assert (probabilities.argmax(axis=1) == labels).mean() >= 0.992
     assert features.shape == (10_000, 64) and features.dtype == probabilities.dtype == np.float64
@@ -57,7 +57,7 @@ def test_the_judge_reads_992_of_1000_test_digits(test_digits):
     assert WEIGHTS.stat().st_size < 1_000_000
 
 
-def test_every_backend_sees_the_same(judge, test_digits):
+def test_every_backend_computes_the_same_features(judge, test_digits):
     other = Judge(backends.load("numpy")).features_and_probabilities(test_digits[0][:50])
     np.testing.assert_allclose(other[0], test_digits[2][:50], atol=1e-3)
     np.testing.assert_allclose(other[1], test_digits[3][:50], atol=1e-4)
@@ -66,23 +66,25 @@ def test_every_backend_sees_the_same(judge, test_digits):
 # ---------------------------------------------------------------- the scores
 
 
-def test_real_digits_are_near_the_floor(real, measure):
+def test_real_digits_have_good_scores(real, measure):
     values = real[2]
     noise = np.random.default_rng(0).integers(0, 256, (COUNT, 28, 28, 1), dtype=np.uint8)
     assert values["frechet"] < 0.02 * measure(noise)["frechet"]
     assert values["confident"] > 0.97 and values["agreement"] > 0.99 and values["divergence"] < 0.01
-    assert values["coverage"] > 0.5 and 0.9 < values["density"] < 1.1  # 2,000 samples cannot cover 10,000 balls
+    assert (
+        values["coverage"] > 0.5 and 0.9 < values["density"] < 1.1
+    )  # 2,000 samples cannot cover all 10,000 neighbourhoods
 
 
 def test_a_little_noise_makes_every_distance_worse(real, measure):
     images, labels, values = real
     noise = np.random.default_rng(0).standard_normal(images.shape, dtype=np.float32)
-    noisy = measure(datasets.unscale(datasets.scale(images) + 0.2 * noise), labels)  # 0.1 of the range of 2
+    noisy = measure(datasets.unscale(datasets.scale(images) + 0.2 * noise), labels)  # a tenth of the range
     assert noisy["frechet"] > 2 * values["frechet"]
     assert noisy["coverage"] < values["coverage"] and noisy["density"] < values["density"]
 
 
-def test_a_missing_digit_is_noticed(measure, real):
+def test_a_missing_digit_is_detected(measure, real):
     train = datasets.mnist("train")
     kept = train.images[train.labels != 4][:COUNT]
     values = measure(kept)
@@ -92,7 +94,7 @@ def test_a_missing_digit_is_noticed(measure, real):
     assert "collapse: the digits 4 hardly occur" in table(report)
 
 
-def test_constant_images_end_in_a_result(judge, tmp_path):
+def test_constant_images_have_finite_scores(judge, tmp_path):
     report = evaluate_images(judge, np.zeros((100, 28, 28, 1), np.uint8), np.arange(100) % 10)
     values = report["samples"]
     assert all(np.isfinite([s["value"], s["low"], s["high"]]).all() for k, s in values.items() if k != "classes")
@@ -104,7 +106,7 @@ def test_constant_images_end_in_a_result(judge, tmp_path):
     assert table(report).count("\n") >= 7
 
 
-def test_judges_are_told_apart(judge, tmp_path):
+def test_judges_are_identified_by_their_weights(judge, tmp_path):
     with np.load(WEIGHTS) as saved:
         weights = dict(saved)
     np.savez(tmp_path / "same.npz", **weights)  # another file, the same weights
@@ -115,25 +117,29 @@ def test_judges_are_told_apart(judge, tmp_path):
     assert evaluate_images(judge, datasets.mnist("test").images[:100])["judge"] == judge.crc32
 
 
-def test_what_is_no_digit_is_refused(judge):
+def test_images_of_other_shapes_are_refused(judge):
     for shape in ((200, 32, 32, 1), (200, 28, 28, 3), (99, 28, 28, 1)):
         with pytest.raises(UserError, match="at least 100 grey images of 28 x 28"):
             evaluate_images(judge, np.zeros(shape, np.uint8))
 
 
-def test_labels_that_are_no_digits_are_refused(judge):
-    with pytest.raises(UserError, match=r"agreement is with the digits 0 to 9 .* labels go from 0 to 9, got 25"):
+def test_labels_that_are_not_digits_are_refused(judge):
+    with pytest.raises(
+        UserError, match=r"agreement compares the labels with the digits 0 to 9: labels go from 0 to 9, got 25"
+    ):
         evaluate_images(judge, np.zeros((100, 28, 28, 1), np.uint8), np.arange(100) % 26)
 
 
-def test_digits_are_asked_for_as_often_as_they_occur():
+def test_digits_are_requested_in_their_share_of_the_training_images():
     codec = datasets.mnist("test").codec
     generator, _ = models.build("digits", rng=np.random.default_rng(0), classes=10)
     sampler = Sampler(generator, codec)
     images, labels = draw(sampler, 3000, seed=1)
     assert images.shape == (3000, 28, 28, 1) and images.dtype == np.uint8
     shares = np.bincount(datasets.mnist("train").labels) / 60_000
-    np.testing.assert_allclose(np.bincount(labels), 3000 * shares, atol=1)  # to one image, because labels are not drawn
+    np.testing.assert_allclose(
+        np.bincount(labels), 3000 * shares, atol=1
+    )  # to within one image, because the labels are not random
     again, other = draw(sampler, 100, seed=1), draw(sampler, 100, seed=2)
     assert np.array_equal(again[0], draw(sampler, 100, seed=1)[0]) and not np.array_equal(again[0], other[0])
     unlabelled, _ = models.build("digits", rng=np.random.default_rng(0))
@@ -141,7 +147,7 @@ def test_digits_are_asked_for_as_often_as_they_occur():
 
 
 def test_the_real_row_is_the_mean_of_subsets(judge, test_digits, measure):
-    """This holds for every score, and for the classes as read."""
+    """This includes every score and the predicted classes."""
     reference = Neighbourhoods(test_digits[2])
     train = datasets.mnist("train")
     shown, rng = [], np.random.default_rng(3)
@@ -150,14 +156,14 @@ def test_the_real_row_is_the_mean_of_subsets(judge, test_digits, measure):
     assert np.array_equal(shown, subsets)
     each = [measure(train.images[subset], train.labels[subset]) for subset in subsets]
     for name in each[0]:
-        have = found[name] if name == "classes" else found[name]["value"]
+        mean = found[name] if name == "classes" else found[name]["value"]
         atol = 0.05 if name == "classes" else 1e-9
-        np.testing.assert_allclose(have, np.mean([values[name] for values in each], axis=0), rtol=0, atol=atol)
-        assert name == "classes" or found[name]["low"] <= have <= found[name]["high"]
+        np.testing.assert_allclose(mean, np.mean([values[name] for values in each], axis=0), rtol=0, atol=atol)
+        assert name == "classes" or found[name]["low"] <= mean <= found[name]["high"]
 
 
-def test_the_interval_of_labelled_samples_is_that_for_these_labels(test_digits):
-    """All are read correctly, so every bootstrap sample has the same class shares."""
+def test_the_bootstrap_of_labelled_samples_keeps_the_labels(test_digits):
+    """All samples are classified correctly, so that every bootstrap sample has the same class shares."""
     labels, features = test_digits[1][:500], test_digits[2][:500]
     reference = Neighbourhoods(features)
     for asked in (labels, None):
@@ -167,7 +173,7 @@ def test_the_interval_of_labelled_samples_is_that_for_these_labels(test_digits):
 
 
 def test_labels_of_other_data_get_no_agreement(tmp_path, capsys):
-    """Ten classes that happen to be numbered like the digits are no digits."""
+    """Ten classes with labels 0 to 9 need not be digits."""
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "x.npz", images=rng.integers(0, 256, (80, 28, 28), dtype=np.uint8), labels=np.arange(80) % 10)
     options = ["--data", str(tmp_path / "x.npz"), "--steps", "1", "--quiet", "--out", str(tmp_path / "run")]

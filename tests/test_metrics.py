@@ -1,4 +1,4 @@
-"""Distances and scores of arrays, against closed forms and plain loops."""
+"""Distances and scores of arrays, compared with closed forms and plain loops."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from minigan.metrics.scores import mean_scores, stratified_bootstrap, stratified
 
 
 def test_frechet_distance_of_gaussians_is_its_closed_form():
-    """The samples have exactly the given means and covariances. These commute, so the root is elementwise."""
+    """The samples have exactly the given means and covariances. The covariances commute, so the root is elementwise."""
     rng = np.random.default_rng(0)
     white = rng.standard_normal((500, 4))
     white = (white - white.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(white, rowvar=False))).T
@@ -22,11 +22,11 @@ def test_frechet_distance_of_gaussians_is_its_closed_form():
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-6) and frechet_distance(x, x) >= 0
 
 
-def test_neighbourhoods_are_those_of_plain_loops():
+def test_neighbourhoods_agree_with_plain_loops():
     rng = np.random.default_rng(0)
     real, samples = rng.standard_normal((40, 3)), rng.standard_normal((30, 3))
     counts, covered = Neighbourhoods(real, k=5).memberships(samples)
-    radii = [sorted(np.linalg.norm(real - r, axis=1))[5] for r in real]  # place 0 is the image itself
+    radii = [sorted(np.linalg.norm(real - r, axis=1))[5] for r in real]  # index 0 is the distance 0 to itself
     inside = np.array(
         [[np.linalg.norm(s - r) <= radius for r, radius in zip(real, radii, strict=True)] for s in samples]
     )
@@ -42,7 +42,7 @@ def test_subsets_are_disjoint_and_contain_each_digit_in_its_share():
         for subset in found:
             np.testing.assert_allclose(np.bincount(labels[subset]), np.bincount(labels) * count / 60_000, atol=1)
     one, other = (stratified_subsets(labels, 10_000, np.random.default_rng(seed))[0] for seed in (0, 1))
-    assert 0.1 < np.isin(one, other).mean() < 0.25  # a sixth, by chance, because the seed decides which images
+    assert 0.1 < np.isin(one, other).mean() < 0.25  # a sixth on average, because the seed selects the images
 
 
 def test_bootstrap_keeps_the_number_of_each_label():
@@ -58,13 +58,13 @@ def test_class_divergence_of_known_shares():
     assert class_divergence(np.array([0.5, 0.25, 0.25])) == pytest.approx(np.log(3) - 1.5 * np.log(2))  # minus entropy
 
 
-def test_scores_are_those_computed_by_hand():
-    """Three classes, eight samples. The reference lies on the line at 0, 1, ..., 9, with k = 2."""
+def test_scores_agree_with_values_computed_by_hand():
+    """Three classes, eight samples, and reference points at 0, 1, ..., 9 on a line, with k = 2."""
     reference = Neighbourhoods(np.stack([np.arange(10.0), np.zeros(10)], axis=1), k=2)
-    # Squared radii are 1, but 4 at both ends. The sample at (5, 0.1) lies in one ball, (0.5, 0) in two.
+    # The squared radii are 1, and 4 at both ends. The sample (5, 0.1) is in one neighbourhood, and (0.5, 0) in two.
     features = np.array([[5, 0.1]] * 2 + [[0.5, 0]] * 2 + [[50, 0]] * 4)
-    read = np.array([0, 0, 1, 1, 1, 1, 1, 1])
-    probabilities = np.where(np.eye(3)[read] == 1, 0.92, 0.04)
+    predicted = np.array([0, 0, 1, 1, 1, 1, 1, 1])
+    probabilities = np.where(np.eye(3)[predicted] == 1, 0.92, 0.04)
     probabilities[:2] = 0.8, 0.1, 0.1
     labels = np.array([0, 1, 1, 1, 1, 1, 2, 2])
     found = scores(features, probabilities, reference, labels, np.random.default_rng(0), rounds=20)
@@ -74,7 +74,7 @@ def test_scores_are_those_computed_by_hand():
             "frechet": frechet_distance(features, reference.real),
             "confident": 6 / 8,
             "density": (2 * 1 + 2 * 2) / 8 / 2,
-            "coverage": 3 / 10,  # the balls around 0, 1 and 5
+            "coverage": 3 / 10,  # the neighbourhoods of 0, 1 and 5
             "divergence": class_divergence(np.array([0.25, 0.75, 0])),
             "agreement": 5 / 8,
         }

@@ -1,4 +1,4 @@
-"""Mixtures: samples that follow the density, the density that it says, coverage that counts as told."""
+"""Mixtures: samples follow the density, the density is correct, and coverage counts modes and points."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ SHAPES = {"ring": mixtures.ring(), "ring of 5": mixtures.ring(5, radius=1.5, std
 
 
 @pytest.mark.parametrize("data", SHAPES.values(), ids=SHAPES)
-def test_samples_are_drawn_about_every_centre_alike(data):
+def test_samples_have_the_mean_and_variance_of_every_mode(data):
     x, k = data.labelled(40_000, np.random.default_rng(0))
     assert x.shape == (40_000, 2) and x.dtype == np.float32
     assert np.array_equal(x, data.sample(40_000, np.random.default_rng(0)))
@@ -22,7 +22,7 @@ def test_samples_are_drawn_about_every_centre_alike(data):
 
 
 @pytest.mark.parametrize("data", SHAPES.values(), ids=SHAPES)
-def test_the_density_is_that_of_the_samples(data):
+def test_the_density_agrees_with_the_samples(data):
     side = np.linspace(-4, 4, 801)
     plane = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     cell = (side[1] - side[0]) ** 2
@@ -40,7 +40,7 @@ def test_the_density_of_one_gaussian_at_its_centre():
     assert np.isclose(ratio, np.exp(-0.5))
 
 
-def test_the_ring_and_the_grid_lie_where_they_say():
+def test_the_centres_of_ring_and_grid():
     ring, grid = mixtures.ring(8, radius=2), mixtures.grid(5, spacing=1.5)
     assert np.allclose(np.hypot(*ring.centres.T), 2) and np.allclose(ring.centres[0], (2, 0))
     assert np.allclose(ring.centres[2], (0, 2))
@@ -60,7 +60,7 @@ def test_coverage_of_the_data_itself_and_of_a_collapse():
     assert data.coverage(np.zeros((1000, 2))) == (0, 0.0)
     half = np.concatenate([data.centres[:4].repeat(100, axis=0), np.zeros((400, 2))])
     assert data.coverage(half) == (4, 0.5)
-    # Ten points in a thousand are less than a tenth of the 125 that are fair, thirteen are not.
+    # With equal shares, a mode has 125 of 1000 points. Ten points are less than a tenth of that, thirteen are more.
     few = np.concatenate([np.repeat(data.centres[:1], 990, axis=0), np.repeat(data.centres[1:2], 10, axis=0)])
     more = np.concatenate([np.repeat(data.centres[:1], 987, axis=0), np.repeat(data.centres[1:2], 13, axis=0)])
     assert data.coverage(few)[0] == 1 and data.coverage(more)[0] == 2
@@ -72,7 +72,7 @@ def test_the_nearest_centre_and_its_distance():
     assert k.tolist() == [0, 1, 2] and np.allclose(distance, [2, 0.5, 0])
 
 
-def test_what_is_no_mixture_is_refused():
+def test_an_invalid_mixture_is_refused():
     with pytest.raises(DataError, match=r"\(K, 2\)"):
         mixtures.Mixture(np.zeros((3, 3)), 0.1)
     with pytest.raises(DataError, match="positive"):

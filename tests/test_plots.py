@@ -1,4 +1,4 @@
-"""Pictures: every pixel of a grid where it belongs, films that play, curves that are drawn."""
+"""Plots: the pixels of a grid, the frames of an animation, and curves of any length."""
 
 import numpy as np
 import pytest
@@ -19,17 +19,17 @@ def test_a_grid_places_every_image(channels, tmp_path):
     assert (picture[26:, 14:] == plots.GREY).all() and (picture[:2] == plots.GREY).all()
 
 
-def test_a_film_has_its_frames_in_order(tmp_path):
+def test_an_animation_has_its_frames_in_order(tmp_path):
     shades = [0, 80, 160, 240]
     for n, shade in enumerate(shades[:3]):
         plots.save_grid(tmp_path / f"{n}.png", np.full((1, 4, 4, 1), shade, np.uint8))
     frames = [tmp_path / f"{n}.png" for n in range(3)]
     plots.save_animation(tmp_path / "f.gif", frames, plots.grid(np.full((1, 4, 4, 1), shades[3], np.uint8)))
-    with Image.open(tmp_path / "f.gif") as film:
-        assert film.n_frames == 4 and film.info["loop"] == 0
+    with Image.open(tmp_path / "f.gif") as animation:
+        assert animation.n_frames == 4 and animation.info["loop"] == 0
         for n, shade in enumerate(shades):
-            film.seek(n)
-            assert abs(int(np.asarray(film.convert("L"))[3, 3]) - shade) <= 2
+            animation.seek(n)
+            assert abs(int(np.asarray(animation.convert("L"))[3, 3]) - shade) <= 2
 
 
 @pytest.mark.parametrize("steps", [0, 1, 250])

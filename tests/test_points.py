@@ -1,4 +1,4 @@
-"""Data of the kind points: they train, sample and resume, and every kind of data keeps the laws of the protocol."""
+"""Data of the kind points: training, sampling and resuming, and the Data protocol for every kind of data."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_decoding_inverts_a_batch(make, count, seed):
 
 
 @pytest.mark.parametrize("make", [images, ring])
-def test_a_codec_is_rebuilt_from_what_a_checkpoint_keeps(make):
+def test_a_codec_is_rebuilt_from_its_fields_in_a_checkpoint(make):
     import dataclasses
 
     codec = make(9, 0).codec
@@ -53,14 +53,14 @@ def test_a_batch_is_on_the_backend(make, backend):
     np.testing.assert_array_equal(backend.to_numpy(x), make(9, 0).batch(np.array([3, 1, 3])))
 
 
-def test_the_seed_decides_the_points():
+def test_the_seed_determines_the_points():
     assert ring(9, 1).fingerprint() == ring(9, 1).fingerprint() != ring(9, 2).fingerprint()
     assert ring(9, 1).fingerprint() != ring(8, 1).fingerprint()
 
 
 @pytest.mark.parametrize(("data", "epochs", "least"), [("ring", 4, 8), ("grid", 1, 0)])
 def test_points_are_learned_from_the_command_line(data, epochs, least, tmp_path, capsys):
-    """All modes of the ring are covered after a few epochs. For the grid, the test shows only that it runs."""
+    """All modes of the ring are covered after a few epochs. For the grid, the test only shows that training runs."""
     out = tmp_path / data
     options = ["--epochs", str(epochs), "--backend", "numpy", "--threads", "1", "--out", str(out)]
     assert main(["train", "--data", data, *options]) == 0
@@ -85,8 +85,8 @@ def test_points_are_learned_from_the_command_line(data, epochs, least, tmp_path,
     assert "evaluate compares images with MNIST" in capsys.readouterr().err
 
 
-def test_a_resumed_run_has_its_points_again(tmp_path, capsys):
-    """The option of the kind is in config.json and applied again; the bits are those of an unbroken run."""
+def test_a_resumed_run_draws_the_same_points(tmp_path, capsys):
+    """The option --points is in config.json. The result is bit-identical to that of an uninterrupted run."""
     quick = ["--data", "ring", "--points", "600", "--batch", "64", "--backend", "numpy", "--threads", "1", "--quiet"]
     for name, epochs in (("whole", 4), ("run", 2)):
         assert main(["train", *quick, "--epochs", str(epochs), "--no-decay", "--out", str(tmp_path / name)]) == 0
@@ -105,10 +105,10 @@ def test_a_resumed_run_has_its_points_again(tmp_path, capsys):
     assert main(["train", "--resume", "--network", "width=2", "--out", str(tmp_path / "run")]) == 2
     assert "the networks of preset points have no option width" in capsys.readouterr().err
     assert main(["train", "--resume", "--points", "700", "--out", str(tmp_path / "run")]) == 2
-    assert "was begun with data_options {'points': 600}" in capsys.readouterr().err
+    assert "was started with data_options {'points': 600}" in capsys.readouterr().err
 
 
-def test_conditional_points_come_from_the_mode_that_was_asked_for():
+def test_conditional_points_are_near_the_requested_mode():
     t = Training(Config.of("points", conditional=True, epochs=20), ring(4000, 0), backends.reference())
     list(t.records())
     samples = t.sampler.draw(400, np.random.default_rng(0), label=3)
@@ -128,7 +128,7 @@ def test_conditional_points_come_from_the_mode_that_was_asked_for():
         (["--network", "width=2"], "the networks of preset digits have no option width, only g_width, d_norm"),
     ],
 )
-def test_what_does_not_belong_together_is_refused(arguments, says, tmp_path, capsys):
+def test_incompatible_options_are_refused(arguments, says, tmp_path, capsys):
     assert main(["train", *arguments, "--backend", "numpy", "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1

@@ -1,6 +1,6 @@
-"""The folder of a run, driven as a person drives it: fresh processes, Ctrl-C, kills, full disks, damaged files.
+"""Runs, used as from the command line: new processes, Ctrl-C, kill signals, full disks and damaged files.
 
-Two runs are the same if every array and every fact in their checkpoints hashes to the same SHA-256.
+Two runs are equal if the arrays and facts in their checkpoints have the same SHA-256 hash.
 """
 
 import csv
@@ -23,7 +23,7 @@ from minigan.errors import UserError
 from minigan.training import checkpoint
 
 RUNS_HERE = [name for name in backends.available() if name != "cupy"]
-# Batch norm, dropout, Adam and a moving average: every kind of state there is. 70 images make 4 steps an epoch.
+# Batch norm, dropout, Adam and a moving average are all the kinds of state. 70 images make 4 steps per epoch.
 OPTIONS = ["--preset", "tutorial", "--batch", "16", "--average", "0.9", "--checkpoint-every", "2", "--quiet"]
 
 
@@ -40,9 +40,9 @@ def minigan(*arguments, **options) -> subprocess.CompletedProcess:
 
 
 def sha256(path) -> str:
-    """Of every array and every fact, except for times and the horizon."""
+    """Returns the hash of every array and every fact, except times and the horizon."""
     arrays, facts = checkpoint.load(path)
-    del facts["seconds"], facts["horizon"]  # the horizon is what the run was started for
+    del facts["seconds"], facts["horizon"]  # the horizon depends on the totals at the start
     for row in facts["history"]:
         for name in ("seconds", "epoch_seconds", "images_per_second"):
             del row[name]
@@ -54,18 +54,18 @@ def sha256(path) -> str:
 
 @pytest.fixture(scope="module", params=RUNS_HERE)
 def unbroken(request, data, tmp_path_factory):
-    """(backend, folder) of a run of three epochs."""
+    """Returns (backend, folder) of a run of three epochs."""
     out = tmp_path_factory.mktemp("unbroken") / "run"
     result = minigan("train", *OPTIONS, "--data", data, "--backend", request.param, "--epochs", 3, "--out", out)
     assert result.returncode == 0, result.stderr
     return request.param, out
 
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- resuming
 
 
 @pytest.mark.parametrize("broken_at", [["--epochs", 1], ["--steps", 6]])
-def test_a_resumed_run_ends_in_the_very_same_bits(unbroken, data, tmp_path, broken_at):
+def test_a_resumed_run_is_bit_identical(unbroken, data, tmp_path, broken_at):
     backend, whole = unbroken
     out = tmp_path / "run"
     first = minigan("train", *OPTIONS, "--data", data, "--backend", backend, *broken_at, "--out", out)
@@ -98,7 +98,7 @@ def test_a_stopped_or_killed_run_goes_on_to_the_same_bits(data, tmp_path, number
     _, facts = checkpoint.load(tmp_path / "run" / "checkpoint.npz")
     assert facts["step"] >= 8
     if number != signal.SIGKILL:
-        assert f"stopped at step {facts['step']} and saved: go on by `minigan train --resume --out" in errors
+        assert f"stopped at step {facts['step']} and saved: resume with `minigan train --resume --out" in errors
         assert "Traceback" not in errors
     epochs = facts["epoch"] + 2
     assert main(["train", "--resume", "--out", str(tmp_path / "run"), "--epochs", str(epochs), "--quiet"]) == 0
@@ -110,14 +110,14 @@ def test_a_stopped_or_killed_run_goes_on_to_the_same_bits(data, tmp_path, number
 def test_a_second_resume_has_nothing_to_do(unbroken, capsys):
     before = sha256(unbroken[1] / "checkpoint.npz")
     assert main(["train", "--resume", "--out", str(unbroken[1])]) == 0
-    assert "has reached its total already" in capsys.readouterr().out
+    assert "has already reached its total" in capsys.readouterr().out
     assert sha256(unbroken[1] / "checkpoint.npz") == before
 
 
-# ---------------------------------------------------------------- what a run leaves
+# ---------------------------------------------------------------- files and samples
 
 
-def test_the_folder_holds_what_is_promised(unbroken):
+def test_the_folder_contains_the_documented_files(unbroken):
     _, out = unbroken
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     samples = {f"samples/epoch-{n:04d}.png" for n in range(4)}
@@ -126,14 +126,14 @@ def test_the_folder_holds_what_is_promised(unbroken):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"] and float(rows[2]["d_loss"]) > 0
     assert list(rows[0])[:3] == ["epoch", "step", "seconds"]
-    with Image.open(out / "training.gif") as film:
-        assert film.n_frames == 4
+    with Image.open(out / "training.gif") as animation:
+        assert animation.n_frames == 4
     with Image.open(out / "final.png") as picture:
         assert picture.size == (10 * (3 * 8 + 2) + 2,) * 2
     assert json.loads((out / "config.json").read_text())["preset"] == "tutorial"
 
 
-def test_samples_repeat_from_their_seed(unbroken, tmp_path):
+def test_the_seed_determines_the_samples(unbroken, tmp_path):
     drawn = []
     for name, seed in (("a.npy", 1), ("b.npy", 1), ("c.npy", 2)):
         assert (
@@ -147,7 +147,7 @@ def test_samples_repeat_from_their_seed(unbroken, tmp_path):
         assert picture.size == (10 * 18 + 2, 2 * 18 + 2)
 
 
-def test_samples_come_from_the_moving_average(unbroken):
+def test_samples_are_drawn_with_the_moving_average(unbroken):
     arrays, _ = checkpoint.load(unbroken[1] / "checkpoint.npz")
     network = runs.sampler(unbroken[1], backends.load("numpy")).generator
     assert np.array_equal(network.params["0.w"], arrays["average.0.w"])
@@ -155,7 +155,7 @@ def test_samples_come_from_the_moving_average(unbroken):
     assert not np.array_equal(arrays["average.0.w"], arrays["G.0.w"])
 
 
-def test_colour_pictures_work_from_end_to_end(tmp_path):
+def test_colour_images_are_trained_and_sampled(tmp_path):
     np.save(tmp_path / "rgb.npy", np.random.default_rng(0).integers(0, 256, (20, 12, 12, 3), dtype=np.uint8))
     out = str(tmp_path / "run")
     options = ["--preset", "small", "--data", str(tmp_path / "rgb.npy"), "--batch", "8", "--steps", "2", "--quiet"]
@@ -164,11 +164,11 @@ def test_colour_pictures_work_from_end_to_end(tmp_path):
     assert np.load(tmp_path / "s.npy").shape == (3, 12, 12, 3)
 
 
-# ---------------------------------------------------------------- refusals
+# ---------------------------------------------------------------- errors
 
 
 def refused(capsys, *arguments) -> str:
-    """The one sentence with which the command ends; exit code 2."""
+    """Runs a command that fails with exit code 2, and returns its message, which is one line."""
     capsys.readouterr()
     assert main(list(map(str, arguments))) == 2
     errors = capsys.readouterr().err
@@ -179,25 +179,25 @@ def refused(capsys, *arguments) -> str:
 def test_a_run_is_never_overwritten(unbroken, data, capsys):
     before = sha256(unbroken[1] / "checkpoint.npz")
     says = refused(capsys, "train", *OPTIONS, "--data", data, "--out", unbroken[1])
-    assert "exists already" in says and f"minigan train --resume --out {unbroken[1]}" in says
+    assert "already exists" in says and f"minigan train --resume --out {unbroken[1]}" in says
     assert sha256(unbroken[1] / "checkpoint.npz") == before
 
 
-def test_what_was_begun_otherwise_is_not_resumed(unbroken, capsys):
+def test_a_resumed_run_cannot_change_its_options(unbroken, capsys):
     says = refused(capsys, "train", "--resume", "--out", unbroken[1], "--batch", 32)
-    assert "was begun with batch 16" in says
+    assert "was started with batch 16" in says
     refused(capsys, "train", "--resume", "--out", unbroken[1], "--lr", 0.1)
     refused(capsys, "train", "--resume", "--out", unbroken[1], "--preset", "small")
 
 
-def test_what_is_no_run_is_refused(tmp_path, capsys):
+def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     for command in (["train", "--resume", "--out", tmp_path], ["sample", tmp_path], ["sample", tmp_path / "none"]):
         assert "is not the folder of a run" in refused(capsys, *command)
     (tmp_path / "config.json").write_text("{}")
     assert "checkpoint.npz does not exist" in refused(capsys, "sample", tmp_path)
 
 
-def test_a_damaged_checkpoint_names_the_way_back(unbroken, tmp_path, capsys):
+def test_the_error_of_a_damaged_checkpoint_gives_the_command_to_restore(unbroken, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(unbroken[1], out)
     content = bytearray((out / "checkpoint.npz").read_bytes())
@@ -205,8 +205,8 @@ def test_a_damaged_checkpoint_names_the_way_back(unbroken, tmp_path, capsys):
     (out / "checkpoint.npz").write_bytes(content)
     says = refused(capsys, "train", "--resume", "--out", out, "--epochs", 4)
     assert "damaged" in says
-    way_back = says[says.index("`cp ") + 1 : says.rindex("`")].split()
-    subprocess.run(way_back, check=True)
+    command = says[says.index("`cp ") + 1 : says.rindex("`")].split()
+    subprocess.run(command, check=True)
     assert main(["train", "--resume", "--out", str(out), "--epochs", "3", "--quiet"]) == 0
     assert sha256(out / "checkpoint.npz") == sha256(unbroken[1] / "checkpoint.npz")
 
@@ -220,8 +220,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(unbroken, data, tmp_pat
     assert "another architecture" in refused(capsys, "sample", out)
 
 
-def test_a_full_disk_ends_in_a_sentence_and_keeps_the_last_checkpoint(unbroken, tmp_path):
-    """A limit on the size of files stands in for the full disk: the write fails in the middle."""
+def test_a_full_disk_keeps_the_last_checkpoint(unbroken, tmp_path):
+    """A limit on the size of files simulates a full disk, because the write fails in the middle."""
     out = tmp_path / "run"
     shutil.copytree(unbroken[1], out)
     before = sha256(out / "checkpoint.npz")
@@ -245,19 +245,19 @@ def test_divergence_keeps_the_last_good_checkpoint(data, tmp_path, capsys):
     assert all(np.isfinite(a).all() for name, a in arrays.items() if a.dtype.kind == "f")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_place_without_the_right_to_write_is_refused(data, tmp_path, capsys):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write to every folder")
+def test_a_folder_without_write_permission_is_refused(data, tmp_path, capsys):
     tmp_path.chmod(0o500)
     assert "cannot write to" in refused(capsys, "train", *OPTIONS, "--data", data, "--out", tmp_path / "run")
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path, capsys):
+def test_a_file_instead_of_a_folder_is_refused(data, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     says = refused(capsys, "train", *OPTIONS, "--data", data, "--out", tmp_path / "file" / "run")
     assert "cannot write to" in says and "Not a directory" in says
 
 
-def test_nothing_is_left_behind_by_a_refused_beginning(data, tmp_path):
+def test_a_refused_run_writes_nothing(data, tmp_path):
     from minigan.training import Config
 
     for choices in ({"batch": 999, "data": data}, {"data": str(tmp_path / "none")}, {"backend": "abacus"}):
@@ -269,28 +269,30 @@ def test_nothing_is_left_behind_by_a_refused_beginning(data, tmp_path):
 # ---------------------------------------------------------------- labels
 
 
-def test_a_labelled_run_draws_one_digit_or_all(tmp_path, capsys):
+def test_a_run_with_labels_draws_one_label_or_all(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", images=pixels, labels=np.arange(40) % 4)
     out = tmp_path / "run"
     options = ["--data", tmp_path / "data.npz", "--batch", "8", "--steps", "30", "--backend", "numpy", "--out", out]
     assert main(["train", *map(str, options)]) == 0
-    assert "labels     4, seen by both players" in capsys.readouterr().out
+    assert "labels     4, given to both networks" in capsys.readouterr().out
     with Image.open(out / "final.png") as picture:
-        assert picture.width == 4 * 26 + 2  # a column a label
+        assert picture.width == 4 * 26 + 2  # one column per label
     drawn = {}
     for name, digit in (("all", []), ("twos", ["--digit", "2"])):
         file = str(tmp_path / f"{name}.npy")
         assert main(["sample", str(out), "--count", "8", *digit, "--backend", "numpy", "--out", file]) == 0
         drawn[name] = np.load(file)
     same_label = [bool((a == b).all()) for a, b in zip(drawn["all"], drawn["twos"], strict=True)]
-    assert same_label == [False, False, True, False] * 2  # the noise is the same, the label differs but for the twos
-    assert "this run knows the labels 0 to 3, got 4" in refused(capsys, "sample", out, "--digit", 4)
+    assert (
+        same_label == [False, False, True, False] * 2
+    )  # the noise is the same, and the label is the same for the twos only
+    assert "this run has the labels 0 to 3, got 4" in refused(capsys, "sample", out, "--digit", 4)
 
 
-def test_data_without_labels_train_without_and_say_so(data, tmp_path, capsys):
+def test_training_without_labels_is_reported(data, tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--data", data, "--batch", "8", "--steps", "2", "--backend", "numpy", "--out", str(out)]
     assert main(["train", *options]) == 0
     assert "labels     none in these data" in capsys.readouterr().out
-    assert "this run knows no labels" in refused(capsys, "sample", out, "--digit", 1)
+    assert "this run has no labels" in refused(capsys, "sample", out, "--digit", 1)

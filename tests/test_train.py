@@ -1,4 +1,4 @@
-"""Training: one seed decides everything, the state is whole, totals and refusals are as said."""
+"""Training: the seed determines every bit, the state is complete, and totals and options are checked."""
 
 import dataclasses
 import functools
@@ -32,16 +32,16 @@ def training(backend="numpy", data=TINY, **choices) -> Training:
 
 
 def same(a: Training, b: Training) -> bool:
-    """Whether two trainings are in the same state, to the bit."""
+    """Returns whether two trainings are in the same state, to the bit."""
     (arrays, facts), (arrays_b, facts_b) = a.state(), b.state()
     assert arrays.keys() == arrays_b.keys()
-    facts["seconds"] = facts_b["seconds"] = 0  # of the clock
+    facts["seconds"] = facts_b["seconds"] = 0  # times differ
     for row in facts["history"] + facts_b["history"]:
         row.update(seconds=0, epoch_seconds=0, images_per_second=0)
     return facts == facts_b and all(arrays[k].tobytes() == arrays_b[k].tobytes() for k in arrays)
 
 
-# ---------------------------------------------------------------- one seed decides everything
+# ---------------------------------------------------------------- reproducibility
 
 
 @pytest.mark.parametrize("backend", RUNS_HERE)
@@ -62,7 +62,7 @@ def test_the_number_of_threads_decides_no_bit(backend):
     assert all(same(results[0], other) for other in results[1:])
 
 
-def test_looking_changes_nothing():
+def test_drawing_samples_changes_nothing():
     a, b = training(), training()
     for _ in a.records():
         a.sampler.of(a.fixed_noise)
@@ -73,7 +73,7 @@ def test_looking_changes_nothing():
 
 @pytest.mark.parametrize("backend", RUNS_HERE)
 def test_a_miniature_training_reproduces_its_losses(backend):
-    """Losses of four steps of `small` on fixed pixels, as the reference gave them when this test was written."""
+    """Losses of four steps of `small` on fixed pixels. The expected values are those of the NumPy backend."""
     t = training(backend, preset="small", average=0.0, lr_g=2e-3, lr_d=2e-3)
     losses = [[record["d_loss"], record["g_loss"]] for record in t.records()][:4]
     np.testing.assert_allclose(losses, MINIATURE, rtol=2e-5)
@@ -83,8 +83,8 @@ MINIATURE = [[1.386106, 0.693525], [1.384614, 0.692029], [1.382402, 0.693617], [
 
 
 @pytest.mark.parametrize("backend", RUNS_HERE)
-def test_a_state_goes_on_to_the_same_bits(backend):
-    """Saved in the middle of an epoch and restored into a new Training."""
+def test_a_restored_state_continues_to_the_same_bits(backend):
+    """The state is saved in the middle of an epoch and restored into a new Training."""
     whole, first = training(backend), training(backend)
     list(whole.records())
     for record in first.records():
@@ -97,7 +97,7 @@ def test_a_state_goes_on_to_the_same_bits(backend):
     assert same(whole, second)
 
 
-def test_each_epoch_shows_each_image_at_most_once():
+def test_each_epoch_uses_each_image_at_most_once():
     numbered = datasets.Images(np.repeat(np.arange(70, dtype=np.uint8), 64).reshape(70, 8, 8, 1), None, "numbered")
     t = training(data=numbered, epochs=None, steps=8)
     orders = []
@@ -109,7 +109,7 @@ def test_each_epoch_shows_each_image_at_most_once():
     assert not np.array_equal(*orders)
 
 
-def test_records_and_history_say_what_happened():
+def test_records_and_history_agree_with_the_steps():
     t = training()
     records = list(t.records())
     assert [r["step"] for r in records] == list(range(1, 9))
@@ -120,7 +120,7 @@ def test_records_and_history_say_what_happened():
     assert 0 < t.history[0]["seconds"] < t.history[1]["seconds"]
 
 
-def test_an_unfinished_epoch_has_its_row():
+def test_an_incomplete_epoch_has_a_row():
     t = training(epochs=None, steps=6)
     list(t.records())
     assert [(row["epoch"], row["step"]) for row in t.rows()] == [(1, 4), (2, 6)] and len(t.history) == 1
@@ -130,8 +130,11 @@ def test_an_unfinished_epoch_has_its_row():
 
 
 def labelled(varied: int = 0, **choices) -> Training:
-    """Images whose every pixel is 25 times their label: what G makes of a label can be read off. They are brighter by
-    up to `varied`; if those of a label were all the same, D would look at nothing but the spread."""
+    """Returns a training on images whose pixels are 25 times the label, plus up to `varied` for each image.
+
+    The brightness of a generated image shows its label. Without `varied`, D could detect fakes by the minibatch
+    standard deviation alone, because it is 0 for real images of one label.
+    """
     labels = np.arange(70) % 10
     grey = 25 * labels + np.random.default_rng(0).integers(0, varied, 70, endpoint=True)
     images = np.repeat(grey.astype(np.uint8), 64).reshape(70, 8, 8, 1)
@@ -139,26 +142,26 @@ def labelled(varied: int = 0, **choices) -> Training:
     return training(data=data, **{"preset": "digits", "average": 0.0, "batch": 32} | choices)
 
 
-def test_a_conditional_generator_learns_what_its_labels_mean():
+def test_a_conditional_generator_depends_on_its_labels():
     t = labelled(varied=25, epochs=None, steps=400, lr_g=3e-3, lr_d=3e-3)
     list(t.records())
-    means = t.samples(100).mean(axis=(1, 2, 3)).reshape(10, 10).mean(axis=0)  # a column a label
+    means = t.samples(100).mean(axis=(1, 2, 3)).reshape(10, 10).mean(axis=0)  # one column per label
     assert np.corrcoef(means, np.arange(10))[0, 1] > 0.9
 
 
-def test_batches_bring_their_own_labels():
+def test_batches_contain_the_labels_of_their_images():
     real, labels = labelled()._next_batch()
     assert np.array_equal(datasets.unscale(real)[:, 0, 0, 0], 25 * labels)
 
 
-def test_without_labels_the_players_are_unconditional():
+def test_without_labels_the_networks_are_unconditional():
     assert training(preset="digits").classes == 0  # the data have none
-    assert labelled(conditional=False).classes == 0  # not asked for
+    assert labelled(conditional=False).classes == 0  # the option is off
     t = labelled()
     assert t.classes == 10 and t.fixed_labels.tolist() == list(range(10)) * 10
 
 
-def test_labels_and_spectral_norm_go_on_to_the_same_bits():
+def test_labels_and_spectral_norm_continue_to_the_same_bits():
     whole, first, second = (labelled(epochs=3, average=0.9) for _ in range(3))
     list(whole.records())
     for record in first.records():
@@ -172,7 +175,7 @@ def test_labels_and_spectral_norm_go_on_to_the_same_bits():
 # ---------------------------------------------------------------- the learning rate
 
 
-def test_the_learning_rate_falls_to_zero_at_the_horizon():
+def test_the_learning_rate_decreases_to_zero_at_the_horizon():
     t = training(epochs=None, steps=8, decay=True, lr_g=4e-3, lr_d=8e-3)
     rates = [(t.opt_g.lr, t.opt_d.lr) for _ in t.records()]
     np.testing.assert_allclose(rates, [(4e-3 * (1 - i / 8), 8e-3 * (1 - i / 8)) for i in range(8)])
@@ -180,7 +183,7 @@ def test_the_learning_rate_falls_to_zero_at_the_horizon():
         Config(decay=True)
 
 
-def test_going_on_beyond_the_horizon_keeps_it():
+def test_a_larger_total_keeps_the_horizon():
     t = training(epochs=3, decay=True)
     further = training(epochs=9, decay=True)
     assert (t.horizon, further.horizon) == ({"epochs": 3}, {"epochs": 9})
@@ -280,8 +283,8 @@ def test_a_choice_out_of_range_is_refused(choice, says):
         Config.of(**choice)
 
 
-def test_numbers_become_what_they_stand_for():
-    """Whole floats are whole numbers, whole numbers are floats, and NumPy's numbers are Python's."""
+def test_numbers_are_converted_to_the_type_of_the_field():
+    """Whole floats become int, whole numbers become float, and NumPy numbers become Python numbers."""
     config = Config.of(
         "small", batch=64.0, seed=np.int64(3), minutes=2, lr_g=np.float32(0.5), network={"d_norm": "batch"}
     )
@@ -302,11 +305,11 @@ def test_a_field_that_a_newer_version_added_takes_its_default():
         ({}, "digits", "images", "mnist is a set of images"),
         ({"data": "ring"}, "points", "points", "ring is a mixture of Gaussians in the plane"),
         ({"data": "/tmp/faces"}, "digits", "images", "/tmp/faces is a file or folder"),
-        ({"kind": "points"}, "points", "points", "--kind says so"),
-        ({"preset": "mlp"}, "mlp", "images", "preset mlp is for them"),
+        ({"kind": "points"}, "points", "points", "--kind was given"),
+        ({"preset": "mlp"}, "mlp", "images", "preset mlp is for images"),
     ],
 )
-def test_the_kind_of_data_comes_from_preset_or_kind_or_the_data(choices, preset, kind, reason):
+def test_the_kind_of_data_is_inferred_from_preset_or_kind_or_data(choices, preset, kind, reason):
     config = Config.of(**choices)
     assert (config.preset, config.kind, config.kind_reason) == (preset, kind, reason)
 
@@ -319,7 +322,7 @@ def test_every_option_has_help(kind):
         assert len(this.help) > 10, name
 
 
-def test_a_table_of_options_says_what_each_takes():
+def test_the_table_of_options_lists_types_and_defaults():
     table = options_module.table(Config)
     assert "| `--batch` | a whole number, at least 2 | `128` | samples in a batch |" in table
     assert "| `--decay`, `--no-decay` | | `False` |" in table and "| `--conditional`, `--unconditional` |" in table
@@ -328,8 +331,8 @@ def test_a_table_of_options_says_what_each_takes():
     assert len(resumable) == len(RESUMABLE) == 8
 
 
-def test_the_config_of_a_run_holds_the_defaults_of_its_sections_too():
-    """So that a run goes on as it began, also after another version has changed a default."""
+def test_the_config_contains_the_defaults_of_network_and_data_options():
+    """A resumed run keeps these values, also if a new version changes a default."""
     config = Config.of("digits", network={"g_width": "2"})
     assert config.network == {"g_width": 2, "d_norm": "spectral"} and config.data_options == {}
     assert Config.of("points").data_options == {"points": 20_000}
@@ -342,7 +345,7 @@ def test_every_recipe_names_fields_of_config():
         assert Config.of(name).kind == preset.kind in datasets.KINDS
 
 
-def test_networks_of_ones_own_are_trained(rng):
+def test_custom_networks_are_trained(rng):
     G = Sequential(Dense(5, 64, rng=rng), Tanh(), Reshape(8, 8, 1))
     D = Sequential(Flatten(), Dense(64, 1, rng=rng))
     with pytest.raises(UserError, match=r"set generator\.noise_shape, for example to \(64,\)"):
@@ -354,7 +357,7 @@ def test_networks_of_ones_own_are_trained(rng):
     assert t.G is G and not np.array_equal(D.params["1.w"], before) and t.samples(3).shape == (3, 8, 8, 1)
 
 
-# ---------------------------------------------------------------- losses that compare
+# ---------------------------------------------------------------- losses that compare real and fake logits
 
 
 @pytest.mark.parametrize("compares", [False, True])
@@ -368,14 +371,16 @@ def test_a_loss_that_compares_gets_the_real_logits_and_fakes_of_the_same_labels(
 
     Comparing.compares = compares
     monkeypatch.setitem(losses.LOSSES, "hinge", Comparing())
-    asked, step = [], training_module.game.generator_step
-    monkeypatch.setattr(training_module.game, "generator_step", lambda *batch: asked.append(batch[5]) or step(*batch))
+    requested, step = [], training_module.game.generator_step
+    monkeypatch.setattr(
+        training_module.game, "generator_step", lambda *batch: requested.append(batch[5]) or step(*batch)
+    )
     t = labelled(epochs=None, steps=2, simultaneous=False)
     batches, next_batch = [], t._next_batch
     monkeypatch.setattr(t, "_next_batch", lambda: batches.append(next_batch()) or batches[-1])
     list(t.records())
     assert [logits is not None for logits in seen] == [compares] * 2
-    same = [np.array_equal(labels, batch[1]) for labels, batch in zip(asked, batches, strict=True)]
+    same = [np.array_equal(labels, batch[1]) for labels, batch in zip(requested, batches, strict=True)]
     assert same == [compares] * 2
 
 
@@ -384,8 +389,8 @@ def test_a_loss_that_compares_gets_the_real_logits_and_fakes_of_the_same_labels(
 
 @pytest.mark.parametrize("penalty", ["r1", "r2", "r1+r2", "wgan-gp"])
 @pytest.mark.parametrize("choices", [{"simultaneous": True}, {"simultaneous": False, "d_steps": 2}])
-def test_a_penalised_training_goes_on_to_the_same_bits(penalty, choices):
-    """The random points of WGAN-GP too: their stream is in the checkpoint."""
+def test_a_training_with_a_penalty_continues_to_the_same_bits(penalty, choices):
+    """This includes the random points of WGAN-GP, because the state of their generator is in the checkpoint."""
     choices |= {"preset": "mlp", "penalty": penalty, "penalty_weight": 0.1, "penalty_every": 2}
     whole, first, second, other = (training(**choices) for _ in range(4))
     list(whole.records())
@@ -397,10 +402,10 @@ def test_a_penalised_training_goes_on_to_the_same_bits(penalty, choices):
     assert same(whole, second)
     other.penalty = None
     list(other.records())
-    assert not same(whole, other)  # it plays a part
+    assert not same(whole, other)  # the penalty has an effect
 
 
-def test_a_lazy_penalty_comes_every_kth_step_with_k_times_the_weight(monkeypatch):
+def test_a_lazy_penalty_is_applied_every_kth_step_with_k_times_the_weight(monkeypatch):
     weights, calls = [], []
     real = penalties.named
 
@@ -432,20 +437,20 @@ def test_a_penalty_on_a_layer_without_second_derivatives_is_refused_by_name(rng)
         Training(dataclasses.replace(config, penalty="r1"), TINY, backends.reference(), (G, D))
 
 
-# ---------------------------------------------------------------- more data
+# ---------------------------------------------------------------- errors
 
 
-def test_more_batch_than_data_is_refused():
+def test_a_step_larger_than_the_data_is_refused():
     with pytest.raises(UserError, match="a step takes 80 images and tiny has 70: choose a smaller --batch"):
         training(batch=40, d_steps=2, simultaneous=False)
 
 
-# ---------------------------------------------------------------- going wrong
+# ---------------------------------------------------------------- divergence
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("player", ["G", "D"])
-def test_a_lost_weight_stops_the_run_with_the_step_named(player, value):
+def test_a_weight_that_is_not_finite_stops_the_run(player, value):
     t = training()
     with pytest.raises(Diverged, match=rf"step 3: .*{player}\.0\.w"):
         for record in t.records():
@@ -453,7 +458,7 @@ def test_a_lost_weight_stops_the_run_with_the_step_named(player, value):
                 getattr(t, player).params["0.w"].flat[5] = value
 
 
-def test_too_large_a_learning_rate_diverges_in_a_sentence():
+def test_a_learning_rate_that_is_too_large_raises_diverged():
     with pytest.raises(Diverged, match=r"step \d+: .* is no longer a finite number.*smaller --lr"):
         list(training(lr_g=1e30, lr_d=1e30, epochs=20).records())
 
@@ -481,8 +486,8 @@ def in_a_fresh_process(code: str, cache, given: bytes = b"") -> str:
     return subprocess.run(command, input=given, env=environment, check=True, capture_output=True).stdout.decode()
 
 
-def test_nothing_is_compiled_but_where_it_is_said(tmp_path):
-    """Of a first run's compilation none comes before or after the line that tells of it."""
+def test_compilation_happens_only_in_the_warm_up(tmp_path):
+    """In a first run, no kernel is compiled before or after the line that reports the compilation."""
     code = f"""
 from minigan import cli, training
 from numba.core import event
@@ -509,24 +514,24 @@ training.Training.warm_up = counted
 cli.main(["train", "--backend", "numba", "--steps", "2", "--out", {str(tmp_path / "run")!r}])
 print(*counts, len(compiled))
 """
-    before, with_it, in_all = map(int, in_a_fresh_process(code, tmp_path / "cache").splitlines()[-1].split())
-    assert before == 0 and in_all == with_it > 5
+    before, after_warm_up, at_end = map(int, in_a_fresh_process(code, tmp_path / "cache").splitlines()[-1].split())
+    assert before == 0 and at_end == after_warm_up > 5
 
 
 def test_a_second_process_compiles_the_gradients(tmp_path):
-    """The second process of a first run leaves on disk what this one will look for, and plays no other part."""
+    """The second process of a first run caches the kernels of the gradients on disk, and no others."""
     data = datasets.Images(np.zeros((2, 28, 28, 1), np.uint8), np.array([3, 7]), "two")
-    play = functools.partial(training_module._play_once, Config.of("digits", batch=2, steps=1), data, None)
+    step = functools.partial(training_module._train_once, Config.of("digits", batch=2, steps=1), data, None)
     code = "from minigan.backends import numba; numba.start(); "
     code += "from minigan.backends.numba import backend; backend.compile_gradients()"
-    assert in_a_fresh_process(code, tmp_path, pickle.dumps(play)) == ""
+    assert in_a_fresh_process(code, tmp_path, pickle.dumps(step)) == ""
     found = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}
     gradients = {"_adam", "_bias_grad", "_gradient", "_gradient_sums"}
     assert {f"passes.{name}" for name in gradients} | {"toomcook.gather_taps"} <= found
     assert not {"passes._normalise", "toomcook.convolve_points", "microkernel.spread_images"} & found
 
 
-def test_a_second_process_comes_where_nothing_is_compiled_and_goes_with_the_work(monkeypatch):
+def test_a_second_process_runs_only_without_cached_kernels(monkeypatch):
     numba, started = backends.load("numba"), []
 
     class Process(subprocess.Popen):
@@ -540,4 +545,4 @@ def test_a_second_process_comes_where_nothing_is_compiled_and_goes_with_the_work
         monkeypatch.setattr(backends.contract, "cores", lambda cores=cores: cores)
         assert training("numba").warm_up() > 0
         assert len(started) == helpers
-    assert started[0].returncode is not None  # it has ended, and was waited for
+    assert started[0].returncode is not None  # the process has ended

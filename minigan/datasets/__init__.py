@@ -1,13 +1,14 @@
-"""Images to learn from: MNIST, which comes with the package, and one's own files.
+"""Training data: the embedded MNIST digits, image files of your own, and points from mixtures of Gaussians.
 
     data = datasets.load("mnist")              # or a path: IDX files, .npy, .npz, a folder of pictures
     x = datasets.scale(data.images[:128])      # (128, 28, 28, 1) uint8 -> float32 in [-1, 1]
-    pixels = datasets.unscale(x)               # and back, exactly
+    pixels = datasets.unscale(x)               # the exact inverse
 
-Images stay uint8 in memory, a quarter of their size as float32, and each batch is scaled when it is used.
+Images are kept in memory as uint8, which takes a quarter of the space of float32. Each batch is scaled when it is used.
 
-`data` says what a training needs of data of any kind, and KINDS names the kinds. `images` are one kind: `idx`, `arrays`
-and `pictures` each read one kind of file of them, `files` what they share. `points` are another, drawn from `mixtures`.
+The module `data` defines the protocol that training needs, and KINDS lists the kinds of data. The kind in `images` is
+read from files by `idx`, `arrays` and `pictures`, which share the functions in `files`. The kind in `points` is drawn
+from `mixtures`.
 """
 
 import os
@@ -47,7 +48,7 @@ MNIST_SOURCE = "MNIST by Yann LeCun and Corinna Cortes, CC BY-SA 3.0"
 
 
 def mnist(split: str = "train") -> Images:
-    """The embedded MNIST digits: images (N, 28, 28, 1) uint8, labels (N,) int64 from 0 to 9; white ink on black.
+    """Loads the embedded MNIST digits: images (N, 28, 28, 1) uint8, white on black, and labels (N,) int64 from 0 to 9.
 
     `split` is "train" (N = 60,000), "test" (10,000) or "all" (70,000: train, then test). Each call reads the files
     again, so that the caller may change the arrays. A DataError names an unknown split.
@@ -59,7 +60,7 @@ def mnist(split: str = "train") -> Images:
         raise DataError(f'MNIST has no split {split!r}: ask for "train", "test" or "all"')
     loaded = [idx.load(MNIST_FOLDER / f"{part}-images-idx3-ubyte.gz") for part in parts]
     if any(part.labels is None for part in loaded):
-        raise DataError(f"{MNIST_FOLDER}: the label files that belong to the package are gone: install minigan again")
+        raise DataError(f"{MNIST_FOLDER}: the label files of the package are missing: reinstall minigan")
     images = np.concatenate([part.images for part in loaded])
     labels = np.concatenate([part.labels for part in loaded])
     return Images(images, labels, f"mnist-{split}", MNIST_SOURCE, labels_from="MNIST")
@@ -82,13 +83,13 @@ def load(spec: str | Path, options: ImageOptions = DEFAULTS) -> Images:
     A folder that has both IDX files and pictures is read for the IDX files. If the data are not in the folder itself
     but in one folder further down, they are read there. `options` say how; `Images.description()` says what was done.
 
-    A DataError says in one sentence which file is wrong, where, how, and what to do.
+    Raises DataError, which says in one sentence which file is wrong, where and how, and what to do.
     """
     if str(spec) in BUILTIN:
         return _as_asked(BUILTIN[str(spec)](options.split), options)
     if not str(spec) or "\0" in str(spec):
-        raise DataError(f'the name of the data, {str(spec)!r}, is no path: give "mnist", or a file or folder')
-    path = Path(os.path.expanduser(spec))  # the shell leaves the ~ in --data=~/faces
+        raise DataError(f'the name of the data, {str(spec)!r}, is not a path: give "mnist", or a file or folder')
+    path = Path(os.path.expanduser(spec))  # because the shell does not expand ~ in --data=~/faces
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
@@ -171,7 +172,7 @@ KINDS = {kind.name: kind for kind in (IMAGES, points.KIND)}
 
 
 def kind_of(spec: str) -> tuple[str, str]:
-    """(the kind of data that a --data looks like, why)."""
+    """Returns (the kind of data that the value of --data indicates, the reason)."""
     for kind in KINDS.values():
         if reason := kind.claims(spec):
             return kind.name, reason

@@ -1,4 +1,4 @@
-"""What a training needs to know about data, and nothing more: the Data protocol, and what a kind of data declares."""
+"""The Data protocol, which is all that training knows about data, and Kind, which describes one kind of data."""
 
 import zlib
 from collections.abc import Callable
@@ -13,54 +13,57 @@ from minigan.options import NoOptions
 
 
 class Codec(Protocol):
-    """The way from what a generator makes to what people use. A checkpoint keeps its fields, so sampling never needs
-    the data. A dataclass whose fields JSON can hold."""
+    """Decodes the output of a generator into images or points, and saves them.
+
+    A codec is a dataclass with fields that JSON can represent. Checkpoints store the fields, so that drawing samples
+    does not need the data.
+    """
 
     @property
     def view(self) -> str:
-        """The picture that `report` draws of samples: "grid" or "scatter"."""
+        """The way that `report` draws samples: "grid" or "scatter"."""
         ...
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Of the files that `save` writes."""
+        """The suffixes of the files that `save` can write."""
         ...
 
     def decode(self, samples: np.ndarray) -> Any:
-        """What people use, from float samples (N, *sample_shape)."""
+        """Decodes float samples (N, *sample_shape)."""
         ...
 
     def save(self, decoded: Any, path: Path) -> None:
-        """Writes decoded samples to a file; its suffix is one of `suffixes`. Raises OSError if the disk refuses."""
+        """Writes decoded samples to a file with one of the `suffixes`. Raises OSError if writing fails."""
         ...
 
 
 class Data(Protocol):
-    """Samples to learn from. Images, points and whatever else implement it; `Training` mentions none of them."""
+    """Samples to train on. `Training` uses only this protocol, which every kind of data implements."""
 
     @property
     def kind(self) -> str:
-        """A name of `datasets.KINDS`."""
+        """The name of this kind of data in `datasets.KINDS`."""
         ...
 
     @property
     def name(self) -> str:
-        """For titles and messages; no part of the fingerprint."""
+        """A name for titles and messages. It is not part of the fingerprint."""
         ...
 
     @property
     def labels(self) -> np.ndarray | None:
-        """(N,) whole numbers from 0, or None."""
+        """The labels (N,), integers from 0, or None."""
         ...
 
     @property
     def class_names(self) -> list[str] | None:
-        """One for each label, or None."""
+        """A name for each class, or None without labels."""
         ...
 
     @property
     def codec(self) -> Codec:
-        """What decodes samples."""
+        """The codec that decodes generated samples."""
         ...
 
     @property
@@ -70,44 +73,46 @@ class Data(Protocol):
 
     @property
     def held_out(self) -> "Data | None":
-        """Data that is never trained on, or None."""
+        """Data that are not used in training, or None."""
         ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """The number of samples."""
+        ...
 
     def to(self, backend: Backend) -> "Data":
-        """The same data, placed where `batch` computes."""
+        """Returns the same data, stored on the backend, so that `batch` computes there."""
         ...
 
     def batch(self, index: Array) -> Array:
-        """float32 (N, *sample_shape) of these samples, scaled; index (N,) int64. Both on the backend."""
+        """Returns scaled samples, float32 (N, *sample_shape), for index (N,) int64. Both arrays are on the backend."""
         ...
 
     def fingerprint(self) -> dict:
-        """What tells these data from others: shape and checksums of values and labels, not of names."""
+        """Returns the shape, and checksums of values and labels, which identify the data. The name is not included."""
         ...
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of data: how it is loaded and decoded, and its defaults."""
+    """Describes a kind of data: how it is loaded and decoded, and its defaults."""
 
     name: str
     load: Callable[[str, Any, int], Data]  # (--data, the kind's options, the run's seed)
-    codec: Callable[..., Codec]  # from the fields that a checkpoint keeps
+    codec: Callable[..., Codec]  # takes the fields stored in a checkpoint
     default_preset: str
-    builtin: tuple[str, ...]  # the names of --data that are no path, the default first
-    example_shape: tuple[int, ...]  # of one small sample, for checks
-    claims: Callable[[str], str | None] = lambda data: None  # why --data looks like this kind, or None
-    options: type = NoOptions  # a dataclass of `option` fields
+    builtin: tuple[str, ...]  # values of --data that are not paths, the default first
+    example_shape: tuple[int, ...]  # shape of one small sample, for checks
+    claims: Callable[[str], str | None] = lambda data: None  # the reason if this --data is of this kind, else None
+    options: type = NoOptions  # a dataclass with `option` fields
 
 
 def checksums(values: np.ndarray, labels: np.ndarray | None) -> dict:
-    """The fingerprint of values (N, ...) and labels (N,)."""
+    """Returns the fingerprint of values (N, ...) and labels (N,)."""
     found: dict = {"shape": list(values.shape), "dtype": str(values.dtype), "values": crc32(values)}
     return found | {"labels": None if labels is None else crc32(labels.astype(np.int64))}
 
 
 def crc32(array: np.ndarray) -> int:
-    """The checksum of an array's numbers in C order."""
+    """Returns the CRC-32 checksum of the elements of an array in C order."""
     return zlib.crc32(np.ascontiguousarray(array).data)

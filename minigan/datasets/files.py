@@ -1,4 +1,4 @@
-"""What reading any kind of file shares: its error, and reading no more bytes than there are."""
+"""Functions and errors that the readers of all file formats share."""
 
 import gzip
 import os
@@ -9,18 +9,17 @@ from typing import BinaryIO
 
 from minigan.errors import UserError
 
-PIECE = 1 << 16  # bytes: as closely as an error in a compressed stream is placed
-DAMAGED = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError)  # how unpacking fails
+CHUNK = 1 << 16  # bytes read at a time; errors in a compressed stream are located to within one chunk
+DAMAGED = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError)  # errors of decompression
 
 
 class DataError(UserError):
-    """A file, folder or array that cannot be used as images; its sentence says which, where, how, and what to do."""
+    """Raised for data that cannot be used. The message is one sentence: what is wrong, where, and what to do."""
 
 
 def explain(path: str | Path, error: OSError) -> DataError:
-    """The operating system's refusal to read `path`, as a DataError with the remedy."""
-    # An error met inside a folder names its own file.
-    path = error.filename or path
+    """Converts an error of the operating system while reading `path` into a DataError that says what to do."""
+    path = error.filename or path  # `path` may be a folder, and the error about a file in it
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: there is no such file or folder: check the name, or give the full path")
     if isinstance(error, PermissionError):
@@ -31,7 +30,7 @@ def explain(path: str | Path, error: OSError) -> DataError:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """`path` opened to read bytes; what the operating system refuses becomes a DataError."""
+    """Opens `path` for reading bytes. Raises DataError if the operating system refuses."""
     try:
         return open(path, "rb")
     except OSError as error:
@@ -39,22 +38,22 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_bytes(stream: BinaryIO, count: int, path: str | Path, at: int = 0) -> bytearray:
-    """The next `count` bytes of `stream`, fewer only if it ends before; `at` is its offset now, for the error.
+    """Reads the next `count` bytes of `stream`, or fewer if it ends before. `at` is its current offset, for errors.
 
-    Piece by piece, since `count` comes from a header that may lie: memory grows with the bytes that are really there,
-    not with those that were promised. A damaged gzip or zip stream is a DataError.
+    The bytes are read in chunks, because `count` may come from a damaged header: the memory used grows with the bytes
+    that exist, not with `count`. Raises DataError if a gzip or zip stream is damaged.
     """
     data = bytearray()
     try:
         while len(data) < count:
-            piece = stream.read(min(PIECE, count - len(data)))
-            if not piece:
+            chunk = stream.read(min(CHUNK, count - len(data)))
+            if not chunk:
                 break
-            data += piece
+            data += chunk
     except DAMAGED as error:
         raise DataError(
-            f"{path}: the compressed stream is damaged, somewhere after offset {at + len(data)} of its unpacked bytes "
-            f"({error}): download or copy the file again"
+            f"{path}: the compressed stream is damaged, somewhere after offset {at + len(data)} of its uncompressed "
+            f"bytes ({error}): download or copy the file again"
         ) from None
     except OSError as error:
         raise explain(path, error) from None

@@ -1,12 +1,12 @@
-"""IDX files, the format of MNIST and its relatives.
+"""Read IDX files, the format of MNIST and similar data sets.
 
     offset 0   two zero bytes
     offset 2   element type: 0x08 is unsigned bytes
     offset 3   number of dimensions: 3 for images (N, H, W), 1 for labels (N,)
-    offset 4   each dimension, as 4 bytes, most significant first
-    then       the elements, last dimension fastest
+    offset 4   each dimension, as 4 bytes, big-endian
+    then       the elements, in row-major order
 
-The header is checked byte by byte before any of the elements is read. Source: http://yann.lecun.com/exdb/mnist/
+Every byte of the header is checked before the elements are read. Source: http://yann.lecun.com/exdb/mnist/
 """
 
 import gzip
@@ -28,8 +28,8 @@ CONTENTS = {1: "labels", 2: "labels", 3: "images"}
 # train-images-idx3-ubyte, t10k-images.idx3-ubyte, emnist-letters-train-images-idx3-ubyte.gz
 IMAGES_NAME = re.compile(r".*images[-.]idx3-ubyte(\.gz)?", re.IGNORECASE)
 
-# What a wrong magic number often turns out to be.
-OTHER_KINDS = {
+# The first two bytes of other kinds of files, and a hint for each.
+HINTS = {
     b"\x1f\x8b": "is this file compressed twice?",
     b"\x93N": "is this a NumPy array, to be renamed to .npy?",
     b"PK": "is this a zip archive, to be unpacked, or renamed to .npz if NumPy wrote it?",
@@ -123,20 +123,21 @@ def read(path: Path, dims: tuple[int, ...]) -> np.ndarray:
     Images are unsigned bytes (N, H, W), dims (3,). Labels are unsigned bytes or other whole numbers (N,) or (N, K),
     dims (1, 2).
 
-    Whether it is compressed is seen from its first bytes, not from its name: browsers unpack some downloads and leave
-    the .gz. A DataError names the offset of the first wrong byte (of the unpacked bytes, where it is compressed).
+    The first bytes show whether the file is compressed. The name does not, because browsers decompress some downloads
+    and keep the suffix .gz. Raises DataError, which gives the offset of the first wrong byte. In a compressed file,
+    offsets count uncompressed bytes.
     """
     with open_file(path) as file:
-        packed = read_bytes(file, 2, path) == b"\x1f\x8b"
+        compressed = read_bytes(file, 2, path) == b"\x1f\x8b"
         file.seek(0)
-        stream = gzip.GzipFile(fileobj=file) if packed else file
+        stream = gzip.GzipFile(fileobj=file) if compressed else file
         size = os.fstat(file.fileno()).st_size
 
         magic = read_bytes(stream, 4, path)
         dtype, axes = check_magic(magic, path, dims)
         start = 4 + 4 * axes
         header = read_bytes(stream, 4 * axes, path, at=4)
-        if len(header) < 4 * dims:
+        if len(header) < 4 * axes:
             raise DataError(
                 f"{path}: at offset {4 + len(header)}, the file ends inside its header of {start} bytes: it is "
                 "truncated, download or copy it again"
@@ -145,27 +146,31 @@ def read(path: Path, dims: tuple[int, ...]) -> np.ndarray:
         if axes == 3:
             check_size(f"{path}: at offset {4 if shape[0] == 0 else 8}", *shape)
 
-        promised = math.prod(shape) * dtype.itemsize
+        expected = math.prod(shape) * dtype.itemsize
         each = f" x {dtype.itemsize}" if dtype.itemsize > 1 else ""
-        text = f"{' x '.join(map(str, shape))}{each} = {promised} bytes of {CONTENTS[axes]}"
+        text = f"{' x '.join(map(str, shape))}{each} = {expected} bytes of {CONTENTS[axes]}"
         # Before anything is allocated: deflate cannot shrink its input by more than a factor of 1032.
-        if promised > (1032 * size if packed else size - start):
-            have = f"a compressed file of {size} bytes cannot hold them" if packed else f"only {size - start} follow it"
-            raise DataError(
-                f"{path}: at offset 4, the header promises {text}, but {have}: the file is truncated or "
-                "its header damaged, download or copy it again"
+        if expected > (1032 * size if compressed else size - start):
+            have = (
+                f"a compressed file of {size} bytes cannot hold them"
+                if compressed
+                else f"only {size - start} follow it"
             )
-        expect_room(promised, str(path), "use fewer or smaller images")
-        data = read_bytes(stream, promised, path, at=start)
-        if len(data) < promised:
+            raise DataError(
+                f"{path}: at offset 4, the header declares {text}, but {have}: the file is "
+                "truncated or its header is damaged, download or copy it again"
+            )
+        expect_room(expected, str(path), "use fewer or smaller images")
+        data = read_bytes(stream, expected, path, at=start)
+        if len(data) < expected:
             raise DataError(
                 f"{path}: at offset {start + len(data)}, the file ends after {len(data)} of the {text} that its "
-                "header promises: it is truncated, download or copy it again"
+                "header declares: it is truncated, download or copy it again"
             )
-        # Reading on to the end also makes gzip verify its checksum.
-        if read_bytes(stream, 1, path, at=start + promised):
+        # Reading to the end also makes gzip verify its checksum.
+        if read_bytes(stream, 1, path, at=start + expected):
             raise DataError(
-                f"{path}: at offset {start + promised}, expected the end of the file after {text}, got more bytes: "
+                f"{path}: at offset {start + expected}, expected the end of the file after {text}, got more bytes: "
                 "the header or the file is damaged, download or copy it again"
             )
     return np.frombuffer(data, dtype).reshape(shape)
@@ -185,13 +190,13 @@ def check_magic(magic: bytes, path: Path, dims: tuple[int, ...]) -> tuple[np.dty
         )
     got = f"got 0x{magic.hex()}"
     if magic[:2] != b"\0\0":
-        hint = OTHER_KINDS.get(bytes(magic[:2]), "minigan reads IDX, .npy and .npz files and folders of pictures")
+        hint = HINTS.get(bytes(magic[:2]), "minigan reads IDX, .npy and .npz files and folders of pictures")
         raise DataError(f"{path}: at offset 0, {expected}, {got}: {hint}")
     name = ELEMENT_TYPES.get(magic[2], "")
     if name != "uint8" and not (dims != (3,) and "int" in name):
-        came = f"0x{magic[2]:02x}, which is {name}" if name else f"0x{magic[2]:02x}, which IDX does not define"
+        element = f"0x{magic[2]:02x}, which is {name}" if name else f"0x{magic[2]:02x}, which IDX does not define"
         raise DataError(
-            f"{path}: at offset 2, expected element type 0x08 (unsigned bytes), got {came}: save the pixels "
+            f"{path}: at offset 2, expected element type 0x08 (unsigned bytes), got {element}: save the pixels "
             "as unsigned bytes, or as a .npy file"
         )
     if magic[3] not in dims:

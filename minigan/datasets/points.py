@@ -1,4 +1,4 @@
-"""Points drawn from a mixture of Gaussians in the plane: data whose truth is known, and that train in seconds."""
+"""Data of the kind points: drawn from a mixture of Gaussians in the plane, with a known density."""
 
 import io
 from dataclasses import dataclass, replace
@@ -18,10 +18,10 @@ MIXTURES = {"ring": ring(), "grid": grid()}
 
 @dataclass(frozen=True)
 class PointsOptions:
-    """The options of data of the kind points."""
+    """Options of data of the kind points."""
 
     points: int = option(
-        20_000, help="points: how many are drawn from the mixture (default {default})", low=2, metavar="N"
+        20_000, help="points: the number drawn from the mixture (default {default})", low=2, metavar="N"
     )
 
     def __post_init__(self):
@@ -30,11 +30,11 @@ class PointsOptions:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """N points in the plane; a point's label is the mode from which it was drawn."""
+    """N points in the plane. The label of a point is the mode from which it was drawn."""
 
     points: np.ndarray  # (N, 2) float32
     labels: np.ndarray  # (N,) int64
-    mixture: str  # a name of MIXTURES
+    mixture: str  # a key of MIXTURES
     placed: Array | None = None  # the points on a backend, for `batch`
 
     kind = "points"
@@ -42,48 +42,55 @@ class Points:
 
     @property
     def name(self) -> str:
+        """The name of the mixture."""
         return self.mixture
 
     def __len__(self) -> int:
+        """The number of points."""
         return len(self.points)
 
     @property
     def sample_shape(self) -> tuple[int, int]:
+        """The shape (2,) of one point."""
         return self.points.shape[1:]
 
     @property
     def class_names(self) -> list[str]:
+        """The indices of the modes, as text."""
         return [str(mode) for mode in range(len(MIXTURES[self.mixture].centres))]
 
     @property
     def codec(self) -> "PointsCodec":
+        """The codec that decodes generated points."""
         return PointsCodec(self.mixture)
 
     def to(self, backend: Backend) -> "Points":
+        """Returns the points stored on the backend."""
         return replace(self, placed=backend.asarray(self.points))
 
     def batch(self, index: Array) -> Array:
-        """Points (N, 2), as they are: they are about as large as 1 already."""
+        """Returns the points (N, 2) of index (N,). They are not scaled, because their magnitude is about 1."""
         return (self.points if self.placed is None else self.placed)[index]
 
     def fingerprint(self) -> dict:
+        """Returns the shape, and checksums of points and labels."""
         return checksums(self.points, self.labels)
 
 
 @dataclass(frozen=True)
 class PointsCodec:
-    """Points are used as they are; the mixture says where they should be."""
+    """Decodes points, which are not scaled, and compares them with the mixture."""
 
     mixture: str
     view = "scatter"
     suffixes = (".npy", ".csv")
 
     def decode(self, samples: np.ndarray) -> np.ndarray:
-        """float32 (N, 2)"""
+        """Converts samples (N, 2) to float32."""
         return np.asarray(samples, np.float32)
 
     def save(self, decoded: np.ndarray, path: Path) -> None:
-        """A .npy file of float32 (N, 2), or a .csv file with the columns x and y."""
+        """Writes a .npy file of float32 (N, 2), or a .csv file with the columns x and y."""
         if path.suffix == ".npy":
             return write_array(path, decoded)
         text = io.StringIO()
@@ -91,16 +98,16 @@ class PointsCodec:
         write_atomically(path, text.getvalue().encode())
 
     def density(self, x: np.ndarray) -> np.ndarray:
-        """The true density (N,) at points (N, 2)."""
+        """Returns the density (N,) of the mixture at points (N, 2)."""
         return MIXTURES[self.mixture].density(x)
 
     def coverage(self, x: np.ndarray) -> tuple[int, float]:
-        """On how many modes the points lie, and which share of them lies well: see `Mixture.coverage`."""
+        """Returns (number of modes covered, share of points near a mode): see `Mixture.coverage`."""
         return MIXTURES[self.mixture].coverage(x)
 
 
 def load(spec: str, options: PointsOptions, seed: int) -> Points:
-    """The points of "ring" (8 modes) or "grid" (5 x 5 modes), which the seed decides. Raises DataError otherwise."""
+    """Draws the points of "ring" (8 modes) or "grid" (5 x 5 modes) from the seed. Raises DataError for other names."""
     if spec not in MIXTURES:
         raise DataError(f"points are drawn from {' or '.join(MIXTURES)}, got {spec!r}: give --data one of these")
     mixture: Mixture = MIXTURES[spec]

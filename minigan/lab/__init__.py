@@ -1,1 +1,1 @@
-"""Experiments and measurements."""
+"""Measure the speed of training steps and functions."""

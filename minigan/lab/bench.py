@@ -1,6 +1,6 @@
-"""Measuring: functions that take turns, so that a noisy neighbour disturbs all of them alike; and what was measured on.
+"""Time functions in alternation, so that other load on the machine affects all of them equally.
 
-`minigan bench` is the short version for a reader's own machine; the scripts in benchmarks/ use the same two functions.
+`minigan bench` is a short benchmark for any machine. The scripts in benchmarks/ use the same functions.
 """
 
 import importlib.metadata
@@ -25,10 +25,13 @@ PAUSE, BURST = 0.05, 0.2  # seconds
 def take_turns(
     functions: list[Callable[[], object]], seconds: float, before: list[Callable[[], object]] | None = None
 ) -> list[list[float]]:
-    """The functions in turn, until each had its seconds, three times at least: every duration of each, in seconds.
+    """Times functions in alternation until `seconds` per function have passed, in at least three turns each.
 
-    A turn begins with the function's own `before`, with a pause, in which the BLAS threads of the one before give up
-    their busy waiting, and with one run to warm up, none of which is timed; then it runs for 0.2 s, once at least.
+    Returns a list for each function, with the duration of every timed call in seconds.
+
+    A turn starts with the `before` of the function, a pause and a warm-up call, which are not timed. During the pause,
+    the BLAS threads of the previous function stop their busy waiting. Then the function is called for 0.2 s, and at
+    least once.
     """
     before = before or [lambda: None] * len(functions)
     durations: list[list[float]] = [[] for _ in functions]
@@ -50,13 +53,13 @@ def take_turns(
 
 
 def summary(times: list[float]) -> dict:
-    """Median and quartiles in milliseconds, and how many runs they are of."""
+    """Returns the median and the quartiles in milliseconds, and the number of durations."""
     low, median, high = np.quantile(times, [0.25, 0.5, 0.75]) * 1e3
     return {"median_ms": round(median, 3), "quartiles_ms": [round(low, 3), round(high, 3)], "runs": len(times)}
 
 
 def machine() -> dict:
-    """What a figure was measured on: processor, cores, system, and the versions of what took part."""
+    """Returns a description of this machine: processor, cores, system, and versions of Python and packages."""
     versions = {"python": platform.python_version()}
     for name in ("numpy", "numba", "llvmlite", "cupy", "torch", "tensorflow", "tensorflow-cpu"):
         try:
@@ -71,9 +74,9 @@ def machine() -> dict:
 
 
 class Step:
-    """One full training step, D on real and on fake, then G through D, ready to be called again and again.
+    """A complete training step as a callable: a discriminator step, then a generator step.
 
-    Simultaneous: both players learn from one pass (`game.simultaneous_step`).
+    With `simultaneous`, both networks are updated from one forward pass (`game.simultaneous_step`).
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Step:
         self.backend, self.simultaneous, self.penalty = backend, simultaneous, penalty
 
     def __call__(self) -> dict:
+        """Runs one step, synchronises the backend, and returns the record of the step."""
         if self.simultaneous:
             players = *self.players, self.opt_d, self.opt_g
             batch = self.real, self.z_g, losses.non_saturating
@@ -113,12 +117,17 @@ class Step:
 def compare_backends(
     preset: str, batches: list[int], names: list[str], threads: list[int], seconds: float, **settings
 ) -> list[dict]:
-    """A row for each batch, number of threads and backend: the time of a full step. They take turns. The first step of
-    each backend is checked, not timed. `settings` are further ones of `backends.load`, for example tf32.
+    """Times a complete step on each backend, in alternation.
 
-    Before each step its backend sets its threads, because those of BLAS are shared: NumPy uses them, Numba does not.
+    Returns a row for each batch, number of threads and backend.
 
-    Raises AssertionError where two backends play different games.
+    The first step of each backend is not timed. Its losses and probabilities are compared with those of the first
+    backend. `settings` are further arguments of `backends.load`, for example tf32.
+
+    Before each turn, the backend sets its number of threads, because BLAS has one setting for all backends, and only
+    NumPy uses it.
+
+    Raises AssertionError if the first steps of two backends differ.
     """
     rows = []
     for batch in batches:
@@ -137,7 +146,10 @@ def compare_backends(
 
 
 def compare_penalties(preset: str, batch: int, name: str, threads: int, seconds: float) -> list[dict]:
-    """A row for a full step without a penalty and with each: they take turns. `ratio` is to the step without."""
+    """Times a complete step without penalty and with each penalty, in alternation. Returns a row for each.
+
+    `ratio` is relative to the step without penalty.
+    """
     backend, steps = backends.load(name, threads=threads), {}
     for kind in ("none", *penalties.NAMES):
         rng = np.random.default_rng(0)
@@ -151,9 +163,9 @@ def compare_penalties(preset: str, batch: int, name: str, threads: int, seconds:
     return [row | {"ratio": round(row["median_ms"] / rows[0]["median_ms"], 3)} for row in rows]
 
 
-def overtakes(rows: list[dict], challenger: str, champion: str) -> int | None:
-    """The smallest batch from which on the challenger is the faster one; None if it never is."""
+def overtakes(rows: list[dict], candidate: str, baseline: str) -> int | None:
+    """Returns the batch from which on the candidate is faster, or None if it is not at the largest batch."""
     times = {(row["batch"], row["backend"]): row["median_ms"] for row in rows}
     batches = sorted({row["batch"] for row in rows})
-    faster = [times[batch, challenger] < times[batch, champion] for batch in batches]
+    faster = [times[batch, candidate] < times[batch, baseline] for batch in batches]
     return next((batch for i, batch in enumerate(batches) if all(faster[i:])), None)

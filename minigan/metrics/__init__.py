@@ -1,4 +1,4 @@
-"""Measures of generated samples: functions of arrays, and a classifier that computes features of images."""
+"""Metrics of generated samples, and the classifier that computes the features of images."""
 
 from minigan.metrics.distances import Neighbourhoods, class_divergence, frechet_distance
 from minigan.metrics.judge import Judge

@@ -1,4 +1,4 @@
-"""Distances between two sets of feature vectors: Frechet distance, density, coverage, class divergence.
+"""Compute distances between two sets of feature vectors: Frechet distance, density, coverage, class divergence.
 
 All functions take arrays and compute in float64. A feature vector is a row: N images with F
 features each are an array (N, F).
@@ -17,8 +17,9 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
     It is 0 for equal means and covariances (Heusel et al. 2017, "GANs trained by a two time-scale
     update rule", equation 6). The trace of (S S')^(1/2) is computed from the symmetric matrix
-    R S' R with R = S^(1/2), because it has the same eigenvalues as S S': they are real and, up to
-    rounding, not negative. Negative ones are set to 0, so the distance is real and not negative.
+    R S' R with R = S^(1/2), which has the same eigenvalues as S S'. They are real and, except for
+    rounding errors, not negative. Negative ones are set to 0, so that the result is real and not
+    negative.
     """
     (mean_a, cov_a), (mean_b, cov_b) = ((x.mean(axis=0), np.cov(x, rowvar=False)) for x in (a, b))
     values, vectors = np.linalg.eigh(cov_a)
@@ -28,26 +29,26 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class Neighbourhoods:
-    """The k-nearest-neighbour balls of real features (N, F), from which density and coverage follow.
+    """The k-nearest-neighbour neighbourhoods of real features (N, F), which define density and coverage.
 
-    The ball around a real feature vector reaches to its k-th nearest real neighbour (Naeem et al.
-    2020, "Reliable fidelity and diversity metrics for generative models", with k = 5):
+    The neighbourhood of a real feature vector is a sphere. Its radius is the distance to the k-th
+    nearest real feature vector (Naeem et al. 2020, "Reliable fidelity and diversity metrics for
+    generative models", with k = 5):
 
-        density     the mean, over the samples, of the number of balls that contain the sample, divided by k
-        coverage    the share of balls that contain a sample
+        density     the mean number of neighbourhoods that contain a sample, divided by k
+        coverage    the share of neighbourhoods that contain at least one sample
     """
 
     def __init__(self, real: np.ndarray, k: int = 5):
         self.real, self.k = real, min(k, len(real) - 1)
-        self.square_radii = np.concatenate(  # (N,); place 0 is the distance 0 of the vector to itself
+        self.square_radii = np.concatenate(  # (N,); index 0 is the distance 0 of the vector to itself
             [np.partition(squares, self.k, axis=1)[:, self.k] for squares in _square_distances(real, real)]
         )
 
     def memberships(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns which samples (M, F) lie in which balls, summed over the balls and over the samples.
+        """Counts the neighbourhoods that contain each of the samples (M, F).
 
-        The first array, int (M,), counts the balls that contain each sample. The second, bool (N,),
-        says whether each ball contains a sample.
+        Returns the counts, int (M,), and whether each neighbourhood contains a sample, bool (N,).
         """
         counts, covered = [], np.zeros(len(self.real), bool)
         for squares in _square_distances(samples, self.real):
@@ -58,7 +59,7 @@ class Neighbourhoods:
 
 
 def _square_distances(a: np.ndarray, b: np.ndarray, rows: int = 1000) -> Iterator[np.ndarray]:
-    """Yields |a - b|^2 for all pairs of a (N, F) and b (M, F), as blocks (rows, M).
+    """Yields |a - b|^2 for all pairs of rows of a (N, F) and b (M, F), in blocks (rows, M).
 
     A block of 1,000 rows takes 80 MB for M = 10,000. All pairs at once would take 800 MB.
     """
@@ -71,6 +72,6 @@ def _square_distances(a: np.ndarray, b: np.ndarray, rows: int = 1000) -> Iterato
 def class_divergence(shares: np.ndarray) -> float:
     """Returns the Kullback-Leibler divergence of the class shares p (K,) from uniform: sum p log(p K).
 
-    It is 0 when every class is as frequent as any other, and log K when only one class occurs.
+    It is 0 if all classes are equally frequent, and log K if only one class occurs.
     """
     return float(sum(p * math.log(p * len(shares)) for p in shares if p > 0))

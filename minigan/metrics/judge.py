@@ -1,10 +1,10 @@
-"""The judge: a classifier of digits, trained by minigan itself, whose features measure generated samples.
+"""The judge, a digit classifier trained with minigan. The metrics of generated samples use its features.
 
     judge = Judge(backend)
     features, probabilities = judge.features_and_probabilities(images)
 
-It is a small convolutional network. It reads 99.5% of the 10,000 MNIST test digits correctly.
-benchmarks/train_judge.py computes its weights from a seed; judge.npz holds them as float16.
+It is a small convolutional network. It classifies 99.5% of the 10,000 MNIST test digits correctly.
+benchmarks/train_judge.py trains it from a seed, and judge.npz contains the weights as float16.
 """
 
 import zlib
@@ -47,10 +47,10 @@ def judge_network(rng: np.random.Generator) -> Sequential:
 
 
 class Judge:
-    """The classifier with the weights of a file.
+    """The classifier with weights from a file.
 
-    `crc32`, of the weights, identifies the judge. Reports contain it, because scores of different
-    judges are not comparable.
+    `crc32` is the checksum of the weights. It identifies the judge in reports, because scores of
+    different judges are not comparable.
     """
 
     def __init__(self, backend, weights: Path = WEIGHTS):
@@ -74,7 +74,7 @@ def features_and_probabilities(network: Sequential, images: np.ndarray) -> tuple
     `network` has the layers of `judge_network`, with any weights.
     """
     backend = network.backend
-    body, head = Sequential(*network.layers[:-2]), network.layers[-1]  # the layer between them is Dropout
+    body, head = Sequential(*network.layers[:-2]), network.layers[-1]  # without the Dropout between them
     features, probabilities = [], []
     for i in range(0, len(images), 500):
         f, _ = body.forward(backend.asarray(datasets.scale(images[i : i + 500])), train=False)

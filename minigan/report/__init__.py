@@ -1,1 +1,1 @@
-"""Pictures of samples and of training. The only code of minigan that imports matplotlib."""
+"""Draw samples, curves and reports. Only this package imports matplotlib."""

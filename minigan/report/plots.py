@@ -1,6 +1,7 @@
-"""Pictures of samples, the animation of a training, the curves of a history. The only importer of matplotlib.
+"""Draw samples, the animation of a training, and the curves of a history.
 
-`picture` draws samples of any kind: their codec names the view, and VIEWS has the views.
+`picture` draws samples of any kind of data. The codec gives the name of the view, a key of VIEWS. Matplotlib is
+imported only in this module, and only when a function needs it.
 """
 
 import io
@@ -12,21 +13,24 @@ from PIL import Image
 from minigan.files import write_atomically
 
 GAP = 2  # pixels between the images of a grid
-GREY = 48  # their colour
+GREY = 48  # brightness of the gaps
 
 
 def picture(samples: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
-    """One uint8 picture (height, width, C) of decoded samples, in the view that their codec names."""
+    """Draws decoded samples as one uint8 picture (height, width, C), in the view of their codec."""
     return VIEWS[codec.view](samples, codec, columns, scale)
 
 
 def save_samples(path: Path, samples: np.ndarray, codec, columns: int = 10, scale: int = 2) -> None:
-    """Writes the picture of decoded samples as a PNG."""
-    _save(path, _pillow(picture(samples, codec, columns, scale)), "PNG", optimize=True)
+    """Writes the picture of decoded samples as a PNG file."""
+    _save(path, _to_pillow(picture(samples, codec, columns, scale)), "PNG", optimize=True)
 
 
 def grid(images: np.ndarray, columns: int = 10, scale: int = 2) -> np.ndarray:
-    """uint8 (N, H, W, C), C 1 or 3 -> one uint8 picture (height, width, C), row by row, each pixel scale x scale."""
+    """Arranges uint8 images (N, H, W, C), C = 1 or 3, row by row in one uint8 picture (height, width, C).
+
+    Each pixel is enlarged to scale x scale pixels.
+    """
     N, H, W, C = images.shape
     rows = -(-N // columns)
     H, W = scale * H, scale * W
@@ -38,7 +42,7 @@ def grid(images: np.ndarray, columns: int = 10, scale: int = 2) -> np.ndarray:
 
 
 def scatter(points: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
-    """Points (N, 2) over the true density of the data, as one uint8 picture (height, width, 3).
+    """Draws points (N, 2) over the true density of the data, as one uint8 picture (height, width, 3).
 
     `codec.density` gives the density (M,) at points (M, 2). The picture is 160 * scale pixels
     wide and high.
@@ -64,30 +68,31 @@ VIEWS = {"grid": lambda samples, codec, columns, scale: grid(samples, columns, s
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int = 10, scale: int = 2) -> None:
-    """Writes the grid of uint8 images (N, H, W, C) as a PNG."""
-    _save(path, _pillow(grid(images, columns, scale)), "PNG", optimize=True)
+    """Writes the grid of uint8 images (N, H, W, C) as a PNG file."""
+    _save(path, _to_pillow(grid(images, columns, scale)), "PNG", optimize=True)
 
 
 def save_animation(path: Path, frames: list[Path], last: np.ndarray | None = None) -> None:
-    """A GIF of PNG files, at half their size, and of one more picture (height, width, C) after them.
+    """Writes a GIF of PNG files at half their size, followed by the picture `last` (height, width, C), if given.
 
-    The last frame stays for two seconds.
+    The last frame is shown for two seconds.
     """
-    pictures = [Image.open(frame) for frame in frames] + ([] if last is None else [_pillow(last)])
-    halves = [picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX) for picture in pictures]
-    durations = [250] * (len(halves) - 1) + [2000]  # milliseconds
-    _save(path, halves[0], "GIF", save_all=True, append_images=halves[1:], duration=durations, loop=0, optimize=True)
+    pictures = [Image.open(frame) for frame in frames] + ([] if last is None else [_to_pillow(last)])
+    resized = [picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX) for picture in pictures]
+    durations = [250] * (len(resized) - 1) + [2000]  # milliseconds
+    _save(path, resized[0], "GIF", save_all=True, append_images=resized[1:], duration=durations, loop=0, optimize=True)
 
 
 def save_curves(
     path: Path, curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float]
 ) -> None:
-    """Two panels over the epochs: the losses, and the mean probability "real" that D gives to real and to fake.
+    """Plots the losses, and the mean probability "real" from D for real and fake samples, against the epochs.
 
-    `curves` has an array (steps,) for each of d_loss, g_loss, d_real, d_fake. Faint: every step; bold: the mean of
-    the steps around it. Dotted: the equilibrium, where D cannot tell real from fake, with its losses and 1/2.
+    `curves` has an array (steps,) for each of d_loss, g_loss, d_real and d_fake. Faint lines show every step, and bold
+    lines the mean of consecutive steps. Dotted lines show the equilibrium, at which D cannot distinguish real and fake
+    samples: the losses `equilibrium` and the probability 1/2.
     """
-    # Figure without pyplot needs no window system and has no global state.
+    # Unlike pyplot, Figure needs no display and has no global state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6), layout="constrained")
@@ -113,8 +118,8 @@ def save_curves(
     write_atomically(Path(path), buffer.getvalue())
 
 
-def save_report(path: Path, images: np.ndarray, columns: int, report: dict, explained: dict[str, str]) -> None:
-    """One page: a grid of samples (N, H, W, C), how often each digit occurs, and the report's figures as text."""
+def save_report(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
+    """Writes a PNG file with a grid of samples (N, H, W, C), the frequency of each digit, and a table of the scores."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.5), layout="constrained")
@@ -127,11 +132,11 @@ def save_report(path: Path, images: np.ndarray, columns: int, report: dict, expl
         share = np.array(report[who]["classes"]) / sum(report[who]["classes"])
         histogram.bar(np.arange(len(share)) + 0.4 * k - 0.2, 100 * share, 0.4, color=colour, label=who)
     histogram.set_xticks(range(len(share)))
-    histogram.set(ylabel="% read as this digit", ylim=(0, None))
+    histogram.set(ylabel="% predicted as this digit", ylim=(0, None))
     histogram.legend(ncols=2, loc="lower center")
     rows = [
         [text, *(f"{report[who][name]['value']:.3f}" for who in ("samples", "real"))]
-        for name, text in explained.items()
+        for name, text in descriptions.items()
         if name in report["samples"]
     ]
     text = right.table(
@@ -146,14 +151,14 @@ def save_report(path: Path, images: np.ndarray, columns: int, report: dict, expl
 
 
 def _smooth(x: np.ndarray, y: np.ndarray, points: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Means of consecutive stretches, about `points` of them."""
+    """Returns the means of about `points` blocks of consecutive values of x and y."""
     width = max(1, len(y) // points)
     n = len(y) // width * width
     return x[:n].reshape(-1, width).mean(axis=1), y[:n].reshape(-1, width).mean(axis=1)
 
 
-def _pillow(picture: np.ndarray) -> Image.Image:
-    """(height, width, C) as a Pillow image, grey for C = 1."""
+def _to_pillow(picture: np.ndarray) -> Image.Image:
+    """Converts a picture (height, width, C) to a Pillow image, which is grey for C = 1."""
     return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
 
 

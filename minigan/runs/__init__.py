@@ -1,4 +1,4 @@
-"""The folder of a run: create it, resume it, fill it while training, and read it to draw samples."""
+"""Create, resume, write and read the folder of a run."""
 
 from minigan.runs.run import (
     CONTENTS,

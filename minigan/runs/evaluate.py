@@ -1,10 +1,10 @@
-"""Evaluate the samples of a run: the judge compares them, and as many training images, with the MNIST test images.
+"""Evaluate the samples of a run. The judge, a digit classifier, compares them with the MNIST test images.
 
-Scores of the real training images say what a perfect generator would reach with the same
-number of images. They are means over up to six disjoint subsets of the training images. So that
-chance in the labels does not affect the comparison, every subset contains each digit in its
-share of all training images, and a conditional generator is asked for the digits in the same
-shares.
+Equally many training images are compared in the same way. Their scores show what a perfect
+generator would reach. They are means over up to six disjoint subsets of the training images.
+Every subset contains each digit in its share of all training images, and a conditional
+generator is asked for the digits in the same shares, so that random differences of the labels
+do not affect the comparison.
 """
 
 import json
@@ -27,19 +27,19 @@ from minigan.training import Sampler, draw_noise
 
 
 def evaluate_run(out: Path, backend, count: int = 10_000, seed: int = 0) -> dict:
-    """Evaluates `count` samples of the run in `out`: writes evaluate.json and evaluate.png, and returns the report.
+    """Evaluates `count` samples of the run in `out`, and returns the report.
 
-    The report is that of `evaluate_images`. A run on other data than MNIST gets no agreement,
-    because its labels may mean other things than digits.
+    Writes evaluate.json and evaluate.png. The report is the result of `evaluate_images`. For runs
+    on other data than MNIST, it contains no agreement, because the labels may not be digits.
     """
     sampler, config = runs.sampler(out, backend), runs.read_config(out)
     if config.kind != "images":
-        raise UserError(f"evaluate compares images with MNIST, and {out} makes {config.kind}: give a run on images")
+        raise UserError(f"evaluate compares images with MNIST, but {out} generates {config.kind}: give a run on images")
     images, labels = draw(sampler, count, seed)
     judge = Judge(backend)
     n, data = sampler.classes, config.data
     if n and data != "mnist":
-        print(f"the judge reads digits, and the {n} labels of {data} may mean others: no agreement", file=sys.stderr)
+        print(f"the {n} labels of {data} may not be digits: no agreement is computed", file=sys.stderr)
         labels = None
     progress = partial(tqdm, desc="judging subsets of real images", leave=False, disable=None)
     report = evaluate_images(judge, images, labels, seed, progress)
@@ -53,10 +53,10 @@ def evaluate_run(out: Path, backend, count: int = 10_000, seed: int = 0) -> dict
 def draw(sampler: Sampler, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
     """Draws uint8 images (count, H, W, C), and returns them with the labels (count,) asked for.
 
-    A generator of ten classes is asked for the labels in the shares of the digits among the
-    training images, because these are the shares in the real images that its samples are
-    compared with. A generator of another number of classes is asked for each label equally
-    often. A generator without labels returns None for them.
+    A generator with ten classes is asked for the labels in the shares of the digits in the
+    training images, because the real images, with which its samples are compared, have these
+    shares. A generator with another number of classes is asked for each label equally often.
+    For a generator without labels, the second result is None.
     """
     rng, n, labels = np.random.default_rng(seed), sampler.classes, None
     if n == CLASSES:
@@ -64,8 +64,8 @@ def draw(sampler: Sampler, count: int, seed: int = 0) -> tuple[np.ndarray, np.nd
         labels = digits[evenly_spaced(count, len(digits))]
     elif n:
         labels = np.arange(count) % n
-    asked = None if labels is None else sampler.generator.backend.asarray(labels)
-    return sampler.of(draw_noise(sampler.generator, rng, count), asked), labels
+    placed = None if labels is None else sampler.generator.backend.asarray(labels)
+    return sampler.of(draw_noise(sampler.generator, rng, count), placed), labels
 
 
 def evaluate_images(
@@ -77,24 +77,26 @@ def evaluate_images(
 ) -> dict:
     """Scores uint8 images (N, 28, 28, 1), and subsets of N training images, against the 10,000 MNIST test images.
 
-    Returns {"judge", "count", "samples": scores, "real": scores}. `labels` (N,) are the digits
-    that the samples were asked to be, if any. "judge" is the crc32 of the judge's weights,
-    because scores of different judges are not comparable. `progress` wraps the list of
-    subsets, as tqdm does.
+    `labels` (N,) are the digits that the generator was asked for. Without labels, there is no
+    agreement. `progress` wraps the list of subsets, as tqdm does.
 
-    Raises UserError for images of another size than MNIST's, for fewer than 100 images, and
-    for labels that are not digits.
+    Returns {"judge", "count", "samples": scores, "real": scores}. "judge" is the CRC-32 checksum
+    of the judge's weights. It is part of the report because scores of different judges are not
+    comparable.
+
+    Raises UserError if the images do not have the size of MNIST, if there are fewer than 100,
+    or if a label is not a digit.
     """
     if images.shape[1:] != (28, 28, 1) or len(images) < 100:
         raise UserError(
-            f"the judge reads at least 100 grey images of 28 x 28, got {len(images)} of {images.shape[1:]}: "
+            f"the judge needs at least 100 grey images of 28 x 28, got {len(images)} of {images.shape[1:]}: "
             "only runs on MNIST-like data can be evaluated"
         )
     if labels is not None:
         try:
             losses.expect_labels(labels, CLASSES)
         except ValueError as error:
-            raise UserError(f"agreement is with the digits 0 to 9 that the judge reads: {error}") from None
+            raise UserError(f"agreement compares the labels with the digits 0 to 9: {error}") from None
     rng = np.random.default_rng(seed)
     features, _ = judge.features_and_probabilities(datasets.mnist("test").images)
     reference = Neighbourhoods(features)
@@ -109,7 +111,7 @@ def evaluate_images(
 def real_scores(
     judge: Judge, reference: Neighbourhoods, count: int, rng, rounds: int = 50, progress: Callable = iter
 ) -> dict:
-    """Averages the scores of disjoint subsets of `count` training images."""
+    """Returns the mean scores of disjoint subsets of `count` training images."""
     train = datasets.mnist("train")
     subsets = stratified_subsets(train.labels, min(count, len(train)), rng)
     return mean_scores(

@@ -1,9 +1,9 @@
 """Create, resume, write and read the folder of a run.
 
-    runs/digits/checkpoints/epoch-0005.npz     the whole state, every few epochs
-    runs/digits/samples/epoch-0001.png         samples of one fixed noise; 0000 is before the first step
+    runs/digits/checkpoints/epoch-0005.npz     the complete state, every few epochs
+    runs/digits/samples/epoch-0001.png         samples of the fixed noise; 0000 is before the first step
 
-and the files of CONTENTS.
+The other files are listed in CONTENTS.
 """
 
 import csv
@@ -26,31 +26,31 @@ from minigan.training import TOTALS, Config, Record, Sampler, Training, checkpoi
 
 CONTENTS = {
     "final.png": "a hundred samples",
-    "training.gif": "the same noise, epoch by epoch",
+    "training.gif": "samples of the same noise after every epoch",
     "losses.png": "losses and probabilities over the epochs",
-    "history.csv": "the same as numbers, a row per epoch",
-    "checkpoint.npz": "the whole state, to resume from",
-    "config.json": "every choice",
+    "history.csv": "the same as numbers, one row per epoch",
+    "checkpoint.npz": "the complete state, to resume from",
+    "config.json": "all options",
 }
-SAVE_SECONDS = 120  # at the latest; an epoch may be long
+SAVE_SECONDS = 120  # maximum time between checkpoints, because an epoch may be long
 
 
 class Stopped(Exception):
-    """SIGINT or SIGTERM came, and the state is saved. `signal` is the signal's number."""
+    """Raised after SIGINT or SIGTERM, when the state is saved. `signal` is the number of the signal."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by signal {number}")
         self.signal = number
 
 
-# ---------------------------------------------------------------- opening
+# ---------------------------------------------------------------- create, resume and read
 
 
 def begin(config: Config, out: Path) -> Training:
-    """A new training in the new folder `out`. Raises UserError, before anything is written, for whatever is wrong."""
+    """Creates the folder `out` and a new training. Raises UserError, before writing, if one of them is not possible."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(
-            f"{out} exists already: go on with it by `minigan train --resume --out {out}`, or name another by --out"
+            f"{out} already exists: resume it with `minigan train --resume --out {out}`, or choose another with --out"
         )
     training = Training(config, load_data(config), load_backend(config))
     with writing(out):
@@ -62,10 +62,11 @@ def begin(config: Config, out: Path) -> Training:
 
 
 def resume(out: Path, **changes) -> Training:
-    """The training in `out` as it was at its newest checkpoint; `changes` may set other totals, backend or threads.
+    """Returns the training in `out`, restored from its newest checkpoint.
 
-    A total among the changes replaces all three. Raises UserError if there is nothing to
-    resume.
+    `changes` may contain other totals, another backend or another number of threads. If it
+    contains a total, the previous totals are removed. Raises UserError if `out` is not a run
+    that can be resumed.
     """
     config, horizon = _read_config(out)
     if any(name in changes for name in TOTALS):
@@ -80,12 +81,12 @@ def resume(out: Path, **changes) -> Training:
 
 
 def read_config(out: Path) -> Config:
-    """The config of the run in `out`. Raises UserError if `out` is no run."""
+    """Returns the config of the run in `out`. Raises UserError if `out` is not a run."""
     return _read_config(out)[0]
 
 
 def _read_config(out: Path) -> tuple[Config, dict | None]:
-    """The config, and the horizon, which was kept there before checkpoints of format 2."""
+    """Returns (config, horizon). config.json contains the horizon only if it belongs to a checkpoint of format 1."""
     try:
         text = (out / "config.json").read_text(encoding="utf-8")
         config = Config.from_json(text)
@@ -97,18 +98,18 @@ def _read_config(out: Path) -> tuple[Config, dict | None]:
 
 
 def load_data(config: Config):
-    """The config's data, by its kind and options."""
+    """Loads the data of the config, according to its kind and options."""
     return datasets.KINDS[config.kind].load(config.data, config.kind_options(), config.seed)
 
 
 def load_backend(config: Config):
-    """The config's backend, with its number of threads, or its GPU."""
+    """Loads the backend of the config, with its settings for threads and GPU."""
     gpu = dict(device=config.device, tf32=config.tf32, memory=config.gpu_memory)
     return backends.load(config.backend, threads=config.threads, **gpu)
 
 
 def sampler(out: Path, backend) -> Sampler:
-    """What draws samples of the run in `out`: its generator (the moving average, if there is one), and its codec."""
+    """Returns the sampler of the run in `out`: its generator, or the moving average if there is one, and its codec."""
     config, (arrays, facts) = read_config(out), _load_checkpoint(out)
     shape = dict(sample_shape=facts["sample_shape"], classes=facts["classes"])
     network, _ = models.build(config.preset, rng=np.random.default_rng(0), **shape, options=config.network)
@@ -117,12 +118,12 @@ def sampler(out: Path, backend) -> Sampler:
 
 
 def columns(classes: int) -> int:
-    """The columns of a grid: one per label if that makes a grid worth looking at, else 10."""
+    """Returns the number of columns of a grid: `classes` if it is from 2 to 20, else 10."""
     return classes if 2 <= classes <= 20 else 10
 
 
 def _load_checkpoint(out: Path) -> tuple[dict, dict]:
-    """The newest checkpoint; if it is damaged the error names the newest kept one that is whole."""
+    """Reads the newest checkpoint. If it is damaged, the error names the newest kept checkpoint that is intact."""
     try:
         return checkpoint.load(out / "checkpoint.npz")
     except checkpoint.CheckpointError as error:
@@ -132,22 +133,22 @@ def _load_checkpoint(out: Path) -> tuple[dict, dict]:
             except checkpoint.CheckpointError:
                 continue
             raise checkpoint.CheckpointError(
-                f"{error}: go back to the last kept one by `cp {kept} {out / 'checkpoint.npz'}`"
+                f"{error}: restore the last intact one with `cp {kept} {out / 'checkpoint.npz'}`"
             ) from None
         raise
 
 
-# ---------------------------------------------------------------- filling
+# ---------------------------------------------------------------- train and write
 
 
 def play(training: Training, out: Path, quiet: bool = False) -> None:
-    """Runs to the end, drawing and saving on the way; a bar and a line per epoch unless `quiet`.
+    """Trains to the end, and writes pictures and checkpoints. Shows its progress unless `quiet`.
 
-    Raises Stopped for SIGINT or SIGTERM, after saving; UserError if the disk refuses or the
-    training diverges.
+    Raises Stopped after SIGINT or SIGTERM, when the state is saved, and UserError if a file
+    cannot be written or the training diverges.
     """
     saved = time.monotonic()
-    with writing(out), _Interrupt() as interrupt, _Bar(training, quiet) as bar:
+    with writing(out), _Interrupt() as interrupt, _ProgressBar(training, quiet) as bar:
         if training.step == 0:
             _save_pictures_of_epoch(training, out)
         for record in training.records():
@@ -155,7 +156,7 @@ def play(training: Training, out: Path, quiet: bool = False) -> None:
             if record["end_of_epoch"]:
                 _save_pictures_of_epoch(training, out)
                 _save(training, out)
-                bar.tell_epoch(training.history[-1])
+                bar.print_epoch(training.history[-1])
                 saved = time.monotonic()
             elif interrupt.signal or time.monotonic() - saved > SAVE_SECONDS:
                 _save(training, out)
@@ -167,7 +168,7 @@ def play(training: Training, out: Path, quiet: bool = False) -> None:
 
 
 def _save(training: Training, out: Path) -> None:
-    """checkpoint.npz and history.csv, and the epoch's own checkpoint when it is one to keep."""
+    """Writes checkpoint.npz, history.csv, and every `checkpoint_every` epochs a checkpoint that is kept."""
     arrays, facts = training.state()
     checkpoint.save(out / "checkpoint.npz", arrays, facts)
     if training.epoch and not training.cursor and training.epoch % training.config.checkpoint_every == 0:
@@ -200,7 +201,7 @@ def _save_pictures_of_end(training: Training, out: Path) -> None:
     samples, codec, width = training.samples(), training.data.codec, columns(training.classes)
     plots.save_samples(out / "final.png", samples, codec, width, scale=3)
     frames = [path for epoch in range(training.epoch + 1) if (path := _picture_of_epoch(out, epoch)).exists()]
-    # The pictures of the epochs may have been deleted.
+    # Draw the last frame if the epoch is incomplete, or if the pictures of the epochs were deleted.
     last = plots.picture(samples[:60], codec, width) if training.cursor or not frames else None
     plots.save_animation(out / "training.gif", frames, last)
     curves = np.array(training.curves).reshape(-1, len(training.CURVES))
@@ -209,7 +210,7 @@ def _save_pictures_of_end(training: Training, out: Path) -> None:
 
 
 class writing:
-    """Turns an error of the disk into one sentence that says what is safe and what to do."""
+    """Context manager that converts an OSError while writing to `out` into a UserError."""
 
     def __init__(self, out: Path):
         self.out = out
@@ -220,24 +221,24 @@ class writing:
     def __exit__(self, kind, error, traceback):
         if isinstance(error, OSError):
             raise UserError(
-                f"cannot write to {self.out} ({error.strerror or error}): what was saved is whole; make room, or "
-                f"give the right to write, then try again (a run goes on by --resume)"
+                f"cannot write to {self.out} ({error.strerror or error}): the files saved earlier are intact; free "
+                f"disk space or grant write permission, then try again (resume a run with --resume)"
             ) from None
 
 
 class _Interrupt:
-    """Notes SIGINT and SIGTERM, so that the run stops after the current step. A second SIGINT does not wait."""
+    """Records SIGINT and SIGTERM, so that the run stops after the current step. A second signal stops it at once."""
 
     def __init__(self):
         self.signal = 0
 
-    def _note(self, number, frame):
+    def _record(self, number, frame):
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
 
     def __enter__(self):
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._record) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *error):
@@ -245,8 +246,8 @@ class _Interrupt:
             signal.signal(number, handler)
 
 
-class _Bar:
-    """The progress of a training: images per second, losses, mean probabilities, time left."""
+class _ProgressBar:
+    """Shows images per second, losses, mean probabilities and the remaining time."""
 
     def __init__(self, training: Training, quiet: bool):
         self.training, self.quiet = training, quiet
@@ -255,32 +256,35 @@ class _Bar:
         self.by_time = minutes is not None
         unit = dict(total=round(60 * minutes), unit="s") if self.by_time else dict(total=last, unit="step")
         done = training.seconds if self.by_time else training.step
-        form = "{percentage:3.0f}%|{bar:24}| {elapsed} gone, {remaining} left{postfix}"
-        often = 0.25 if sys.stderr.isatty() else 30  # seconds: a log file wants fewer lines
-        self.bar = tqdm(**unit, initial=done, bar_format=form, disable=quiet, dynamic_ncols=True, mininterval=often)
+        layout = "{percentage:3.0f}%|{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
+        interval = 0.25 if sys.stderr.isatty() else 30  # seconds between updates, fewer in a log file
+        look = dict(bar_format=layout, disable=quiet, dynamic_ncols=True, mininterval=interval)
+        self.bar = tqdm(**unit, initial=done, **look)
         self.recent: dict[str, float] = {}
 
     def show(self, record: Record) -> None:
+        """Updates the bar after a step."""
         if self.quiet:
             return
         for name in Training.CURVES:  # a running mean, because per-step values are noisy
             self.recent[name] = 0.98 * self.recent.get(name, record[name]) + 0.02 * record[name]
-        goal = min(self.training.seconds, self.bar.total) if self.by_time else record["step"]
+        done = min(self.training.seconds, self.bar.total) if self.by_time else record["step"]
         self.bar.set_postfix_str(
             f"{self.samples_per_step * self._speed():,.0f} img/s, "
             + "loss D {d_loss:.2f} G {g_loss:.2f}, D(real) {d_real:.2f} D(fake) {d_fake:.2f}".format(**self.recent),
             refresh=False,
         )
-        self.bar.update(goal - self.bar.n)
+        self.bar.update(done - self.bar.n)
 
     def _speed(self) -> float:
-        """Steps per second since the first that this bar showed, the training's own time only."""
+        """Returns the steps per second of training time since the first call."""
         step, seconds = self.training.step, self.training.seconds
         if not hasattr(self, "start"):
             self.start = step, seconds
         return (step - self.start[0]) / max(seconds - self.start[1], 1e-9)
 
-    def tell_epoch(self, row: dict) -> None:
+    def print_epoch(self, row: dict) -> None:
+        """Prints a line for a completed epoch."""
         if not self.quiet:
             self.bar.write(
                 "epoch {epoch:3d}  {epoch_seconds:6.1f} s  {images_per_second:7,.0f} img/s  loss D {d_loss:.3f} "

@@ -1,4 +1,4 @@
-"""Training a generator against a discriminator, and keeping the whole state in checkpoints."""
+"""Train a generator and a discriminator, and save the complete state in checkpoints."""
 
 from minigan.training.config import TOTALS, Config
 from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise, draw_samples

@@ -1,4 +1,4 @@
-"""`python -m minigan.training` writes the table of the options of a run into minigan/README.md."""
+"""Write the table of the options of a run into minigan/README.md: `python -m minigan.training`."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ from minigan.training.config import Config
 
 
 def main() -> None:
+    """Replaces the table between the two markers in minigan/README.md."""
     path = Path(__file__).parent.parent / "README.md"
     block = f"<!-- options:begin -->\n{table(Config)}\n<!-- options:end -->"
     text = path.read_text(encoding="utf-8")

@@ -1,26 +1,26 @@
-"""Checkpoints: the whole state of a training in one .npz, written atomically and read without unpickling anything.
+"""Save and load checkpoints: the complete training state in one .npz file, written atomically, without pickle.
 
 Format 2. The arrays, by name:
 
     G.NAME, D.NAME            parameters and buffers of both networks: G.0.w, D.2.mean, ...
-    opt_g.NAME, opt_d.NAME    the optimizers' moments and counts: opt_g.m.0.w, opt_g.t, ...
-    average.NAME              the moving average of G: its parameters, "buffer." and its buffers, and its count t
-    curves                    (steps, 4) the losses and mean probabilities of every step, flat
+    opt_g.NAME, opt_d.NAME    moments and step counts of the optimizers: opt_g.m.0.w, opt_g.t, ...
+    average.NAME              the moving average of G: parameters, buffers with the prefix "buffer.", step count t
+    curves                    the losses and mean probabilities of every step, (steps, 4), flattened
 
 The entry `facts` is JSON:
 
-    format                    this number
-    step, epoch, cursor       where the training is: generator updates, epochs, samples used of this epoch
-    seconds                   of training so far
-    horizon                   the totals for which the run was started: where a decaying learning rate reaches 0
+    format                    the number of the format
+    step, epoch, cursor       generator updates, completed epochs, and samples of the current epoch that were used
+    seconds                   training time so far
+    horizon                   the totals with which the run was started, at which a decaying learning rate reaches 0
     history                   a row for each epoch
-    noise, penalty            the states of the random streams of noise, and of the points of wgan-gp
-    classes, sample_shape     what the networks were built for
+    noise, penalty            states of the random generators of the noise and of the points of wgan-gp
+    classes, sample_shape     number of classes and sample shape with which the networks were built
     data                      name and fingerprint of the data
-    kind, codec               how samples are decoded
+    kind, codec               kind of data and fields of its codec, which decode samples
 
-Format 1 has another fingerprint (`fingerprint_1`) and no horizon, penalty, sample_shape, kind
-and codec; `load` adds what follows from the rest, and the horizon is in the run's config.json.
+Format 1 has a different fingerprint (`fingerprint_1`) and no horizon, penalty, sample_shape, kind
+or codec. `load` derives kind, codec and sample_shape, and the horizon is in the run's config.json.
 """
 
 import array
@@ -39,18 +39,18 @@ from minigan.datasets.data import crc32
 from minigan.errors import UserError
 from minigan.files import write_atomically
 
-FORMAT = 2  # of the file; raised when an older minigan could not read it
+FORMAT = 2  # number of the file format; increased when older versions of minigan cannot read the file
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged, or from other networks."""
+    """Raised for a checkpoint that is missing, damaged, or from other networks."""
 
 
-# ---------------------------------------------------------------- a training's state
+# ---------------------------------------------------------------- training state
 
 
 def tensors(training: Any) -> dict[str, Any]:
-    """Every array of the training that decides what follows, by name: the very arrays, to read or to write into."""
+    """Returns every array of the training state by name, without copying: writing into one changes the training."""
     t = training
     owners = {
         "G": t.G.params | t.G.buffers,
@@ -63,7 +63,7 @@ def tensors(training: Any) -> dict[str, Any]:
 
 
 def pack(training: Any) -> tuple[dict[str, np.ndarray], dict]:
-    """(arrays, facts) of a training, for `save`."""
+    """Returns (arrays, facts) of a training, for `save`."""
     t = training
     arrays = {name: t.backend.to_numpy(value) for name, value in tensors(t).items()}
     arrays["curves"] = np.array(t.curves, dtype=np.float32)
@@ -74,7 +74,7 @@ def pack(training: Any) -> tuple[dict[str, np.ndarray], dict]:
         "sample_shape": list(t.data.sample_shape),
         "classes": t.classes,
         "noise": t.noise.bit_generator.state,
-        "penalty": t.penalty_points.bit_generator.state,
+        "penalty": t.penalty_rng.bit_generator.state,
         "history": t.history,
         **{name: getattr(t, name) for name in ("step", "epoch", "cursor", "seconds", "horizon")},
     }
@@ -82,16 +82,16 @@ def pack(training: Any) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def unpack(training: Any, path: str | Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
-    """Puts the state that was read from `path` into a training of the same config.
+    """Copies the state that was read from `path` into a training with the same config.
 
-    Raises UserError if the data are others, CheckpointError if the networks are.
+    Raises UserError if the data differ, and CheckpointError if the networks differ.
     """
     t, saved = training, facts["data"]
-    now = fingerprint_1(t.data) if "crc32" in saved else t.data.fingerprint()
-    if {**saved, "name": ""} != {**now, "name": ""} or ("crc32" in saved and saved["name"] != t.data.name):
+    current = fingerprint_1(t.data) if "crc32" in saved else t.data.fingerprint()
+    if {**saved, "name": ""} != {**current, "name": ""} or ("crc32" in saved and saved["name"] != t.data.name):
         raise UserError(
-            f"{path} was trained on {saved['name']}, {saved['shape']}, with other contents than "
-            f"{t.config.data} has now: restore the data, or start a new run"
+            f"{path} was trained on {saved['name']}, {saved['shape']}, but {t.config.data} now has other contents: "
+            f"restore the data, or start a new run"
         )
     arrays = dict(arrays)
     curves = arrays.pop("curves", np.zeros(0, np.float32))
@@ -99,23 +99,23 @@ def unpack(training: Any, path: str | Path, arrays: dict[str, np.ndarray], facts
     t.curves = array.array("f", curves.tobytes())
     t.noise.bit_generator.state = facts["noise"]
     if "penalty" in facts:
-        t.penalty_points.bit_generator.state = facts["penalty"]
+        t.penalty_rng.bit_generator.state = facts["penalty"]
     t.history = facts["history"]
     for name in ("step", "epoch", "cursor", "seconds"):
         setattr(t, name, facts[name])
     t.horizon = facts.get("horizon") or t.horizon
-    t.forget_order()
+    t.reset_order()
 
 
 def fingerprint_1(data: Any) -> dict:
-    """What told images from others in format 1: name, shape, and a checksum of every pixel."""
+    """Returns the fingerprint of format 1: name, shape and checksum of the images. It is empty for other data."""
     if not isinstance(data, datasets.Images):
         return {}
     return {"name": data.name, "shape": list(data.images.shape), "crc32": crc32(data.images)}
 
 
 def generator_arrays(arrays: dict[str, np.ndarray], network: Any) -> tuple[dict, dict]:
-    """(saved, targets) for `restore`: the generator that samples are drawn from, the moving average if there is one."""
+    """Returns (saved, targets) for `restore`: the moving average of the generator, or G if there is no average."""
     averaged = any(name.startswith("average.") for name in arrays)
     params, buffers = ("average.", "average.buffer.") if averaged else ("G.", "G.")
     targets = {params + name: value for name, value in network.params.items()}
@@ -127,7 +127,7 @@ def generator_arrays(arrays: dict[str, np.ndarray], network: Any) -> tuple[dict,
 
 
 def save(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
-    """Writes arrays (NumPy, on the CPU) and facts (whatever JSON can say) atomically to `path`."""
+    """Writes NumPy arrays, and facts that JSON can represent, atomically to `path`."""
     buffer = io.BytesIO()
     entries: dict[str, Any] = {**arrays, "facts": np.array(json.dumps({"format": FORMAT} | facts))}
     np.savez(buffer, **entries)
@@ -135,9 +135,9 @@ def save(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """(arrays, facts) as `save` wrote them; every byte is checked against the file's checksums.
+    """Reads (arrays, facts) that `save` wrote. The checksums in the file cover every byte of the entries.
 
-    Raises CheckpointError for a file that is missing, damaged or of a newer format.
+    Raises CheckpointError if the file is missing, damaged or of a newer format.
     """
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -160,15 +160,16 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def restore(path: str | Path, saved: dict[str, np.ndarray], targets: dict, asarray: Any) -> None:
-    """Copies the saved arrays into the targets of the same names, in place; all of them or none.
+    """Copies the saved arrays in place into the targets with the same names.
 
-    Raises CheckpointError, naming the first difference, unless names, shapes and dtypes are the same.
+    Raises CheckpointError, which gives the first difference, if names, shapes or dtypes differ. Then no target is
+    changed.
     """
     for name in sorted(saved.keys() | targets.keys()):
-        have, want = (f"{a[name].dtype} {tuple(a[name].shape)}" if name in a else "nothing" for a in (saved, targets))
+        have, want = (f"{a[name].dtype} {tuple(a[name].shape)}" if name in a else "missing" for a in (saved, targets))
         if have != want:
             raise CheckpointError(
-                f"{path} is from another architecture: for {name} it holds {have}, these networks need {want}"
+                f"{path} is from another architecture: {name} is {have} in the file, but the networks need {want}"
             )
     for name, target in targets.items():
         target[...] = saved[name] if isinstance(target, np.ndarray) else asarray(saved[name])

@@ -1,4 +1,4 @@
-"""Config: every choice of a run, each in one entry from which the command line, checks and documentation are made."""
+"""Config: all options of a run. Command line, checks and documentation are generated from these entries."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ TOTALS = ("epochs", "steps", "minutes")
 
 @dataclass(frozen=True)
 class Config:
-    """Every choice of a run. `Config.of(preset)` fills in the preset's recipe; a total that is None sets no end."""
+    """All options of a run. `Config.of` starts from the recipe of a preset. A total of None is no limit."""
 
     preset: str = option(
         "digits",
@@ -25,7 +25,7 @@ class Config:
     )
     kind: str = option(
         "images",
-        help="the kind of data (default: the preset's, or else what the data look like)",
+        help="the kind of data (default: that of the preset, or else inferred from the data)",
         metavar="KIND",
         choices=lambda: datasets.KINDS,
     )
@@ -39,11 +39,11 @@ class Config:
     network: dict = option(
         {}, help="an option of the preset's networks: see `minigan train --list`; may be repeated", metavar="NAME=VALUE"
     )
-    conditional: bool = option(False, help="both players see the labels, if the data have any", off="--unconditional")
+    conditional: bool = option(False, help="give both networks the labels, if the data have any", off="--unconditional")
     epochs: int | None = option(
         None,
-        help="total of the run in epochs; the run ends at the first total that is reached, and without any at "
-        "the preset's number of epochs",
+        help="total of the run in epochs; the run ends when the first total is reached (default: the preset's number "
+        "of epochs if no total is given)",
         low=1,
         metavar="N",
         resumable=True,
@@ -51,25 +51,25 @@ class Config:
     steps: int | None = option(None, help="total in generator updates", low=1, metavar="N", resumable=True)
     minutes: float | None = option(
         None,
-        help="total in minutes of training; drawing and saving do not count",
+        help="total in minutes of training, without the time for pictures and checkpoints",
         above=0,
         metavar="M",
         resumable=True,
     )
-    batch: int = option(128, help="samples in a batch", low=2, metavar="N")  # batch norm: one sample has no variance
+    batch: int = option(128, help="samples in a batch", low=2, metavar="N")  # one sample has no batch variance
     lr_g: float = option(2e-4, help="Adam's learning rate of the generator", above=0, metavar="X")
     lr_d: float = option(2e-4, help="Adam's learning rate of the discriminator", above=0, metavar="X")
     beta1: float = option(0.5, help="Adam's decay of the mean gradient", low=0, below=1, metavar="X")
     beta2: float = option(0.999, help="Adam's decay of the mean squared gradient", low=0, below=1, metavar="X")
     eps: float = option(1e-8, help="Adam's constant in the denominator", above=0, metavar="X")
-    decay: bool = option(False, help="both learning rates fall in a straight line to 0")
+    decay: bool = option(False, help="decrease both learning rates linearly to 0")
     loss: str = option(
         "non_saturating",
-        help="non_saturating, hinge, or minimax, the saturating original",
+        help="non_saturating, hinge, or minimax (the original, saturating loss)",
         metavar="NAME",
         choices=lambda: losses.LOSSES,
     )
-    label_smoothing: float = option(0.0, help="real samples count as 1 - X", low=0, below=0.5, metavar="X")
+    label_smoothing: float = option(0.0, help="the target of real samples is 1 - X", low=0, below=0.5, metavar="X")
     penalty: str = option(
         "none",
         help="gradient penalty on the discriminator: none, r1, r2, r1+r2 or wgan-gp",
@@ -84,51 +84,52 @@ class Config:
         metavar="K",
     )
     d_steps: int = option(1, help="discriminator steps for each generator step", low=1, metavar="K")
-    simultaneous: bool = option(False, help="both players learn from one pass")
+    simultaneous: bool = option(False, help="update both networks from one forward pass")
     average: float = option(
         0.0,
-        help="decay of the moving average of G's weights, from which samples are drawn; 0: none",
+        help="decay of the moving average of G's weights, with which samples are drawn; 0: no average",
         low=0,
         below=1,
         metavar="X",
     )
     backend: str = option(
         "auto",
-        help="auto (default), numpy, numba or cupy, the GPU",
+        help="auto (default), numpy, numba or cupy (GPU)",
         metavar="NAME",
         resumable=True,
     )
     threads: int | None = option(
         None,
-        help="CPU threads (default: all cores); they decide the time, never the result",
+        help="CPU threads (default: all cores); the result does not depend on their number",
         low=1,
         metavar="N",
         resumable=True,
     )
     device: int = option(0, help="which GPU (default {default})", low=0, metavar="N", resumable=True)
     tf32: bool = option(
-        False, help="GPU: faster products of inputs rounded to 10 bits, on tensor cores", resumable=True
+        False, help="GPU: faster matrix products on tensor cores, with inputs rounded to 10 bits", resumable=True
     )
     gpu_memory: float | None = option(
-        None, help="GPU: keep no more memory than this", above=0, metavar="GIB", resumable=True
+        None, help="GPU: maximum size of the memory pool", above=0, metavar="GIB", resumable=True
     )
-    seed: int = option(0, help="decides everything (default {default})", low=0, metavar="N")
+    seed: int = option(0, help="seed of all random numbers (default {default})", low=0, metavar="N")
     checkpoint_every: int = option(5, help="epochs between kept checkpoints (default {default})", low=1, metavar="N")
 
     @classmethod
     def of(cls, preset: str | None = None, **choices: Any) -> "Config":
-        """The preset's recipe, with choices in place of what they name. Any total given replaces the recipe's.
+        """Returns the recipe of a preset with some options replaced. A total replaces the totals of the recipe.
 
-        Without a preset, the kind of data decides it: that of `kind`, or of `data` if no kind is
-        given. Raises UserError for a choice that is unknown or out of range.
+        Without a preset, the default preset for the kind of data is used. The kind is `kind`, or
+        that of `data` if no kind is given. Raises UserError for an option that is unknown or out
+        of range.
         """
-        kind, reason = choices.pop("kind", None), "--kind says so"
+        kind, reason = choices.pop("kind", None), "--kind was given"
         if preset is not None:
             if preset not in models.PRESETS:
                 raise UserError(f"unknown preset {preset!r}: choose {', '.join(models.PRESETS)}")
             if kind not in (None, models.PRESETS[preset].kind):
                 raise UserError(f"preset {preset} is for {models.PRESETS[preset].kind}, got --kind {kind}: drop one")
-            kind, reason = models.PRESETS[preset].kind, f"preset {preset} is for them"
+            kind, reason = models.PRESETS[preset].kind, f"preset {preset} is for {models.PRESETS[preset].kind}"
         elif kind is None:
             kind, reason = datasets.kind_of(choices.get("data", "mnist"))
         if kind not in datasets.KINDS:
@@ -145,7 +146,7 @@ class Config:
     def __post_init__(self):
         check(self)
         given = [total for total in TOTALS if getattr(self, total) is not None]
-        for good, what in (
+        for valid, message in (
             (
                 not self.label_smoothing or self.loss != "hinge",
                 "hinge has no targets to smooth: leave out label_smoothing, or choose another loss, got "
@@ -158,33 +159,34 @@ class Config:
                 f"{self.d_steps}",
             ),
         ):
-            if not good:
-                raise UserError(what)
-        # Complete, so that config.json has every choice. UserError for an option that the preset or kind does not have.
+            if not valid:
+                raise UserError(message)
+        # Fill in the defaults, so that config.json has every option. Raises UserError for unknown options.
         object.__setattr__(self, "network", dataclasses.asdict(self.network_options()))
         object.__setattr__(self, "data_options", dataclasses.asdict(self.kind_options()))
 
     def network_options(self) -> Any:
-        """The options of the preset's networks, as that preset declares them."""
+        """Returns the options of the networks, an instance of the dataclass that the preset declares."""
         return models.PRESETS[self.preset].parsed(self.preset, self.network)
 
     def kind_options(self) -> Any:
-        """The options of the kind of data, as that kind declares them."""
+        """Returns the options of the data, an instance of the dataclass that the kind of data declares."""
         return parsed(datasets.KINDS[self.kind].options, self.data_options, f"data of the kind {self.kind}")
 
     def totals(self) -> dict[str, float]:
-        """The totals that end the run, by name."""
+        """Returns the totals that end the run, by name."""
         return {total: getattr(self, total) for total in TOTALS if getattr(self, total) is not None}
 
     def to_json(self) -> str:
+        """Returns the config as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        """The config that `to_json` wrote; what a newer version added takes its default. Raises UserError."""
+        """Parses the text of `to_json`. Missing fields get their defaults. Raises UserError for invalid text."""
         try:
             choices = json.loads(text)
-            choices.pop("horizon", None)  # of format 1: `runs` gives it to the checkpoint
+            choices.pop("horizon", None)  # written with checkpoints of format 1; `runs` reads it
             unknown = sorted(choices.keys() - {field.name for field in dataclasses.fields(cls)})
             if not unknown:
                 return cls(**choices)
@@ -192,9 +194,9 @@ class Config:
             raise UserError(f"not the config of a run: {error}") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"not the config of a run: {error}") from None
-        raise UserError(f"the config has {', '.join(unknown)}, which this version of minigan does not know: upgrade it")
+        raise UserError(f"the config has fields unknown to this version of minigan, {', '.join(unknown)}: upgrade it")
 
 
-SHORTHANDS = {"lr": ("lr_g", "lr_d")}  # an option of the command line that sets several fields
+SHORTHANDS = {"lr": ("lr_g", "lr_d")}  # command-line options that set several fields
 RESUMABLE = tuple(name for name, this in options(Config).items() if this.resumable)
-BACKEND = ("backend", "threads", "device", "tf32", "gpu_memory")  # the fields that say where a run computes
+BACKEND = ("backend", "threads", "device", "tf32", "gpu_memory")  # the fields that select the backend

@@ -1,4 +1,4 @@
-"""Noise, labels and samples of a generator. Noise is drawn on the CPU, so that every backend gets the same."""
+"""Draw noise, labels and samples. Noise is drawn on the CPU, so that all backends get the same numbers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,24 +12,27 @@ from minigan.layers import Sequential, fuse
 
 
 def draw_noise(generator: Sequential, rng: np.random.Generator, count: int) -> Array:
-    """Noise (count, *noise_shape) from N(0, 1)."""
-    assert generator.noise_shape is not None  # `Training` refuses a generator that does not say it
+    """Draws noise (count, *noise_shape) from N(0, 1)."""
+    assert generator.noise_shape is not None  # `Training` checks this
     z = rng.standard_normal((count, *generator.noise_shape), dtype=np.float32)
     return generator.backend.asarray(z)
 
 
 def draw_labels(generator: Sequential, rng: np.random.Generator, count: int, classes: int) -> Array | None:
-    """Labels (count,), each of 0 ... classes - 1 as likely as any other; None if there are no classes."""
+    """Draws labels (count,) uniformly from 0 ... classes - 1. Returns None if there are no classes."""
     return generator.backend.asarray(rng.integers(classes, size=count)) if classes else None
 
 
 def cyclic_labels(generator: Sequential, count: int, classes: int) -> Array | None:
-    """Labels 0, 1, ..., classes - 1, 0, 1, ...: (count,); None if there are no classes."""
+    """Returns the labels (count,) 0, 1, ..., classes - 1, 0, 1, ..., or None if there are no classes."""
     return generator.backend.asarray(np.arange(count) % classes) if classes else None
 
 
 def draw_samples(generator: Sequential, z: Array, labels: Array | None = None) -> np.ndarray:
-    """Float samples (N, *sample_shape) from noise (N, *noise_shape), with running statistics; changes nothing."""
+    """Generates float samples (N, *sample_shape) from noise (N, *noise_shape), with the running statistics.
+
+    The state of the generator does not change.
+    """
     generator, parts = fuse(generator), []
     for part in (slice(i, i + 256) for i in range(0, len(z), 256)):
         x, _ = generator.forward(z[part], train=False, labels=None if labels is None else labels[part])
@@ -39,29 +42,29 @@ def draw_samples(generator: Sequential, z: Array, labels: Array | None = None) -
 
 @dataclass(frozen=True)
 class Sampler:
-    """A trained generator and the codec that decodes what it makes."""
+    """A trained generator, and the codec that decodes its output."""
 
     generator: Sequential
     codec: Codec
 
     @property
     def classes(self) -> int:
-        """How many labels the generator knows; 0 without labels."""
+        """The number of classes of the generator; 0 without labels."""
         return self.generator.classes
 
     def draw(self, count: int, rng: np.random.Generator, label: int | None = None) -> Any:
-        """`count` decoded samples of noise from rng: of the labels 0, 1, ... in turn, or all of one label.
+        """Draws `count` decoded samples, with the labels 0, 1, ... in cyclic order, or all with the label `label`.
 
-        Raises UserError for a label that the generator does not know.
+        The noise comes from `rng`. Raises UserError if the generator does not have the label.
         """
         n = self.classes
         if label is not None and not 0 <= label < n:
-            raise UserError(f"this run knows {f'the labels 0 to {n - 1}' if n else 'no labels'}, got {label}")
+            raise UserError(f"this run has {f'the labels 0 to {n - 1}' if n else 'no labels'}, got {label}")
         labels = cyclic_labels(self.generator, count, n)
         if label is not None:
             labels = self.generator.backend.xp.full_like(labels, label)
         return self.of(draw_noise(self.generator, rng, count), labels)
 
     def of(self, z: Array, labels: Array | None = None) -> Any:
-        """The decoded samples of this noise (N, *noise_shape) and these labels (N,)."""
+        """Returns the decoded samples for noise (N, *noise_shape) and labels (N,)."""
         return self.codec.decode(draw_samples(self.generator, z, labels))
