@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
     sub.add_argument("--count", type=int, default=100, metavar="N", help="number of samples (default 100)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
-    sub.add_argument("--digit", type=int, metavar="D", help="draw only this label (for a run with labels)")
+    sub.add_argument("--label", "--digit", metavar="NAME", help="draw only this class (for a run with labels)")
     sub.add_argument(
         "--out",
         type=Path,
@@ -88,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     sub.add_argument("--seconds", type=float, default=2.0, metavar="X", help="for each backend and batch (default 2)")
     sub.add_argument("--json", action="store_true", help="print the results as JSON")
+
+    sub = add("info", info, "Show a run: its data and classes, preset, progress and files.")
+    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    sub.add_argument("--json", action="store_true", help="print it as JSON")
 
     add("doctor", doctor, "Show which backends run here, and why the others do not.")
     return parser
@@ -189,7 +193,7 @@ def _begin(given: dict, out: Path):
     from minigan import runs
     from minigan.training import Config
 
-    return runs.begin(Config.of(**given), out)
+    return runs.begin(Config.of(**given), out, expect_labels=given.get("conditional", False))
 
 
 def _resume(given: dict, out: Path):
@@ -219,12 +223,14 @@ def _print_header(training, out: Path, resumed: bool, echo) -> None:
     config, data = training.config, training.data
     shape, one = " x ".join(map(str, data.sample_shape)), data.kind.removesuffix("s")
     echo(f"data       {data.name}: {len(data):,} {data.kind} of {shape}")
+    for topic, text in data.description():
+        echo(_wrapped(topic, text))
     if config.kind_reason:  # runs of format 1 have none
         echo(f"kind       {config.kind}, because {config.kind_reason}")
-    if training.classes:
-        echo(f"labels     {training.classes}, given to both networks")
-    elif config.conditional:
-        echo("labels     none in these data, so the networks are unconditional")
+    given = "both networks see the labels" if training.classes else "the networks do not see labels"
+    if config.conditional and not training.classes:
+        given = "the data have no labels, so the networks are unconditional"
+    echo(f"networks   {given}")
     noise = training.G.noise_shape
     echo(f"preset     {config.preset}; generator: noise {' x '.join(map(str, noise))}")
     # Networks on the NumPy backend, because `train` prints a message before it compiles kernels.
@@ -238,6 +244,13 @@ def _print_header(training, out: Path, resumed: bool, echo) -> None:
     end = " or ".join(f"{n:g} {name if n > 1 else name[:-1]}" for name, n in totals) or "Ctrl-C"
     echo(f"training   batch {config.batch}, Adam {config.lr_g:g} and {config.lr_d:g}, ends after {end}")
     echo(f"run        {out}" + (f", from step {training.step}" if resumed else ""))
+
+
+def _wrapped(topic: str, text: str) -> str:
+    """A line of the header, folded where it is long."""
+    import textwrap
+
+    return textwrap.fill(text, 110, initial_indent=f"{topic:<11}", subsequent_indent=" " * 11, break_on_hyphens=False)
 
 
 def _summary(training, out: Path) -> str:
@@ -286,14 +299,30 @@ def sample(arguments) -> int:
     codec = sampler.codec
     if out.suffix not in (".png", *codec.suffixes):
         raise UserError(f"--out is a .png (a picture) or {' or '.join(codec.suffixes)} (the samples) file, got {out}")
-    samples = sampler.draw(arguments.count, np.random.default_rng(arguments.seed), arguments.digit)
+    samples = sampler.draw(arguments.count, np.random.default_rng(arguments.seed), arguments.label)
     with runs.writing(out.parent):
         if out.suffix == ".png":
-            width = 10 if arguments.digit is not None else runs.columns(sampler.classes)
+            width = 10 if arguments.label is not None else runs.columns(sampler.classes)
             plots.save_samples(out, samples, codec, width)
         else:
             codec.save(samples, out)
     print(f"{arguments.count} samples in {out}")
+    return 0
+
+
+# ---------------------------------------------------------------- info
+
+
+def info(arguments) -> int:
+    """Shows a run. Returns the exit code."""
+    from minigan import runs
+
+    facts = runs.info(arguments.run)
+    if arguments.json:
+        _print_json(facts)
+        return 0
+    for topic, text in runs.described(facts):
+        print(_wrapped(topic, text))
     return 0
 
 

@@ -22,10 +22,11 @@ from minigan.datasets import arrays, idx, mixtures, pictures, points, shapes
 from minigan.datasets.data import Codec, Data, Kind
 from minigan.datasets.files import DataError, explain
 from minigan.datasets.images import DEFAULTS, MIN_SIDE, ImageCodec, ImageOptions, Images, fitted, scale, unscale
-from minigan.datasets.labels import listing
+from minigan.datasets.labels import index_of, listing
 from minigan.datasets.points import Points
 
 __all__ = [
+    "BUILTIN",
     "KINDS",
     "MIN_SIDE",
     "Codec",
@@ -35,7 +36,9 @@ __all__ = [
     "Images",
     "Kind",
     "Points",
+    "index_of",
     "kind_of",
+    "listing",
     "load",
     "mixtures",
     "mnist",
@@ -106,7 +109,8 @@ def load(spec: str | Path, options: ImageOptions = DEFAULTS) -> Images:
 def _as_asked(data: Images, options: ImageOptions) -> Images:
     """Built-in images in the size that the options ask for."""
     images, notes = fitted(data.images, options)
-    return replace(data, images=images, notes=(*data.notes, *notes))
+    data = replace(data, images=images, notes=(*data.notes, *notes))
+    return data if options.labels else data.without_labels()
 
 
 def _load_file(path: Path, options: ImageOptions) -> Images:
@@ -129,7 +133,7 @@ def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = ())
     if pictures.find(folder).files:
         return pictures.load(folder, options, [*notes, *more])
     held = sorted(file for file in path.iterdir() if file.suffix.lower() in (".npy", ".npz"))
-    images = [file for file in held if not arrays.is_of_labels(file)]
+    images = [file for file in held if arrays.images_of(file) is None]
     if len(images) == 1:
         data = arrays.load(images[0], options)
         return replace(data, notes=(*notes, f"{images[0].name} is the only file of images in the folder", *data.notes))
@@ -144,12 +148,12 @@ def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = ())
     )
 
 
-def _load_for_training(spec: str, options: ImageOptions, seed: int) -> Images:
+def _load_for_training(spec: str, options: ImageOptions, seed: int, labels: bool = True) -> Images:
     """`load`, and a DataError for data that come out as one single value: nothing can be learned from them.
 
     Data that were read by options are not refused, because then the user has looked at how they are read.
     """
-    data = load(spec, options)
+    data = load(spec, replace(options, labels=labels))
     if data.images.min() == data.images.max() and options == DEFAULTS:
         raise DataError(
             f"{spec}: every pixel of these {len(data):,} images is {data.images.flat[0]}: are they the right ones? "

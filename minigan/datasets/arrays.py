@@ -65,6 +65,8 @@ def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
     Nothing is ever unpickled. A DataError names what is wrong, with its index where single values are.
     """
     where, notes, labels, origin = str(path), [], None, ""
+    if not options.keys and (images := images_of(path)):
+        raise DataError(f"{path}: these are the labels of {images.name}: give that file, and they are found")
     with open_file(path) as file:
         zipped = read_bytes(file, 2, path) == b"PK"
         file.seek(0)
@@ -76,7 +78,9 @@ def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
             labels, origin, notes = found.labels, found.labels_from, [*found.notes]
     x, more = channels_last(x, where)
     notes += more
-    if labels is None:
+    if not options.labels:
+        labels, origin = None, "not read"
+    elif labels is None:
         labels, origin = _labels_of_sibling(path, len(x))
     images, more = to_bytes(_opaque(x, options, notes), where, options.limits)
     notes += more if images.dtype != x.dtype or options.limits or images is not x else []
@@ -95,14 +99,14 @@ def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
     return Images(images, labels, path.stem, source, names, origin, tuple(notes))
 
 
-def is_of_labels(path: Path) -> bool:
-    """Whether a file is called like the labels of another one in its folder."""
-    for other in path.parent.iterdir():
+def images_of(path: Path) -> Path | None:
+    """The file of images whose labels are in the file `path`, going by the names; None if there is none."""
+    for other in sorted(path.parent.iterdir()) if path.exists() else ():
         for pattern, words in SIBLINGS:
-            if other != path and pattern.search(other.stem):
+            if other != path and other.suffix in (".npy", ".npz") and pattern.search(other.stem):
                 if path.stem in (pattern.sub(word, other.stem) for word in words):
-                    return True
-    return False
+                    return other
+    return None
 
 
 def channels_last(x: np.ndarray, where: str) -> tuple[np.ndarray, list[str]]:
@@ -264,7 +268,7 @@ def _read_archive(file: BinaryIO, path: Path, options: ImageOptions) -> Found:
         key, labels_key, notes = (
             _given_keys(path, shapes, options) if options.keys else _usual_keys(path, shapes, options)
         )
-        labels = None if labels_key is None else members.array(labels_key)
+        labels = None if labels_key is None or not options.labels else members.array(labels_key)
         return Found(members.array(key), key, labels, f"array {labels_key!r}" if labels_key else "", notes)
 
 

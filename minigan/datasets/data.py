@@ -92,13 +92,17 @@ class Data(Protocol):
         """Returns the shape, and checksums of values and labels, which identify the data. The name is not included."""
         ...
 
+    def description(self) -> list[tuple[str, str]]:
+        """Returns what was read, in (topic, sentence): where from, labels, and everything that was assumed."""
+        ...
+
 
 @dataclass(frozen=True)
 class Kind:
     """Describes a kind of data: how it is loaded and decoded, and its defaults."""
 
     name: str
-    load: Callable[[str, Any, int], Data]  # (--data, the kind's options, the run's seed)
+    load: Callable[[str, Any, int, bool], Data]  # (--data, the kind's options, the run's seed, whether labels are used)
     codec: Callable[..., Codec]  # takes the fields stored in a checkpoint
     default_preset: str
     builtin: tuple[str, ...]  # values of --data that are not paths, the default first

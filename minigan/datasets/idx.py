@@ -52,7 +52,8 @@ def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
     if path.name.lower().startswith("emnist"):
         x = np.ascontiguousarray(x.transpose(0, 2, 1))
         notes.append("EMNIST: rows and columns are exchanged back")
-    labels, names, origin, labels_path = None, None, "", find_labels(path)
+    labels, names, origin = None, None, "" if options.labels else "not read"
+    labels_path = find_labels(path) if options.labels else None
     if labels_path is not None:
         labels = read(labels_path, dims=(1, 2))
         origin = f"IDX file {labels_path.name}"

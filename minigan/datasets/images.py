@@ -50,6 +50,7 @@ class ImageOptions:
         metavar="COLOUR",
     )
     skip_bad: bool = option(False, help="images: leave out files that cannot be read")
+    labels: bool = option(True, help="images: whether labels are read", flag=None)
 
     def __post_init__(self):
         check(self)
@@ -86,7 +87,7 @@ class Images:
     images: np.ndarray  # (N, H, W, C) uint8, C-contiguous; C is 1 (grey) or 3 (RGB)
     labels: np.ndarray | None  # (N,) int64, the class of each image; None where there are none
     name: str  # short, for titles: "mnist-train"
-    source: str = ""  # what was read
+    origin: str = ""  # what was read
     class_names: list[str] | None = None  # one for each class; by default the numbers 0, 1, ...
     labels_from: str = ""  # where the labels were found
     notes: Sequence[str] = ()  # everything that was assumed, changed or left out
@@ -106,6 +107,10 @@ class Images:
     def sample_shape(self) -> tuple[int, int, int]:
         """(H, W, C)"""
         return self.images.shape[1:]
+
+    def without_labels(self) -> "Images":
+        """The same images without labels."""
+        return replace(self, labels=None, class_names=None, labels_from="not read")
 
     @property
     def codec(self) -> "ImageCodec":
@@ -127,7 +132,7 @@ class Images:
 
     def description(self) -> list[tuple[str, str]]:
         """What was read, in lines of (topic, sentence), for people."""
-        lines = [("source", self.source or self.name)]
+        lines = [("read", self.origin or self.name)]
         if self.labels is None:
             lines.append(("labels", self.labels_from or "none were found"))
         else:
@@ -137,6 +142,11 @@ class Images:
             classes = f"{len(self.class_names)} {'class' if len(self.class_names) == 1 else 'classes'}"
             lines.append(("labels", f"{classes} of {sizes} images{origin}: {listing(self.class_names)}"))
         return [*lines, *(("note", note) for note in self.notes)]
+
+    @property
+    def source(self) -> str:
+        """The description in one line."""
+        return "; ".join(f"labels: {text}" if topic == "labels" else text for topic, text in self.description())
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] |
     if not found.files:
         raise DataError(f"{path}: expected pictures ({listing(sorted(suffixes()), 8)}), found none: is this the right "
                         "folder?")  # fmt: skip
-    labels, names, notes = classes_of(found)
+    labels, names, notes = classes_of(found) if options.labels else (None, None, [])
     notes = [*(folder_notes or []), *notes, *found.notes()]
     pictures = list(decoded(found.files, options))
     bad = [(file, each.error) for file, each in zip(found.files, pictures, strict=True) if each.error]
@@ -214,7 +214,7 @@ def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] |
             f"{moving:,} {'files contain' if moving > 1 else 'file contains'} several frames: the first is used"
         )
     images, more = _assembled([each.pixels for each in pictures], str(path), options)
-    origin = f"the {len(names)} folders in {path}" if names else ""
+    origin = f"the {len(names)} folders in {path}" if names else "" if options.labels else "not read"
     return Images(
         images, labels, path.resolve().name, f"{len(files):,} pictures in {path}", names, origin, (*notes, *more)
     )  # fmt: skip

@@ -72,6 +72,13 @@ class Points:
         """Returns the points (N, 2) of index (N,). They are not scaled, because their magnitude is about 1."""
         return (self.points if self.placed is None else self.placed)[index]
 
+    def description(self) -> list[tuple[str, str]]:
+        """The mixture and its modes."""
+        return [
+            ("read", f"{len(self):,} points drawn from the mixture {self.mixture}"),
+            ("labels", f"{len(self.class_names)} classes, the modes: {', '.join(self.class_names)}"),
+        ]
+
     def fingerprint(self) -> dict:
         """Returns the shape, and checksums of points and labels."""
         return checksums(self.points, self.labels)
@@ -106,7 +113,7 @@ class PointsCodec:
         return MIXTURES[self.mixture].coverage(x)
 
 
-def load(spec: str, options: PointsOptions, seed: int) -> Points:
+def load(spec: str, options: PointsOptions, seed: int, labels: bool = True) -> Points:
     """Draws the points of "ring" (8 modes) or "grid" (5 x 5 modes) from the seed. Raises DataError for other names."""
     if spec not in MIXTURES:
         raise DataError(f"points are drawn from {' or '.join(MIXTURES)}, got {spec!r}: give --data one of these")

@@ -46,13 +46,19 @@ class Stopped(Exception):
 # ---------------------------------------------------------------- create, resume and read
 
 
-def begin(config: Config, out: Path) -> Training:
-    """Creates the folder `out` and a new training. Raises UserError, before writing, if one of them is not possible."""
+def begin(config: Config, out: Path, expect_labels: bool = False) -> Training:
+    """Creates the folder `out` and a new training. Raises UserError, before writing, if one of them is not possible.
+
+    `expect_labels` refuses data without labels for a conditional training.
+    """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(
             f"{out} already exists: resume it with `minigan train --resume --out {out}`, or choose another with --out"
         )
-    training = Training(config, load_data(config), load_backend(config))
+    data = load_data(config)
+    if expect_labels and data.labels is None:
+        raise UserError(f"--conditional needs labels, and {config.data} has none: leave it out, or add labels")
+    training = Training(config, data, load_backend(config))
     with writing(out):
         for folder in (out, out / "checkpoints", out / "samples"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,15 +70,27 @@ def begin(config: Config, out: Path) -> Training:
 def resume(out: Path, **changes) -> Training:
     """Returns the training in `out`, restored from its newest checkpoint.
 
-    `changes` may contain other totals, another backend or another number of threads. If it
-    contains a total, the previous totals are removed. Raises UserError if `out` is not a run
+    `changes` may contain other totals, another backend or number of threads, and another place
+    of the same data. If it contains a total, the previous totals are removed. Raises UserError if `out` is not a run
     that can be resumed.
     """
     config, horizon = _read_config(out)
+    if "data" in changes:
+        changes["data_moved_to"] = changes.pop("data")
     if any(name in changes for name in TOTALS):
         changes = dict.fromkeys(TOTALS) | changes
     config = replace(config, **changes)
-    training = Training(config, load_data(config), load_backend(config))
+    try:
+        data = load_data(config)
+    except datasets.DataError as error:
+        place = config.place_of_data()
+        if "data_moved_to" in changes or place in datasets.BUILTIN or Path(place).exists():
+            raise
+        raise UserError(
+            f"{out} was trained on {place}, which does not exist any more: if the data have moved, give their "
+            "new place with --data PATH"
+        ) from error
+    training = Training(config, data, load_backend(config))
     arrays, facts = _load_checkpoint(out)
     training.load_state(out / "checkpoint.npz", arrays, {"horizon": horizon} | facts)
     with writing(out):
@@ -99,7 +117,9 @@ def _read_config(out: Path) -> tuple[Config, dict | None]:
 
 def load_data(config: Config):
     """Loads the data of the config, according to its kind and options."""
-    return datasets.KINDS[config.kind].load(config.data, config.kind_options(), config.seed)
+    return datasets.KINDS[config.kind].load(
+        config.place_of_data(), config.kind_options(), config.seed, config.conditional
+    )
 
 
 def load_backend(config: Config):
@@ -114,7 +134,49 @@ def sampler(out: Path, backend) -> Sampler:
     shape = dict(sample_shape=facts["sample_shape"], classes=facts["classes"])
     network, _ = models.build(config.preset, rng=np.random.default_rng(0), **shape, options=config.network)
     checkpoint.restore(out / "checkpoint.npz", *checkpoint.generator_arrays(arrays, network), np.asarray)
-    return Sampler(network.to(backend), datasets.KINDS[facts["kind"]].codec(**facts["codec"]))
+    codec = datasets.KINDS[facts["kind"]].codec(**facts["codec"])
+    return Sampler(network.to(backend), codec, facts.get("class_names"))
+
+
+def info(out: Path) -> dict:
+    """Returns what is known about the run in `out`, from its config and newest checkpoint: JSON values."""
+    config, (_, facts) = read_config(out), _load_checkpoint(out)
+    names = facts.get("class_names") or [str(label) for label in range(facts["classes"])]
+    return {
+        "run": str(out),
+        "preset": config.preset,
+        "kind": facts["kind"],
+        "data": config.data,
+        "data_name": facts["data"]["name"],
+        "samples": facts["data"]["shape"][0],
+        "sample_shape": facts["sample_shape"],
+        "description": facts.get("description", []),
+        "conditional": bool(facts["classes"]),
+        "class_names": names[: facts["classes"]],
+        "step": facts["step"],
+        "epoch": facts["epoch"],
+        "seconds": facts["seconds"],
+        "totals": config.totals(),
+        "files": [name for name in CONTENTS if (out / name).exists()],
+        "checkpoints": len(list((out / "checkpoints").glob("epoch-*.npz"))),
+    }
+
+
+def described(facts: dict) -> list[tuple[str, str]]:
+    """Returns the result of `info` as lines for people: (topic, text)."""
+    shape = " x ".join(map(str, facts["sample_shape"]))
+    lines = [("run", facts["run"]), ("data", f"{facts['data']}: {facts['samples']:,} {facts['kind']} of {shape}")]
+    lines += [tuple(line) for line in facts["description"]]
+    classes = f"{len(facts['class_names'])} classes: {datasets.listing(facts['class_names'])}"
+    lines.append(("sampling", f"{classes} (minigan sample --label NAME)" if facts["conditional"] else "without labels"))
+    totals = " or ".join(f"{value:g} {name}" for name, value in facts["totals"].items()) or "none"
+    lines.append(("preset", facts["preset"]))
+    progress = (
+        f"{facts['step']:,} steps, {facts['epoch']} epochs, {facts['seconds']:.0f} s of training; total: {totals}"
+    )
+    lines.append(("progress", progress))
+    lines += [("file", f"{name}: {CONTENTS[name]}") for name in facts["files"]]
+    return [*lines, ("files", f"{facts['checkpoints']} kept checkpoints in checkpoints/")]
 
 
 def columns(classes: int) -> int:

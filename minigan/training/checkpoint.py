@@ -73,6 +73,8 @@ def pack(training: Any) -> tuple[dict[str, np.ndarray], dict]:
         "codec": dataclasses.asdict(t.data.codec),
         "sample_shape": list(t.data.sample_shape),
         "classes": t.classes,
+        "class_names": t.data.class_names,
+        "description": t.data.description(),
         "noise": t.noise.bit_generator.state,
         "penalty": t.penalty_rng.bit_generator.state,
         "history": t.history,
@@ -88,10 +90,11 @@ def unpack(training: Any, path: str | Path, arrays: dict[str, np.ndarray], facts
     """
     t, saved = training, facts["data"]
     current = fingerprint_1(t.data) if "crc32" in saved else t.data.fingerprint()
-    if {**saved, "name": ""} != {**current, "name": ""} or ("crc32" in saved and saved["name"] != t.data.name):
+    ignored = {"name": ""} if t.classes else {"name": "", "labels": None}  # networks without labels never see them
+    if saved | ignored != current | ignored or ("crc32" in saved and saved["name"] != t.data.name):
         raise UserError(
-            f"{path} was trained on {saved['name']}, {saved['shape']}, but {t.config.data} now has other contents: "
-            f"restore the data, or start a new run"
+            f"{path} was trained on {saved['name']}, {saved['shape']}, but {t.config.place_of_data()} has other contents, "
+            f"{current.get('shape')}: give the place of the original data with --data, or start a new run"
         )
     arrays = dict(arrays)
     curves = arrays.pop("curves", np.zeros(0, np.float32))

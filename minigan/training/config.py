@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from minigan import datasets, losses, models, penalties
@@ -34,7 +35,9 @@ class Config:
         "mnist",
         help="images: IDX files, .npy, .npz, or a folder of pictures; points: ring or grid",
         metavar="mnist|PATH",
+        resumable=True,
     )
+    data_moved_to: str = option("", help="where a resumed run found the data", flag=None)
     data_options: dict = option({}, help="options of the kind of data", flag=None)
     network: dict = option(
         {}, help="an option of the preset's networks: see `minigan train --list`; may be repeated", metavar="NAME=VALUE"
@@ -172,6 +175,10 @@ class Config:
     def kind_options(self) -> Any:
         """Returns the options of the data, an instance of the dataclass that the kind of data declares."""
         return parsed(datasets.KINDS[self.kind].options, self.data_options, f"data of the kind {self.kind}")
+
+    def place_of_data(self) -> str:
+        """Returns where the data are: where a resumed run last found them if they are still there, else `data`."""
+        return self.data_moved_to if self.data_moved_to and Path(self.data_moved_to).exists() else self.data
 
     def totals(self) -> dict[str, float]:
         """Returns the totals that end the run, by name."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from minigan.backends import Array
-from minigan.datasets import Codec
+from minigan.datasets import Codec, index_of
 from minigan.errors import UserError
 from minigan.layers import Sequential, fuse
 
@@ -46,23 +46,28 @@ class Sampler:
 
     generator: Sequential
     codec: Codec
+    names: list[str] | None = None  # of the classes; by default the numbers 0, 1, ...
 
     @property
     def classes(self) -> int:
         """The number of classes of the generator; 0 without labels."""
         return self.generator.classes
 
-    def draw(self, count: int, rng: np.random.Generator, label: int | None = None) -> Any:
-        """Draws `count` decoded samples, with the labels 0, 1, ... in cyclic order, or all with the label `label`.
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes of the generator; none without labels."""
+        return (self.names or [str(label) for label in range(self.classes)])[: self.classes]
+
+    def draw(self, count: int, rng: np.random.Generator, label: int | str | None = None) -> Any:
+        """Draws `count` decoded samples, of all classes in cyclic order, or all of the class whose name is `label`.
 
         The noise comes from `rng`. Raises UserError if the generator does not have the label.
         """
-        n = self.classes
-        if label is not None and not 0 <= label < n:
-            raise UserError(f"this run has {f'the labels 0 to {n - 1}' if n else 'no labels'}, got {label}")
-        labels = cyclic_labels(self.generator, count, n)
+        if label is not None and not self.classes:
+            raise UserError(f"this run has no labels, got {label}")
+        labels = cyclic_labels(self.generator, count, self.classes)
         if label is not None:
-            labels = self.generator.backend.xp.full_like(labels, label)
+            labels = self.generator.backend.xp.full_like(labels, index_of(str(label), self.class_names))
         return self.of(draw_noise(self.generator, rng, count), labels)
 
     def of(self, z: Array, labels: Array | None = None) -> Any:

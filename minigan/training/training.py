@@ -252,7 +252,7 @@ class Training:
     @property
     def sampler(self) -> Sampler:
         """The sampler of the moving average of the generator, or of the generator if there is no average."""
-        return Sampler(self.average.network if self.average else self.G, self.data.codec)
+        return Sampler(self.average.network if self.average else self.G, self.data.codec, self.data.class_names)
 
     def samples(self, count: int = 100) -> Any:
         """Returns `count` decoded samples of the fixed noise: uint8 images (count, H, W, C), or points (count, 2).
@@ -336,6 +336,9 @@ class _WarmUpData:
 
     def fingerprint(self) -> dict:
         return {}
+
+    def description(self) -> list[tuple[str, str]]:
+        return []
 
 
 def _train_once(config: Config, data: Data, networks: tuple[Sequential, Sequential] | None, backend: Backend) -> None:
