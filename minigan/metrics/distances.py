@@ -28,6 +28,35 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return max(0.0, float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross))
 
 
+def kernel_distance(a: np.ndarray, b: np.ndarray, block: int = 1000) -> float:
+    """Returns the kernel distance of features a (N, F) and b (M, F): squared maximum mean discrepancy, unbiased.
+
+        mean over pairs i != j of k(a_i, a_j) + the same of b - 2 mean of k(a_i, b_j),   k(x, y) = (x.y / F + 1)^3
+
+    averaged over blocks of `block` rows (Binkowski et al. 2018, "Demystifying MMD GANs", section 3.1).
+    It is about 0 for two samples of one distribution, and may then be slightly negative.
+    """
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    size, found = min(block, len(a), len(b)), []
+    for i in range(min(len(a), len(b)) // size):
+        x, y = a[i * size : (i + 1) * size], b[i * size : (i + 1) * size]
+        own = sum((k.sum() - np.trace(k)) / (size * (size - 1)) for k in (kernel(x, x), kernel(y, y)))
+        found.append(own - 2 * kernel(x, y).mean())
+    return float(np.mean(found))
+
+
+def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns, for each row of a (N, F), the index (N,) of the nearest row of b (M, F), and the distance (N,)."""
+    index, squares = [], []
+    for block in _square_distances(a, b):
+        index.append(block.argmin(axis=1))
+        squares.append(block.min(axis=1))
+    return np.concatenate(index), np.sqrt(np.concatenate(squares))
+
+
 class Neighbourhoods:
     """The k-nearest-neighbour neighbourhoods of real features (N, F), which define density and coverage.
 

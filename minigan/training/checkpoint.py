@@ -93,8 +93,8 @@ def unpack(training: Any, path: str | Path, arrays: dict[str, np.ndarray], facts
     ignored = {"name": ""} if t.classes else {"name": "", "labels": None}  # networks without labels never see them
     if saved | ignored != current | ignored or ("crc32" in saved and saved["name"] != t.data.name):
         raise UserError(
-            f"{path} was trained on {saved['name']}, {saved['shape']}, but {t.config.place_of_data()} has other contents, "
-            f"{current.get('shape')}: give the place of the original data with --data, or start a new run"
+            f"{path} was trained on {saved['name']}, {saved['shape']}, but {t.config.place_of_data()} has other "
+            f"contents, {current.get('shape')}: give the place of the original data with --data, or start a new run"
         )
     arrays = dict(arrays)
     curves = arrays.pop("curves", np.zeros(0, np.float32))

@@ -1,0 +1,75 @@
+"""A small classifier, trained on the spot: does a sample show the class that was asked for?"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minigan import datasets, losses, optim
+from minigan.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, LeakyReLU, Sequential, fuse
+
+HELD_OUT = 0.1  # the share of the images, of each class, on which the classifier is tested
+WIDTHS = (24, 48, 64, 64, 64)
+
+
+def network(rng: np.random.Generator, shape: tuple[int, int, int], classes: int) -> Sequential:
+    """Images (N, H, W, C) in [-1, 1] -> logits (N, classes); convolutions halve the image until a side is below 8."""
+    (H, W, c_in), layers = shape, []
+    for c in WIDTHS:
+        layers += [Conv2d(c_in, c, 3, stride=2, pad=1, bias=False, rng=rng), BatchNorm(c), LeakyReLU(0.1)]
+        H, W, c_in = (H + 1) // 2, (W + 1) // 2, c
+        if min(H, W) < 8:
+            break
+    layers += [Flatten(), Dense(H * W * c_in, 96, bias=False, rng=rng), BatchNorm(96), LeakyReLU(0.1)]
+    return Sequential(*layers, Dropout(0.3, rng=rng), Dense(96, classes, rng=rng))
+
+
+class Classifier:
+    """A network that was trained on images with labels; `accuracy` is that on images it has not seen."""
+
+    def __init__(self, trained: Sequential):
+        self.network, self.accuracy = trained, float("nan")
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """The class (N,) of each of the uint8 images (N, H, W, C)."""
+        backend, found = self.network.backend, []
+        for i in range(0, len(images), 250):
+            logits, _ = self.network.forward(backend.asarray(datasets.scale(images[i : i + 250])), train=False)
+            found.append(backend.to_numpy(logits).argmax(axis=1))
+        return np.concatenate(found)
+
+
+def train(
+    images: np.ndarray, labels: np.ndarray, backend, seed: int = 0, steps: int = 1200, progress: Callable = iter
+) -> Classifier:
+    """Trains a classifier on uint8 images (N, H, W, C) with labels (N,), and tests it on a tenth of each class.
+
+    Cross entropy; Adam with a learning rate that falls to 0; at most `steps` batches of 64 and at
+    most 30 epochs. A class of one image is only trained on.
+    """
+    rng, classes = np.random.default_rng(seed), int(labels.max()) + 1
+    test = _held_out(labels, rng)
+    rest = np.setdiff1d(np.arange(len(labels)), test)
+    model = network(rng, images.shape[1:], classes).to(backend)
+    fused, adam, batch = fuse(model), optim.Adam(model, lr=2e-3), min(64, max(2, len(rest) // 2))
+    steps = max(1, min(steps, 30 * (len(rest) // batch)))
+    order = np.concatenate([rng.permutation(rest) for _ in range(-(-steps * batch // len(rest)))])
+    for step in progress(range(steps)):
+        chosen = order[step * batch : (step + 1) * batch]
+        adam.lr = 2e-3 * (1 - step / steps)
+        logits, cache = fused.forward(backend.asarray(datasets.scale(images[chosen])))
+        _, dlogits = losses.cross_entropy(logits, backend.asarray(labels[chosen]))
+        _, grads = fused.backward(dlogits, cache, need_dx=False)
+        adam.step(grads)
+    trained = Classifier(model)
+    if len(test):
+        trained.accuracy = float((trained(images[test]) == labels[test]).mean())
+    return trained
+
+
+def _held_out(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The indices of a tenth of each class, at least one image if the class has two."""
+    parts = []
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        parts.append(members[: max(int(len(members) > 1), int(HELD_OUT * len(members)))])
+    return np.sort(np.concatenate(parts))
