@@ -149,7 +149,7 @@ axis.axhline(97, color=GREY, linestyle=":")
 axis.set(title="digits read right", xlabel="epoch", ylabel="%", xticks=range(1, epochs + 1))
 axis.legend(loc="lower right")
 middle.suptitle("what 16 of the 256 neurons look for", fontsize=11)
-size = abs(network.params["1.w"]).sum(axis=0) * abs(network.params["3.w"]).sum(axis=1)  # (256,): how large a neuron's weights are
+size = abs(network.params["1.w"]).sum(axis=0) * abs(network.params["3.w"]).sum(axis=1)  # (256,)
 for axis, neuron in zip(middle.subplots(4, 4).flat, np.argsort(-size), strict=False):
     w = network.params["1.w"][:, neuron].reshape(28, 28)
     axis.imshow(w, cmap="RdBu", vmin=-0.25, vmax=0.25)

@@ -120,8 +120,8 @@ assert set(counts[3].ravel()) == {1, 2, 4} and set(counts[4].ravel()) == {4}
 # **If the size of the filter is a multiple of the stride, every pixel away from the edge is covered equally often.
 # Otherwise the image shows a checkerboard pattern.** Even with a 4 x 4 filter, each pixel of a 2 x 2 block is computed
 # with different weights. So the pattern can also appear there, for example before training. Upsampling followed by a
-# convolution with stride 1 does not have this fault. In a flat image, all pixels away from the edge are computed with
-# the same weights. (Odena et al. 2016, "Deconvolution and checkerboard artifacts".)
+# convolution with stride 1 does not have this fault, because all pixels away from the edge are computed with the same
+# weights. (Odena et al. 2016, "Deconvolution and checkerboard artifacts".)
 #
 # To measure the fault, we take an image in which all pixels are equal, apply random filters, and compute the standard
 # deviation of the result:
