@@ -22,8 +22,8 @@ HERE = Path(__file__).resolve().parent
 NOTEBOOK = hasattr(builtins, "get_ipython") or hasattr(builtins, "__IPYTHON__")
 START = time.perf_counter()
 
-_parser = argparse.ArgumentParser(description="A lesson of minigan. Read its source code. Running it checks its claims.")
-_parser.add_argument("--quick", action="store_true", help="train less; the claims are still checked, but the pictures are worse")
+_parser = argparse.ArgumentParser(description="A lesson of minigan. Running it checks its claims.")
+_parser.add_argument("--quick", action="store_true", help="train less; the pictures are worse")
 _parser.add_argument("--figures", type=Path, metavar="DIR", help="the folder to write the figures to")
 _arguments = _parser.parse_args([] if NOTEBOOK else sys.argv[1:])  # in a notebook, sys.argv belongs to the kernel
 
@@ -43,7 +43,7 @@ matplotlib.rcParams |= {
     "image.interpolation": "nearest",
 }
 
-BLUE, ORANGE, GREEN, GREY = "#1f6fb4", "#e8743b", "#2a9d5c", "#8a8a8a"  # also distinguishable in print and for colour-blind readers
+BLUE, ORANGE, GREEN, GREY = "#1f6fb4", "#e8743b", "#2a9d5c", "#8a8a8a"  # safe for colour-blind readers and for print
 NO_YES = LinearSegmentedColormap.from_list("no_yes", ["#f2a47d", "#fdf3ee", "#f0f5fa", "#78acd8"])
 
 
