@@ -111,8 +111,8 @@ assert y.shape == (500, 3) and np.allclose(y, a, atol=1e-4)
 # ## A network
 #
 # The inputs of the second layer are the outputs of the first layer. Here the second layer is one neuron that computes
-# "and": it says yes only if all three neurons say yes. So the three lines become a triangle. It computes a sum that is
-# positive only if y0 + y1 + y2 is above 2.5:
+# "and": it says yes only if all three neurons say yes. So the three lines become a triangle. The neuron computes a sum
+# that is positive only if y0 + y1 + y2 is above 2.5:
 #
 #     a = 20 (y0 + y1 + y2) - 50
 

@@ -5,10 +5,10 @@
 #
 # **Needs.** Lesson 1. **Takes** 3 seconds.
 #
-# First we need a number that says how wrong the network is. Then we nudge one weight, which means that we change it a
-# little, and see whether the number falls or rises. We do this for every weight. Then we move each weight in the
-# direction in which the number falls, and repeat. All learning in this course works like this. The other lessons make
-# it faster.
+# First we need a number that measures how wrong the network is. Then we nudge one weight, which means that we change it
+# a little, and see whether the number falls or rises. We do this for every weight. Then we move each weight in the
+# direction in which the number falls, and repeat. All learning in this course works like this. Later lessons make it
+# faster.
 
 # %%
 import time
@@ -56,9 +56,9 @@ def network(x):
 #
 # The output of the network is a number l, which is called the *logit*. p = sigmoid(l) is the probability of "yes". The
 # **loss** of a point is -log p if the right answer is yes, and -log(1 - p) if it is no. The loss of the network is the
-# mean over all points. A perfect network has loss 0. A network that always answers p = 1/2, like a coin, has loss log 2
-# = 0.693. We compute the loss from the logit and not from p, because p is rounded to 0 or 1 when the logit is large
-# (lesson 9):
+# mean over all points. A perfect network has loss 0. A network that always answers p = 1/2, like a coin, has loss
+# log 2 = 0.693. We compute the loss from the logit and not from p, because p is rounded to 0 or 1 when the logit is
+# large (lesson 9):
 #
 #     -log sigmoid(l) = log(1 + exp(-l)) = softplus(-l)        -log(1 - sigmoid(l)) = softplus(l)
 
@@ -82,8 +82,8 @@ print(f"before learning: loss {loss():.3f}")
 # %% [markdown]
 # ## The slope, by nudging
 #
-# The slope is the derivative of the loss with respect to one weight. It says how fast the loss rises when the weight
-# rises. To estimate the slope, nudge the weight up, nudge it down, and divide the difference by the distance:
+# The slope is the derivative of the loss with respect to one weight. It measures how fast the loss rises when the
+# weight rises. To estimate the slope, nudge the weight up, nudge it down, and divide the difference by the distance:
 #
 #     slope = (loss(w + h) - loss(w - h)) / 2h
 #

@@ -88,8 +88,8 @@ def backward(w1, b1, w2, b2, cache):
 
 
 # %% [markdown]
-# **One forward pass and one backward pass give all 25 slopes. They are equal to the slopes from the 50 passes of lesson
-# 2.**
+# **One forward pass and one backward pass give all 25 slopes. They are equal to the slopes from the 50 passes of
+# lesson 2.**
 
 # %%
 _, cache = forward(**weights)
@@ -151,7 +151,8 @@ assert right > 0.97
 #
 # Each matrix product of the forward pass needs two matrix products in the backward pass. So **a gradient costs about as
 # much as three forward passes, whatever the number of weights**. Nudging costs two forward passes for each weight. We
-# measure the time of backpropagation. For nudging, we measure one forward pass and multiply.
+# measure the time of backpropagation. For nudging, we measure one forward pass and multiply its time by the number of
+# passes.
 
 # %%
 sizes, nudging, backprop = [], [], []

@@ -53,10 +53,10 @@ assert max(imaginary[:12]) < 1e-14  # for h from 1e-20 to 1e-9, the complex step
 # ## From an array to a number: the cotangent
 #
 # A slope belongs to a single number, but the output y of a layer is an array. So we define a number `f = sum(c * y)`,
-# where c is a fixed array with the shape of y. It is called the *cotangent*. The slope of f with respect to y is dy =
-# c, so `backward(c)` must return the slopes of f. Many checks use c = 1, which means `f = sum(y)`. This does not work
-# for batch norm (lesson 10). Batch norm subtracts the mean, so the sum of its output over the batch is the same **for
-# every x**. The right slope is 0, and many wrong backward passes give 0 too.
+# where c is a fixed array with the shape of y. It is called the *cotangent*. The slope of f with respect to y is
+# `dy = c`, so `backward(c)` must return the slopes of f. Many checks use c = 1, which means `f = sum(y)`. This does not
+# work for batch norm (lesson 10). Batch norm subtracts the mean, so the sum of its output over the batch is the same
+# **for every x**. The right slope is 0, and many wrong backward passes give 0 too.
 
 
 # %%
@@ -113,9 +113,9 @@ assert any(not row.ok for row in gradcheck.check_layer(lazy, x))
 # We make each mistake on purpose. The check of a single layer or function finds mistakes 1, 2 and 4. Mistake 3 needs a
 # check of a whole step.
 #
-# 1. **Half a batch norm.** The backward pass treats the mean and the variance as constants and returns only `dx = dy *
-#    gamma / std`. Networks with this mistake still train, but slowly, so it is easy to suspect the learning rate
-#    instead.
+# 1. **Half a batch norm.** The backward pass treats the mean and the variance as constants and returns only
+#    `dx = dy * gamma / std`. Networks with this mistake still train, but slowly, so it is easy to suspect the learning
+#    rate instead.
 # 2. **A slope that is 0.** The code computes the probability, clips it, and takes the logarithm (lesson 9). The loss is
 #    about right, but its slope is exactly 0 where the network is most wrong.
 # 3. **The cache of the other batch.** The layer stores its last input in itself. After a forward pass on real images

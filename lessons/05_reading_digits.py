@@ -70,9 +70,9 @@ assert np.isclose(softmax_loss(np.zeros((5, 10)), labels)[0], np.log(10))  # equ
 # %% [markdown]
 # ## The network
 #
-# The network has 784 inputs (pixels), 256 hidden neurons and 10 outputs. `ReLU` is a simple nonlinear function: max(a,
-# 0). The first weights are random, because neurons with equal weights would all learn the same. `he_normal` chooses
-# their size so that the numbers neither vanish nor explode on their way through the layers.
+# The network has 784 inputs (pixels), 256 hidden neurons and 10 outputs. `ReLU` is a simple nonlinear function,
+# `max(a, 0)`. The first weights are random, because neurons with equal weights would all learn the same. `he_normal`
+# chooses their size so that the numbers neither vanish nor explode on their way through the layers.
 
 # %%
 network = Sequential(

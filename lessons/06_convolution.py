@@ -106,7 +106,7 @@ def im2col(x, K, stride, pad):
     P, Q = (H + 2 * pad - K) // stride + 1, (W + 2 * pad - K) // stride + 1
     xpad = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     rows = [xpad[:, i : i + stride * P : stride, j : j + stride * Q : stride] for i in range(K) for j in range(K)]
-    return np.stack(rows, axis=3).reshape(N, P, Q, K * K * C)  # rows contains pixel (i, j) of all windows
+    return np.stack(rows, axis=3).reshape(N, P, Q, K * K * C)  # each of the rows: pixel (i, j) of all windows
 
 
 def conv_forward(x, w, stride, pad):

@@ -70,8 +70,8 @@ assert np.allclose(A @ image.ravel(), reference.conv2d(image, w, stride, pad).ra
 # %% [markdown]
 # The backward pass of `y = A x` is `dx = A.T dy` (the rule of lesson 3). It goes from 3 x 3 pixels to 6 x 6 pixels, so
 # it makes an image **larger**. If we use it as the forward pass of a layer, the layer is called a transposed
-# convolution. Every pixel of the small image multiplies the filter by its value and adds it to the large image, like a
-# stamp. The stamps are `stride` pixels apart. Where stamps overlap, they are added.
+# convolution. The filter is multiplied by each pixel of the small image and added to the large image, like a stamp. The
+# stamps are `stride` pixels apart. Where stamps overlap, they are added.
 
 
 # %%
@@ -191,5 +191,5 @@ save(figure, "07_going_up.png")
 # assert np.allclose(stamp(small, np.array(f, float).reshape(4, 4, 1, 1), 2, 1), upsample(small, 2))
 
 # %% [markdown]
-# Now we have all the layers that a generator and a discriminator need. The next lesson,
-# [08_forger_and_critic.py](08_forger_and_critic.py), trains two networks against each other.
+# The next lesson, [08_forger_and_critic.py](08_forger_and_critic.py), trains a generator and a discriminator against
+# each other.

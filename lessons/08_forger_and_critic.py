@@ -55,9 +55,9 @@ def draw_noise(count):
 #
 #     min over G, max over D  of   mean of log D(real)  +  mean of log (1 - D(G(noise)))
 #
-# One round of the game has five steps. As in lesson 2, the output of D is a logit l, and `-log sigmoid(l) =
-# softplus(-l)`. (Our G does not minimise log(1 - D). It maximises log D, which has the same goal and better slopes.
-# Lesson 9 explains why.)
+# One round of the game has five steps. As in lesson 2, the output of D is a logit l, and
+# `-log sigmoid(l) = softplus(-l)`. (Our G does not minimise log(1 - D). It maximises log D, which has the same goal and
+# better slopes. Lesson 9 explains why.)
 
 
 # %%
@@ -104,8 +104,9 @@ for our_network, their_network in zip(copies[:2], (G, D), strict=True):
 # %% [markdown]
 # ## What the forger learns from
 #
-# `dfake` in step 5 is a vector in the plane for each fake. **If we move a fake against this vector, the critic finds it
-# more real.** The forger never sees a real point. All its information about the data comes from these vectors.
+# `dfake` in step 5 is a vector in the plane for each fake. **If we move a fake a little against this vector, the
+# critic's logit for it rises.** The forger never sees a real point. All its information about the data comes from these
+# vectors.
 
 
 # %%
@@ -176,7 +177,7 @@ save(figure, "08_forger_and_critic.png")
 
 # %% [markdown]
 # Compare the panels of the figure. The fakes start in the middle, spread over the plane, and then gather at the
-# centres. The arrows show the directions in which the critic pushes the fakes.
+# centres. Each arrow shows the direction in which a fake would look more real to the critic.
 #
 # ## Exercises
 #

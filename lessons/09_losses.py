@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 9. What the losses say
+# # 9. What the losses mean
 #
 # **Question.** Which loss is best for the forger, and what can we learn from the loss curves?
 #
@@ -192,7 +192,7 @@ print(f"last 300 rounds:   loss D {d_late:.2f}, G {g_late:.2f}, {np.mean(shares[
 #
 # - Both losses become stable, D at or somewhat below 1.386, and G at or above 0.693. This is the good case.
 # - D's loss is near 0 and G's loss keeps rising. The critic is too strong, and the pictures will not improve.
-# - The losses do not say how good or how varied the pictures are. Look at the pictures, or measure them (minigan's
+# - The losses do not show how good or how varied the pictures are. Look at the pictures, or measure them (minigan's
 #   `evaluate`).
 
 # %%
@@ -244,4 +244,4 @@ save(figure, "09_losses.png")
 # assert abs(non_saturating(l)[0] - g_loss) < 0.1
 
 # %% [markdown]
-# The next lesson, [10_dcgan.py](10_dcgan.py), plays the same game with images.
+# The next lesson, [10_dcgan.py](10_dcgan.py), trains a GAN on images.

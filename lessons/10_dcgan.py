@@ -157,7 +157,7 @@ assert same_bits(resumed.G, uninterrupted.G) and same_bits(resumed.D, uninterrup
 # %% [markdown]
 # ## Train
 #
-# `records()` runs the training and returns a record after each step. The code that reads the records decides what to do
+# `records()` runs the training and yields a record after each step. The code that reads the records decides what to do
 # with them. We draw images from the same forty noise vectors at several steps, for the animation. For the pictures we
 # use a generator whose weights are a running *average* of G's weights. The weights of G move back and forth from step
 # to step, and the average reduces this movement.
@@ -179,10 +179,10 @@ checkpoint.save(RUNS / f"10_small_{steps}.npz", *training.state())  # lesson 12 
 # %% [markdown]
 # ## Are these digits?
 #
-# Look at the figure. We can also measure two things. First, the distance from a fake to the nearest real digit should
-# be about as large as the distance from another real digit to it. Second, fakes should differ from each other as much
-# as real digits do. If they do not, G has *collapsed*, which means that it draws only a few different pictures. The
-# distance between two images is computed between their vectors of 784 pixels.
+# Look at the figure. We can also measure two things. First, a fake should be about as far from the nearest real digit
+# as another real digit is. Second, fakes should differ from each other as much as real digits do. If they do not, G has
+# *collapsed*, which means that it draws only a few different pictures. The distance between two images is computed
+# between their vectors of 784 pixels.
 
 
 # %%

@@ -221,8 +221,8 @@ save(figure, "11_sgd_or_adam.png")
 #
 # 1. The slopes of a weight alternate: +1, -1, +1, ... With beta1 = 0, Adam takes steps of size lr forward and back.
 #    About how large are its steps with beta1 = 0.9, after many steps? (Then m alternates too: m = -0.9 m + 0.1.)
-# 2. Above which learning rate does SGD leave the valley if the loss in the steep direction is `100 b^2 / 2` and not `40
-#    b^2 / 2`?
+# 2. Above which learning rate does SGD leave the valley if the loss in the steep direction is `100 b^2 / 2` and not
+#    `40 b^2 / 2`?
 
 # %% Exercise 1
 # m = ...

@@ -3,8 +3,8 @@
 #
 # **Question.** What does a generator draw from noise vectors between two others, near the origin, and far from it?
 #
-# **Needs.** Lesson 10. **Takes** 5 seconds after lesson 10. Without lesson 10's checkpoint, and with `--quick`, it
-# first trains like lesson 10.
+# **Needs.** Lesson 10. **Takes** 5 seconds after lesson 10. If the checkpoint of lesson 10 does not exist, it first
+# trains like lesson 10. With `--quick`, it uses the checkpoint of lesson 10 with `--quick`.
 #
 # A generator is a function from 64 numbers to an image. The space of these 64 numbers is called the *latent space*.
 # During the training, G received random points of this space. Here we look at other points: points between two noise
@@ -53,8 +53,8 @@ rng = np.random.default_rng(4)
 # ## A plane
 #
 # We change two of the 64 coordinates, and the other 62 are 0. The origin is in the middle of this plane. The digits
-# change smoothly into each other: **noise vectors that are close to each other give similar images**. The loss does not
-# ask for this. It follows from the network, because a network is a continuous function.
+# change smoothly into each other: **noise vectors that are close to each other give similar images**. Nothing in the
+# loss requires this. It happens because a network is a continuous function.
 
 # %%
 side = np.linspace(-4, 4, 9)
@@ -71,10 +71,10 @@ assert near < 0.35 * unrelated
 # %% [markdown]
 # ## The length of noise vectors
 #
-# In 64 dimensions, normally distributed noise does not behave as in two or three. Each coordinate is small, but there
-# are 64 of them. The length of z is the square root of the sum of 64 squares, whose mean is 1. So the length is about
-# 8, and hardly ever below 6 or above 10. **Nearly all noise vectors are in a thin shell, and the space near the origin
-# is empty.**
+# In 64 dimensions, normally distributed noise does not behave as in two or three dimensions. Each coordinate is small,
+# but there are 64 of them. The length of z is the square root of the sum of 64 squares, each with mean 1. So the length
+# is about 8, and hardly ever below 6 or above 10. **Nearly all noise vectors are in a thin shell, and the space near
+# the origin is empty.**
 
 # %%
 lengths = np.linalg.norm(rng.standard_normal((100_000, 64)), axis=1)
@@ -84,8 +84,8 @@ assert abs(lengths.mean() - 8) < 0.1 and 0.6 < lengths.std() < 0.8 and lengths.m
 # %% [markdown]
 # ## From a to b: straight, or along the shell
 #
-# The straight path `(1 - t) a + t b` passes closer to the origin than the shell. The spherical path rotates a into b
-# and stays near the shell (White 2016). In this formula, w is the angle between a and b:
+# The straight path `(1 - t) a + t b` leaves the shell and passes closer to the origin. The spherical path rotates a
+# into b and stays near the shell (White 2016). In this formula, w is the angle between a and b:
 #
 #     slerp(t) = sin((1 - t) w) / sin(w) a  +  sin(t w) / sin(w) b
 

@@ -55,7 +55,7 @@ ladder = {}  # name: seconds
 #
 # This is the equation of lesson 6, term by term. For every `*` and `+`, Python looks up the types of the objects, calls
 # a function and creates a new object. This takes about a hundred machine instructions for one multiplication. We
-# compute three of the 3136 pixels and multiply the time.
+# compute three of the 3136 pixels and estimate the total time from them.
 
 
 # %%
