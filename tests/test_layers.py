@@ -393,7 +393,7 @@ def test_spread_is_that_of_each_channel_over_all_pixels(backend, rng):
     s = backend.to_numpy(y)[:, 24:]
     assert s.shape == (5, 4)
     np.testing.assert_allclose(s, np.tile(3 * maps.std(axis=0).mean(axis=(0, 1)), (5, 1)))
-    with pytest.raises(ValueError, match=r"expects whole pixels of 4 channels, got x \(5, 6\)"):
+    with pytest.raises(ValueError, match=r"expects x \(N, n\), n a multiple of 4, got x \(5, 6\)"):
         layer.forward(backend.asarray(np.zeros((5, 6))))
 
 
@@ -660,7 +660,7 @@ def test_batch_norm_begins_as_the_identity():
             (3, 4),
             r"Projection expects x \(N, 5\), got \(3, 4\): put Flatten\(\) before it$",
         ),
-        (lambda r: BatchNorm(3), (5, 4), r"BatchNorm expects x \(N, 3\), got \(5, 4\): its last axis holds 3 channels"),
+        (lambda r: BatchNorm(3), (5, 4), r"BatchNorm expects x \(N, 3\), got \(5, 4\): its last axis has 3 channels"),
         (lambda r: BatchNorm(3), (5, 2, 2, 4), r"BatchNorm expects x \(N, H, W, 3\), got \(5, 2, 2, 4\)"),
         (
             lambda r: Reshape(2, 3),
@@ -676,7 +676,7 @@ def test_batch_norm_begins_as_the_identity():
         (
             lambda r: ConvTranspose2d(1, 1, 2, pad=2, rng=r),
             (1, 2, 2, 1),
-            r"with pad \(2, 2\) leaves nothing of x \(1, 2, 2, 1\): reduce pad",
+            r"with pad \(2, 2\) has no output pixels for x \(1, 2, 2, 1\): reduce pad",
         ),
     ],
 )
@@ -702,7 +702,7 @@ def test_a_dtype_that_is_not_that_of_the_weights_is_refused(rng):
         (lambda r: Dropout(-0.1, rng=r), "a dropout rate is at least 0 and below 1, got -0.1"),
         (lambda r: Upsample(0), "an upsampling factor is at least 1, got 0"),
         (lambda r: Conv2d(1, 1, 3, pad=-1, rng=r), "pad is an int >= 0 or a pair of them, got -1"),
-        (lambda r: LeakyReLU(-0.1), "a leaky slope is at least 0, got -0.1"),
+        (lambda r: LeakyReLU(-0.1), "the slope of a LeakyReLU is at least 0, got -0.1"),
     ],
 )
 def test_a_layer_that_cannot_be_is_refused(make, message, rng):

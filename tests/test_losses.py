@@ -110,7 +110,7 @@ def test_hinge_teaches_only_within_the_margin():
 
 
 def test_label_smoothing_of_a_loss_without_targets_is_refused():
-    with pytest.raises(ValueError, match="label smoothing moves the targets 0 and 1, which hinge does not have"):
+    with pytest.raises(ValueError, match="label smoothing changes a target, got hinge, which has none: use non_saturating"):
         smoothed(losses.hinge, 0.1)
 
 
@@ -191,7 +191,7 @@ def test_label_smoothing_out_of_range_is_refused(smoothing):
 def test_logits_that_would_broadcast_are_refused(shape):
     """Equinox's GAN subtracts labels (B,) from logits (B, 1, 1, 1) and averages B x B numbers."""
     wrong, right = np.ones(shape), np.ones((4, 1))
-    said = r"{} are one number a sample, \(N, 1\), got \(.*\): end D with Dense\(n, 1\)"
+    said = r"{} are one number per sample, \(N, 1\), got \(.*\): end D with Dense\(n, 1\)"
     for loss in losses.LOSSES.values():
         with pytest.raises(ValueError, match=said.format("real_logits")):
             loss.discriminator(wrong, right)

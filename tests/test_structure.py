@@ -182,11 +182,11 @@ def test_no_code_asks_for_the_name_of_a_backend(path):
 
 # Sums and means in the mathematics that are no statistic of the batch, each with the reason.
 LOCAL = {
-    ("conditional.py", "(x * (chosen @ self.params['e'])).sum(axis=1, keepdims=True)"): "of each sample",
+    ("conditional.py", "(x * (onehot @ self.params['e'])).sum(axis=1, keepdims=True)"): "of each sample",
     ("conditional.py", "dy.sum(axis=0)"): "a weight gradient",
     (
         "conditional.py",
-        "same.sum(axis=1, keepdims=True)",
+        "same_label.sum(axis=1, keepdims=True)",
     ): "gathered with the product, see there",
     ("conditional.py", "t.reshape(len(t), -1, self.channels).mean(axis=1)"): "of each sample",
     ("norm.py", "(dW * W).sum()"): "over weights",
