@@ -2,7 +2,7 @@
 
 The parameters and running statistics of a network change only in its own step. In the other
 network's step it normalises with the statistics of the current batch, and `track=False` leaves
-the running statistics unchanged. The counters of dropout draws change in every step, because
+the running statistics unchanged. The counters of dropout layers change with every draw, because
 they are the state of a random number generator.
 
 For labelled images, pass labels (N,). A discriminator step generates its fakes with the labels

@@ -151,9 +151,7 @@ def smoothed(loss: Loss, smoothing: float) -> Loss:
     if not 0 <= smoothing < 0.5:
         raise ValueError(f"label smoothing is at least 0 and below 0.5, got {smoothing}")
     if not isinstance(loss, NonSaturating | Minimax):
-        raise ValueError(
-            f"label smoothing changes a target, got {loss.name}, which has none: use non_saturating or minimax"
-        )
+        raise ValueError(f"label smoothing needs a loss with targets, got {loss.name}: use non_saturating or minimax")
     copied = copy.copy(loss)
     copied.smoothing = smoothing
     return copied

@@ -95,14 +95,14 @@ def wgan_gp(D, real, fake, *, rng, weight: float = 10.0, train: bool = True, lab
     used instead.
     """
     xp = D.backend.xp
-    t = D.backend.asarray(rng.random((len(real),) + (1,) * (real.ndim - 1)), dtype=real.dtype)  # (N, 1, 1, 1)
-    x = t * real + (1 - t) * fake
+    alpha = D.backend.asarray(rng.random((len(real),) + (1,) * (real.ndim - 1)), dtype=real.dtype)  # (N, 1, 1, 1)
+    x = alpha * real + (1 - alpha) * fake
     g, cache = _input_gradient(D, x, train, labels)  # (N, H, W, C)
     norm = xp.sqrt(_square_norms(g))  # (N,)
     N = D.backend.batch_sum(len(g))
     value = weight * D.backend.batch_mean((norm - 1) ** 2)
-    slope = 2 * weight / N * (norm - 1) / xp.where(norm > 0, norm, 1)  # d value / d norm / norm
-    return value, _weight_gradient(D, cache, slope.reshape(t.shape) * g)
+    slope = 2 * weight / N * (norm - 1) / xp.where(norm > 0, norm, 1)  # (d value / d norm) / norm
+    return value, _weight_gradient(D, cache, slope.reshape(alpha.shape) * g)
 
 
 def _input_gradient(D, x, train, labels):

@@ -110,7 +110,7 @@ def test_hinge_teaches_only_within_the_margin():
 
 
 def test_label_smoothing_of_a_loss_without_targets_is_refused():
-    with pytest.raises(ValueError, match="label smoothing changes a target, got hinge, which has none: use non_saturating"):
+    with pytest.raises(ValueError, match="label smoothing needs a loss with targets, got hinge: use non_saturating"):
         smoothed(losses.hinge, 0.1)
 
 

@@ -63,7 +63,7 @@ def test_noise_becomes_points_and_points_become_logits(classes):
     assert (G.noise_shape, G.classes, D.classes) == ((2,), classes, classes)
     points, _ = G.forward(rng.standard_normal((6, 2), dtype=np.float32), labels=labels)
     assert points.shape == (6, 2) and D.forward(points, labels=labels)[0].shape == (6, 1)
-    with pytest.raises(UserError, match="preset points makes rows of numbers, got samples of 28 x 28 x 1"):
+    with pytest.raises(UserError, match="preset points needs rows of numbers, got samples of 28 x 28 x 1"):
         models.build("points", rng=rng)
 
 
@@ -140,7 +140,7 @@ def test_tutorial_pads_as_tensorflow_does():
         ("dcgan", (28, 28, 1), "unknown preset 'dcgan': choose digits"),
         ("small", (28, 32, 1), "square, got 28 x 32"),
         ("small", (30, 30, 1), "multiple of 4"),
-        ("tutorial", (4, 4, 1), "from 8 up, got 4"),
+        ("tutorial", (4, 4, 1), "at least 8, got 4"),
     ],
 )
 def test_what_cannot_be_built_is_refused(preset, shape, says):
