@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 1. A neuron, a layer, a network
 #
-# **Question.** What does a neuron compute, and why is a whole layer of them one product of matrices?
+# **Question.** What does a neuron compute, and why is a whole layer of neurons one matrix product?
 #
 # **Needs.** Python and school maths. **Takes** 2 seconds.
 #
-# Every network in this course, up to the one that writes digits, is made of the few lines below.
+# Every network in this course is built from neurons like the ones below.
 
 # %%
 import matplotlib.pyplot as plt
@@ -14,60 +14,65 @@ from _common import NO_YES, save
 
 from minigan.layers import Dense, Sequential, Sigmoid
 
-rng = np.random.default_rng(0)  # the one source of chance here: the same numbers in every run
+rng = np.random.default_rng(0)  # a fixed seed gives the same random numbers in every run
 
 # %% [markdown]
 # ## A neuron
 #
-# A neuron multiplies each of its inputs by a weight, adds the products and a number of its own, the bias:
+# A neuron multiplies each input by a weight and adds the products. Then it adds one more number, which is called the
+# bias:
 #
 #     a = x[0] w[0] + x[1] w[1] + b
 #
-# and squeezes the sum into (0, 1), so that it reads as a decision, no to yes:
+# The sigmoid function maps this sum to a number between 0 and 1. We read 0 as "no" and 1 as "yes":
 #
 #     y = sigmoid(a) = 1 / (1 + exp(-a))
 
 
 # %%
 def sigmoid(a):
+    """Maps any number to a number between 0 and 1."""
     return 1 / (1 + np.exp(-a))
 
 
-def neuron(x, w, b):  # x and w: lists of equal length, b a number
+def neuron(x, w, b):
+    """Computes the output of one neuron; x and w are lists of equal length, b is a number."""
     a = b
     for x_i, w_i in zip(x, w, strict=True):
         a += x_i * w_i
     return sigmoid(a)
 
 
-# This one answers "is the point above the x-axis?": it looks at the second coordinate only.
+# This neuron answers the question "is x[1] positive?". The weight of x[0] is 0, so only x[1] matters.
 above = dict(w=[0, 20], b=0)
 print("neuron at (0.3, 0.5):", neuron([0.3, 0.5], **above), " at (0.3, -0.5):", neuron([0.3, -0.5], **above))
 assert neuron([0.3, 0.5], **above) > 0.99 and neuron([0.3, -0.5], **above) < 0.01
 
 # %% [markdown]
-# Where a = 0 the neuron is undecided, y = 1/2, and `x[0] w[0] + x[1] w[1] + b = 0` is the equation of a straight line.
-# **So a neuron with two inputs cuts the plane in two along a line**: the weights turn it, the bias moves it, and their
-# size says how sharp the edge is.
+# Where a = 0, the output is y = 1/2, which is neither yes nor no. The equation `x[0] w[0] + x[1] w[1] + b = 0`
+# describes a straight line. **So a neuron with two inputs divides the plane into two parts along a line.** The weights
+# set the direction of the line, and the bias moves the line. If the weights are larger, the output changes more sharply
+# at the line.
 
 # %%
-assert neuron([7.0, 0.0], **above) == 0.5  # on the line, undecided
+assert neuron([7.0, 0.0], **above) == 0.5  # a point on the line
 
 # %% [markdown]
 # ## A layer
 #
-# Several neurons that look at the same inputs are a layer. With several points as well (a *batch* of N points), every
-# neuron o answers for every point n:
+# A layer is a group of neurons that have the same inputs. We can also give it several points at once. A group of N
+# points is called a *batch*. Every neuron o computes one number for every point n:
 #
 #     a[n, o] = sum over i of x[n, i] w[i, o]  +  b[o]
 #
-# Written out, these are three loops. Column o of `w` holds the weights of neuron o.
+# In code, these are three loops. Column o of `w` contains the weights of neuron o.
 
 
 # %%
 def layer_by_loops(x, w, b):
-    N, n_in = x.shape  # x (N, n_in): one point a row
-    n_out = w.shape[1]  # w (n_in, n_out): one neuron a column; b (n_out,)
+    """Computes a layer with three loops."""
+    N, n_in = x.shape  # x (N, n_in): one point in each row
+    n_out = w.shape[1]  # w (n_in, n_out): one neuron in each column; b (n_out,)
     a = np.zeros((N, n_out))
     for n in range(N):
         for o in range(n_out):
@@ -77,24 +82,24 @@ def layer_by_loops(x, w, b):
     return a  # (N, n_out)
 
 
-# Three neurons for the three sides of a triangle: each says yes on the side where the triangle is.
+# Three neurons for the three sides of a triangle. Each says yes on the side of its line where the triangle is.
 angles = np.radians([270, 30, 150])
 w1 = -20 * np.array([np.cos(angles), np.sin(angles)])  # (2, 3)
-b1 = 20 * 0.5 * np.ones(3)  # (3,) every side lies 0.5 from the middle
+b1 = 20 * 0.5 * np.ones(3)  # (3,): the distance from each side to the middle is 0.5
 x = rng.uniform(-1.5, 1.5, (500, 2))  # (N, 2)
 a = layer_by_loops(x, w1, b1)  # (N, 3)
 
 # %% [markdown]
-# The sum over i is exactly the rule by which matrices are multiplied. So a whole layer, for the whole batch, is one
-# product, which NumPy hands to a library that runs it hundreds of times faster than the loops:
+# The sum over i is the definition of the matrix product. So one matrix product computes the whole layer for the whole
+# batch. NumPy calls a compiled library for this product, which is much faster than loops in Python.
 
 # %%
 assert np.allclose(a, x @ w1 + b1, atol=1e-12)
 
 # %% [markdown]
-# minigan's `Dense` is this product. It creates random weights; here we put ours in. `forward` returns the result and a
-# *cache*, what it wants to remember for the way back (lesson 3). Weights are `float32`, half the memory, so that is
-# what the points must be.
+# minigan's `Dense` layer computes this product. It starts with random weights, and here we replace them by ours.
+# `forward` returns the result and a *cache*. The cache contains what the backward pass needs (lesson 3). The weights
+# are `float32`, which needs half the memory of `float64`, so we convert the points to `float32` too.
 
 # %%
 dense = Dense(2, 3, rng=rng)
@@ -105,8 +110,11 @@ assert y.shape == (500, 3) and np.allclose(y, a, atol=1e-4)
 # %% [markdown]
 # ## A network
 #
-# A second layer looks at the answers of the first. One neuron that says yes only if all three said yes, an "and", makes
-# a triangle out of three lines: `20 (y0 + y1 + y2) - 50` is positive only if the sum is above 2.5.
+# The inputs of the second layer are the outputs of the first layer. Here the second layer is one neuron that computes
+# "and": it says yes only if all three neurons say yes. So the three lines become a triangle. The neuron computes a sum
+# that is positive only if y0 + y1 + y2 is above 2.5:
+#
+#     a = 20 (y0 + y1 + y2) - 50
 
 # %%
 w2, b2 = np.full((3, 1), 20.0), np.array([-50.0])  # (3, 1), (1,)
@@ -115,12 +123,12 @@ network.layers[2].params["w"][...], network.layers[2].params["b"][...] = w2, b2
 answer, _ = network.forward(x.astype(np.float32))  # (500, 1): all points, all layers
 assert np.allclose(answer, sigmoid(sigmoid(x @ w1 + b1) @ w2 + b2), atol=1e-4)
 
-distance = 0.5 + (x @ w1 / 20).min(axis=1)  # of each point from the nearest side; negative outside
+distance = 0.5 + (x @ w1 / 20).min(axis=1)  # (500,): from each point to the nearest side, negative outside
 assert (answer[distance > 0.25] > 0.9).all() and (answer[distance < -0.15] < 0.1).all()
 
 # %% [markdown]
-# **The bend between the layers is what makes it a network.** Without the sigmoid two layers are no more than one: the
-# product of two matrices is a matrix, and a straight line of straight lines is straight.
+# **A network needs a nonlinear function, such as the sigmoid, between its layers.** Without it, two layers compute no
+# more than one layer, because the product of two matrices is again a matrix.
 
 # %%
 one_layer_w, one_layer_b = w1 @ w2, b1 @ w2 + b2  # (2, 1), (1,)
@@ -129,7 +137,7 @@ assert np.allclose((x @ w1 + b1) @ w2 + b2, x @ one_layer_w + one_layer_b)
 # %% [markdown]
 # ## The picture
 #
-# Each of the first three panels is one neuron, the last one is the network of all four.
+# Each of the first three panels shows one neuron. The last panel shows the network of all four neurons.
 
 # %%
 side = np.linspace(-1.5, 1.5, 121)
@@ -150,12 +158,12 @@ save(figure, "01_neuron.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. One neuron can say "or" of three answers as well. Which bias makes the last neuron say yes if at least one of the
-#    three said yes?
-# 2. A square has four sides. Give the weights (2, 4) and biases (4,) of four neurons whose "and" is the square of all
+# 1. One neuron can also compute the "or" of three answers. Which bias makes the last neuron say yes if at least one of
+#    the three neurons says yes?
+# 2. A square has four sides. Find the weights (2, 4) and biases (4,) of four neurons whose "and" is the square of all
 #    points with both coordinates between -1 and 1.
 #
-# Replace the dots, uncomment, run.
+# Replace the dots with your answer, uncomment the code, and run it.
 
 # %% Exercise 1
 # bias = ...
@@ -169,4 +177,5 @@ save(figure, "01_neuron.png")
 # assert (y[edge > 0.25] > 0.9).all() and (y[edge < -0.25] < 0.1).all()
 
 # %% [markdown]
-# Here the weights were put in by hand. Next, [02_nudging.py](02_nudging.py): the network finds them by itself.
+# In this lesson we chose the weights ourselves. In the next lesson, [02_nudging.py](02_nudging.py), the network learns
+# its weights.

@@ -1,13 +1,14 @@
 # %% [markdown]
 # # 2. Learning by nudging
 #
-# **Question.** How can a network find its weights by itself?
+# **Question.** How can a network find its own weights?
 #
 # **Needs.** Lesson 1. **Takes** 3 seconds.
 #
-# Put a number on how wrong the network is. Nudge one weight a little: does the number fall or rise? Do so for every
-# weight, then move each in the direction that makes it fall. Repeat. That is all of learning; the rest is doing it
-# fast.
+# First we need a number that measures how wrong the network is. Then we nudge one weight, which means that we change it
+# a little, and see whether the number falls or rises. We do this for every weight. Then we move each weight in the
+# direction in which the number falls, and repeat. All learning in this course works like this. Later lessons make it
+# faster.
 
 # %%
 import time
@@ -24,13 +25,14 @@ rng = np.random.default_rng(1)
 # %% [markdown]
 # ## A task
 #
-# Points in the plane; those in a disc about the middle are the ones to find: target 1 inside, 0 outside.
+# The data are points in the plane. The target is 1 for points inside a disc around the middle, and 0 for points
+# outside.
 
 # %%
 N = 200
 x = rng.uniform(-1, 1, (N, 2))  # (N, 2)
 target = (np.linalg.norm(x, axis=1) < 0.6).astype(float)[:, None]  # (N, 1)
-weights = {  # a network of 6 neurons, then 1: 25 numbers to learn
+weights = {  # a layer of 6 neurons and a layer of 1 neuron: 25 numbers to learn
     "w1": rng.normal(size=(2, 6)),
     "b1": np.zeros(6),
     "w2": rng.normal(size=(6, 1)),
@@ -42,28 +44,33 @@ forward_passes = 0
 
 
 def network(x):
+    """Returns the logits (N, 1) of the points x (N, 2), and counts the call."""
     global forward_passes
     forward_passes += 1
-    h = np.tanh(x @ weights["w1"] + weights["b1"])  # (N, 6); tanh bends as the sigmoid does, from -1 to 1
-    return h @ weights["w2"] + weights["b2"]  # (N, 1): the logit l, yes if positive
+    h = np.tanh(x @ weights["w1"] + weights["b1"])  # (N, 6); tanh is shaped like the sigmoid, but goes from -1 to 1
+    return h @ weights["w2"] + weights["b2"]  # (N, 1): the logits; a positive logit means yes
 
 
 # %% [markdown]
-# ## How wrong?
+# ## How wrong is the network?
 #
-# With p = sigmoid(l) the probability of yes, the **loss** is the surprise at the truth, averaged over the points: -log
-# p where the truth is yes, -log(1 - p) where it is no. 0 is perfect; a coin gives log 2 = 0.693. It is computed from
-# the logit, since p rounds to 0 or 1 long before the logit has lost its meaning (lesson 9):
+# The output of the network is a number l, which is called the *logit*. p = sigmoid(l) is the probability of "yes". The
+# **loss** of a point is -log p if the right answer is yes, and -log(1 - p) if it is no. The loss of the network is the
+# mean over all points. A perfect network has loss 0. A network that always answers p = 1/2, like a coin, has loss
+# log 2 = 0.693. We compute the loss from the logit and not from p, because p is rounded to 0 or 1 when the logit is
+# large (lesson 9):
 #
 #     -log sigmoid(l) = log(1 + exp(-l)) = softplus(-l)        -log(1 - sigmoid(l)) = softplus(l)
 
 
 # %%
 def softplus(l):
-    return np.maximum(l, 0) + np.log1p(np.exp(-abs(l)))  # the same as log(1 + exp(l)), and nothing overflows
+    """Computes log(1 + exp(l)) without overflow."""
+    return np.maximum(l, 0) + np.log1p(np.exp(-abs(l)))
 
 
 def loss():
+    """Returns the mean loss over all points."""
     l = network(x)
     return (target * softplus(-l) + (1 - target) * softplus(l)).mean()
 
@@ -75,18 +82,19 @@ print(f"before learning: loss {loss():.3f}")
 # %% [markdown]
 # ## The slope, by nudging
 #
-# The derivative of the loss by a weight is its slope: how much the loss rises for each unit that the weight rises.
-# Nudge up, nudge down, divide:
+# The slope is the derivative of the loss with respect to one weight. It measures how fast the loss rises when the
+# weight rises. To estimate the slope, nudge the weight up, nudge it down, and divide the difference by the distance:
 #
 #     slope = (loss(w + h) - loss(w - h)) / 2h
 #
-# This *central* difference is far better than the one-sided (loss(w + h) - loss(w)) / h, since the curve's bend
-# cancels:
+# This *central difference* is much more accurate than the one-sided difference (loss(w + h) - loss(w)) / h, because the
+# error that comes from the curvature cancels:
 
 
 # %%
 def f(w):
-    return w**3  # its slope at 2 is 3 * 2**2 = 12
+    """Computes w^3, whose slope at 2 is 3 * 2^2 = 12."""
+    return w**3
 
 
 h = 1e-4
@@ -96,9 +104,10 @@ assert abs(central - 12) < 1e-7 < 1e-4 < abs(one_sided - 12)
 
 
 def nudge_all():
+    """Returns the slopes of all weights, in arrays of the same shapes. Together they are called the gradient."""
     slopes = {name: np.zeros_like(w) for name, w in weights.items()}
     for name, w in weights.items():
-        for i in np.ndindex(w.shape):  # every single number of it
+        for i in np.ndindex(w.shape):  # i is the index of one number in w
             kept = w[i]
             w[i] = kept + h
             up = loss()
@@ -106,17 +115,18 @@ def nudge_all():
             down = loss()
             w[i] = kept
             slopes[name][i] = (up - down) / (2 * h)
-    return slopes  # together, in the shapes of the weights: "the gradient"
+    return slopes
 
 
-# minigan keeps such a function to check its own derivatives, and it agrees with ours.
+# minigan has a similar function to check its own derivatives. It agrees with ours.
 rows = gradcheck.check(loss, nudge_all, weights, tolerance=1e-6)
 assert all(row.verdict == "right" for row in rows) and len(rows) == 4
 
 # %% [markdown]
 # ## Learning
 #
-# Every weight takes a step against its slope, w <- w - rate * slope. **If the steps are small, the loss falls.**
+# Every weight takes a step against its slope: w <- w - rate * slope. The number `rate` is the learning rate. **If the
+# steps are small enough, the loss falls.**
 
 # %%
 before, rate, steps, forward_passes = {k: w.copy() for k, w in weights.items()}, 1.0, 1000, 0
@@ -132,9 +142,9 @@ print(f"after {steps} steps: loss {curve[-1]:.3f}, {right:.1%} of the points rig
 assert curve[-1] < 0.25 * curve[0] and right > 0.95
 
 # %% [markdown]
-# ## Why this cannot be the end
+# ## Why we need a better method
 #
-# Each step asked for two forward passes per weight, and one to see the loss:
+# Each step needs two forward passes for every weight, and here one more to record the loss:
 
 # %%
 assert forward_passes == steps * (2 * n_weights + 1) + 1
@@ -145,13 +155,14 @@ start = time.perf_counter()
 D.forward(x_image)
 one_pass = time.perf_counter() - start
 passes = 2 * D.n_params * 469  # an epoch of MNIST is 469 batches of 128
-print(f"the discriminator of lesson 10 has {D.n_params:,} weights and takes {1000 * one_pass:.0f} ms for a batch:")
+print(f"the discriminator of lesson 10 has {D.n_params:,} weights and needs {1000 * one_pass:.0f} ms for one batch;")
 print(f"an epoch by nudging: {passes:,} passes, {passes * one_pass / 86400:.1f} days; in lesson 10: at most a minute")
 assert D.n_params > 30_000 and passes > 30e6
 
 # %% [markdown]
-# The slope of *one* weight is a fair price. It is the slope of *every* weight that is too much: twice as many weights
-# cost twice as many passes, each twice as long. Lesson 3 gets them all for the price of about two passes.
+# The slope of *one* weight is cheap. The slopes of *all* weights are expensive: a network with twice as many weights
+# needs twice as many passes, and each pass takes about twice as long. Lesson 3 computes all slopes for the cost of
+# about two more passes.
 
 # %%
 side = np.linspace(-1, 1, 101)
@@ -175,10 +186,10 @@ save(figure, "02_nudging.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. One-sided differences need one pass fewer for each weight. How many forward passes does one such step take for a
+# 1. One-sided differences need one pass less for each weight. How many forward passes does one such step take for a
 #    network of W weights, if loss(w) itself is computed once?
-# 2. How long may a step be? On the loss w**2 (slope 2w) a step of `rate` takes w to w - rate * 2w. From which rate on
-#    does |w| no longer shrink?
+# 2. How large may a step be? For the loss w**2, whose slope is 2w, a step changes w to w - rate * 2w. What is the
+#    smallest positive rate at which |w| does not become smaller?
 
 # %% Exercise 1
 # passes = lambda W: ...
@@ -186,8 +197,8 @@ save(figure, "02_nudging.png")
 
 # %% Exercise 2
 # limit = ...
-# w = lambda rate: abs(1 - rate * 2 * 1)  # where a step from 1 leads
+# w = lambda rate: abs(1 - rate * 2 * 1)  # |w| after one step from w = 1
 # assert w(0.99 * limit) < 1 <= w(limit)
 
 # %% [markdown]
-# Next, [03_backpropagation.py](03_backpropagation.py): the same slopes, all at once.
+# The next lesson, [03_backpropagation.py](03_backpropagation.py), computes the same slopes all at once.

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 3. Backpropagation by hand
 #
-# **Question.** How can one pass give the slope of every weight?
+# **Question.** How can one backward pass compute the slopes of all weights?
 #
 # **Needs.** Lesson 2. **Takes** 3 seconds.
 #
-# Lesson 2 asked "what if this weight were larger?" once for each weight. Here we ask from the other end: how does the
-# loss depend on the last thing computed? And that on the thing before? Each answer is a factor, and along a path the
-# factors multiply: the chain rule.
+# Lesson 2 changed every weight separately and looked at the loss. Here we start at the other end, at the loss. We
+# compute how the loss depends on the last result, then how that result depends on the one before it, and so on. Each of
+# these dependences is a factor. The chain rule says that the slope is the product of the factors along the path.
 
 # %%
 import time
@@ -26,9 +26,9 @@ rng = np.random.default_rng(1)
 #
 #     a = w x         h = tanh(a)         loss = h^2
 #
-# If w rises by a little, a rises x times as much, h rises (1 - h^2) times that, and the loss 2h times that. We write
-# `dh` for "the slope of the loss by h". Backwards, each line of the forward pass becomes one line that carries the
-# slope across it:
+# If w rises by a small amount, a rises x times as much. Then h rises (1 - h^2) times as much as a, and the loss rises
+# 2h times as much as h. We write `dh` for the slope of the loss with respect to h. In the backward pass, each line of
+# the forward pass becomes one line that computes the next slope. The lines come in reverse order:
 
 # %%
 w, x = 0.7, 1.5
@@ -41,18 +41,20 @@ da = dh * (1 - h**2)  # h = tanh(a)
 dw = da * x  # a = w * x
 
 nudge = (np.tanh((w + 1e-5) * x) ** 2 - np.tanh((w - 1e-5) * x) ** 2) / 2e-5
-print(f"dw by the chain rule {dw:.9f}, by nudging {nudge:.9f}")
+print(f"dw from the chain rule {dw:.9f}, from nudging {nudge:.9f}")
 assert abs(dw - nudge) < 1e-9
 
 # %% [markdown]
 # ## The network of lesson 2
 #
-# The same with arrays. Three rules are enough, and each is the chain rule with its sums written as matrix products:
+# We now do the same with arrays. Three rules are enough. Each rule is the chain rule, with its sums written as matrix
+# products:
 #
-# - `a = x @ w + b`: every `a[n, o]` contains `x[n, i] * w[i, o]`, so `dw[i, o]` sums `x[n, i] * da[n, o]` over the
-#   points n, which is `x.T @ da`; likewise `dx = da @ w.T`, and `db` sums `da` over the points.
-# - `h = tanh(a)`: each number by itself, `da = dh * (1 - h * h)`.
-# - the loss: `softplus` has the slope `sigmoid`, so `dl = (sigmoid(l) - target) / N`: simply *answer minus truth*.
+# - `a = x @ w + b`: every `a[n, o]` contains `x[n, i] * w[i, o]`. So `dw[i, o]` is the sum of `x[n, i] * da[n, o]` over
+#   the points n, which is `x.T @ da`. In the same way, `dx = da @ w.T`, and `db` is the sum of `da` over the points.
+# - `h = tanh(a)`: each number is computed separately, so `da = dh * (1 - h * h)`.
+# - The loss: the derivative of `softplus` is `sigmoid`, so `dl = (sigmoid(l) - target) / N`. This is the *answer minus
+#   the target*, divided by N.
 
 # %%
 N = 200
@@ -67,14 +69,16 @@ weights = {
 
 
 def forward(w1, b1, w2, b2):
+    """Returns the loss and the cache, which contains what the backward pass needs."""
     a = x @ w1 + b1  # (N, 6)
     h = np.tanh(a)  # (N, 6)
     l = h @ w2 + b2  # (N, 1)
     loss = (target * losses.softplus(-l) + (1 - target) * losses.softplus(l)).mean()
-    return loss, (h, l)  # what the way back needs: the cache
+    return loss, (h, l)
 
 
 def backward(w1, b1, w2, b2, cache):
+    """Returns the slopes of all weights."""
     h, l = cache
     dl = (losses.sigmoid(l) - target) / N  # (N, 1), from the loss
     dw2, db2, dh = h.T @ dl, dl.sum(axis=0), dl @ w2.T  # (6, 1), (1,), (N, 6), from l = h @ w2 + b2
@@ -84,7 +88,8 @@ def backward(w1, b1, w2, b2, cache):
 
 
 # %% [markdown]
-# **All 25 slopes from one pass forward and one back, equal to lesson 2's 50 passes.**
+# **One forward pass and one backward pass give all 25 slopes. They are equal to the slopes from the 50 passes of
+# lesson 2.**
 
 # %%
 _, cache = forward(**weights)
@@ -104,8 +109,9 @@ assert worst < 1e-9
 # %% [markdown]
 # ## The same in minigan
 #
-# A minigan layer is these pairs of lines: `forward` returns the result and a cache, `backward` takes the slope of the
-# result and the cache, and returns the slope of the input and of the weights. `Sequential` walks them in reverse order.
+# A minigan layer consists of such pairs of lines. `forward` returns the result and a cache. `backward` takes the slope
+# of the result and the cache, and returns the slopes of the input and of the weights. `Sequential` calls `backward` on
+# its layers in reverse order.
 
 # %%
 network = Sequential(Dense(2, 6, rng=rng), Tanh(), Dense(6, 1, rng=rng)).to("numpy", np.float64)
@@ -115,17 +121,17 @@ l, cache = network.forward(x)
 dx, grads = network.backward((losses.sigmoid(l) - target) / N, cache)
 for theirs, ours in {"0.w": "w1", "0.b": "b1", "2.w": "w2", "2.b": "b2"}.items():
     assert np.allclose(grads[theirs], by_hand[ours], rtol=1e-12, atol=1e-15)
-assert dx.shape == x.shape  # and the slope by the points themselves: in a GAN, what the critic tells the forger
+assert dx.shape == x.shape  # the slopes of the points; a GAN uses them to train its generator (lesson 8)
 
 # %% [markdown]
-# ## What it is good for
+# ## A larger network
 #
-# Now a network can be large. Two spirals, two hidden layers of 32, 1185 weights, and steps of `Adam` (lesson 11), a
-# cleverer way to walk down the same slopes.
+# Now we can train a larger network. The data are two spirals, and the network has two hidden layers of 32 neurons and
+# 1185 weights. The optimizer is `Adam` (lesson 11), which uses the same slopes to choose better steps.
 
 # %%
 turn = rng.uniform(0.5, 3, 400) * np.pi
-arm = rng.integers(0, 2, 400)  # (400,) which of the two
+arm = rng.integers(0, 2, 400)  # (400,): which of the two spirals, 0 or 1
 points = (turn / 3 * np.array([np.cos(turn + np.pi * arm), np.sin(turn + np.pi * arm)])).T  # (400, 2)
 points += 0.06 * rng.normal(size=points.shape)
 wide = Sequential(Dense(2, 32, rng=rng), Tanh(), Dense(32, 32, rng=rng), Tanh(), Dense(32, 1, rng=rng))
@@ -141,10 +147,12 @@ print(f"two spirals: {right:.1%} of the points right after 1500 steps")
 assert right > 0.97
 
 # %% [markdown]
-# ## What it costs
+# ## The cost
 #
-# Each matrix product forward has two backward, so **a gradient costs about three forward passes, whatever the number of
-# weights**; nudging costs two for each weight. We time both, nudging by its forward pass.
+# Each matrix product of the forward pass needs two matrix products in the backward pass. So **a gradient costs about as
+# much as three forward passes, whatever the number of weights**. Nudging costs two forward passes for each weight. We
+# measure the time of backpropagation. For nudging, we measure one forward pass and multiply its time by the number of
+# passes.
 
 # %%
 sizes, nudging, backprop = [], [], []
@@ -153,7 +161,7 @@ for hidden in (8, 32, 128, 512, 1024):
     net = Sequential(first, Tanh(), second, Tanh(), last)
     net.to("numpy", np.float64)
     forward_times, both_times = [], []
-    for _ in range(5):  # the fastest of five: what else the machine does only adds
+    for _ in range(5):  # take the fastest of five runs, because other programs can only make a run slower
         start = time.perf_counter()
         l, cache = net.forward(x)
         forward_times.append(time.perf_counter() - start)
@@ -162,7 +170,7 @@ for hidden in (8, 32, 128, 512, 1024):
     sizes.append(net.n_params)
     nudging.append(2 * net.n_params * min(forward_times))
     backprop.append(min(both_times))
-print(f"{sizes[-1]:,} weights: by nudging {nudging[-1] / 3600:.1f} h, backwards {1000 * backprop[-1]:.0f} ms")
+print(f"{sizes[-1]:,} weights: nudging {nudging[-1] / 3600:.1f} h, backpropagation {1000 * backprop[-1]:.0f} ms")
 assert all(b < n for b, n in zip(backprop, nudging, strict=True)) and nudging[-1] > 1000 * backprop[-1]
 
 # %%
@@ -190,8 +198,9 @@ save(figure, "03_backpropagation.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. Give `da` for `h = relu(a)`, that is `h = np.maximum(a, 0)`. Its slope is 1 where a is positive, else 0.
-# 2. Give `dh` for `l = (h * h) @ w2`, (N, 6), by the two rules that you know.
+# 1. Compute `da` for `h = relu(a)`, which is `h = np.maximum(a, 0)`. The slope of relu is 1 where a is positive, and 0
+#    elsewhere.
+# 2. Compute `dh`, with shape (N, 6), for `l = (h * h) @ w2`. Use the rules from this lesson.
 
 # %% Exercise 1
 # a, dh = rng.normal(size=(2, 5, 3))
@@ -207,5 +216,5 @@ save(figure, "03_backpropagation.png")
 # assert np.isclose((dh * d).sum(), numeric, rtol=1e-6)
 
 # %% [markdown]
-# Next, [04_trusting_a_gradient.py](04_trusting_a_gradient.py): how the best-known mistakes look right, and how to catch
-# them. In a hurry? [05_reading_digits.py](05_reading_digits.py) uses what you have.
+# The next lesson, [04_trusting_a_gradient.py](04_trusting_a_gradient.py), shows well-known mistakes that are easy to
+# overlook, and how to find them. You can also skip it and continue with [05_reading_digits.py](05_reading_digits.py).

@@ -1,12 +1,14 @@
 # %% [markdown]
 # # 4. Trusting a gradient
 #
-# **Question.** A network with a wrong backward pass still learns, only badly. How does one know that it is right?
+# **Question.** A network with a wrong backward pass can still learn, only badly. How do we know that the backward pass
+# is right?
 #
 # **Needs.** Lesson 3. **Takes** 2 seconds.
 #
-# Compare it with nudging, as in lesson 3? Yes, but the usual way of doing so lets the best-known mistakes through. Here
-# we build a check that does not, and set it on four mistakes that sit, or sat, in widely read from-scratch libraries.
+# Lesson 3 compared the gradient with nudging. This is the right idea, but the usual form of this check does not find
+# some well-known mistakes. Here we build a check that finds them. We test it on four mistakes that are, or were, in
+# widely read libraries written from scratch.
 
 # %%
 import matplotlib.pyplot as plt
@@ -19,18 +21,23 @@ from minigan.layers import BatchNorm, Dense, Sequential, Tanh
 rng = np.random.default_rng(0)
 
 # %% [markdown]
-# ## How small is a small nudge?
+# ## How small should a nudge be?
 #
-# The central difference is wrong by about h^2 (the curve's bend), and by about 1e-16 / h (both values are rounded, then
-# subtracted, then divided by h). The best h lies between, near 1e-5, and even there only ten digits are right.
+# The central difference has two errors. One comes from the curvature of the function and is about h^2. The other comes
+# from rounding and is about 1e-16 / h, because both values are rounded, subtracted, and divided by h. The sum of the
+# errors is smallest near h = 1e-5, and even there only about ten digits are right.
 #
-# **There is a way to have all sixteen.** Nudge in the *imaginary* direction: `f(x + ih) = f(x) + ih f'(x) - ...`, so
-# the imaginary part, divided by h, is the slope, and nothing was subtracted. h may be 1e-20. (Squire and Trapp 1998. It
-# needs a function made of smooth pieces that accepts complex numbers; a kink such as ReLU's has no business there.)
+# **The complex step gives all sixteen digits.** It nudges x in the *imaginary* direction:
+#
+#     f(x + ih) = f(x) + ih f'(x) - ...
+#
+# The imaginary part divided by h is the slope. Nothing is subtracted, so rounding does no harm, and h may be 1e-20.
+# (Squire and Trapp 1998. The function must be smooth and accept complex numbers. It must not have a kink, as ReLU has.)
 
 
 # %%
 def f(x):
+    """Computes an example function that is smooth and accepts complex numbers."""
     return np.tanh(x) * np.exp(x)
 
 
@@ -39,21 +46,25 @@ steps = 10.0 ** np.arange(-20, 0)  # (20,): 1e-20 to 0.1
 central = [abs((f(x + h) - f(x - h)) / (2 * h) - right) / right for h in steps]
 imaginary = [abs(f(x + 1j * h).imag / h - right) / right for h in steps]
 assert 1e-6 <= steps[np.argmin(central)] <= 1e-4 and min(central) < 1e-9
-assert central[0] == 1.0  # h = 1e-20: x + h is x, and the slope seems to be 0
-assert max(imaginary[:12]) < 1e-14  # h = 1e-20 to 1e-9: every one is right
+assert central[0] == 1.0  # h = 1e-20: x + h is rounded to x, so the central difference is 0
+assert max(imaginary[:12]) < 1e-14  # for h from 1e-20 to 1e-9, the complex step is right
 
 # %% [markdown]
 # ## From an array to a number: the cotangent
 #
-# A layer gives an array y, and a slope belongs to a number. So take `f = sum(c * y)` with fixed numbers c, one for each
-# of y: the *cotangent*. Then dy = c is what comes back from above, and `backward(c)` must give the slopes of f. Many
-# checkers take c = 1, that is `f = sum(y)`. Let us look at what this does to batch norm (lesson 10): it takes the mean
-# off, so its sum over the batch is the same **whatever x is**. The right slope is 0, and so are many wrong ones.
+# A slope belongs to a single number, but the output y of a layer is an array. So we define a number `f = sum(c * y)`,
+# where c is a fixed array with the shape of y. It is called the *cotangent*. The slope of f with respect to y is
+# `dy = c`, so `backward(c)` must return the slopes of f. Many checks use c = 1, which means `f = sum(y)`. This does not
+# work for batch norm (lesson 10). Batch norm subtracts the mean, so the sum of its output over the batch is the same
+# **for every x**. The right slope is 0, and many wrong backward passes give 0 too.
 
 
 # %%
 def check_dx(layer, x, c, h=1e-5):
-    """The worst difference between layer.backward's dx and nudging, relative to the largest slope (or 1e-3)."""
+    """Returns the largest difference between the dx of layer.backward and nudging, relative to the largest slope.
+
+    If the largest slope is below 1e-3, the difference is relative to 1e-3.
+    """
     _, cache = layer.forward(x)
     dx, _ = layer.backward(c, cache)
     numeric = np.zeros_like(x)
@@ -66,11 +77,12 @@ def check_dx(layer, x, c, h=1e-5):
 
 
 class LazyBatchNorm(BatchNorm):
-    """Takes mean and variance for constants, though they are functions of x: a famous shortcut."""
+    """A batch norm whose backward pass returns dx = 0."""
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Returns dx = 0 and the right slopes of the parameters."""
         _, grads = super().backward(dy, cache, need_dx, need_grads)
-        return np.zeros_like(dy), grads  # and this one gives nothing back at all
+        return np.zeros_like(dy), grads
 
 
 x = rng.normal(size=(6, 3))  # (N, C)
@@ -81,13 +93,14 @@ for kind, layer in (("right", good), ("wrong", lazy)):
     for name, c in (("ones", ones), ("random", random)):
         errors[kind, name] = check_dx(layer, x, c)
 for (kind, c), error in errors.items():
-    print(f"batch norm's dx, {kind}, cotangent {c:<7} error {error:.1e}")
-assert errors["wrong", "ones"] < 1e-6  # sum(y) does not see that dx is missing altogether
-assert errors["right", "random"] < 1e-6 < 0.5 < errors["wrong", "random"]  # a random cotangent does
+    print(f"dx of batch norm, {kind}, cotangent {c:<7} error {error:.1e}")
+assert errors["wrong", "ones"] < 1e-6  # sum(y) does not find the missing dx
+assert errors["right", "random"] < 1e-6 < 0.5 < errors["wrong", "random"]  # a random cotangent finds it
 
 # %% [markdown]
-# minigan's `gradcheck.check_layer` is this check with everything around it: all parameters too, random directions where
-# there are too many numbers to nudge one by one, kinks told from mistakes, and the complex step.
+# minigan's `gradcheck.check_layer` is a complete form of this check. It also checks all parameters. If there are too
+# many numbers to nudge one by one, it uses random directions. It distinguishes kinks from mistakes, and it can use the
+# complex step.
 
 # %%
 for method in ("central", "complex"):
@@ -95,44 +108,59 @@ for method in ("central", "complex"):
 assert any(not row.ok for row in gradcheck.check_layer(lazy, x))
 
 # %% [markdown]
-# ## Four famous mistakes
+# ## Four well-known mistakes
 #
-# Each is made here anew, and each is caught, the third at the second try.
+# We make each mistake on purpose. The check of a single layer or function finds mistakes 1, 2 and 4. Mistake 3 needs a
+# check of a whole step.
 #
-# 1. **Half a batch norm.** The mean and the variance are treated as constants in the backward pass, a plain `dx = dy *
-#    gamma / std`. Networks with it train, slowly, and everyone blames the learning rate.
-# 2. **A slope that died.** Probability first, then clip, then log (lesson 9): the loss is about right, its slope
-#    exactly 0 where the network is most wrong.
-# 3. **The other batch's cache.** The layer stores what it saw last. Forward on real, forward on fake, and the backward
-#    pass for real uses the memory of fake. minigan returns caches instead of storing them for this reason.
-# 4. **A bias summed wrongly.** `db = dy.mean(axis=0)` in place of the sum: right in direction, so it does learn, but N
-#    times too small; the sum over the batch was taken already, when the loss was averaged.
+# 1. **Half a batch norm.** The backward pass treats the mean and the variance as constants and returns only
+#    `dx = dy * gamma / std`. Networks with this mistake still train, but slowly, so it is easy to suspect the learning
+#    rate instead.
+# 2. **A slope that is 0.** The code computes the probability, clips it, and takes the logarithm (lesson 9). The loss is
+#    about right, but its slope is exactly 0 where the network is most wrong.
+# 3. **The cache of the other batch.** The layer stores its last input in itself. After a forward pass on real images
+#    and one on fake images, the backward pass for the real images uses the input of the fake images. To avoid this,
+#    minigan returns caches and does not store them in the layer.
+# 4. **A mean in place of a sum.** The code computes `db = dy.mean(axis=0)` and not the sum. The direction is right, so
+#    the network does learn, but the slope is N times too small. The loss is already a mean over the batch, so the
+#    slopes must be added.
 
 
 # %%
 class HalfBatchNorm(BatchNorm):
+    """A batch norm whose backward pass treats the mean and the variance as constants (mistake 1)."""
+
     def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Returns dx = dy * gamma / std and the right slopes of the parameters."""
         _, grads = super().backward(dy, cache, need_dx, need_grads)
         std = np.sqrt(cache[0].var(axis=0) + self.eps)  # cache[0] is x (N, C)
         return dy * self.params["gamma"] / std, grads
 
 
-def clipped_log_sigmoid(l):  # (N, 1) -> the sum of log sigmoid(l), and its slope
+def clipped_log_sigmoid(l):
+    """Returns the sum of log sigmoid(l) for l (N, 1), and its slope (N, 1), with clipped probabilities (mistake 2)."""
     p = np.clip(1 / (1 + np.exp(-l)), 1e-8, 1 - 1e-8)
     return np.log(p).sum(), (1 - p) * ((p > 1e-8) & (p < 1 - 1e-8))
 
 
 class ForgetfulDense(Dense):
+    """A dense layer that stores its last input in itself (mistake 3)."""
+
     def forward(self, x, train=True, track=True):
-        self.seen = x  # on the layer, not in the cache
+        """Stores x in the layer, and computes the result."""
+        self.seen = x
         return super().forward(x, train, track)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Uses the stored input in place of the cache."""
         return super().backward(dy, self.seen, need_dx, need_grads)
 
 
 class MeanBiasDense(Dense):
+    """A dense layer that computes db as a mean (mistake 4)."""
+
     def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Returns the right dx and dw, and a db that is N times too small."""
         dx, grads = super().backward(dy, cache, need_dx, need_grads)
         return dx, grads | {"b": dy.mean(axis=0)}
 
@@ -142,9 +170,9 @@ l = np.array([[-1.0], [0.5], [-25.0]])
 rows = {
     "half a batch norm": gradcheck.check_layer(HalfBatchNorm(3), x),
     "the same, inside a network": gradcheck.check_network(half, rng.normal(size=(6, 4))),
-    "a bias summed wrongly": gradcheck.check_layer(MeanBiasDense(4, 3, rng=rng), rng.normal(size=(6, 4))),
-    "a slope that died": gradcheck.check(
-        lambda: -np.log(1 + np.exp(-l)).sum(),  # log sigmoid, as it is meant
+    "a mean in place of a sum": gradcheck.check_layer(MeanBiasDense(4, 3, rng=rng), rng.normal(size=(6, 4))),
+    "a slope that is 0": gradcheck.check(
+        lambda: -np.log(1 + np.exp(-l)).sum(),  # log sigmoid without clipping
         lambda: {"l": clipped_log_sigmoid(l)[1]},
         {"l": l},
     ),
@@ -153,26 +181,28 @@ for name, found in rows.items():
     wrong = [row.tensor for row in found if not row.ok]
     print(f"{name:<27} wrong: {', '.join(wrong)}")
     assert wrong
-assert [row.tensor for row in rows["a bias summed wrongly"] if not row.ok] == ["b"]  # and nothing else is accused
+assert [row.tensor for row in rows["a mean in place of a sum"] if not row.ok] == ["b"]  # only b is reported
 
 # %% [markdown]
-# Look at the last check: the slope was compared with the function that is *meant*. Compared with the clipped function,
-# which really is flat there, the dead slope is "right". **A gradient check shows that backward fits forward, and no
-# more**; that forward is what it should be needs a formula from elsewhere.
+# Look at the last check. It compared the slope with the function that we *meant* to compute. The clipped function
+# really is flat there, so a comparison with the clipped function accepts the slope 0. **A gradient check shows that
+# backward fits forward, and nothing more.** To show that forward is right, compare it with a formula from another
+# source.
 
 # %%
 own = gradcheck.check(lambda: clipped_log_sigmoid(l)[0], lambda: {"l": clipped_log_sigmoid(l)[1]}, {"l": l})
 assert own[0].ok and clipped_log_sigmoid(l)[1][2] == 0  # at l = -25 the true slope is 1
 
 # %% [markdown]
-# The third mistake, the forgotten cache, is still missing, and no check of a layer can find it: such a check runs it
-# once forward and once back, and then what it saw last is what it needs. It only shows as a discriminator is used: two
-# passes forward, then two back. **So a whole step must be checked as well.**
+# Mistake 3, the cache of the other batch, is still missing. A check of a single layer cannot find it. Such a check runs
+# the layer once forward and once backward, so the last input is the right one. The mistake appears only when a
+# discriminator is trained, with two forward passes followed by two backward passes. **So we must check a whole step as
+# well.**
 
 
 # %%
 def discriminator_gradient(layer, real, fake, c_real, c_fake):
-    """dw of sum(c_real * y_real) + sum(c_fake * y_fake): both forward passes, then both backward."""
+    """Returns dw of sum(c_real * y_real) + sum(c_fake * y_fake); both forward passes come first."""
     _, cache_real = layer.forward(real)
     _, cache_fake = layer.forward(fake)
     _, grads_real = layer.backward(c_real, cache_real)
@@ -184,7 +214,7 @@ real, fake, c_real, c_fake = (rng.normal(size=shape) for shape in ((6, 4), (6, 4
 cosines = {}
 for kind in (Dense, ForgetfulDense):
     layer = kind(4, 3, rng=rng).to("numpy", np.float64)
-    assert all(row.ok for row in gradcheck.check_layer(layer, real))  # alone, both look right
+    assert all(row.ok for row in gradcheck.check_layer(layer, real))  # the check of a single layer accepts both classes
     dw = discriminator_gradient(layer, real, fake, c_real, c_fake)
 
     def value(layer=layer):
@@ -193,13 +223,13 @@ for kind in (Dense, ForgetfulDense):
     row = gradcheck.check(value, lambda dw=dw: {"w": dw}, {"w": layer.params["w"]})[0]
     truth = real.T @ c_real + fake.T @ c_fake
     cosines[kind.__name__] = (dw * truth).sum() / np.sqrt((dw**2).sum() * (truth**2).sum())
-    print(f"{kind.__name__:<15} in a whole step: {row.verdict}, cosine with the truth {cosines[kind.__name__]:.2f}")
+    print(f"{kind.__name__:<15} in a whole step: {row.verdict}, cosine with the right dw {cosines[kind.__name__]:.2f}")
     assert row.ok == (kind is Dense)
 assert np.isclose(cosines["Dense"], 1) and cosines["ForgetfulDense"] < 0.95
 
 # %% [markdown]
-# `gradcheck.check_step` does this with minigan's own steps, through both networks, and `minigan gradcheck` runs
-# everything. **A check that has never failed proves nothing**: that is why the mistakes above are planted on purpose.
+# `gradcheck.check_step` does this with minigan's own training steps, through both networks. `minigan gradcheck` runs
+# all checks. **A check that has never failed proves nothing.** This is why we made the mistakes above on purpose.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=(1.2, 1))
@@ -226,10 +256,10 @@ save(figure, "04_trusting_a_gradient.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. A colleague checks softmax (lesson 5), whose outputs sum to 1, with `f = sum(y)`. Which slope do they find,
-#    whatever the input?
-# 2. By how much must `dy * gamma / std` be corrected? Batch norm's dx has mean 0 over the batch; make `half_dx` obey
-#    that, and it is one step nearer to the truth.
+# 1. A colleague checks softmax (lesson 5), whose outputs sum to 1, with `f = sum(y)`. Which slope does the check find
+#    for every input?
+# 2. How must `dy * gamma / std` be corrected? The dx of batch norm has mean 0 over the batch. Change `half_dx` so that
+#    its mean is 0. Then it is closer to the right dx.
 
 # %% Exercise 1
 # slope = ...
@@ -246,4 +276,4 @@ save(figure, "04_trusting_a_gradient.png")
 # assert np.allclose(better.mean(axis=0), 0) and abs(better - truth).sum() < abs(half_dx - truth).sum()
 
 # %% [markdown]
-# With gradients to be trusted, [05_reading_digits.py](05_reading_digits.py) puts them to use.
+# The next lesson, [05_reading_digits.py](05_reading_digits.py), uses gradients to read handwritten digits.

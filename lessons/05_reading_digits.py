@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 5. A network reads digits
 #
-# **Question.** Is what we have enough to read handwriting?
+# **Question.** Can the network of lesson 3 learn to read handwriting?
 #
 # **Needs.** Lesson 3. **Takes** 10 seconds, with `--quick` 6.
 #
-# Yes: two layers and the backward pass of lesson 3. What is new is an answer with ten choices in place of two, learning
-# from small batches, and the test on digits never seen.
+# Yes. Two layers and the backward pass of lesson 3 are enough. Three things are new: the answer is one of ten classes
+# and not one of two, the network learns from small batches, and we test it on digits that it has not seen before.
 
 # %%
 import matplotlib.pyplot as plt
@@ -22,8 +22,9 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## The data
 #
-# MNIST: 60,000 digits to learn from, 10,000 others to be tested on, 28 x 28 pixels each. They come with minigan.
-# `scale` makes numbers in [-1, 1] of the bytes: weights like inputs of about size 1, about 0.
+# MNIST has 60,000 digits for training and 10,000 other digits for testing. Each image has 28 x 28 pixels. The images
+# are included in minigan. `scale` converts the bytes to numbers in [-1, 1], because a network learns better if its
+# inputs are around 0 and not much larger than 1.
 
 # %%
 train, test = datasets.mnist("train"), datasets.mnist("test")
@@ -31,27 +32,28 @@ x_train, x_test = datasets.scale(train.images), datasets.scale(test.images)  # (
 assert x_train.min() == -1 and x_train.max() == 1 and x_train.dtype == np.float32
 
 # %% [markdown]
-# ## Ten choices: softmax
+# ## Ten classes: softmax
 #
-# The network gives ten logits, one a digit. **Softmax** makes probabilities of them: positive, and their sum is 1.
+# The network computes ten logits, one for each digit. **Softmax** converts them to probabilities, which are positive
+# and have the sum 1.
 #
 #     p[k] = exp(l[k]) / sum over j of exp(l[j])          loss = -log p[the right digit]
 #
-# With two choices this is the sigmoid and the loss of lesson 2. And the slope is once more *answer minus truth*:
+# With two classes, this is the sigmoid and the loss of lesson 2. The slope is again the *answer minus the target*:
 #
 #     dl[k] = p[k] - (1 if k is the right digit else 0)
 #
-# A large logit would overflow: exp(1000) is infinite. Only differences between logits count, so we take the largest
-# off.
+# A large logit would overflow, because exp(1000) is infinite in floating point. The probabilities depend only on the
+# differences between the logits, so we subtract the largest logit from all of them.
 
 
 # %%
 def softmax_loss(l, labels):
-    """l (N, 10), labels (N,) -> the mean loss and dl (N, 10)."""
+    """Returns the mean loss and dl (N, 10) for the logits l (N, 10) and labels (N,)."""
     N = len(l)
     e = np.exp(l - l.max(axis=1, keepdims=True))  # (N, 10), at most 1
     p = e / e.sum(axis=1, keepdims=True)  # (N, 10)
-    right = (np.arange(N), labels)  # the place of the right digit in each row
+    right = (np.arange(N), labels)  # the index of the right digit in each row
     loss = -np.log(p[right] + 1e-30).mean()
     dl = p.copy()
     dl[right] -= 1
@@ -63,13 +65,14 @@ loss, dl = softmax_loss(l, labels)
 assert np.isclose(loss, np.mean([np.log(np.exp(row).sum()) - row[k] for row, k in zip(l, labels, strict=True)]))
 assert all(row.ok for row in gradcheck.check(lambda: softmax_loss(l, labels)[0], lambda: {"l": dl}, {"l": l}))
 assert np.isfinite(softmax_loss(1000 * l, labels)[0])
-assert np.isclose(softmax_loss(np.zeros((5, 10)), labels)[0], np.log(10))  # no idea at all: log 10 = 2.303
+assert np.isclose(softmax_loss(np.zeros((5, 10)), labels)[0], np.log(10))  # equal probabilities: log 10 = 2.303
 
 # %% [markdown]
 # ## The network
 #
-# 784 pixels, 256 neurons, 10 answers. `ReLU` is the simplest bend: max(a, 0). The first weights are random (if all were
-# equal, all neurons would learn the same), and of such a size (`he_normal`) that signals neither fade nor explode.
+# The network has 784 inputs (pixels), 256 hidden neurons and 10 outputs. `ReLU` is a simple nonlinear function,
+# `max(a, 0)`. The first weights are random, because neurons with equal weights would all learn the same. `he_normal`
+# chooses their size so that the numbers neither vanish nor explode on their way through the layers.
 
 # %%
 network = Sequential(
@@ -84,6 +87,7 @@ assert network.n_params == 784 * 256 + 256 + 256 * 10 + 10
 
 
 def accuracy(x, labels):
+    """Returns the share of the digits that the network reads right."""
     l, _ = network.forward(x, train=False)  # (N, 10)
     return (l.argmax(axis=1) == labels).mean()
 
@@ -94,9 +98,10 @@ assert accuracy(x_test, test.labels) < 0.3
 # %% [markdown]
 # ## Learning
 #
-# The slope of the loss over all 60,000 digits would be exact, and slow to get. That over 128 of them is about right and
-# 470 times cheaper, so in one *epoch*, one pass over all digits in random order, there are 468 steps and not one. This
-# is *stochastic* gradient descent. The steps shrink towards the end, so that the chance in the batches averages out.
+# We could compute the slope of the loss over all 60,000 digits, but this is slow. The slope over 128 digits is about
+# right, and it is about 470 times cheaper. An *epoch* is one pass over all digits in random order. It has 468 steps,
+# one for each batch of 128 digits. This method is called *stochastic* gradient descent. The learning rate decreases to
+# 0 during the training, because small steps at the end average out the randomness of the batches.
 
 # %%
 epochs, batch = 3 if QUICK else 6, 128
@@ -109,14 +114,15 @@ for epoch in range(epochs):
         l, cache = network.forward(x_train[chosen])  # (128, 10)
         loss, dl = softmax_loss(l, train.labels[chosen])
         _, grads = network.backward(dl, cache, need_dx=False)
-        adam.lr = 2e-3 * (1 - int(adam.state["t"]) / steps)  # t: how many steps were taken
+        adam.lr = 2e-3 * (1 - int(adam.state["t"]) / steps)  # t: the number of steps so far
         adam.step(grads)
     curve.append((accuracy(x_train[:10000], train.labels[:10000]), accuracy(x_test, test.labels)))
     print(f"epoch {epoch + 1}: {curve[-1][0]:.2%} of the digits learnt from, {curve[-1][1]:.2%} of the test digits")
 
 # %% [markdown]
-# **Above 97% on digits that it never saw.** On those it learnt from it does better still; the gap is what it learnt by
-# heart, and the reason why a network is judged by the test alone.
+# **The network reads more than 97% of the test digits right (96.5% with `--quick`).** It has never seen these digits
+# before. The accuracy on the digits that it learnt from is higher, because the network partly memorises them. This is
+# why only the test digits show how good a network is.
 
 # %%
 assert curve[-1][1] > (0.965 if QUICK else 0.97)
@@ -125,7 +131,7 @@ assert curve[-1][0] > curve[-1][1]
 # %% [markdown]
 # ## What it cannot read
 #
-# The test digits for which it was surest of a wrong answer. Some are hard for us too.
+# The figure shows the test digits where the network is wrong and gives its wrong answer the highest probability.
 
 # %%
 l, _ = network.forward(x_test, train=False)
@@ -143,7 +149,7 @@ axis.axhline(97, color=GREY, linestyle=":")
 axis.set(title="digits read right", xlabel="epoch", ylabel="%", xticks=range(1, epochs + 1))
 axis.legend(loc="lower right")
 middle.suptitle("what 16 of the 256 neurons look for", fontsize=11)
-size = abs(network.params["1.w"]).sum(axis=0) * abs(network.params["3.w"]).sum(axis=1)  # (256,) who speaks loudest
+size = abs(network.params["1.w"]).sum(axis=0) * abs(network.params["3.w"]).sum(axis=1)  # (256,)
 for axis, neuron in zip(middle.subplots(4, 4).flat, np.argsort(-size), strict=False):
     w = network.params["1.w"][:, neuron].reshape(28, 28)
     axis.imshow(w, cmap="RdBu", vmin=-0.25, vmax=0.25)
@@ -158,10 +164,10 @@ save(figure, "05_reading_digits.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. With all logits equal the loss is log 10. What is it if the network gives the right digit half, and shares the
-#    other half equally among the nine?
-# 2. The pixel in the corner is -1 in every digit, so it tells nothing. Do its weights "stay" or "move"? Guess before
-#    you look, and then look at what `a = x @ w + b` makes of an x that is always -1.
+# 1. If all logits are equal, the loss is log 10. What is the loss if the right digit has probability 1/2 and the other
+#    nine digits share the other half equally?
+# 2. The pixel in the corner is -1 in every digit, so it contains no information. Do its weights "stay" or "move" during
+#    training? Guess first. Then think about what `a = x @ w + b` computes if one x is always -1.
 
 # %% Exercise 1
 # loss = ...
@@ -171,8 +177,9 @@ save(figure, "05_reading_digits.png")
 # %% Exercise 2
 # answer = ...
 # moved = abs(network.params["1.w"] - w_before).reshape(28, 28, 256).mean(axis=2)  # (28, 28)
-# assert (moved[0, 0] > 0.1 * moved[14, 14]) == (answer == "move")  # it is one more bias
+# assert (moved[0, 0] > 0.1 * moved[14, 14]) == (answer == "move")  # they act like a bias
 
 # %% [markdown]
-# The network sees 784 numbers and does not know which pixels are neighbours: mix them up, always alike, and it learns
-# as well. Next, [06_convolution.py](06_convolution.py): layers that know.
+# The network gets 784 numbers, and nothing tells it which pixels are neighbours. If we reordered the pixels of all
+# images in the same way, it would learn equally well. The next lesson, [06_convolution.py](06_convolution.py),
+# introduces layers that use the neighbours of each pixel.

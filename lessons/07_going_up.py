@@ -1,12 +1,13 @@
 # %% [markdown]
 # # 7. Going up again
 #
-# **Question.** How does a network make a large image of a small one?
+# **Question.** How does a network make a large image from a small one?
 #
 # **Needs.** Lesson 6. **Takes** 2 seconds.
 #
-# A generator starts from a few numbers and ends with an image. There are two ways up: copy pixels, or run a convolution
-# backwards. The second has a famous fault, which can be seen, explained and avoided.
+# A generator starts with a few numbers and ends with an image. On the way, it has to make small images larger. There
+# are two ways: copy the pixels, or run a convolution backwards. The second way has a well-known fault. This lesson
+# shows the fault, explains it, and shows how to avoid it.
 
 # %%
 import matplotlib.pyplot as plt
@@ -22,12 +23,13 @@ reference = backends.reference()
 # %% [markdown]
 # ## Copying: nearest-neighbour upsampling
 #
-# Each pixel becomes a block of f x f equal ones: "reverse pooling". Backwards, a block's slopes add up, since all of
-# its pixels came from the same one.
+# Each pixel becomes a block of f x f equal pixels. In the backward pass, the slopes of a block are added, because all
+# its pixels are copies of the same pixel.
 
 
 # %%
 def upsample(x, f):
+    """Copies each pixel of x (N, H, W, C) into a block of f x f pixels."""
     N, H, W, C = x.shape
     y = np.zeros((N, f * H, f * W, C))
     for i in range(f):
@@ -37,6 +39,7 @@ def upsample(x, f):
 
 
 def upsample_backward(dy, f):
+    """Adds the slopes of each block of f x f pixels."""
     return sum(dy[:, i::f, j::f] for i in range(f) for j in range(f))  # (N, H, W, C)
 
 
@@ -48,9 +51,10 @@ assert np.array_equal(upsample(x, 2), y) and np.allclose(upsample_backward(dy, 2
 # %% [markdown]
 # ## The transposed convolution
 #
-# A convolution is linear in the image: stretch image and result into long vectors and it is a matrix A, `y = A x`,
-# mostly zeros. Let us write this matrix out, for a 4 x 4 filter of stride 2 that takes 6 x 6 pixels to 3 x 3. Column k
-# is what the convolution makes of an image in which only pixel k is 1.
+# A convolution is linear in the image. If we write the image and the result as long vectors, the convolution is a
+# matrix product, `y = A x`, and most numbers in the matrix A are 0. We compute this matrix for a 4 x 4 filter with
+# stride 2, from 6 x 6 pixels to 3 x 3 pixels. Column k of A is the result of the convolution for an image in which
+# pixel k is 1 and all other pixels are 0.
 
 # %%
 w = rng.normal(size=(4, 4, 1, 1))
@@ -64,13 +68,15 @@ image, small = rng.normal(size=(1, H, H, 1)), rng.normal(size=(1, P, P, 1))
 assert np.allclose(A @ image.ravel(), reference.conv2d(image, w, stride, pad).ravel())
 
 # %% [markdown]
-# The backward pass of `y = A x` is `dx = A.T dy` (lesson 3's rule). It takes 3 x 3 to 6 x 6: **up**. Used forwards, as
-# a layer, this is the transposed convolution. In words: every small pixel stamps the filter, times its value, onto the
-# large image, `stride` apart; where stamps overlap they add.
+# The backward pass of `y = A x` is `dx = A.T dy` (the rule of lesson 3). It goes from 3 x 3 pixels to 6 x 6 pixels, so
+# it makes an image **larger**. If we use it as the forward pass of a layer, the layer is called a transposed
+# convolution. The filter is multiplied by each pixel of the small image and added to the large image, like a stamp. The
+# stamps are `stride` pixels apart. Where stamps overlap, they are added.
 
 
 # %%
-def stamp(x, w, stride, pad):  # x (N, H, W, C), w (K, K, O, C): the weight of the convolution that goes the other way
+def stamp(x, w, stride, pad):
+    """Computes the transposed convolution of x (N, H, W, C) with the weights w (K, K, O, C) of the convolution."""
     (N, H, W, _), (K, _, O, _) = x.shape, w.shape
     y = np.zeros((N, stride * (H - 1) + K, stride * (W - 1) + K, O))
     for p in range(H):
@@ -86,9 +92,9 @@ assert y.shape == (1, H, H, 1)
 assert np.allclose(y, stamp(small, w, stride, pad)) and np.allclose(y.ravel(), A.T @ small.ravel())
 
 # %% [markdown]
-# The two are *adjoint*: for every image x and every small s, `<A x, s> = <x, A.T s>`. Neither undoes the other; they
-# only have the same shape of wiring, walked in the two directions. So one pair of routines serves both layers: the
-# forward pass of one is the backward pass of the other.
+# The two operations are *adjoint*: for every image x and every small image s, `<A x, s> = <x, A.T s>`. They are not the
+# inverse of each other: A.T does not restore the image that went into A. The forward pass of each layer is the backward
+# pass of the other, so the same two functions serve both layers.
 
 # %%
 down = Conv2d(1, 1, 4, stride=stride, pad=pad, bias=False, rng=rng).to("numpy", np.float64)
@@ -101,8 +107,9 @@ assert not np.allclose(up.forward(smaller)[0], image)  # not the inverse
 # %% [markdown]
 # ## The checkerboard
 #
-# How many stamps fall on a pixel? If the filter's size is no multiple of the stride, some get more than others: with 3
-# x 3 and stride 2, pixels take turns with one, two and four. Let every weight and every pixel be 1 and look:
+# How many stamps cover a pixel? If the size of the filter is not a multiple of the stride, the number differs from
+# pixel to pixel. With 3 x 3 filters and stride 2, a pixel is covered once, twice or four times. To count, we set all
+# weights and all pixels to 1:
 
 # %%
 ones = np.ones((1, 8, 8, 1))
@@ -110,17 +117,19 @@ counts = {k: stamp(ones, np.ones((k, k, 1, 1)), 2, 0)[0, k:-k, k:-k, 0] for k in
 assert set(counts[3].ravel()) == {1, 2, 4} and set(counts[4].ravel()) == {4}
 
 # %% [markdown]
-# **A filter whose size is a multiple of the stride covers every pixel alike; others print a pattern.** Still, with 4 x
-# 4 each pixel of a 2 x 2 block is made by weights of its own, so an untrained or badly trained generator shows the
-# pattern too. Upsampling followed by a convolution of stride 1 does not: all pixels away from the edge go through the
-# same weights. (Odena et al. 2016, "Deconvolution and checkerboard artifacts".)
+# **If the size of the filter is a multiple of the stride, every pixel away from the edge is covered equally often.
+# Otherwise the image shows a checkerboard pattern.** Even with a 4 x 4 filter, each pixel of a 2 x 2 block is computed
+# with different weights. So the pattern can also appear there, for example before training. Upsampling followed by a
+# convolution with stride 1 does not have this fault, because all pixels away from the edge are computed with the same
+# weights. (Odena et al. 2016, "Deconvolution and checkerboard artifacts".)
 #
-# We measure it: a flat grey image, random filters, how uneven is the result?
+# To measure the fault, we take an image in which all pixels are equal, apply random filters, and compute the standard
+# deviation of the result:
 
 
 # %%
 def ways_up(rng):
-    """Three ways from (N, 8, 8, 1) to twice the size, with random weights."""
+    """Returns three functions that double the height and width of (N, H, W, 1), with random weights."""
     three, four, conv = (rng.normal(size=(k, k, 1, 1)) for k in (3, 4, 3))
     return {
         "transposed, 3 x 3": lambda x: stamp(x, three, 2, 1),
@@ -136,11 +145,12 @@ for _ in range(100):
         inner = way(ones)[0, 3:-3, 3:-3, 0]
         unevenness[name].append(inner.std())
 for name in names:
-    print(f"{name:<22} standard deviation {np.mean(unevenness[name]):.3f} on a flat image")
+    print(f"{name:<22} standard deviation {np.mean(unevenness[name]):.3f} for a flat image")
 assert np.mean(unevenness[names[2]]) < 1e-12 < 0.5 < min(np.mean(unevenness[n]) for n in names[:2])
 
 # %% [markdown]
-# minigan has generators of both kinds: `small` goes up by 4 x 4 transposed convolutions (fast), `upsample` by copying.
+# minigan has both kinds of generators: `small` uses 4 x 4 transposed convolutions, which are fast, and `upsample`
+# copies pixels.
 
 # %%
 digit = datasets.scale(datasets.mnist("test").images[18:19])  # (1, 28, 28, 1)
@@ -168,9 +178,9 @@ save(figure, "07_going_up.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. A generator is to go from 7 x 7 to 14 x 14 in one transposed convolution of stride 2 with a 5 x 5 filter and pad 2.
-#    `stride*(H-1) + K - 2*pad` is one short; which `output_pad` mends it?
-# 2. Which filter (4, 4) makes the transposed convolution of stride 2 and pad 1 the same as `upsample` by 2?
+# 1. A generator has to go from 7 x 7 to 14 x 14 with one transposed convolution of stride 2, a 5 x 5 filter and pad 2.
+#    The size `stride*(H-1) + K - 2*pad` is 13, which is one too small. Which `output_pad` makes it 14?
+# 2. Which filter (4, 4) makes the transposed convolution with stride 2 and pad 1 equal to `upsample` by 2?
 
 # %% Exercise 1
 # layer = ConvTranspose2d(1, 1, 5, stride=2, pad=2, output_pad=..., rng=rng)
@@ -181,5 +191,5 @@ save(figure, "07_going_up.png")
 # assert np.allclose(stamp(small, np.array(f, float).reshape(4, 4, 1, 1), 2, 1), upsample(small, 2))
 
 # %% [markdown]
-# Now there is all that two networks need to play against each other. Next,
-# [08_forger_and_critic.py](08_forger_and_critic.py).
+# The next lesson, [08_forger_and_critic.py](08_forger_and_critic.py), trains a generator and a discriminator against
+# each other.

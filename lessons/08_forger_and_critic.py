@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 8. Forger and critic
 #
-# **Question.** How can a network learn to make things, when nobody tells it what is right?
+# **Question.** How can a network learn to make things if nobody shows it the right output?
 #
-# **Needs.** Lesson 3 (lessons 5 to 7 can wait). **Takes** 10 seconds, with `--quick` 5.
+# **Needs.** Lesson 3. You can read lessons 5 to 7 later. **Takes** 10 seconds, with `--quick` 5.
 #
-# Let two networks play against each other (Goodfellow et al. 2014). The *generator* G, a forger, makes fakes from
-# noise. The *discriminator* D, a critic, sees real things and fakes and says which is which. Each learns from the
-# other. We play in the plane, where everything can be seen: the "real things" are points, drawn from eight Gaussians on
-# a circle.
+# We train two networks against each other (Goodfellow et al. 2014). The *generator* G is like a forger: it makes fakes
+# from random numbers, which are called noise. The *discriminator* D is like a critic: it sees real things and fakes,
+# and has to say which are real. Each network learns from the other. In this lesson the real things are points in the
+# plane, so that we can draw everything. They come from eight Gaussian distributions, whose centres are on a circle.
 
 # %%
 import copy
@@ -27,53 +27,58 @@ data = mixtures.ring(8, radius=2, std=0.15)
 BATCH, NOISE = 128, 4
 
 # %% [markdown]
-# ## The players
+# ## The two networks
 #
-# Both are lesson 3's networks. `LeakyReLU` bends like ReLU, but lets a fifth of the slope through where it is closed:
-# the forger learns only from slopes that come through the critic, and a ReLU would stop half of them.
+# Both networks are like those of lesson 3. `LeakyReLU` is like ReLU, but its slope for a negative input is not 0. Here
+# it is 0.2. This matters because the forger learns only from slopes that come back through the critic. ReLU would set
+# the slopes to 0 wherever its input is negative.
 
 # %%
 he = dict(rng=rng, init=he_normal)
-small = dict(rng=rng, init=normal(0.05))  # so that the first fakes are a blob in the middle
+small = dict(rng=rng, init=normal(0.05))  # small weights, so that the first fakes are close to the middle
 G = Sequential(Dense(NOISE, 64, **he), LeakyReLU(0.2), Dense(64, 64, **he), LeakyReLU(0.2), Dense(64, 2, **small))
 D = Sequential(Dense(2, 64, **he), LeakyReLU(0.2), Dense(64, 64, **he), LeakyReLU(0.2), Dense(64, 1, rng=rng))
 opt_g, opt_d = optim.Adam(G, lr=2e-3, beta1=0.5), optim.Adam(D, lr=2e-3, beta1=0.5)
 
 
 def draw_noise(count):
-    return rng.standard_normal((count, NOISE), dtype=np.float32)  # (count, 4)
+    """Returns normally distributed noise (count, 4)."""
+    return rng.standard_normal((count, NOISE), dtype=np.float32)
 
 
 # %% [markdown]
 # ## The game
 #
-# With D(x) the probability that D gives to "real", D wants it high on real points and low on fakes, G wants the fakes'
-# high. In one line, the *minimax game*:
+# D(x) is the probability, according to D, that x is real. The goal of D is a high probability for real points and a low
+# one for fakes. The goal of G is a high probability for its fakes. One formula describes both goals. It is called the
+# *minimax game*:
 #
 #     min over G, max over D  of   mean of log D(real)  +  mean of log (1 - D(G(noise)))
 #
-# A round has five steps, and here they are. As in lesson 2, D ends in a logit l and `-log sigmoid(l) = softplus(-l)`.
-# (G does not minimise log(1 - D) but maximises log D: the same goal, better slopes. Lesson 9 shows why.)
+# One round of the game has five steps. As in lesson 2, the output of D is a logit l, and
+# `-log sigmoid(l) = softplus(-l)`. (Our G does not minimise log(1 - D). It maximises log D, which has the same goal and
+# better slopes. Lesson 9 explains why.)
 
 
 # %%
 def round_by_hand(G, D, opt_g, opt_d, real, z_d, z_g):
-    # 1. The forger makes fakes of noise.
-    fake, _ = G.forward(z_d)  # (N, 4) -> (N, 2); its cache is dropped, for this is not its turn to learn
-    # 2. The critic looks at both: real should get a high logit, fake a low one.
+    """Trains the critic and then the forger by one step, and returns both losses."""
+    # 1. The forger makes fakes from noise.
+    fake, _ = G.forward(z_d)  # (N, 4) -> (N, 2); the cache is not needed, because G does not learn in this step
+    # 2. The critic computes logits for both. They should be high for real points and low for fakes.
     l_real, cache_real = D.forward(real)  # (N, 1)
     l_fake, cache_fake = D.forward(fake)  # (N, 1)
     d_loss = softplus(-l_real).mean() + softplus(l_fake).mean()
-    # 3. The critic learns: slopes of its loss by its logits, back through it, added, one step.
+    # 3. The critic learns: compute the slopes for both batches, add them, and take one step.
     _, grads_real = D.backward(-sigmoid(-l_real) / BATCH, cache_real, need_dx=False)
     _, grads_fake = D.backward(sigmoid(l_fake) / BATCH, cache_fake, need_dx=False)
     opt_d.step({name: grads_real[name] + grads_fake[name] for name in grads_real})
-    # 4. The forger makes new fakes, and the critic, now wiser, judges them.
+    # 4. The forger makes new fakes, and the updated critic computes their logits.
     fake, cache_g = G.forward(z_g)  # (N, 2)
     l, cache_d = D.forward(fake)  # (N, 1)
     g_loss = softplus(-l).mean()
-    # 5. The forger learns. The slope goes back through the critic, which does not move, to the fakes: dfake says, for
-    #    each of them, which way would look more real. From there it goes on into the forger.
+    # 5. The forger learns. The slopes go back through the critic, whose weights do not change, to the fakes. dfake is
+    #    the slope of the loss with respect to each fake. From there, the slopes go back through the forger.
     dfake, _ = D.backward(-sigmoid(-l) / BATCH, cache_d, need_grads=False)  # (N, 2)
     _, grads_g = G.backward(dfake, cache_g, need_dx=False)
     opt_g.step(grads_g)
@@ -81,33 +86,35 @@ def round_by_hand(G, D, opt_g, opt_d, real, z_d, z_g):
 
 
 # %% [markdown]
-# `minigan.game` is these five steps in two functions. From the same start both leave the same weights, to the last bit:
+# `minigan.game` contains these five steps in two functions. If both versions start with the same weights, they also end
+# with exactly the same weights:
 
 # %%
-twins = copy.deepcopy((G, D, opt_g, opt_d))
+copies = copy.deepcopy((G, D, opt_g, opt_d))
 real, z_d, z_g = data.sample(BATCH, rng), draw_noise(BATCH), draw_noise(BATCH)
-ours = round_by_hand(*twins, real, z_d, z_g)
+ours = round_by_hand(*copies, real, z_d, z_g)
 untouched = {name: w.copy() for name, w in G.params.items()}
 theirs = game.discriminator_step(G, D, opt_d, real, z_d, losses.non_saturating)
-assert all(np.array_equal(w, untouched[name]) for name, w in G.params.items())  # in D's step G does not move
+assert all(np.array_equal(w, untouched[name]) for name, w in G.params.items())  # the step of D does not change G
 theirs |= game.generator_step(G, D, opt_g, z_g, losses.non_saturating)
 assert np.allclose(ours, (theirs["d_loss"], theirs["g_loss"]))
-for mine, hers in zip(twins[:2], (G, D), strict=True):
-    assert all(np.array_equal(mine.params[name], hers.params[name]) for name in hers.params)
+for our_network, their_network in zip(copies[:2], (G, D), strict=True):
+    assert all(np.array_equal(our_network.params[name], w) for name, w in their_network.params.items())
 
 # %% [markdown]
-# ## What the critic tells the forger
+# ## What the forger learns from
 #
-# `dfake` of step 5 is an arrow for each fake. **Against its direction, the fake looks more real**: that is all the
-# forger ever learns about the data. It never sees a real point.
+# `dfake` in step 5 is a vector in the plane for each fake. **If we move a fake a little against this vector, the
+# critic's logit for it rises.** The forger never sees a real point. All its information about the data comes from these
+# vectors.
 
 
 # %%
 def look(count=300):
-    """Fakes (count, 2), the critic's logits, and the arrows: the way of each fake that lowers the forger's loss."""
+    """Returns fakes (count, 2), their logits (count, 1), and arrows (count, 2) that point to a lower forger's loss."""
     fake, _ = G.forward(np.random.default_rng(5).standard_normal((count, NOISE), dtype=np.float32), train=False)
     l, cache = D.forward(fake)
-    dfake, _ = D.backward(-sigmoid(-l), cache, need_grads=False)  # for each fake by itself: not divided by N
+    dfake, _ = D.backward(-sigmoid(-l), cache, need_grads=False)  # not divided by N: the slope of each fake's own loss
     return fake, l, -dfake
 
 
@@ -116,10 +123,11 @@ moved, _ = D.forward(fake + 0.01 * arrows)
 assert (moved > l).mean() > 0.95
 
 # %% [markdown]
-# ## Play
+# ## Training
 #
-# We keep a picture at some moments. `coverage` counts on how many of the eight Gaussians the fakes lie, and which share
-# of them lies well (within three standard deviations of a centre).
+# We train for several thousand rounds and store a picture at some of them. A fake *lies well* if it is within three
+# standard deviations of the nearest centre. `coverage` returns how many of the eight Gaussians (the *modes*) have
+# enough fakes that lie well, and the share of all fakes that lie well.
 
 # %%
 rounds = 1500 if QUICK else 4000
@@ -139,14 +147,15 @@ for k in range(1, rounds + 1):
         pictures.append((k, modes, share, heat, look()))
 
 # %% [markdown]
-# **The forger finds all eight**, or nearly: seven are enough for us, as the outcome of a game is never certain. And the
-# critic ends about where it can no longer tell: D = 1/2 everywhere has the loss 2 log 2 = 1.386.
+# **At the end, the fakes cover at least seven of the eight Gaussians (six with `--quick`).** We do not demand all
+# eight, because the result of the game varies. The critic's loss ends near 2 log 2 = 1.386. This is the loss of a
+# critic that answers D = 1/2 for every point, because it cannot tell real points from fakes.
 
 # %%
-assert pictures[0][2] < 0.1  # at first: a blob about the middle, on none of the modes
+assert pictures[0][2] < 0.1  # after round 1, less than 10% of the fakes lie well
 assert pictures[-1][1] >= (6 if QUICK else 7) and pictures[-1][2] > (0.4 if QUICK else 0.6)
 late = np.mean(d_losses[-300:])
-print(f"critic's loss over the last 300 rounds: {late:.3f}; a critic that cannot tell: {2 * np.log(2):.3f}")
+print(f"critic's mean loss in the last 300 rounds: {late:.3f}; loss if D = 1/2 everywhere: {2 * np.log(2):.3f}")
 assert 1.1 < late < 1.45
 
 # %%
@@ -167,19 +176,19 @@ figure.legend(handles, texts, loc="outside lower center", ncols=3, markerscale=3
 save(figure, "08_forger_and_critic.png")
 
 # %% [markdown]
-# Watch the critic drive the fakes. They spread, overshoot, are called back; a mode without fakes turns blue and draws
-# them.
+# Compare the panels of the figure. The fakes start in the middle, spread over the plane, and then gather at the
+# centres. Each arrow shows the direction in which a fake would look more real to the critic.
 #
 # ## Exercises
 #
-# 1. With the forger held fixed, the best critic answers D(x) = p_real / (p_real + p_fake). What does it answer at a
-#    point where real points are three times as frequent as fakes?
-# 2. How many times is D run forward in one round, and how many times backward?
+# 1. If the forger does not change, the best critic is D(x) = p_real / (p_real + p_fake). What is D(x) at a point where
+#    real points are three times as frequent as fakes?
+# 2. How many times does one round run D forward, and how many times backward?
 
 # %% Exercise 1
 # best = ...
 # d = np.linspace(0.001, 0.999, 999)
-# value = 3 * np.log(d) + 1 * np.log(1 - d)  # what D gets there from three real points and one fake
+# value = 3 * np.log(d) + 1 * np.log(1 - d)  # D maximises this value for three real points and one fake
 # assert np.isclose(d[value.argmax()], best)
 
 # %% Exercise 2
@@ -195,4 +204,5 @@ save(figure, "08_forger_and_critic.png")
 # assert counts == {"forward": forward, "backward": backward}
 
 # %% [markdown]
-# Next, [09_losses.py](09_losses.py): why the forger does not minimise log(1 - D), and what the loss curves tell.
+# The next lesson, [09_losses.py](09_losses.py), explains why the forger does not minimise log(1 - D), and how to read
+# the loss curves.

@@ -1,7 +1,7 @@
 # %% [markdown]
-# # 9. What the losses say
+# # 9. What the losses mean
 #
-# **Question.** Which loss should the forger have, and what can one read from the curves?
+# **Question.** Which loss is best for the forger, and what can we learn from the loss curves?
 #
 # **Needs.** Lesson 8. **Takes** 8 seconds, with `--quick` 6.
 
@@ -17,57 +17,65 @@ from minigan.layers import Dense, LeakyReLU, Sequential, he_normal, normal
 # %% [markdown]
 # ## Two losses for the forger
 #
-# Let l be the critic's logit for a fake, so that `sigmoid(l)` is its probability of being real. The forger wants l to
-# rise. The minimax game of lesson 8 says "minimise log(1 - sigmoid(l))". Its slope is `-sigmoid(l)`. Goodfellow's
-# second proposal, the *non-saturating* loss, is "minimise -log sigmoid(l)". Its slope is `-(1 - sigmoid(l))`.
+# Let l be the critic's logit for a fake, so that `sigmoid(l)` is the probability that the fake is real. The forger
+# should change its fakes so that l rises. In the minimax game of lesson 8, it minimises log(1 - sigmoid(l)), whose
+# slope is `-sigmoid(l)`. Goodfellow also proposed a second loss, the *non-saturating* loss. Here the forger minimises
+# -log sigmoid(l), whose slope is `-(1 - sigmoid(l))`, or `-sigmoid(-l)`.
 #
 #     minimax           -softplus(l)      slope -sigmoid(l)
 #     non-saturating     softplus(-l)     slope -sigmoid(-l)
 #
-# Both fall as l rises, and both are best at the same place. But where the critic is **sure** that it sees a fake, l far
-# below 0, one slope is nearly 0 and the other nearly -1. And early in the game the critic *is* sure.
+# Both losses fall as l rises, so both push l in the same direction. They differ where the critic is **sure** that it
+# sees a fake, which means that l is far below 0. There the slope of the minimax loss is nearly 0, and the slope of the
+# non-saturating loss is nearly -1. Early in the game, the critic often *is* sure.
 
 
 # %%
 def sigmoid(l):
+    """Computes 1 / (1 + exp(-l))."""
     return 1 / (1 + np.exp(-l))
 
 
 def softplus(l):
+    """Computes log(1 + exp(l)) without overflow."""
     return np.maximum(l, 0) + np.log1p(np.exp(-abs(l)))
 
 
 def minimax(l):
-    return -softplus(l), -sigmoid(l)  # the loss of one fake, and its slope
+    """Returns the minimax loss of one fake, and its slope."""
+    return -softplus(l), -sigmoid(l)
 
 
 def non_saturating(l):
+    """Returns the non-saturating loss of one fake, and its slope."""
     return softplus(-l), -sigmoid(-l)
 
 
 l = np.linspace(-8, 8, 161)  # (161,)
 for ours, theirs in ((minimax, losses.minimax), (non_saturating, losses.non_saturating)):
-    loss, slope = theirs.generator(l)  # minigan's are means over the batch
+    loss, slope = theirs.generator(l)  # minigan's losses are means over the batch
     assert np.isclose(loss, ours(l)[0].mean()) and np.allclose(slope, ours(l)[1] / l.size)
 assert abs(minimax(-8.0)[1]) < 0.001 and abs(non_saturating(-8.0)[1]) > 0.999
 
 # %% [markdown]
 # ## From logits, never from probabilities
 #
-# Why not compute p = sigmoid(l) first and take its logarithm then? In float32 p becomes exactly 0 or 1, and the
-# logarithm of 0 is -infinity. A popular way out is to clip p to at least 1e-8, and then **the slope is 0 for ever**:
-# the forger is told nothing. The right slope at l = -30 is -1. Only softplus knows.
+# Why do we not compute p = sigmoid(l) first, and then its logarithm? In float32, p is rounded to exactly 0 or 1 if the
+# logit is large, and the logarithm of 0 is -infinity. Many programs avoid this by clipping p to at least 1e-8. But
+# where p is clipped, **the slope is 0, so the forger does not learn from this fake**. For the non-saturating loss, the
+# right slope at l = -30 is -1. minigan computes the loss from the logit with softplus and gets this slope.
 
 # %%
 l30 = np.float32([-30.0])
 
 
 def clipped(l):
+    """Computes the non-saturating loss from a clipped probability."""
     return -np.log(np.maximum(1 / (1 + np.exp(-l)), np.float32(1e-8)))
 
 
 h = np.float32(0.5)
-assert clipped(l30 + h) == clipped(l30 - h)  # flat: no slope
+assert clipped(l30 + h) == clipped(l30 - h)  # the clipped loss is flat, so its slope is 0
 assert losses.non_saturating.generator(l30)[1] == -1
 with np.errstate(over="ignore", divide="ignore"):
     assert np.log(1 / (1 + np.exp(np.float32(100)))) == -np.inf
@@ -76,22 +84,24 @@ assert losses.non_saturating.generator(np.float32([-100]))[0] == 100
 # %% [markdown]
 # ## A critic with a head start
 #
-# Now with real networks: the critic of lesson 8 trains alone against a forger that stands still. How long is the
-# forger's gradient (over all its weights) under each loss?
+# Now we use networks. The critic of lesson 8 trains alone, and the forger does not change. We measure the length of the
+# forger's gradient, over all its weights, for each of the two losses.
 
 # %%
 data, BATCH, NOISE = mixtures.ring(8, radius=2, std=0.15), 128, 4
 
 
 def players(rng):
+    """Returns new networks G and D, and their optimizers, as in lesson 8."""
     he = dict(rng=rng, init=he_normal)
-    far = dict(rng=rng, init=normal(0.05))  # first fakes: a blob in the middle
-    G = Sequential(Dense(NOISE, 64, **he), LeakyReLU(0.2), Dense(64, 64, **he), LeakyReLU(0.2), Dense(64, 2, **far))
+    small = dict(rng=rng, init=normal(0.05))  # small weights, so that the first fakes are close to the middle
+    G = Sequential(Dense(NOISE, 64, **he), LeakyReLU(0.2), Dense(64, 64, **he), LeakyReLU(0.2), Dense(64, 2, **small))
     D = Sequential(Dense(2, 64, **he), LeakyReLU(0.2), Dense(64, 64, **he), LeakyReLU(0.2), Dense(64, 1, rng=rng))
     return G, D, optim.Adam(G, lr=2e-3, beta1=0.5), optim.Adam(D, lr=2e-3, beta1=0.5)
 
 
 def gradient_length(G, D, z, loss):
+    """Returns the length of G's gradient for the noise z, and the mean logit of the fakes."""
     fake, cache_g = G.forward(z)  # (N, 2)
     l, cache_d = D.forward(fake)  # (N, 1)
     dfake, _ = D.backward(loss.generator(l)[1], cache_d, need_grads=False)
@@ -111,13 +121,13 @@ for k in range(401):
     noise = rng.standard_normal((BATCH, NOISE), dtype=np.float32)
     game.discriminator_step(G, D, opt_d, data.sample(BATCH, rng), noise, losses.non_saturating)
 ratio = lengths["non_saturating"][-1] / lengths["minimax"][-1]
-print(f"after 400 rounds alone the critic gives a fake the logit {mean_logit:.1f};")
+print(f"after the critic trained alone for 400 rounds, the mean logit of the fakes is {mean_logit:.1f};")
 print(f"the forger's gradient is {ratio:.0f} times longer with the non-saturating loss")
 
 # %% [markdown]
-# **The surer the critic, the less the minimax loss tells the forger; the non-saturating loss tells it the more.** This
-# is why minigan's GANs use it. (`Adam` makes steps of about one size whatever the slopes, so it hides the fault for a
-# while.)
+# **As the critic becomes surer, the gradient of the minimax loss becomes shorter, and the gradient of the
+# non-saturating loss becomes longer.** This is why minigan's GANs use the non-saturating loss. (The steps of `Adam`
+# have about the same size for small and large slopes, so with Adam the fault is less visible at first.)
 
 # %%
 assert ratio > 10
@@ -127,18 +137,19 @@ assert lengths["non_saturating"][-1] > 2 * lengths["non_saturating"][0]
 # %% [markdown]
 # ## The numbers 2 ln 2 and ln 2
 #
-# If the fakes are as good as the real things, the best that D can do is to answer 1/2, l = 0. Then each of D's two
-# terms is -log(1/2) = ln 2 = 0.693, its loss is 2 ln 2 = 1.386, and G's is ln 2.
+# If the fakes look exactly like the real things, the best answer of D is always 1/2, which means l = 0. Then each of
+# the two terms in D's loss is -log(1/2) = ln 2 = 0.693. So D's loss is 2 ln 2 = 1.386, and G's loss is ln 2.
 
 # %%
-undecided = np.zeros((5, 1))
-assert np.isclose(losses.non_saturating.discriminator(undecided, undecided)[0], 2 * np.log(2))
-assert np.isclose(losses.non_saturating.generator(undecided)[0], np.log(2))
+equilibrium = np.zeros((5, 1))  # the logits if D = 1/2 for every point
+assert np.isclose(losses.non_saturating.discriminator(equilibrium, equilibrium)[0], 2 * np.log(2))
+assert np.isclose(losses.non_saturating.generator(equilibrium)[0], np.log(2))
 
 # %% [markdown]
-# In general: for fixed densities p (real) and q (fake) the best D is p / (p + q), and its loss is `2 ln 2 - 2 JS`,
-# where JS, the Jensen-Shannon divergence, is 0 if p = q and ln 2 if they do not overlap. So **the best critic's loss is
-# a distance**: 1.386 says the same, 0 says apart. Here for p and q on five places:
+# There is a more general formula. For fixed densities p (real) and q (fake), the best D is p / (p + q), and its loss is
+# `2 ln 2 - 2 JS`. JS is the Jensen-Shannon divergence, which is 0 if p = q and ln 2 if p and q do not overlap. So **the
+# loss of the best critic measures how different p and q are**: 1.386 means that they are equal, and 0 means that they
+# do not overlap. We check this formula for p and q on five places:
 
 # %%
 p, q = np.array([0.1, 0.2, 0.4, 0.2, 0.1]), np.array([0.5, 0.2, 0.1, 0.1, 0.1])
@@ -147,14 +158,14 @@ best_loss = -(p * np.log(best)).sum() - (q * np.log(1 - best)).sum()
 m = (p + q) / 2
 js = ((p * np.log(p / m)).sum() + (q * np.log(q / m)).sum()) / 2
 assert np.isclose(best_loss, 2 * np.log(2) - 2 * js)
-for wobble in np.random.default_rng(1).normal(0, 0.02, (200, 5)):  # no other D does better
-    assert -(p * np.log(best + wobble)).sum() - (q * np.log(1 - best - wobble)).sum() >= best_loss
+for change in np.random.default_rng(1).normal(0, 0.02, (200, 5)):  # small changes of D do not lower the loss
+    assert -(p * np.log(best + change)).sum() - (q * np.log(1 - best - change)).sum() >= best_loss
 
 # %% [markdown]
-# ## What the curves tell
+# ## What the curves show
 #
-# We play lesson 8's game and compare the losses with the truth: the share of fakes that lie well, which here, and only
-# because we know the data, can be counted.
+# We train the networks as in lesson 8 and compare the losses with the share of fakes that lie well. We can compute this
+# share only because we know the distribution of the data.
 
 # %%
 rng = np.random.default_rng(0)
@@ -175,12 +186,14 @@ print(f"rounds 100 to 300: loss D {d_early:.2f}, G {g_early:.2f}, {shares[5]:.0%
 print(f"last 300 rounds:   loss D {d_late:.2f}, G {g_late:.2f}, {np.mean(shares[-6:]):.0%} lie well")
 
 # %% [markdown]
-# **The forger's loss rose while the forger became better.** It is measured against a critic that became better too: a
-# grade from an examiner who learns. So, reading curves:
+# **The forger's loss is higher in the last rounds than in rounds 100 to 300, although its fakes are better.** The
+# critic also became better in the meantime, and the forger's loss depends on the critic. Here is how to read the
+# curves:
 #
-# - both losses settle, D near or somewhat below 1.386, G near or above 0.693: a fair fight, the good case;
-# - D near 0, G ever larger: the critic has won; pictures will not improve;
-# - neither says how good the pictures are, or how varied. Look at them, or measure (minigan's `evaluate`).
+# - Both losses become stable, D at or somewhat below 1.386, and G at or above 0.693. This is the good case.
+# - D's loss is near 0 and G's loss keeps rising. The critic is too strong, and the pictures will not improve.
+# - The losses do not show how good or how varied the pictures are. Look at the pictures, or measure them (minigan's
+#   `evaluate`).
 
 # %%
 assert g_late > g_early + 0.05 and np.mean(shares[-6:]) > 2 * shares[5]
@@ -216,9 +229,9 @@ save(figure, "09_losses.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. At which probability p = sigmoid(l) do the two losses push equally hard?
-# 2. The critic gives every fake the probability 0.01 of being real. What is the non-saturating loss of the forger,
-#    about?
+# 1. At which probability p = sigmoid(l) do the two losses have the same slope?
+# 2. The critic gives every fake the probability 0.01 of being real. About how large is the non-saturating loss of the
+#    forger?
 
 # %% Exercise 1
 # p = ...
@@ -231,4 +244,4 @@ save(figure, "09_losses.png")
 # assert abs(non_saturating(l)[0] - g_loss) < 0.1
 
 # %% [markdown]
-# Next, [10_dcgan.py](10_dcgan.py): the same game, with images.
+# The next lesson, [10_dcgan.py](10_dcgan.py), trains a GAN on images.

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 10. DCGAN: digits out of noise
 #
-# **Question.** What does it take to play lesson 8's game with images?
+# **Question.** What do we need to play the game of lesson 8 with images?
 #
 # **Needs.** Lessons 6 to 9. **Takes** about a minute, with `--quick` 15 seconds.
 #
-# Only other networks: a generator that goes up from noise to an image (lesson 7), a discriminator that goes down from
-# an image to a logit (lesson 6). The game does not change by a line. (Radford et al. 2016, "DCGAN".)
+# We need only other networks. The generator goes up from noise to an image (lesson 7). The discriminator goes down from
+# an image to a logit (lesson 6). The game uses the same two functions as in lesson 8. (Radford et al. 2016, "DCGAN".)
 
 # %%
 import matplotlib.pyplot as plt
@@ -37,13 +37,16 @@ print(why)
 # %% [markdown]
 # ## Batch norm
 #
-# One layer is new. Deep generators learn badly when the numbers inside drift, so *batch norm* brings each channel back
-# to mean 0 and standard deviation 1, measured over the batch and all pixels, and then lets the network choose both anew
-# (gamma, beta). When drawing single samples there is no batch to measure: running averages from the training are used.
+# One layer is new. Deep generators learn badly if the size of the numbers inside the network drifts. *Batch norm*
+# subtracts the mean of each channel and divides by its standard deviation, both computed over the batch and all pixels.
+# The result has mean 0 and standard deviation 1. Then batch norm multiplies it by gamma and adds beta, and the network
+# learns both. When the generator draws images after the training, batch norm uses running averages from the training in
+# place of the batch's mean and standard deviation.
 
 
 # %%
-def batch_norm(x, gamma, beta, eps=1e-5):  # x (N, H, W, C), gamma and beta (C,)
+def batch_norm(x, gamma, beta, eps=1e-5):
+    """Normalises each channel of x (N, H, W, C), then applies gamma and beta (C,)."""
     mean, var = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))  # (C,) each
     return gamma * (x - mean) / np.sqrt(var + eps) + beta
 
@@ -55,16 +58,19 @@ assert np.allclose(y, batch_norm(x, norm.params["gamma"], norm.params["beta"]))
 assert np.allclose(y.mean(axis=(0, 1, 2)), 0, atol=1e-9) and np.allclose(y.std(axis=(0, 1, 2)), 1, atol=1e-3)
 
 # %% [markdown]
-# ## The networks, read aloud
+# ## The networks, layer by layer
 #
-# G: 64 numbers of noise become 7 x 7 pixels with 64 channels (an ordinary dense layer, its result laid out as an
-# image), then twice: double the size, halve the channels. `Tanh` ends in [-1, 1], the range of the data. D is the way
-# back. Where batch norm follows, no bias is needed: it would be subtracted again.
+# The generator G starts with 64 random numbers. A dense layer and a reshape convert them to 7 x 7 pixels with 64
+# channels. Then two transposed convolutions double the height and the width. The first halves the number of channels,
+# and the second leaves one channel. `Tanh` gives numbers in [-1, 1], which is the range of the data. The discriminator
+# D goes the opposite way. A layer that is followed by batch norm needs no bias, because batch norm subtracts the mean,
+# and the bias with it.
 
 
 # %%
 def small(rng):
-    dcgan = dict(rng=rng, init=normal(0.02))  # first weights: N(0, 0.02^2)
+    """Returns the generator and the discriminator of the preset `small`."""
+    dcgan = dict(rng=rng, init=normal(0.02))  # initial weights: normal, standard deviation 0.02
     G = Sequential(
         Dense(64, 7 * 7 * 64, bias=False, **dcgan),  # (N, 64) -> (N, 3136)
         Reshape(7, 7, 64),
@@ -87,30 +93,30 @@ def small(rng):
     return G, D
 
 
-mine, theirs = small(np.random.default_rng(7)), models.build("small", rng=np.random.default_rng(7))
-for my_network, their_network in zip(mine, theirs, strict=True):
+ours, theirs = small(np.random.default_rng(7)), models.build("small", rng=np.random.default_rng(7))
+for our_network, their_network in zip(ours, theirs, strict=True):
     for name, w in their_network.params.items():
-        assert np.array_equal(my_network.params[name], w)
+        assert np.array_equal(our_network.params[name], w)
 print("generator\n" + models.table(theirs[0], (64,)) + "\ndiscriminator\n" + models.table(theirs[1], (28, 28, 1)))
 
 # %% [markdown]
-# ## The training, read aloud
+# ## The training, step by step
 #
-# `Training` keeps players, optimizers and random streams together; its heart is the loop below. The seed has four
-# streams, for weights, noise, the noise of the pictures, and the order of the images, so that looking at pictures
-# changes nothing of what follows. Here is the loop for three steps, and the same by `Training`: **equal to the last
-# bit**.
+# `Training` contains the networks, the optimizers and the random generators, and runs the loop below. It creates
+# separate random generators from the seed, among them one for the weights, one for the noise, one for the noise of the
+# pictures, and one for the order of the images. So drawing pictures does not change the training. We run the loop for
+# three steps and then do the same with `Training`. **The weights are equal to the last bit.**
 
 # %%
-settings = dict(batch=64, lr_g=1e-3, lr_d=1e-3)  # larger steps than the preset's 2e-4: we are in a hurry
-weights, noise = np.random.default_rng([0, 0]), np.random.default_rng([0, 1])
-G, D = small(weights)
-G, D = fuse(G.to(backend)), fuse(D.to(backend))  # the same networks, in fewer passes over memory
+settings = dict(batch=64, lr_g=1e-3, lr_d=1e-3)  # larger than the preset's 2e-4, so that fewer steps are enough
+weight_rng, noise_rng = np.random.default_rng([0, 0]), np.random.default_rng([0, 1])
+G, D = small(weight_rng)
+G, D = fuse(G.to(backend)), fuse(D.to(backend))  # the same networks, computed with fewer passes over memory
 opt_g, opt_d = optim.Adam(G, lr=1e-3, beta1=0.5), optim.Adam(D, lr=1e-3, beta1=0.5)
 order = np.random.default_rng([0, 3, 0]).permutation(60_000)
 for step in range(3):
     real = backend.asarray(datasets.scale(data.images[order[64 * step : 64 * (step + 1)]]))  # (64, 28, 28, 1)
-    z_d, z_g = (backend.asarray(noise.standard_normal((64, 64), dtype=np.float32)) for _ in range(2))
+    z_d, z_g = (backend.asarray(noise_rng.standard_normal((64, 64), dtype=np.float32)) for _ in range(2))
     game.discriminator_step(G, D, opt_d, real, z_d, losses.non_saturating)
     game.generator_step(G, D, opt_g, z_g, losses.non_saturating)
 
@@ -120,43 +126,46 @@ for _ in training.records():
 
 
 def same_bits(a, b):
+    """Returns True if all weights of two networks are equal to the last bit."""
     return all(backend.to_numpy(a.params[k]).tobytes() == backend.to_numpy(b.params[k]).tobytes() for k in a.params)
 
 
 assert same_bits(training.G, G) and same_bits(training.D, D)
 
 # %% [markdown]
-# ## Stop and go on
+# ## Stop and resume
 #
-# A checkpoint is the whole state: weights, statistics, the optimizers' memories, the random streams and the place in
-# the data. **Two steps, saved, read into a new Training, and two more, are the same as four.** That is worth insisting
-# on: who saves the weights alone begins anew with blind optimizers.
+# A checkpoint contains the complete state: the weights, the running averages, the state of the optimizers, the random
+# generators, and the position in the data. **Two steps, a checkpoint, and two more steps in a new Training give the
+# same weights as four steps.** If you save only the weights, the optimizers start again without their state.
 
 # %%
 file = RUNS / "10_checkpoint.npz"
 RUNS.mkdir(exist_ok=True)
-through = Training(Config.of("small", steps=4, **settings), data, backend)
-for record in through.records():
+uninterrupted = Training(Config.of("small", steps=4, **settings), data, backend)
+for record in uninterrupted.records():
     if record["step"] == 2:
-        checkpoint.save(file, *through.state())
+        checkpoint.save(file, *uninterrupted.state())
 resumed = Training(Config.of("small", steps=4, **settings), data, backend)
 resumed.load_state(file, *checkpoint.load(file))
-assert resumed.step == 2 and not same_bits(resumed.G, through.G)
+assert resumed.step == 2 and not same_bits(resumed.G, uninterrupted.G)
 for _ in resumed.records():
     pass
-assert resumed.step == 4 and same_bits(resumed.G, through.G) and same_bits(resumed.D, through.D)
+assert resumed.step == 4
+assert same_bits(resumed.G, uninterrupted.G) and same_bits(resumed.D, uninterrupted.D)
 
 # %% [markdown]
 # ## Train
 #
-# `records()` plays, and tells after every step; whoever listens decides what to do with it. We draw the same forty
-# noises every so often, for the film, by a generator whose weights are the running *average* of G's: G goes to and fro
-# about what it has learnt, and the average does not.
+# `records()` runs the training and yields a record after each step. The code that reads the records decides what to do
+# with them. We draw images from the same forty noise vectors at several steps, for the animation. For the pictures we
+# use a generator whose weights are a running *average* of G's weights. The weights of G move back and forth from step
+# to step, and the average reduces this movement.
 
 # %%
-steps = 400 if QUICK else 1874  # an epoch has 937
+steps = 400 if QUICK else 1874  # an epoch has 937 steps
 training = Training(Config.of("small", steps=steps, average=0.995, **settings), data, backend)
-moments = np.geomspace(50, steps, 12).round().astype(int)  # of the film: close together at first
+moments = np.geomspace(50, steps, 12).round().astype(int)  # the steps at which to draw the animation
 pictures, curves = {0: training.samples(40)}, []  # step: (40, 28, 28, 1)
 for record in training.records():
     curves.append((record["d_loss"], record["g_loss"]))
@@ -165,32 +174,35 @@ for record in training.records():
         d_loss, g_loss = np.mean(curves[-50:], axis=0)
         print(f"step {record['step']:5}: loss of the last 50 steps, D {d_loss:.2f}, G {g_loss:.2f}", flush=True)
 print(f"{training.seconds:.0f} s of training, {steps * 64 / training.seconds:,.0f} images a second")
-checkpoint.save(RUNS / f"10_small_{steps}.npz", *training.state())  # lesson 12 starts from it
+checkpoint.save(RUNS / f"10_small_{steps}.npz", *training.state())  # lesson 12 reads this file
 
 # %% [markdown]
 # ## Are these digits?
 #
-# Look at the figure. And measure what can be measured simply: a fake should lie about as far from the nearest real
-# digit as another real digit does, and fakes should differ among themselves as real digits do, or G has *collapsed* to
-# a few pictures that please D. Distances are between images as vectors of 784 pixels.
+# Look at the figure. We can also measure two things. First, a fake should be about as far from the nearest real digit
+# as another real digit is. Second, fakes should differ from each other as much as real digits do. If they do not, G has
+# *collapsed*, which means that it draws only a few different pictures. The distance between two images is computed
+# between their vectors of 784 pixels.
 
 
 # %%
-def nearest(a, b):  # (N, 784), (M, 784) -> (N,): the distance of each a to the nearest b
-    squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * a @ b.T  # (N, M): |a - b|^2, multiplied out
+def nearest(a, b):
+    """Returns the distances (N,) from each row of a (N, 784) to the nearest row of b (M, 784)."""
+    squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * a @ b.T  # (N, M): |a - b|^2
     return np.sqrt(np.maximum(squares.min(axis=1), 0))
 
 
 def flat(images):
+    """Returns the scaled images as vectors (N, 784)."""
     return datasets.scale(images).reshape(len(images), -1)
 
 
-memory, others = flat(data.images[:10000]), flat(data.images[10000:10100])
+reference, others = flat(data.images[:10000]), flat(data.images[10000:10100])
 fake, noise_fake = flat(training.samples(100)), flat(pictures[0])
-d_real, d_fake, d_noise = (nearest(a, memory).mean() for a in (others, fake, noise_fake))
+d_real, d_fake, d_noise = (nearest(a, reference).mean() for a in (others, fake, noise_fake))
 spread = fake.std(axis=0).mean() / others.std(axis=0).mean()
-print(f"to the nearest real digit: a real one {d_real:.1f}, a fake {d_fake:.1f}, before training {d_noise:.1f}")
-print(f"the fakes vary {spread:.2f} times as much as the digits")
+print(f"distance to the nearest real digit: real {d_real:.1f}, fake {d_fake:.1f}, untrained G {d_noise:.1f}")
+print(f"the standard deviation of the fakes is {spread:.2f} times that of the real digits")
 assert d_fake < (1.8 if QUICK else 1.5) * d_real < d_noise and 0.6 < spread < 1.4
 
 # %%
@@ -212,14 +224,13 @@ figure.suptitle(f"sixteen noises, {steps / 937:.1f} epochs (an epoch has 937 ste
 save(figure, "10_dcgan.png")
 
 # %% [markdown]
-# More of the same, with all that belongs to a run (pictures, curves, checkpoints, resuming): `minigan train --preset
-# small`.
+# The command `minigan train --preset small` trains these networks and writes a complete run, with pictures, curves and
+# checkpoints. It can also resume a run.
 #
 # ## Exercises
 #
-# 1. How many weights would G need if its first layer made 28 x 28 pixels with 64 channels at once?
-# 2. Both batch norms in G come after a layer without bias. Which of the layers of G has a bias of its own, by its
-#    number?
+# 1. How many weights would the first layer of G need if it made 28 x 28 pixels with 64 channels directly?
+# 2. Both batch norms in G follow a layer without bias. Which layer of G has a bias `b`? Give its number.
 
 # %% Exercise 1
 # n = ...
@@ -230,4 +241,5 @@ save(figure, "10_dcgan.png")
 # assert [name for name in G.params if name.endswith(".b")] == [f"{number}.b"]
 
 # %% [markdown]
-# This was part I: from one neuron to a GAN. Part II looks inside: [11_sgd_or_adam.py](11_sgd_or_adam.py).
+# This is the end of part I, from one neuron to a GAN. Part II looks inside the networks and starts with
+# [11_sgd_or_adam.py](11_sgd_or_adam.py).

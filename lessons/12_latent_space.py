@@ -1,13 +1,14 @@
 # %% [markdown]
 # # 12. The latent space
 #
-# **Question.** What lies between the noises?
+# **Question.** What does a generator draw from noise vectors between two others, near the origin, and far from it?
 #
-# **Needs.** Lesson 10. **Takes** 5 seconds after lesson 10; else, and with `--quick`, it first trains as lesson 10
-# does.
+# **Needs.** Lesson 10. **Takes** 5 seconds after lesson 10. If the checkpoint of lesson 10 does not exist, it first
+# trains like lesson 10. With `--quick`, it uses the checkpoint of lesson 10 with `--quick`.
 #
-# A generator is a map from 64 numbers to images. Training showed it single points only. What does it make of the points
-# between them, of those near the origin, and of those far away?
+# A generator is a function from 64 numbers to an image. The space of these 64 numbers is called the *latent space*.
+# During the training, G received random points of this space. Here we look at other points: points between two noise
+# vectors, points near the origin, and points far from it.
 
 # %%
 import matplotlib.pyplot as plt
@@ -21,7 +22,7 @@ from minigan.training import Config, Training, checkpoint
 # %% [markdown]
 # ## A trained generator
 #
-# Lesson 10's: if its checkpoint is there, the training below is over before it begins.
+# We use the generator of lesson 10. If its checkpoint exists, we load it, and no training is needed.
 
 # %%
 steps = 400 if QUICK else 1874
@@ -36,11 +37,13 @@ for _ in training.records():
     pass
 
 
-def images(z):  # (N, 64) -> (N, 28, 28, 1), bytes
+def images(z):
+    """Returns the images (N, 28, 28, 1), as bytes, for the noise vectors z (N, 64)."""
     return training.sampler.of(training.backend.asarray(z.astype(np.float32)))
 
 
-def distance(a, b):  # between images, pixel by pixel: (N,)
+def distance(a, b):
+    """Returns the root mean squared differences (N,) between the pixels of two arrays of images."""
     return np.sqrt(((a.astype(float) - b) ** 2).mean(axis=(1, 2, 3)))
 
 
@@ -49,9 +52,9 @@ rng = np.random.default_rng(4)
 # %% [markdown]
 # ## A plane
 #
-# Two of the 64 coordinates move, the rest stay at 0. The cut goes through the middle of the space, and digits melt into
-# one another: **neighbours in the noise are neighbours among the images**. Nobody asked for this; it follows from the
-# network's being a smooth function with a limited number of weights.
+# We change two of the 64 coordinates, and the other 62 are 0. The origin is in the middle of this plane. The digits
+# change smoothly into each other: **noise vectors that are close to each other give similar images**. Nothing in the
+# loss requires this. It happens because a network is a continuous function.
 
 # %%
 side = np.linspace(-4, 4, 9)
@@ -62,36 +65,39 @@ plane_images = images(plane.reshape(81, 64))  # (81, 28, 28, 1)
 z = rng.standard_normal((200, 64))
 unrelated = distance(images(z[:100]), images(z[100:])).mean()
 near = distance(images(z), images(z + 0.05 * rng.standard_normal(z.shape))).mean()
-print(f"images differ by {unrelated:.0f} of 255 if their noises are unrelated, by {near:.1f} if these differ by 1/20")
+print(f"mean difference of two images, of 255: {unrelated:.0f} for independent noise, {near:.1f} for similar noise")
 assert near < 0.35 * unrelated
 
 # %% [markdown]
-# ## Where the noise lives
+# ## The length of noise vectors
 #
-# In 64 dimensions normal noise is not where one pictures it. Each coordinate is small, but there are 64 of them, and
-# the length of z is the root of the sum of 64 squares of mean 1: about 8, hardly ever below 6 or above 10. **The noise
-# lives in a thin shell, and the middle is empty.**
+# In 64 dimensions, normally distributed noise does not behave as in two or three dimensions. Each coordinate is small,
+# but there are 64 of them. The length of z is the square root of the sum of 64 squares, each with mean 1. So the length
+# is about 8, and hardly ever below 6 or above 10. **Nearly all noise vectors are in a thin shell, and the space near
+# the origin is empty.**
 
 # %%
 lengths = np.linalg.norm(rng.standard_normal((100_000, 64)), axis=1)
-print(f"length of z: mean {lengths.mean():.2f}, standard deviation {lengths.std():.2f}, least {lengths.min():.2f}")
+print(f"length of z: mean {lengths.mean():.2f}, standard deviation {lengths.std():.2f}, minimum {lengths.min():.2f}")
 assert abs(lengths.mean() - 8) < 0.1 and 0.6 < lengths.std() < 0.8 and lengths.min() > 4
 
 # %% [markdown]
 # ## From a to b: straight, or along the shell
 #
-# The straight way `(1 - t) a + t b` cuts through the empty middle. The spherical way turns a into b and stays in the
-# shell (White 2016); with w the angle between a and b,
+# The straight path `(1 - t) a + t b` leaves the shell and passes closer to the origin. The spherical path rotates a
+# into b and stays near the shell (White 2016). In this formula, w is the angle between a and b:
 #
 #     slerp(t) = sin((1 - t) w) / sin(w) a  +  sin(t w) / sin(w) b
 
 
 # %%
-def straight(a, b, t):  # a, b (64,), t (T,) -> (T, 64)
+def straight(a, b, t):
+    """Returns points (T, 64) on the straight path from a to b, both (64,), for t (T,)."""
     return (1 - t)[:, None] * a + t[:, None] * b
 
 
 def spherical(a, b, t):
+    """Returns points (T, 64) on the spherical path from a to b, both (64,), for t (T,)."""
     w = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     return (np.sin((1 - t) * w)[:, None] * a + np.sin(t * w)[:, None] * b) / np.sin(w)
 
@@ -100,14 +106,14 @@ t = np.linspace(0, 1, 11)  # (11,)
 ways = {name: way(z[11], z[12], t) for name, way in (("straight", straight), ("spherical", spherical))}
 for name, way in ways.items():
     assert np.allclose(way[0], z[11]) and np.allclose(way[-1], z[12])
-    print(f"{name:<9} lengths on the way: " + " ".join(f"{n:.1f}" for n in np.linalg.norm(way, axis=1)))
+    print(f"{name:<9} path, lengths: " + " ".join(f"{n:.1f}" for n in np.linalg.norm(way, axis=1)))
 middle = {name: np.linalg.norm(way[5]) for name, way in ways.items()}
 assert middle["straight"] < 6.5 < 7 < middle["spherical"]  # 8 / sqrt(2) = 5.7 for a right angle
 
 # %% [markdown]
-# Two random directions in 64 dimensions are nearly at a right angle, so the middle of nearly every straight way lies at
-# 8 / sqrt(2) = 5.7, where in 100,000 noises there was hardly one. Do the pictures suffer? Here hardly: see the figure.
-# This generator draws alike from 5 to 10, and gives way only nearer to the origin.
+# Two random vectors in 64 dimensions are nearly at a right angle. So the middle of most straight paths has a length of
+# about 8 / sqrt(2) = 5.7. Fewer than 0.5% of 100,000 noise vectors are shorter than this. Are the images on the
+# straight path worse? In the figure they are hardly worse: this generator also draws digits at this length.
 
 # %%
 cosines = (z[:100] * z[100:]).sum(axis=1) / np.linalg.norm(z[:100], axis=1) / np.linalg.norm(z[100:], axis=1)
@@ -117,19 +123,20 @@ assert (lengths < 8 / np.sqrt(2)).mean() < 0.005
 # %% [markdown]
 # ## Near the origin, and far from it
 #
-# The same directions at other lengths. **Near the origin everything looks alike**: one grey mixture of all digits. In
-# the shell there is variety. Far outside, where it was never trained, G draws with thicker, harder strokes: its layers
-# are made of straight pieces, so a noise twice as long makes numbers about twice as large, until tanh cuts them off.
+# We take the same directions and change the length. **Near the origin, the images are nearly the same for all
+# directions.** At the usual length of 8, the images vary. At larger lengths, where G was never trained, more pixels are
+# fully black or white. This is because the layers before tanh are piecewise linear: if z is twice as long, their
+# outputs are about twice as large, until tanh limits them.
 
 # %%
 factors = [0, 0.1, 0.25, 1, 2, 4]
 rows = {f: images(f * z) for f in factors}  # factor: (200, 28, 28, 1)
 variety = {f: rows[f].std(axis=0).mean() for f in factors}
-hard = {f: ((rows[f] == 0) | (rows[f] == 255)).mean() for f in factors}
+saturated = {f: ((rows[f] == 0) | (rows[f] == 255)).mean() for f in factors}
 for f in factors:
-    print(f"length {8 * f:4.1f}: variety {variety[f]:4.0f}, wholly black or white {hard[f]:.0%} of the pixels")
+    print(f"length {8 * f:4.1f}: variety {variety[f]:4.0f}, {saturated[f]:.0%} of the pixels fully black or white")
 assert variety[0] == 0 and variety[0.1] < 0.7 * variety[1]
-assert hard[4] > hard[1]
+assert saturated[4] > saturated[1]
 
 # %%
 figure = plt.figure(figsize=(10, 5.2))
@@ -157,9 +164,9 @@ save(figure, "12_latent_space.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. About how long is normal noise in 100 dimensions (the preset `tutorial`)?
-# 2. Which point of `spherical(a, b, t)` lies half way, for a and b of the same length at a right angle? Give it by a
-#    and b.
+# 1. About how long is a normally distributed noise vector in 100 dimensions (the preset `tutorial`)?
+# 2. a and b have the same length and are at a right angle. Which point of `spherical(a, b, t)` is halfway between them?
+#    Write it in terms of a and b.
 
 # %% Exercise 1
 # length = ...
@@ -171,4 +178,5 @@ save(figure, "12_latent_space.png")
 # assert np.allclose(spherical(a, b, np.array([0.5]))[0], half_way(a, b))
 
 # %% [markdown]
-# Next, [13_making_it_fast.py](13_making_it_fast.py): where the time goes, and how to win it back.
+# The next lesson, [13_making_it_fast.py](13_making_it_fast.py), shows where the time of the training goes, and how to
+# make it faster.

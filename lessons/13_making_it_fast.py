@@ -1,12 +1,14 @@
 # %% [markdown]
 # # 13. Making it fast
 #
-# **Question.** The same sums, ten thousand times faster: what changes on the way from loops to minigan's kernels?
+# **Question.** The same sums can run more than a thousand times faster than loops in Python. What has to change on the
+# way to minigan's kernels?
 #
-# **Needs.** Lesson 6. **Takes** 20 seconds: some of it compiles.
+# **Needs.** Lesson 6. **Takes** 20 seconds, partly for compiling.
 #
-# Nearly all of the time goes into convolutions. We take one, the second of lesson 10's discriminator, and climb a
-# ladder. Every rung computes the same numbers; what is measured is *your* machine, as busy as it is.
+# Convolutions take most of the time of a training. We take one of them, the second convolution of lesson 10's
+# discriminator, and make it faster in several steps, like the rungs of a ladder. Every rung computes the same numbers.
+# The times are measured on *your* machine and depend on what else it is doing.
 
 # %%
 import time
@@ -33,13 +35,16 @@ assert operations == 205_520_896
 
 
 def measure(f, repeat=7):
-    """The fastest of several runs, in seconds: what else the machine does can only add. The first run compiles."""
+    """Returns the time of the fastest run, in seconds, because other programs can only make a run slower.
+
+    The first run is not counted, because it may compile.
+    """
     times = []
     for _ in range(repeat + 1):
         start = time.perf_counter()
         y = f()
         times.append(time.perf_counter() - start)
-    assert np.allclose(y, right, rtol=1e-3, atol=1e-3)  # every rung, the same numbers
+    assert np.allclose(y, right, rtol=1e-3, atol=1e-3)  # every rung computes the same numbers
     return min(times[1:])
 
 
@@ -48,13 +53,14 @@ ladder = {}  # name: seconds
 # %% [markdown]
 # ## Rung 0: loops in Python
 #
-# Lesson 6's equation, term by term. Every `*` and `+` here makes Python look up what the objects are, call a function
-# and create a new object: some hundred machine instructions about one multiplication. We do three of the 3136 pixels
-# and multiply the time.
+# This is the equation of lesson 6, term by term. For every `*` and `+`, Python looks up the types of the objects, calls
+# a function and creates a new object. This takes about a hundred machine instructions for one multiplication. We
+# compute three of the 3136 pixels and estimate the total time from them.
 
 
 # %%
 def by_python(n, p, q):
+    """Computes one pixel of the result, (O,)."""
     y = []
     for o in range(O):
         total = 0.0
@@ -63,7 +69,7 @@ def by_python(n, p, q):
                 for c in range(C):
                     total += float(xpad[n, p * STRIDE + i, q * STRIDE + j, c]) * float(w[i, j, c, o])
         y.append(total)
-    return y  # (O,)
+    return y
 
 
 start = time.perf_counter()
@@ -74,12 +80,13 @@ ladder["loops in Python"] = (time.perf_counter() - start) / 3 * N * P * P
 # %% [markdown]
 # ## Rung 1: one product for each window
 #
-# NumPy's loops are compiled, so let it do the inner three: 3136 small products, each with the cost of a call from
-# Python.
+# The loops inside NumPy are compiled, so we let NumPy run the inner three loops. We need 3136 small matrix products,
+# and each one has the cost of a call from Python.
 
 
 # %%
 def by_windows():
+    """Computes the convolution with one matrix product for each window."""
     y, columns = np.empty((N, P, P, O), np.float32), w.reshape(-1, O)
     for n in range(N):
         for p in range(P):
@@ -93,8 +100,8 @@ ladder["a product a window"] = measure(by_windows, 3)
 # %% [markdown]
 # ## Rung 2: im2col
 #
-# One large product: lesson 6's trick, and minigan's reference backend. The product itself runs near the limit of the
-# machine; the price is the copy of all windows, here four times as large as x.
+# One large matrix product, as in lesson 6. minigan's reference backend works like this. The product itself runs near
+# the limit of the machine. The disadvantage is the copy of all windows, which is about four times as large as x.
 
 # %%
 windows = numpy_windows(x, K, STRIDE, PAD)  # (N, P, P, K, K, C)
@@ -104,16 +111,17 @@ ladder["im2col, NumPy"] = measure(lambda: numpy_backend.conv2d(x, w, STRIDE, PAD
 # %% [markdown]
 # ## Rung 3: the loops, compiled
 #
-# `@njit` makes machine code of rung 0's loops. It is hundreds of times faster than Python, and still slow: each sum
-# must be finished before the next begins, and each addition waits for the one before.
+# `@njit` compiles the loops of rung 0 to machine code. They are much faster than in Python, and still slow. Each
+# addition needs the result of the addition before it, so it has to wait.
 
 
 # %%
-from numba import njit, prange  # noqa: E402  (after minigan's backend, which settles the number of threads)
+from numba import njit, prange  # noqa: E402  (after minigan's backend, which sets the number of threads)
 
 
 @njit
 def compiled(xpad, w):
+    """Computes the convolution with compiled loops, on one core."""
     y = np.empty((N, P, P, O), np.float32)
     for n in range(N):
         for p in range(P):
@@ -133,13 +141,14 @@ ladder["loops, compiled"] = measure(lambda: compiled(xpad, w), 3)
 # %% [markdown]
 # ## Rung 4: the right order, and all cores
 #
-# Put the loop over o inside. Neighbouring numbers of w and y now lie side by side in memory, and the CPU multiplies 8
-# or 16 of them in one instruction (SIMD). And `prange` shares the images among the cores.
+# We make the loop over o the innermost loop. The numbers of w and y that it uses are next to each other in memory, so
+# the CPU can multiply 8 or 16 of them with one instruction (SIMD). `prange` distributes the images over the cores.
 
 
 # %%
 @njit(parallel=True, fastmath=True)
 def reordered(xpad, w):
+    """Computes the convolution with the loop over o innermost, on all cores."""
     y = np.zeros((N, P, P, O), np.float32)
     for n in prange(N):
         for p in range(P):
@@ -157,16 +166,17 @@ ladder["right order, all cores"] = measure(lambda: reordered(xpad, w))
 # %% [markdown]
 # ## Rung 5: the register tile
 #
-# Rung 4 loads y and w and stores y for every multiplication: the CPU waits for its memory. A core can multiply twice in
-# each cycle, but load only about twice as well. So what is loaded must be used several times. Keep a small tile of y in
-# *registers* (the CPU's own few variables): R pixels times V vectors of channels. For each term of the sum load R
-# numbers of x and V vectors of w, and multiply each with each:
+# For every multiplication, rung 4 loads y and w and stores y, so the CPU waits for its memory. In each cycle, a core
+# can do about two multiplications and about two loads. So every number that is loaded must be used several times. The
+# solution is to keep a small tile of y in *registers*, which are the few variables inside the CPU. The tile has R
+# pixels and V vectors of channels. For each term of the sum, load R numbers of x and V vectors of w, and multiply each
+# number by each vector:
 #
 #     multiplications for each load = R V / (R + V)        registers: R V for the sums, V for w, 1 for x
 #
-# Above 1, two load units keep two multipliers busy, and a larger tile gains nothing more. With 32 registers many tiles
-# are large enough; minigan takes R = 14 and V = 2, since few channels fill two vectors (32 numbers) where they would
-# not fill five. `minigan/backends/numba/microkernel.py` tells the whole story.
+# If this number is above 1, the loads are fast enough, and a larger tile is no faster. With 32 registers, many tiles
+# are large enough. minigan uses R = 14 and V = 2. Two vectors contain 32 numbers, and even a layer with few channels
+# can fill them. Five vectors would often be partly empty. `minigan/backends/numba/microkernel.py` explains the details.
 
 
 # %%
@@ -180,20 +190,21 @@ assert reuse(1, 1) == 0.5 and reuse(14, 2) == 1.75
 ladder["register tile (minigan)"] = measure(lambda: numba_backend.conv2d(x, w, STRIDE, PAD))
 
 # %% [markdown]
-# ## Rung 6: the graphics card
+# ## Rung 6: the GPU
 #
-# Thousands of slow cores in place of a few fast ones; each block of threads keeps a tile of y, as above. Where no card
-# is to be had, this rung is left out.
+# A graphics card (GPU) has thousands of slow cores, where a CPU has a few fast ones. Each block of threads keeps a tile
+# of y, as in rung 5. If there is no GPU, this rung is skipped.
 
 # %%
 try:
     gpu = backends.load("cupy")
 except backends.BackendUnavailable as cause:
-    print(f"no graphics card: {cause}")
+    print(f"no GPU: {cause}")
 else:
     gx, gw = gpu.asarray(x), gpu.asarray(w)
 
     def on_gpu():
+        """Computes the convolution and waits until the GPU has finished."""
         y = gpu.conv2d(gx, gw, STRIDE, PAD)
         gpu.synchronize()
         return y
@@ -217,9 +228,9 @@ assert ladder["register tile (minigan)"] < ladder["loops, compiled"]
 # %% [markdown]
 # ## A whole step
 #
-# A ladder of one operation promises nothing for a whole training. So we time that too: lesson 10's game on the
-# reference and on the compiled backend, the same losses, up to rounding. On the compiled one the other layers, batch
-# norm, LeakyReLU and Adam, pass over memory once instead of many times.
+# A faster convolution does not prove that a whole training step is faster. So we also measure a step of lesson 10, on
+# the reference backend and on the compiled backend. The losses are the same up to rounding. On the compiled backend,
+# the other operations (batch norm, LeakyReLU and Adam) read and write their arrays once and not many times.
 
 # %%
 data, whole = datasets.mnist("test"), {}
@@ -237,10 +248,10 @@ for a, b in zip(whole["numpy"][1], whole["numba"][1], strict=True):
     assert np.isclose(a["d_loss"], b["d_loss"], rtol=0.02) and np.isclose(a["g_loss"], b["g_loss"], rtol=0.02)
 
 # %% [markdown]
-# One step of that is not in any layer's file. Adding a bias reads and writes every number of a map, and the LeakyReLU
-# behind it reads and writes every number once more. `fuse` merges such neighbours into one pass, batch norm and its
-# LeakyReLU likewise, and leaves all else as it was: the same parameters, the same numbers. `Training` plays with the
-# fused networks, and the layers stay as lesson 10 shows them.
+# One of these improvements is not part of any layer. Adding the bias reads and writes every number of the output, and
+# the LeakyReLU that follows reads and writes every number again. `fuse` merges the two into one pass. It also merges
+# batch norm with its LeakyReLU. Everything else stays the same: the parameters, the output, and the gradients up to
+# rounding. `Training` uses the fused networks. The layers themselves are those of lesson 10.
 
 # %%
 G, D = (network.to(numba_backend) for network in models.build("small", rng=rng))
@@ -275,8 +286,8 @@ save(figure, "13_making_it_fast.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. A CPU with 16 registers: how many rows R fit beside V = 2?
-# 2. Which fraction of the operations of this convolution would a stride of 4 need (P = 4)?
+# 1. A CPU has 16 registers. How large can R be if V = 2?
+# 2. With a stride of 4 in place of 2, the convolution has P = 4. What fraction of the operations does it need?
 
 # %% Exercise 1
 # R = ...
@@ -288,4 +299,4 @@ save(figure, "13_making_it_fast.png")
 # assert np.isclose(theirs.size / ours.size, fraction)
 
 # %% [markdown]
-# This is the end of part II. Read `minigan/backends/numba/backend.py` next, or go back to [the contents](README.md).
+# This is the end of part II. Next, read `minigan/backends/numba/backend.py`, or go back to [the contents](README.md).

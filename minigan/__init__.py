@@ -1,10 +1,10 @@
 """minigan: generative adversarial networks written by hand in NumPy.
 
-A lesson imports the modules themselves, and nothing else is loaded until it is asked for::
+Importing minigan loads no other module. Import the modules that you need::
 
     from minigan import backends, datasets, game, layers, losses, models, optim
 
-`layers` -> `models` -> `losses` -> `optim` -> `game` -> `train` is the order in which to read them.
+Read them in the order `layers` -> `models` -> `losses` -> `optim` -> `game` -> `training`.
 """
 
 __version__ = "0.1.0"

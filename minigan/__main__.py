@@ -1,4 +1,4 @@
-"""`python -m minigan` is `minigan`."""
+"""Run the command line of minigan with `python -m minigan`."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""The one kind of error that is the reader's to mend."""
+"""The exception for errors that the user can fix."""
 
 
 class UserError(ValueError):
-    """What a person can put right: a bad argument, file or state.
+    """An error that the user can fix: a bad argument, file or state.
 
-    Its text is one sentence that says what came, what was expected and what to do. The command line prints the
-    text and ends with exit code 2; anything that is not a UserError is a bug of minigan and keeps its traceback.
+    The message is one sentence that says what was given, what was expected and what to do. The command line prints the
+    message and exits with code 2. Any other exception is a bug in minigan and is shown with its traceback.
     """

@@ -1,4 +1,4 @@
-"""Write files so that an interruption never leaves half of one."""
+"""Write files atomically, so that an interruption never leaves a partial file."""
 
 import contextlib
 import io
@@ -9,10 +9,10 @@ import numpy as np
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that the file holds its old content or all of the new, even after a power failure.
+    """Write `content` to `path`, so that the file has its old or its complete new content even after a power failure.
 
-    A temporary file in the same folder is filled, flushed to the disk and renamed. Raises OSError if the disk
-    refuses, and removes the temporary file then.
+    The content is written to a temporary file in the same folder, which is flushed to disk and then renamed. Raises
+    OSError if the write fails, and removes the temporary file in that case.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -27,7 +27,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes a .npy file atomically."""
+    """Write an array to a .npy file atomically."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     write_atomically(path, buffer.getvalue())

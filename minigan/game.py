@@ -1,12 +1,12 @@
-"""The game, one batch at a time: noise -> G -> fakes -> D -> logits -> loss -> back through D -> back through G.
+"""Training steps of a GAN: noise -> G -> fakes -> D -> logits -> loss -> back through D -> back through G.
 
-A network's parameters and its batch statistics move in its own step only. In the other
-player's step it computes with the statistics of the batch in hand, but `track=False` keeps
-the running ones as they were. (Counters of dropout draws are random state, not knowledge:
-they move with every draw.)
+The parameters and running statistics of a network change only in its own step. In the other
+network's step it normalises with the statistics of the current batch, and `track=False` leaves
+the running statistics unchanged. The counters of dropout layers change with every draw, because
+they are the state of a random number generator.
 
-If the images have labels, labels (N,) go with them: the fakes of a discriminator step are
-asked for with the labels of its real images, those of a generator step with their own.
+For labelled images, pass labels (N,). A discriminator step generates its fakes with the labels
+of the real images. A generator step generates its fakes with the labels passed to it.
 """
 
 from minigan.layers.base import add
@@ -15,29 +15,29 @@ from minigan.penalties import Penalty
 
 
 def discriminator_step(G, D, opt_d, real, z, loss: Loss, labels=None, penalty: Penalty | None = None) -> dict:
-    """D learns to tell: real images towards 1, G's fakes towards 0; the two gradients add to one update.
+    """Update D once, with target 1 for real images and target 0 for G's fakes. The two gradients are added.
 
-    real (N, H, W, C), z (N, noise). Returns d_loss, and d_real and d_fake: the mean
-    probability "real" before the update, as 0-d arrays. With a gradient penalty, its gradient
-    adds to the same update, and its value is returned as `penalty`.
+    real (N, H, W, C), z (N, noise). Returns a dictionary of 0-d arrays: `d_loss`, and `d_real`
+    and `d_fake`, the mean probability "real" of each batch before the update. The gradient of a
+    penalty is added to the same update, and its value is returned as `penalty`.
     """
-    fake = G.forward(z, track=False, labels=labels)[0]  # (N, H, W, C); no cache is kept: nothing flows back into G
+    fake = G.forward(z, track=False, labels=labels)[0]  # (N, H, W, C); the cache is not needed
     real_logits, real_cache = D.forward(real, labels=labels)  # (N, 1)
     fake_logits, fake_cache = D.forward(fake, labels=labels)
     d_loss, d_real_logits, d_fake_logits = loss.discriminator(real_logits, fake_logits)
     _, real_grads = D.backward(d_real_logits, real_cache, need_dx=False)
     _, fake_grads = D.backward(d_fake_logits, fake_cache, need_dx=False)
-    d_grads, penalised = _with_penalty(add(real_grads, fake_grads), penalty, D, real, fake, labels)
+    d_grads, penalty_report = _add_penalty(add(real_grads, fake_grads), penalty, D, real, fake, labels)
     opt_d.step(d_grads)
     mean_sigmoid = D.backend.mean_sigmoid
-    return {"d_loss": d_loss, "d_real": mean_sigmoid(real_logits), "d_fake": mean_sigmoid(fake_logits)} | penalised
+    return {"d_loss": d_loss, "d_real": mean_sigmoid(real_logits), "d_fake": mean_sigmoid(fake_logits)} | penalty_report
 
 
 def generator_step(G, D, opt_g, z, loss: Loss, labels=None, real=None) -> dict:
-    """G learns to deceive the D of this moment. D passes the gradient on and computes none of its own.
+    """Update G once, with the current D. D computes dx, but no gradients of its parameters.
 
-    z (N, noise). `real` (N, H, W, C) is for a loss that compares fake logits with real ones.
-    Returns g_loss as a 0-d array.
+    z (N, noise). Pass `real` (N, H, W, C) for a loss that compares real and fake logits.
+    Returns a dictionary with `g_loss`, a 0-d array.
     """
     fake, fake_cache = G.forward(z, labels=labels)  # (N, H, W, C)
     logits, d_cache = D.forward(fake, track=False, labels=labels)  # (N, 1)
@@ -50,10 +50,11 @@ def generator_step(G, D, opt_g, z, loss: Loss, labels=None, real=None) -> dict:
 
 
 def simultaneous_step(G, D, opt_d, opt_g, real, z, loss: Loss, labels=None, penalty: Penalty | None = None) -> dict:
-    """Both players learn from one pass: G's gradient comes from D as it was before D's update.
+    """Update D and G once, from one forward pass. The gradient of G is computed with D before its update.
 
-    Cheaper than the two steps in turn by one pass through each network; TensorFlow's DCGAN
-    tutorial does it. Returns what the two steps return.
+    This costs one forward pass through each network less than a discriminator step followed by a
+    generator step. TensorFlow's DCGAN tutorial trains in this way. Returns the values that
+    `discriminator_step` and `generator_step` return.
     """
     fake, g_cache = G.forward(z, labels=labels)
     real_logits, real_cache = D.forward(real, labels=labels)
@@ -64,7 +65,7 @@ def simultaneous_step(G, D, opt_d, opt_g, real, z, loss: Loss, labels=None, pena
     _, fake_grads = D.backward(d_fake_logits, fake_cache, need_dx=False)
     d_fake, _ = D.backward(dg_fake_logits, fake_cache, need_grads=False)
     _, g_grads = G.backward(d_fake, g_cache, need_dx=False)
-    d_grads, penalised = _with_penalty(add(real_grads, fake_grads), penalty, D, real, fake, labels)
+    d_grads, penalty_report = _add_penalty(add(real_grads, fake_grads), penalty, D, real, fake, labels)
     opt_d.step(d_grads)
     opt_g.step(g_grads)
     mean_sigmoid = D.backend.mean_sigmoid
@@ -73,11 +74,11 @@ def simultaneous_step(G, D, opt_d, opt_g, real, z, loss: Loss, labels=None, pena
         "g_loss": g_loss,
         "d_real": mean_sigmoid(real_logits),
         "d_fake": mean_sigmoid(fake_logits),
-    } | penalised
+    } | penalty_report
 
 
-def _with_penalty(grads: dict, penalty: Penalty | None, D, real, fake, labels) -> tuple[dict, dict]:
-    """D's gradients with those of the penalty, and {"penalty": its value}; without a penalty, {}."""
+def _add_penalty(grads: dict, penalty: Penalty | None, D, real, fake, labels) -> tuple[dict, dict]:
+    """Return D's gradients plus those of the penalty, and {"penalty": value}, or {} without a penalty."""
     if penalty is None:
         return grads, {}
     value, penalty_grads = penalty(D, real, fake, labels)

@@ -1,20 +1,20 @@
-"""The adversarial losses, computed from logits l (the discriminator's output before the sigmoid s(l)).
+"""Adversarial losses, computed from logits l (the discriminator's output before the sigmoid s(l)).
 
     loss, d_real, d_fake = losses.non_saturating.discriminator(real_logits, fake_logits)
     loss, d_fake         = losses.non_saturating.generator(fake_logits)
 
-Each value is a mean over the batch and comes with its gradient with respect to the logits.
-Logits are used instead of probabilities because log(s(l)) = -softplus(-l) holds for every
-l, whereas s(l) itself rounds to 0 or 1 and loses the gradient: float32 is exact at
-l = +-100 here.
+Each loss is a mean over the batch and is returned with its gradient with respect to the logits.
+The losses take logits instead of probabilities, because s(l) rounds to 0 or 1 for large |l| and
+the gradient is then lost. log(s(l)) = -softplus(-l) has no such limit: it is accurate in float32
+at l = +-100.
 
     loss             discriminator minimises                                  generator minimises
     non_saturating   mean softplus(-l_real) + mean softplus(l_fake)           mean softplus(-l_fake)
     minimax          the same                                                 -mean softplus(l_fake)
     hinge            mean max(0, 1 - l_real) + mean max(0, 1 + l_fake)        -mean l_fake
 
-The backend computes each of them in one operation, because on a GPU every operation costs
-its launch. `backends/numpy_backend.py` has the formulas.
+The backend computes each loss in one operation, because every operation on a GPU costs a kernel
+launch. The formulas are in `backends/numpy_backend.py`.
 """
 
 import copy
@@ -29,55 +29,54 @@ Array = backends.Array
 
 
 def sigmoid(l: Array) -> Array:
-    """s(l) = 1 / (1 + exp(-l)), exact to the last digits also where it is tiny."""
+    """Return s(l) = 1 / (1 + exp(-l)), with full relative precision also for very negative l."""
     return backends.of(l).sigmoid(l)
 
 
 def softplus(l: Array) -> Array:
-    """log(1 + exp(l)), which never overflows. Its derivative is sigmoid(l)."""
+    """Return log(1 + exp(l)), computed without overflow. The derivative is sigmoid(l)."""
     return backends.of(l).softplus(l)
 
 
 class Loss:
-    """What the two players minimise.
+    """Base class of adversarial losses.
 
-    `equilibrium` has the two losses at the equilibrium of the game, where D cannot tell real
-    from fake and gives every image the logit 0.
+    `equilibrium` is the pair (discriminator's loss, generator's loss) at the equilibrium of the
+    game, where D cannot distinguish real from fake images and returns the logit 0 for every image.
     """
 
     name: str
     equilibrium: tuple[float, float]
     smoothing = 0.0  # one-sided label smoothing, see `smoothed`
     compares = False  # whether the generator's loss needs the real logits
-    backend: backends.Backend | None = None  # None: the one that the logits belong to
+    backend: backends.Backend | None = None  # None: the backend of the logits
 
     def to(self, backend: backends.Backend) -> "Loss":
-        """The same loss, computed by this backend."""
-        moved = copy.copy(self)
-        moved.backend = backend
-        return moved
+        """Return a copy of the loss that is computed by the given backend."""
+        copied = copy.copy(self)
+        copied.backend = backend
+        return copied
 
     def discriminator(self, real_logits: Array, fake_logits: Array) -> tuple[Array, Array, Array]:
-        """The discriminator's loss (a 0-d array), and the gradients of both logits (N, 1)."""
+        """Return the discriminator's loss (a 0-d array) and the gradients of the real and fake logits (N, 1)."""
         raise NotImplementedError
 
     def generator(self, fake_logits: Array, real_logits: Array | None = None) -> tuple[Array, Array]:
-        """The generator's loss (a 0-d array), and the gradient of the fake logits (N, 1).
+        """Return the generator's loss (a 0-d array) and the gradient of the fake logits (N, 1).
 
-        `real_logits` is for losses that compare real and fake (`compares`); those in this file
-        ignore it.
+        Losses with `compares = True` also need `real_logits`. The losses in this module ignore it.
         """
         raise NotImplementedError
 
     def _backend(self, **logits: Array) -> backends.Backend:
-        """The backend for these logits. Raises ValueError unless they are (N, 1) or (N,).
+        """Return the backend of these logits. Raises ValueError unless their shape is (N, 1) or (N,).
 
-        Logits (N, 1, 1, 1) against labels (N,) would broadcast to (N, 1, 1, N).
+        Other shapes would broadcast: logits (N, 1, 1, 1) and labels (N,) give (N, 1, 1, N).
         """
         for name, l in logits.items():
             if l.size == 0 or l.shape not in ((l.size,), (l.size, 1)):
                 raise ValueError(
-                    f"{name} are one number a sample, (N, 1), got {tuple(l.shape)}: end D with Dense(n, 1)"
+                    f"{name} are one number per sample, (N, 1), got {tuple(l.shape)}: end D with Dense(n, 1)"
                 )
         return self.backend or backends.of(next(iter(logits.values())))
 
@@ -86,9 +85,10 @@ class Loss:
 
 
 class NonSaturating(Loss):
-    """-log s(l_real) - log(1 - s(l_fake)) for D and -log s(l_fake) for G, whose gradient is largest where D is sure.
+    """Non-saturating loss: -log s(l_real) - log(1 - s(l_fake)) for D and -log s(l_fake) for G.
 
-    (Goodfellow et al. 2014, section 3.)
+    The gradient of G is largest where D is sure that an image is fake (Goodfellow et al. 2014,
+    section 3).
     """
 
     name = "non_saturating"
@@ -103,9 +103,10 @@ class NonSaturating(Loss):
 
 
 class Minimax(Loss):
-    """The same for D, and log(1 - s(l_fake)) for G, whose gradient vanishes where D is sure.
+    """Minimax loss: -log s(l_real) - log(1 - s(l_fake)) for D and log(1 - s(l_fake)) for G.
 
-    (Goodfellow et al. 2014, algorithm 1.)
+    The gradient of G vanishes where D is sure that an image is fake (Goodfellow et al. 2014,
+    algorithm 1).
     """
 
     name = "minimax"
@@ -120,10 +121,10 @@ class Minimax(Loss):
 
 
 class Hinge(Loss):
-    """max(0, 1 - l_real) + max(0, 1 + l_fake) for D and -l_fake for G.
+    """Hinge loss: max(0, 1 - l_real) + max(0, 1 + l_fake) for D and -l_fake for G.
 
-    Samples that D separates by the margin 1 have no gradient. (Lim and Ye 2017; Miyato et al.
-    2018, equations 16 and 17.)
+    In D's loss, samples with l_real >= 1 or l_fake <= -1 have no gradient (Lim and Ye 2017;
+    Miyato et al. 2018, equations 16 and 17).
     """
 
     name = "hinge"
@@ -142,25 +143,26 @@ LOSSES: dict[str, Loss] = {loss.name: loss for loss in (non_saturating, minimax,
 
 
 def smoothed(loss: Loss, smoothing: float) -> Loss:
-    """The same game with one-sided label smoothing: the target of real images is t = 1 - smoothing instead of 1.
+    """Return the loss with one-sided label smoothing: the target of real images is t = 1 - smoothing instead of 1.
 
     t softplus(-l) + (1 - t) softplus(l) = softplus(-l) + smoothing * l (Salimans et al. 2016,
-    section 3.4).
+    section 3.4). Raises ValueError if `smoothing` is out of range or the loss has no targets.
     """
     if not 0 <= smoothing < 0.5:
         raise ValueError(f"label smoothing is at least 0 and below 0.5, got {smoothing}")
     if not isinstance(loss, NonSaturating | Minimax):
-        raise ValueError(f"label smoothing moves the targets 0 and 1, which {loss.name} does not have")
-    moved = copy.copy(loss)
-    moved.smoothing = smoothing
-    return moved
+        raise ValueError(f"label smoothing needs a loss with targets, got {loss.name}: use non_saturating or minimax")
+    copied = copy.copy(loss)
+    copied.smoothing = smoothing
+    return copied
 
 
 def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """-mean log p[label] with p = softmax(l): the loss of a classifier, and its gradient (p - one_hot(label)) / N.
+    """Return the classification loss -mean log p[label] with p = softmax(l), and its gradient (p - one_hot(label)) / N.
 
     logits (N, classes), labels (N,) from 0 to classes - 1. The largest logit of each row is
-    subtracted before exp, which changes no p and keeps exp from overflowing.
+    subtracted before exp. This does not change p and prevents overflow. Raises ValueError for
+    other shapes and for labels that are out of range.
     """
     if logits.ndim != 2 or tuple(labels.shape) != (len(logits),):
         raise ValueError(
@@ -176,10 +178,10 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
 
 
 def expect_labels(labels: Any, classes: int) -> None:
-    """Raises ValueError for labels that are not whole numbers from 0 to classes - 1.
+    """Raise ValueError unless all labels are integers from 0 to classes - 1.
 
-    Only arrays on the CPU are checked. A GPU would have to stop for the answer, and its labels
-    came from a CPU.
+    Only arrays on the CPU are checked. Checking an array on a GPU would require a
+    synchronisation, and its labels were copied from the CPU.
     """
     if not isinstance(labels, np.ndarray) or not labels.size:
         return

@@ -1,10 +1,10 @@
-"""Gradient descent and its descendants, and a moving average of weights: each one pass over all weights at once.
+"""Gradient-based optimizers and a moving average of weights, each one pass over all weights of a network.
 
     optimizer = Adam(network, lr=2e-4, beta1=0.5)
     optimizer.step(grads)                  # grads as `network.backward` returns them
 
-A step writes the parameters in place, so whoever holds a parameter sees the new value. `state` holds, by name, every
-array that a checkpoint must keep. `lr` may be changed between steps.
+A step updates the parameters in place, so every reference to a parameter sees the new value. `state` maps names to the
+arrays that a checkpoint must store. `lr` may be changed between steps.
 """
 
 import copy
@@ -16,22 +16,22 @@ from minigan.backends import AdamStep
 
 
 class Optimizer:
-    """What the optimizers share: the network, the count of steps t, and per-parameter arrays of state."""
+    """Base class of optimizers: the network, the number of steps t, and arrays of state for each parameter."""
 
     def __init__(self, network, lr: float, *moments: str):
         if not 0 < lr < math.inf:
             raise ValueError(f"a learning rate is positive and finite, got {lr}")
         self.network, self.lr = network, lr
-        self.moments = [network.backend.xp.zeros_like(network.pack()) for _ in moments]  # flat, as the weights are
-        self.state, at = {}, 0
+        self.moments = [network.backend.xp.zeros_like(network.pack()) for _ in moments]  # flat, like the weights
+        self.state, offset = {}, 0
         for name, p in network.params.items():
             for moment, flat in zip(moments, self.moments, strict=True):
-                self.state[f"{moment}.{name}"] = flat[at : at + p.size].reshape(p.shape)
-            at += p.size
+                self.state[f"{moment}.{name}"] = flat[offset : offset + p.size].reshape(p.shape)
+            offset += p.size
         self.state["t"] = np.zeros((), np.int64)
 
     def step(self, grads: dict) -> None:
-        """One update of every parameter. Raises ValueError unless grads has exactly the network's parameters."""
+        """Update every parameter once. Raises ValueError unless grads has the names and shapes of the parameters."""
         params = self.network.params
         if grads.keys() != params.keys():
             raise ValueError(f"gradients and parameters differ in {sorted(grads.keys() ^ params.keys())}")
@@ -43,12 +43,15 @@ class Optimizer:
         self._update(self.network.pack(), dw, *self.moments)
 
     def _update(self, w, dw, *moments) -> None:
-        """One update of all parameters w (n,) by the gradients dw (n,), in place."""
+        """Update all parameters w (n,) in place, given the gradients dw (n,)."""
         raise NotImplementedError
 
 
 class SGD(Optimizer):
-    """w -= lr * v, v = momentum * v + dw (Polyak 1964); with momentum 0, plain gradient descent."""
+    """Stochastic gradient descent with momentum (Polyak 1964): w -= lr * v, v = momentum * v + dw.
+
+    With momentum 0 it is plain gradient descent.
+    """
 
     def __init__(self, network, *, lr: float, momentum: float = 0.0):
         super().__init__(network, lr, "v")
@@ -61,7 +64,10 @@ class SGD(Optimizer):
 
 
 class RMSProp(Optimizer):
-    """w -= lr * dw / (sqrt(v) + eps), v = decay * v + (1 - decay) * dw^2 (Tieleman and Hinton 2012, lecture 6e)."""
+    """RMSProp (Tieleman and Hinton 2012, lecture 6e).
+
+    w -= lr * dw / (sqrt(v) + eps) with v = decay * v + (1 - decay) * dw^2.
+    """
 
     def __init__(self, network, *, lr: float, decay: float = 0.9, eps: float = 1e-8):
         super().__init__(network, lr, "v")
@@ -74,9 +80,10 @@ class RMSProp(Optimizer):
 
 
 class Adam(Optimizer):
-    """w -= lr * mhat / (sqrt(vhat) + eps) with m = beta1 m + (1-beta1) dw, v = beta2 v + (1-beta2) dw^2.
+    """Adam (Kingma and Ba 2015, algorithm 1).
 
-    mhat = m / (1 - beta1^t) and vhat = v / (1 - beta2^t) undo the start from zero (Kingma and Ba 2015, algorithm 1).
+    w -= lr * mhat / (sqrt(vhat) + eps) with m = beta1 m + (1-beta1) dw and v = beta2 v + (1-beta2) dw^2.
+    mhat = m / (1 - beta1^t) and vhat = v / (1 - beta2^t) correct the bias that comes from starting m and v at 0.
     """
 
     def __init__(self, network, *, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
@@ -89,10 +96,11 @@ class Adam(Optimizer):
 
 
 class MovingAverage:
-    """A copy of a network whose parameters and statistics are the exponential average of the original's.
+    """A copy of a network whose parameters and buffers are an exponential moving average of the original's.
 
-    average = d * average + (1 - d) * current, with d = min(decay, (1 + t) / (10 + t)), so that the average is worth
-    looking at from the first steps. Averaged generators draw steadier pictures (Yazici et al. 2019).
+    average = d * average + (1 - d) * current with d = min(decay, (1 + t) / (10 + t)). d is small in the first steps, so
+    that the average follows the network closely at the start. Samples of an averaged generator vary less from step to
+    step (Yazici et al. 2019).
     """
 
     def __init__(self, network, decay: float):
@@ -105,20 +113,22 @@ class MovingAverage:
 
     @property
     def state(self) -> dict:
+        """The arrays that a checkpoint must store, by name."""
         return {"t": self.t, **self.network.params, **{f"buffer.{k}": v for k, v in self.network.buffers.items()}}
 
     def update(self) -> None:
-        """Takes in the network as it is now."""
+        """Update the average with the current parameters and buffers of the network."""
         t = int(self.t)
         d = min(self.decay, (1 + t) / (10 + t))
         self.t += 1
-        self._follow(self.network.pack(), self.source.pack(), d)
-        now = self.source.buffers
-        for name, a in self.network.buffers.items():
-            self._follow(a, now[name], d)
+        self._average(self.network.pack(), self.source.pack(), d)
+        current = self.source.buffers
+        for name, average in self.network.buffers.items():
+            self._average(average, current[name], d)
 
-    def _follow(self, a, now, d: float) -> None:
-        if a.dtype.kind == "u":  # a counter
-            a[...] = now
+    def _average(self, average, current, d: float) -> None:
+        """Update one array of the average in place. Counters are copied."""
+        if average.dtype.kind == "u":  # a counter
+            average[...] = current
         else:
-            self.network.backend.moving_average(a, now, 1 - d)
+            self.network.backend.moving_average(average, current, 1 - d)

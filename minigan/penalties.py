@@ -1,23 +1,23 @@
-"""Gradient penalties on the discriminator, with their exact weight gradients, by hand and without a tape.
+"""Gradient penalties on the discriminator, with exact, hand-written weight gradients.
 
     value, grads = penalties.r1(D, real, weight=10.0)
 
-A penalty R(g) is a function of g = dS/dx, the gradient of the logits' sum S with respect to the input. Its weight
-gradient is a second derivative. With v = dR/dg held fixed,
+A penalty R(g) is a function of g = dS/dx, the gradient of the sum S of the logits with respect to the input. Its
+gradient with respect to the weights is a second derivative. With v = dR/dg held constant,
 
-    dR/dw = d<v, g>/dw,   and <v, g> = <v, dS/dx> is how fast S moves when x moves along v:
+    dR/dw = d<v, g>/dw,   where <v, g> = <v, dS/dx> is the directional derivative of S along v.
 
-so push v forward through the linearised network (`layer.tangent`), which ends in numbers whose sum is <v, g>, and run
-the ordinary weight gradient back through that computation (`layer.tangent_backward`). In the linearised network the
-biases have no part and the slopes of leaky units are frozen; smooth activations and batch norm have slopes that move
-with x, and add a term each. The cost is about that of one more forward and backward pass.
+`layer.tangent` pushes v forward through the linearised network. The result is an array whose sum is <v, g>.
+`layer.tangent_backward` then computes the weight gradient of that sum. In the linearised network the biases vanish and
+the slopes of leaky units are constant. The slopes of smooth activations and of batch norm depend on x, and each adds a
+term. The cost is about that of one additional forward and backward pass.
 
-With batch norm the gradient of each image includes what it does to the others' logits; where a batch norm stands right
-before the last layer S does not depend on x at all, and the penalty is zero: take train=False there, or no batch norm.
+With batch norm, the gradient of an image includes its effect on the logits of the other images. If batch norm comes
+directly before the last layer, S does not depend on x, and the penalty is zero. Then use train=False or remove the
+batch norm.
 
-A penalty leaves the running statistics as they are. The value is a 0-d array, `grads` has
-the keys of `D.params`. `named` gives a penalty in the form that a step of the game takes:
-`penalty(D, real, fake, labels)`.
+A penalty does not update the running statistics. The value is a 0-d array, and `grads` has the keys of `D.params`.
+`named` returns a penalty as a function `penalty(D, real, fake, labels)`, which the steps of the game accept.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,11 @@ NAMES = ("r1", "r2", "r1+r2", "wgan-gp")
 
 
 def named(name: str, *, weight: float, rng: np.random.Generator) -> Penalty:
-    """The penalty of that name. `rng` draws the random points of wgan-gp, which a checkpoint must keep."""
+    """Return the penalty with the given name.
+
+    `rng` draws the random points of wgan-gp, so a checkpoint must store its state. Raises
+    UserError for an unknown name.
+    """
     match name:
         case "r1":
             return lambda D, real, fake, labels: r1(D, real, weight=weight, labels=labels)
@@ -49,11 +53,12 @@ def named(name: str, *, weight: float, rng: np.random.Generator) -> Penalty:
 
 
 def _sum(a: tuple[Array, dict], b: tuple[Array, dict]) -> tuple[Array, dict]:
+    """Add the values and the gradients of two penalties."""
     return a[0] + b[0], add(a[1], b[1])
 
 
 def expect_second_derivatives(D: Layer) -> None:
-    """Raises UserError, which names the layer, unless every layer of D has second derivatives."""
+    """Raise UserError, which names the layer, unless every layer of D has second derivatives."""
     for layer in D.inner():
         expect_second_derivatives(layer)
     if not D.inner() and type(D).tangent is Layer.tangent:
@@ -64,8 +69,10 @@ def expect_second_derivatives(D: Layer) -> None:
 
 
 def r1(D, real, *, weight: float = 10.0, train: bool = True, labels=None):
-    """weight/2 * mean |g_n|^2 on real images (N, H, W, C): D is to be flat where the data are (Mescheder et al. 2018,
-    section 4.1)."""
+    """Compute the R1 penalty weight/2 * mean |g_n|^2 on real images (N, H, W, C), and its gradients.
+
+    It penalises the input gradient of D at the data (Mescheder et al. 2018, section 4.1).
+    """
     g, cache = _input_gradient(D, real, train, labels)  # (N, H, W, C)
     N = D.backend.batch_sum(len(g))
     value = weight / 2 * D.backend.batch_mean(_square_norms(g))
@@ -73,41 +80,45 @@ def r1(D, real, *, weight: float = 10.0, train: bool = True, labels=None):
 
 
 def r2(D, fake, *, weight: float = 10.0, train: bool = True, labels=None):
-    """The same on G's images: D is to be flat where the fakes are (Mescheder et al. 2018, section 4.1)."""
+    """Compute the R2 penalty weight/2 * mean |g_n|^2 on fake images (N, H, W, C), and its gradients.
+
+    It penalises the input gradient of D at the fakes (Mescheder et al. 2018, section 4.1).
+    """
     return r1(D, fake, weight=weight, train=train, labels=labels)
 
 
 def wgan_gp(D, real, fake, *, rng, weight: float = 10.0, train: bool = True, labels=None):
-    """weight * mean (|g_n| - 1)^2 at random points between real and fake images, one point on the line of each pair.
+    """Compute the WGAN-GP penalty weight * mean (|g_n| - 1)^2, and its gradients (Gulrajani et al. 2017, algorithm 1).
 
-    At g_n = 0 the norm has a kink, and sqrt's derivative there is infinite: the root of many a NaN. Of the slopes that
-    the kink allows, 0 is taken. (Gulrajani et al. 2017, algorithm 1.)
+    g_n is taken at a random point on the line between the real image n and the fake image n. The norm is not
+    differentiable at g_n = 0, and the derivative of sqrt is infinite there, which would give NaN. The subgradient 0 is
+    used instead.
     """
     xp = D.backend.xp
-    share = D.backend.asarray(rng.random((len(real),) + (1,) * (real.ndim - 1)), dtype=real.dtype)  # (N, 1, 1, 1)
-    x = share * real + (1 - share) * fake
+    alpha = D.backend.asarray(rng.random((len(real),) + (1,) * (real.ndim - 1)), dtype=real.dtype)  # (N, 1, 1, 1)
+    x = alpha * real + (1 - alpha) * fake
     g, cache = _input_gradient(D, x, train, labels)  # (N, H, W, C)
     norm = xp.sqrt(_square_norms(g))  # (N,)
     N = D.backend.batch_sum(len(g))
     value = weight * D.backend.batch_mean((norm - 1) ** 2)
-    slope = 2 * weight / N * (norm - 1) / xp.where(norm > 0, norm, 1)  # d value / d norm / norm; times g = 0 below
-    return value, _weight_gradient(D, cache, slope.reshape(share.shape) * g)
+    slope = 2 * weight / N * (norm - 1) / xp.where(norm > 0, norm, 1)  # (d value / d norm) / norm
+    return value, _weight_gradient(D, cache, slope.reshape(alpha.shape) * g)
 
 
 def _input_gradient(D, x, train, labels):
-    """g = dS/dx, the input gradient of the sum of all logits, and the cache of the forward pass."""
+    """Return g = dS/dx, the input gradient of the sum S of all logits, and the cache of the forward pass."""
     logits, cache = D.forward(x, train=train, track=False, labels=labels)  # (N, 1)
     g, _ = D.backward(D.backend.xp.ones_like(logits), cache, need_grads=False)
     return g, cache
 
 
 def _weight_gradient(D, cache, v):
-    """d<v, dS/dx>/dw for every weight w, with v (N, H, W, C) held fixed."""
-    tlogits, tangent_cache = D.tangent(v, cache)  # (N, 1), the sum of which is <v, g>
+    """Return d<v, dS/dx>/dw for every weight w, with v (N, H, W, C) held constant."""
+    tlogits, tangent_cache = D.tangent(v, cache)  # (N, 1), with the sum <v, g>
     _, _, grads = D.tangent_backward(None, D.backend.xp.ones_like(tlogits), cache, tangent_cache, need_dx=False)
     return grads
 
 
 def _square_norms(g):
-    """|g_n|^2 of each sample, (N,)."""
+    """Return |g_n|^2 of each sample, (N,)."""
     return (g * g).reshape(len(g), -1).sum(axis=1)

@@ -4,6 +4,7 @@ The GPU backend is tested twice. "emulation" runs its Python code and its kernel
 CuPy. "cupy" runs on the GPU. It has the mark `gpu` and is skipped without a GPU.
 """
 
+import re
 import sys
 
 import numpy as np
@@ -14,10 +15,34 @@ from minigan import backends
 BACKENDS = ["numpy", "numba", "emulation", pytest.param("cupy", marks=pytest.mark.gpu)]
 
 
+# Why a test may be skipped on a machine with every extra but without a GPU: `pytest --no-unexpected-skips`.
+EXPECTED_SKIPS = re.compile("GPU|CUDA")
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--no-unexpected-skips", action="store_true", help="fail if a test is skipped for another reason than a GPU"
+    )
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """Reports when the CUDA kernels were tested in emulation only."""
     if "cupy_standin" in sys.modules and backends.status()["cupy"] is not None:
         terminalreporter.write_line("CUDA kernels run on a CPU emulation; no GPU was used")
+    for reason in sorted(unexpected_skips(terminalreporter.stats)):
+        terminalreporter.write_line(f"unexpected skip: {reason}", red=True)
+
+
+def unexpected_skips(stats: dict) -> set[str]:
+    """The reasons of the skipped tests that are not in EXPECTED_SKIPS."""
+    reasons = {report.longrepr[2] for report in stats.get("skipped", [])}
+    return {reason for reason in reasons if not EXPECTED_SKIPS.search(reason)}
+
+
+def pytest_sessionfinish(session, exitstatus) -> None:
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if session.config.getoption("no_unexpected_skips") and unexpected_skips(reporter.stats) and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

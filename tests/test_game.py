@@ -1,6 +1,6 @@
-"""The game: who moves in which step, what stays to the bit, what is reported, and what an update is made of.
+"""Test the training steps: which network changes, what stays bit-identical, what is returned, and each update.
 
-The gradients of whole steps are checked in test_gradcheck.py ("whole steps", "presets").
+test_gradcheck.py checks the gradients of whole steps ("whole steps", "presets").
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ MOVERS = {"discriminator": {"D"}, "generator": {"G"}, "simultaneous": {"G", "D"}
 
 
 def players(preset, backend, rng, classes=0):
-    """(networks, real, z, labels) of a preset on small samples, in float32 as in training."""
+    """Return (networks, real, z, labels) of a preset for small samples, in float32 as in training."""
     shape = datasets.KINDS[models.PRESETS[preset].kind].example_shape
     G, D = models.build(preset, rng=rng, sample_shape=shape, classes=classes)
     networks = {"G": G.to(backend), "D": D.to(backend)}
@@ -27,57 +27,58 @@ def players(preset, backend, rng, classes=0):
     return networks, real, z, labels
 
 
-def play(which, networks, real, z, labels=None, loss=losses.non_saturating, lr=1e-3):
+def step(which, networks, real, z, labels=None, loss=losses.non_saturating, lr=1e-3):
+    """Run one step with new Adam optimizers and return what it reports."""
     optimizers = {player: Adam(network, lr=lr) for player, network in networks.items()}
     return run_step(which, networks["G"], networks["D"], optimizers["G"], optimizers["D"], real, z, loss, labels)
 
 
-# ---------------------------------------------------------------- who moves
+# ---------------------------------------------------------------- which network changes
 
 
 @pytest.mark.parametrize("which", STEPS)
 @pytest.mark.parametrize("preset", models.PRESETS)
-def test_each_step_moves_every_parameter_of_its_player_and_no_bit_of_the_others(preset, which, backend, rng):
+def test_each_step_changes_every_parameter_of_its_network_and_no_bit_of_the_other(preset, which, backend, rng):
     networks, real, z, _ = players(preset, backend, rng)
     before = {player: checks.bits(network) for player, network in networks.items()}
-    play(which, networks, real, z)
+    step(which, networks, real, z)
     for player, network in networks.items():
         after = checks.bits(network)
         if player in MOVERS[which]:
             unmoved = {name for name in network.params if after[name] == before[player][name]}
-            assert not unmoved, f"{player} keeps {unmoved}"
+            assert not unmoved, f"{player} does not change {unmoved}"
         else:
-            assert after == before[player], f"{player} is not the same to the bit"
+            assert after == before[player], f"{player} is not bit-identical"
 
 
 @pytest.mark.parametrize("which", STEPS)
-def test_with_labels_too(which, backend, rng):
+def test_each_step_changes_only_its_network_with_labels(which, backend, rng):
     networks, real, z, labels = players("small", backend, rng, classes=3)
     before = {player: checks.bits(network) for player, network in networks.items()}
-    play(which, networks, real, z, labels)
+    step(which, networks, real, z, labels)
     for player, network in networks.items():
         moved = {name for name, value in checks.bits(network).items() if value != before[player][name]}
         assert moved >= set(network.params) if player in MOVERS[which] else not moved
 
 
-def test_labels_reach_both_players(backend, rng):
-    """Other labels, other losses: of the generator's images, and of the discriminator's logits for the same images."""
+def test_labels_reach_both_networks(backend, rng):
+    """Other labels change the generator's loss and the discriminator's mean probabilities."""
     reports = []
     for labels in ([0, 1, 2, 0, 1, 2], [1, 2, 0, 1, 2, 0]):
         networks, real, z, _ = players("small", backend, np.random.default_rng(7), classes=3)
         labels = backend.asarray(np.array(labels))
-        d = play("discriminator", networks, real, z, labels)
-        g = play("generator", networks, real, z, labels)
+        d = step("discriminator", networks, real, z, labels)
+        g = step("generator", networks, real, z, labels)
         reports.append([float(v) for v in (d["d_real"], d["d_fake"], g["g_loss"])])
     assert all(a != b for a, b in zip(*reports, strict=True))
 
 
 @pytest.mark.parametrize("which", STEPS)
-def test_batch_statistics_move_in_their_own_players_step_only(which, backend, rng):
+def test_running_statistics_change_only_in_the_step_of_their_network(which, backend, rng):
     G, D, real, z = checks.small_game(backend, rng)
     expected = checks.expected_statistics(which, G, D, real, z)
     before = {"G": checks.statistics(G), "D": checks.statistics(D)}
-    play(which, {"G": G, "D": D}, real, z)
+    step(which, {"G": G, "D": D}, real, z)
     for player, network in (("G", G), ("D", D)):
         for name, value in checks.statistics(network).items():
             np.testing.assert_allclose(value, expected[player][name], rtol=1e-12)
@@ -87,25 +88,26 @@ def test_batch_statistics_move_in_their_own_players_step_only(which, backend, rn
 
 @pytest.mark.parametrize("which", STEPS)
 def test_a_step_draws_each_dropout_once_for_each_batch(which, backend, rng):
-    """The masks of real and fake batches differ, and a resumed run knows where to go on."""
+    """The masks of real and fake batches differ, and the counter lets a resumed run continue."""
     D = Sequential(Dense(2, 8, rng=rng), Dropout(0.5, rng=rng), Dense(8, 1, rng=rng)).to(backend)
     G = Sequential(Dense(3, 2, rng=rng)).to(backend)
     real, z = (backend.asarray(rng.standard_normal((4, n)), dtype=np.float32) for n in (2, 3))
-    play(which, {"G": G, "D": D}, real, z)
+    step(which, {"G": G, "D": D}, real, z)
     assert int(D.buffers["1.draws"]) == (1 if which == "generator" else 2)
 
 
-# ---------------------------------------------------------------- what an update is
+# ---------------------------------------------------------------- the updates
 
 
 def linear_players(rng):
-    """G(z) = z a, D(x) = x w: a game whose gradients fit on a line."""
+    """Return G(z) = z a, D(x) = x w, real samples and noise. The gradients have short formulas."""
     G, D = (Sequential(Dense(1, 1, bias=False, rng=rng)).to("numpy", np.float64) for _ in range(2))
     G.params["0.w"][...], D.params["0.w"][...] = 2.0, 0.5
     return G, D, np.array([[1.0], [3.0]]), np.array([[-1.0], [0.5]])
 
 
 def s(l):
+    """Return the sigmoid of l."""
     return 1 / (1 + np.exp(-l))
 
 
@@ -129,7 +131,7 @@ def test_a_generator_step_by_hand(rng):
     np.testing.assert_allclose(result["g_loss"], -np.log(s(0.5 * 2 * z)).mean())
 
 
-def test_a_simultaneous_step_is_both_from_the_players_as_they_were(rng):
+def test_a_simultaneous_step_equals_both_steps_from_the_same_networks(rng):
     G, D, real, z = linear_players(rng)
     result = game.simultaneous_step(G, D, SGD(D, lr=0.1), SGD(G, lr=0.1), real, z, losses.minimax)
     for which, name, network in (("discriminator", "D", D), ("generator", "G", G)):
@@ -142,8 +144,8 @@ def test_a_simultaneous_step_is_both_from_the_players_as_they_were(rng):
     assert result.keys() == {"d_loss", "g_loss", "d_real", "d_fake"}
 
 
-def test_the_two_batches_gradients_come_from_their_own_caches(rng):
-    """gan_numpy takes the fake batch's activations for the real batch's gradient: cosine with the truth 0.17."""
+def test_the_gradient_of_each_batch_uses_its_own_cache(rng):
+    """gan_numpy uses the fake batch's activations for the real batch's gradient (cosine with the true one: 0.17)."""
     G, D, real, z = checks.small_game(checks.load("numpy"), rng)
     recorder = Recorder()
     buffers = {name: b.copy() for name, b in D.buffers.items()}
@@ -151,7 +153,7 @@ def test_the_two_batches_gradients_come_from_their_own_caches(rng):
     for name, b in buffers.items():
         D.buffers[name][...] = b
     fake = G.forward(z, track=False)[0]
-    logits, cache = D.forward(real)  # the two batches one after the other, as if they had never met
+    logits, cache = D.forward(real)  # each batch forward and backward separately
     alone = D.backward(-s(-logits) / len(real), cache)[1]
     logits, cache = D.forward(fake)
     for name, g in D.backward(s(logits) / len(fake), cache)[1].items():
@@ -159,7 +161,7 @@ def test_the_two_batches_gradients_come_from_their_own_caches(rng):
 
 
 @pytest.mark.parametrize("which", STEPS)
-def test_a_step_computes_no_gradient_that_nobody_needs(which, rng, monkeypatch):
+def test_a_step_computes_no_gradient_that_is_not_needed(which, rng, monkeypatch):
     G = Sequential(Dense(3, 4, rng=rng), Tanh(), Dense(4, 2, rng=rng))
     D = Sequential(Dense(2, 4, rng=rng), LeakyReLU(0.2), Dense(4, 1, rng=rng))
     asked = []
@@ -171,7 +173,7 @@ def test_a_step_computes_no_gradient_that_nobody_needs(which, rng, monkeypatch):
 
         monkeypatch.setattr(network, "backward", backward)
     real, z = (rng.standard_normal((4, n)).astype(np.float32) for n in (2, 3))
-    play(which, {"G": G, "D": D}, real, z)
+    step(which, {"G": G, "D": D}, real, z)
     d_part, g_part = [("D", "grads"), ("D", "grads")], [("D", "dx"), ("G", "grads")]
     assert asked == {"discriminator": d_part, "generator": g_part, "simultaneous": d_part + g_part}[which]
 
@@ -179,7 +181,7 @@ def test_a_step_computes_no_gradient_that_nobody_needs(which, rng, monkeypatch):
 @pytest.mark.parametrize("which", STEPS)
 def test_everything_stays_float32(which, backend, rng):
     networks, real, z, _ = players("tutorial", backend, rng)
-    result = play(which, networks, real, z)
+    result = step(which, networks, real, z)
     assert {str(value.dtype) for value in result.values()} == {"float32"}
     floats = [
         a for net in networks.values() for a in (*net.params.values(), *net.buffers.values()) if a.dtype.kind == "f"
@@ -189,16 +191,16 @@ def test_everything_stays_float32(which, backend, rng):
 
 def test_real_and_fake_batches_may_differ_in_size(backend, rng):
     networks, real, z, _ = players("small", backend, rng)
-    play("discriminator", networks, real, z[:2])
-    play("simultaneous", networks, real[:3], z)
+    step("discriminator", networks, real, z[:2])
+    step("simultaneous", networks, real[:3], z)
 
 
-# ---------------------------------------------------------------- and it plays
+# ---------------------------------------------------------------- training
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES.values(), ids=lambda loss: loss.name)
-def test_a_few_hundred_steps_move_the_fakes_to_the_data(loss, backend):
-    """Data around (2, -1), noise around 0: the generator's mean gets there."""
+def test_training_moves_the_fakes_to_the_data(loss, backend):
+    """The data are around (2, -1) and the first fakes around 0. The mean of the fakes approaches that of the data."""
     rng = np.random.default_rng(1)
     G = Sequential(Dense(2, 16, rng=rng), BatchNorm(16), LeakyReLU(0.2), Dense(16, 2, rng=rng)).to(backend)
     D = Sequential(Dense(2, 16, rng=rng), LeakyReLU(0.2), Dense(16, 1, rng=rng)).to(backend)
@@ -216,4 +218,4 @@ def test_a_few_hundred_steps_move_the_fakes_to_the_data(loss, backend):
         real = backend.asarray(centre + 0.5 * rng.standard_normal((64, 2)), dtype=np.float32)
         game.discriminator_step(G, D, opt_d, real, noise(64), loss)
         game.generator_step(G, D, opt_g, noise(64), loss)
-    assert before > 1.5 and distance() < before / 2, "it circles around them"
+    assert before > 1.5 and distance() < before / 2, "the mean of the fakes stays near the data"

@@ -1,6 +1,6 @@
-"""The layers: what they compute against scipy and plain formulas, their contract, and what they refuse.
+"""Test the layers: results against SciPy and plain formulas, the interface, and the error messages.
 
-Their gradients are in test_gradcheck.py, the same for many more shapes in test_shapes.py.
+test_gradcheck.py checks their gradients. test_shapes.py does so for many more shapes.
 """
 
 import copy
@@ -41,13 +41,13 @@ from minigan.optim import Adam
 
 @pytest.fixture(params=[case[0] for case in checks.layer_cases(backends.load("numpy"), np.random.default_rng(0))])
 def case(request, backend):
-    """(layer in float64, shape of x, arguments of forward), for every kind of layer and every backend."""
+    """Return (layer in float64, shape of x, arguments of forward), for every kind of layer and every backend."""
     cases = checks.layer_cases(backend, np.random.default_rng(0))
     return next((layer, shape, how) for what, layer, shape, how in cases if what == request.param)
 
 
 def scipy_conv(x, w, stride, before, after):
-    """Each image and pair of channels by scipy's correlation, then every stride-th place."""
+    """Correlate each image and pair of channels with SciPy, then take every stride-th position."""
     xpad = np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
     planes = [
         [
@@ -59,7 +59,7 @@ def scipy_conv(x, w, stride, before, after):
     return np.moveaxis(np.array(planes), 0, -1)[:, ::stride, ::stride]
 
 
-# ---------------------------------------------------------------- what they compute
+# ---------------------------------------------------------------- results
 
 
 @pytest.mark.parametrize(
@@ -78,19 +78,19 @@ def test_conv2d_is_scipys_correlation(kernel, stride, pad, backend, rng):
     ("kernel", "stride", "pad", "output_pad"),
     [(3, 1, 1, 0), (4, 2, 1, 0), (4, 2, 1, 1), (5, 2, (1, 2), 0), (5, 2, (1, 2), 1), (2, 3, 0, 0), (2, 3, 0, 2)],
 )
-def test_conv_transpose2d_is_a_convolution_of_the_spread_out_image(kernel, stride, pad, output_pad, backend, rng):
-    """Put stride - 1 zeros between the pixels and correlate with the flipped kernel."""
+def test_conv_transpose2d_is_a_convolution_of_the_zero_stuffed_image(kernel, stride, pad, output_pad, backend, rng):
+    """The reference inserts stride - 1 zeros between the pixels and correlates with the flipped kernel."""
     layer = ConvTranspose2d(3, 2, kernel, stride=stride, pad=pad, output_pad=output_pad, rng=rng).to(
         backend, np.float64
     )
     layer.params["b"][...] = backend.asarray(rng.standard_normal(2))
     x = rng.standard_normal((2, 4, 3, 3))
-    spread = np.zeros((2, 3 * stride + 1, 2 * stride + 1, 3))
-    spread[:, ::stride, ::stride] = x
+    zero_stuffed = np.zeros((2, 3 * stride + 1, 2 * stride + 1, 3))
+    zero_stuffed[:, ::stride, ::stride] = x
     w = backend.to_numpy(layer.params["w"])[::-1, ::-1].swapaxes(2, 3)
     before, after = backends.pads(pad)
-    room = np.pad(spread, ((0, 0), (kernel, 2 * kernel), (kernel, 2 * kernel), (0, 0)))  # cut to size below
-    full = scipy_conv(room, w, 1, 0, 0)[:, 1 + before :, 1 + before :]
+    padded = np.pad(zero_stuffed, ((0, 0), (kernel, 2 * kernel), (kernel, 2 * kernel), (0, 0)))  # cropped below
+    full = scipy_conv(padded, w, 1, 0, 0)[:, 1 + before :, 1 + before :]
     P, Q = (stride * (n - 1) + kernel - before - after + output_pad for n in (4, 3))
     y, _ = layer.forward(backend.asarray(x))
     assert y.shape == (2, P, Q, 2)
@@ -107,7 +107,7 @@ def test_batch_norm_in_training_has_mean_0_and_variance_1(shape, backend, rng):
     np.testing.assert_allclose(y.var(0), var / (var + 1e-3), rtol=1e-12)
 
 
-def test_batch_norms_running_statistics_converge_to_the_data_and_serve_when_not_training(backend, rng):
+def test_batch_norms_running_statistics_converge_and_are_used_in_evaluation(backend, rng):
     layer = BatchNorm(2, momentum=0.9, eps=0.0).to(backend, np.float64)
     x = backend.asarray(rng.standard_normal((50, 2)) * [2.0, 0.5] + [3.0, -1.0])
     for _ in range(400):  # 0.9^400 is about 5e-19
@@ -118,8 +118,8 @@ def test_batch_norms_running_statistics_converge_to_the_data_and_serve_when_not_
     np.testing.assert_array_equal(backend.to_numpy(one), backend.to_numpy(evaluated)[:1])
 
 
-def test_a_pass_keeps_the_running_statistics_it_was_made_with(backend, rng):
-    """The statistics may move between a forward pass that does not train and its backward pass."""
+def test_a_cache_keeps_the_running_statistics_of_its_forward_pass(backend, rng):
+    """The running statistics may change between a forward pass in evaluation mode and its backward pass."""
     layer = BatchNorm(2).to(backend, np.float64)
     x, dy = (backend.asarray(rng.standard_normal((5, 2))) for _ in range(2))
     _, cache = layer.forward(x, train=False)
@@ -141,13 +141,13 @@ def test_a_pass_keeps_the_running_statistics_it_was_made_with(backend, rng):
     ],
     ids=repr,
 )
-def test_activations_number_by_number(layer, function, backend):
+def test_activations_match_their_formulas(layer, function, backend):
     x = np.array([[-1000.0, -20.0, -1.5, -1e-9, 0.0, 1e-9, 0.3, 2.0, 30.0, 1000.0]])
     y, _ = layer.to(backend).forward(backend.asarray(x))
     np.testing.assert_allclose(backend.to_numpy(y), [[function(v) for v in x[0]]], rtol=1e-15, atol=1e-16)
 
 
-def test_a_leaky_slope_at_zero_is_that_of_the_left(backend):
+def test_the_derivative_of_leaky_relu_at_0_is_the_slope(backend):
     for layer in (LeakyReLU(0.2), ReLU()):
         _, cache = layer.to(backend).forward(backend.asarray(np.zeros((1, 1))))
         assert float(layer.backward(backend.asarray(np.ones((1, 1))), cache)[0][0, 0]) == layer.slope
@@ -159,40 +159,40 @@ def test_upsample_repeats_each_pixel(backend):
     assert backend.to_numpy(y)[0, ..., 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
 
 
-def test_what_layers_are_when_nothing_is_said(rng):
+def test_default_arguments_of_layers(rng):
     assert LeakyReLU().slope == 0.2
     for layer, shape in ((Conv2d, (1, 2, 2, 1)), (ConvTranspose2d, (1, 6, 6, 1))):  # stride 1, no padding, a bias
         made = layer(1, 1, 3, rng=rng)
         assert made.forward(np.ones((1, 4, 4, 1), np.float32))[0].shape == shape and "b" in made.params
 
 
-def test_the_smallest_that_is_allowed(backend, rng):
+def test_smallest_allowed_factor_and_image(backend, rng):
     x = backend.asarray(rng.standard_normal((1, 1, 1, 2)), dtype=np.float32)
     np.testing.assert_array_equal(backend.to_numpy(Upsample(1).to(backend).forward(x)[0]), backend.to_numpy(x))
     assert ConvTranspose2d(2, 3, 3, pad=1, rng=rng).to(backend).forward(x)[0].shape == (1, 1, 1, 3)
 
 
-def test_reshape_and_flatten_undo_each_other(backend, rng):
+def test_reshape_inverts_flatten(backend, rng):
     x = rng.standard_normal((3, 2, 4, 5))
     flat, _ = Flatten().to(backend).forward(backend.asarray(x))
-    again, _ = Reshape(2, 4, 5).to(backend).forward(flat)
+    reshaped, _ = Reshape(2, 4, 5).to(backend).forward(flat)
     assert flat.shape == (3, 40)
-    np.testing.assert_array_equal(backend.to_numpy(again), x)
+    np.testing.assert_array_equal(backend.to_numpy(reshaped), x)
 
 
 # ---------------------------------------------------------------- dropout
 
 
 def splitmix64(z: int) -> int:
-    """SplitMix64's finaliser in Python's whole numbers (Steele et al. 2014, figure 17)."""
+    """Compute SplitMix64's finaliser with Python integers (Steele et al. 2014, figure 17)."""
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
     return z ^ z >> 31
 
 
 @pytest.mark.parametrize("rate", [0.3, 0.9, 0.999999])
-def test_dropouts_bits_are_those_of_its_hash_on_every_backend(rate, backend):
-    """Kept where the position's 16 bits of splitmix64(stream + golden * (position // 4 + 1)) reach the threshold."""
+def test_dropout_masks_are_the_documented_hash_on_every_backend(rate, backend):
+    """A unit is kept if its 16 bits of splitmix64(stream + golden * (position // 4 + 1)) are at least the threshold."""
     golden = 0x9E3779B97F4A7C15
     layer = Dropout(rate, rng=np.random.default_rng(1)).to(backend)
     key = int(np.random.default_rng(1).integers(2**64, dtype=np.uint64))
@@ -208,7 +208,7 @@ def test_dropouts_bits_are_those_of_its_hash_on_every_backend(rate, backend):
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])
-def test_dropout_drops_its_share_and_keeps_the_mean(rate, backend):
+def test_dropout_drops_units_at_its_rate_and_preserves_the_mean(rate, backend):
     n = 200_000
     layer = Dropout(rate, rng=np.random.default_rng(2)).to(backend)
     y = backend.to_numpy(layer.forward(backend.asarray(np.ones((4, n // 4), np.float32)))[0]).astype(np.float64)
@@ -217,7 +217,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate, backend):
     np.testing.assert_allclose(np.unique(y), [0, 1 / (1 - rate)], rtol=2e-4)  # the rate is a multiple of 1/65536
 
 
-def test_dropout_of_nothing_and_dropout_not_training_are_the_identity(backend, rng):
+def test_dropout_is_the_identity_at_rate_0_and_in_evaluation(backend, rng):
     x = backend.asarray(rng.standard_normal((3, 4)))
     for layer, train in ((Dropout(0.0, rng=rng), True), (Dropout(0.7, rng=rng), False)):
         y, cache = layer.to(backend).forward(x, train)
@@ -227,8 +227,8 @@ def test_dropout_of_nothing_and_dropout_not_training_are_the_identity(backend, r
         assert int(layer.buffers["draws"]) == 0
 
 
-def test_dropout_goes_on_where_its_two_numbers_say(backend):
-    """What a checkpoint keeps is enough."""
+def test_dropout_resumes_from_its_two_buffers(backend):
+    """The buffers are all that a checkpoint needs."""
     first, second = (Dropout(0.5, rng=np.random.default_rng(seed)).to(backend) for seed in (3, 4))
     x = backend.asarray(np.ones((1, 64)))
     for _ in range(3):
@@ -238,7 +238,7 @@ def test_dropout_goes_on_where_its_two_numbers_say(backend):
     np.testing.assert_array_equal(*(backend.to_numpy(layer.forward(x)[0]) for layer in (first, second)))
 
 
-def test_two_dropouts_and_two_samples_draw_differently(rng):
+def test_layers_and_samples_have_different_dropout_masks(rng):
     a, b = (Dropout(0.5, rng=rng).forward(np.ones((2, 64)))[0] for _ in range(2))
     assert not np.array_equal(a, b) and not np.array_equal(a[0], a[1])
 
@@ -253,7 +253,7 @@ def singular_values(w):
 @pytest.mark.parametrize(
     "inner", [lambda r: Dense(7, 4, rng=r), lambda r: Dense(7, 1, rng=r), lambda r: Conv2d(2, 6, 3, pad=1, rng=r)]
 )
-def test_spectral_norm_computes_with_the_weight_over_its_largest_singular_value(inner, backend, rng):
+def test_spectral_norm_divides_the_weight_by_its_largest_singular_value(inner, backend, rng):
     plain = inner(rng)
     layer = SpectralNorm(plain, rng=rng).to(backend, np.float64)
     assert list(layer.params) == ["w", "b"] and layer.params["w"] is plain.params["w"], "the inner layer's own weight"
@@ -270,7 +270,7 @@ def test_spectral_norm_computes_with_the_weight_over_its_largest_singular_value(
     np.testing.assert_allclose(backend.to_numpy(y), backend.to_numpy(plain.forward(x)[0]), rtol=1e-8, atol=1e-9)
 
 
-def test_spectral_norm_is_near_its_aim_from_the_start(rng):
+def test_a_new_spectral_norm_is_close_to_the_largest_singular_value(rng):
     for seed in range(5):
         layer = SpectralNorm(Dense(30, 20, rng=rng), rng=np.random.default_rng(seed))
         assert {b.dtype for b in layer.buffers.values()} == {np.dtype(np.float32)}
@@ -279,7 +279,7 @@ def test_spectral_norm_is_near_its_aim_from_the_start(rng):
 
 
 @pytest.mark.parametrize("merge", [lambda network: network, fuse], ids=["plain", "fused"])
-def test_refresh_buffers_sets_the_singular_vectors_wherever_the_layer_is(merge, backend, rng):
+def test_refresh_buffers_sets_the_singular_vectors_of_nested_layers(merge, backend, rng):
     conv, dense = SpectralNorm(Conv2d(2, 6, 3, pad=1, rng=rng), rng=rng), SpectralNorm(Dense(96, 3, rng=rng), rng=rng)
     network = Sequential(Sequential(conv, LeakyReLU()), Flatten(), dense, LeakyReLU()).to(backend, np.float64)
     for layer in (conv, dense):
@@ -296,7 +296,7 @@ def test_refresh_buffers_sets_the_singular_vectors_wherever_the_layer_is(merge, 
 
 
 @pytest.mark.parametrize(("how", "moves"), [({}, True), ({"train": False}, False), ({"track": False}, False)])
-def test_spectral_norms_vectors_move_only_in_training_passes_that_are_tracked(how, moves, backend, rng):
+def test_spectral_norm_updates_its_vectors_only_with_train_and_track(how, moves, backend, rng):
     layer = SpectralNorm(Dense(5, 3, rng=rng), rng=rng).to(backend, np.float64)
     layer.params["w"][...] = backend.asarray(rng.standard_normal((5, 3)))
     before = {name: backend.to_numpy(b).copy() for name, b in layer.buffers.items()}
@@ -305,8 +305,8 @@ def test_spectral_norms_vectors_move_only_in_training_passes_that_are_tracked(ho
         assert np.array_equal(backend.to_numpy(b), before[name]) != moves
 
 
-def test_a_pass_of_spectral_norm_keeps_the_vectors_it_was_made_with(backend, rng):
-    """A discriminator's real and fake batches go forward one after the other, and each moves the vectors."""
+def test_a_cache_keeps_the_singular_vectors_of_its_forward_pass(backend, rng):
+    """A discriminator runs forward on the real and then on the fake batch, and each pass updates the vectors."""
     layer = SpectralNorm(Dense(5, 3, rng=rng), rng=rng).to(backend, np.float64)
     layer.params["w"][...] = backend.asarray(rng.standard_normal((5, 3)))
     x, dy = (backend.asarray(rng.standard_normal((2, n))) for n in (5, 3))
@@ -318,8 +318,8 @@ def test_a_pass_of_spectral_norm_keeps_the_vectors_it_was_made_with(backend, rng
     np.testing.assert_array_equal(backend.to_numpy(grads["w"]), backend.to_numpy(grads_later["w"]))
 
 
-def test_spectral_norm_hands_on_how_to_compute(rng):
-    """train, track and labels reach the layer inside."""
+def test_spectral_norm_passes_its_arguments_to_the_inner_layer(rng):
+    """The inner layer receives train, track and labels."""
     asked = []
 
     class Spy(Dense):
@@ -342,7 +342,7 @@ def test_spectral_norm_hands_on_how_to_compute(rng):
     assert spared == [(True, False)]
 
 
-def test_one_hot_puts_the_label_beside_x(backend, rng):
+def test_one_hot_appends_the_label_to_x(backend, rng):
     x = rng.standard_normal((3, 2)).astype(np.float32)
     layer = OneHot(4).to(backend)
     y, cache = layer.forward(backend.asarray(x), labels=backend.asarray(np.array([2, 0, 3])))
@@ -354,14 +354,14 @@ def test_one_hot_puts_the_label_beside_x(backend, rng):
 
 
 @pytest.mark.parametrize("wrong", [[0, 4], [-1, 0]])
-def test_labels_that_no_class_has_are_refused(wrong, rng):
+def test_labels_out_of_range_are_rejected(wrong, rng):
     x = np.zeros((2, 3), np.float32)
     for layer in (OneHot(4), Projection(3, 4, rng=rng)):
         with pytest.raises(ValueError, match=rf"labels go from 0 to 3, got ({wrong[0]}|{wrong[1]})"):
             layer.forward(x, labels=np.array(wrong))
 
 
-def test_projection_adds_what_the_label_says(backend, rng):
+def test_projection_adds_the_embedding_of_the_label(backend, rng):
     layer = Projection(3, 2, rng=rng).to(backend, np.float64)
     x = rng.standard_normal((4, 3))
     labels = np.array([1, 0, 0, 1])
@@ -373,12 +373,12 @@ def test_projection_adds_what_the_label_says(backend, rng):
     np.testing.assert_allclose(backend.to_numpy(y)[:, 0], expected, rtol=1e-13)
 
 
-def test_spread_is_that_of_the_samples_with_the_same_label(backend, rng):
+def test_minibatch_stddev_is_over_the_samples_with_the_same_label(backend, rng):
     x = np.array([[0.0, 5.0], [2.0, 5.0], [7.0, 1.0], [7.0, 1.0]])
     layer = MinibatchStdDev(strength=3.0, eps=0.0).to(backend)
     y, _ = layer.forward(backend.asarray(x), labels=backend.asarray(np.array([1, 1, 0, 2])))
     np.testing.assert_allclose(backend.to_numpy(y), np.column_stack([x, 3 * np.array([0.5, 0.5, 0, 0])]))  # (1 + 0) / 2
-    y, _ = layer.forward(backend.asarray(x))  # without labels: of all
+    y, _ = layer.forward(backend.asarray(x))  # without labels: over all samples
     np.testing.assert_allclose(backend.to_numpy(y)[:, -1], 3 * x.std(axis=0).mean())
     with pytest.raises(
         ValueError, match=r"MinibatchStdDev\(1, strength 3\) expects labels \(4,\), one for each row of x, got \(3,\)"
@@ -386,14 +386,14 @@ def test_spread_is_that_of_the_samples_with_the_same_label(backend, rng):
         layer.forward(backend.asarray(x), labels=backend.asarray(np.zeros(3, int)))
 
 
-def test_spread_is_that_of_each_channel_over_all_pixels(backend, rng):
+def test_minibatch_stddev_of_each_channel_is_a_mean_over_pixels(backend, rng):
     maps = rng.standard_normal((5, 2, 3, 4))  # (N, H, W, C)
     layer = MinibatchStdDev(4, strength=3.0, eps=0.0).to(backend)
     y, _ = layer.forward(backend.asarray(maps.reshape(5, -1)))
     s = backend.to_numpy(y)[:, 24:]
     assert s.shape == (5, 4)
     np.testing.assert_allclose(s, np.tile(3 * maps.std(axis=0).mean(axis=(0, 1)), (5, 1)))
-    with pytest.raises(ValueError, match=r"expects whole pixels of 4 channels, got x \(5, 6\)"):
+    with pytest.raises(ValueError, match=r"expects x \(N, n\), n a multiple of 4, got x \(5, 6\)"):
         layer.forward(backend.asarray(np.zeros((5, 6))))
 
 
@@ -401,12 +401,12 @@ def test_spread_is_that_of_each_channel_over_all_pixels(backend, rng):
 @pytest.mark.parametrize(
     ("labels", "came"), [(None, "none"), (np.zeros(3, int), r"\(3,\)"), (np.zeros((4, 1), int), r"\(4, 1\)")]
 )
-def test_labels_that_do_not_fit_are_refused(layer, labels, came, rng):
+def test_labels_of_the_wrong_shape_are_rejected(layer, labels, came, rng):
     with pytest.raises(ValueError, match=rf"expects labels \(4,\), one for each row of x, got {came}"):
         layer.forward(np.ones((4, 2), np.float32), labels=labels)
 
 
-def test_fans_of_projection(rng):
+def test_fan_in_and_fan_out_of_projection(rng):
     asked = []
 
     def init(rng, shape, fan_in, fan_out):
@@ -417,7 +417,7 @@ def test_fans_of_projection(rng):
     assert asked == [((5, 1), 5, 1), ((3, 5), 5, 1)] and {p.dtype for p in params.values()} == {np.dtype(np.float32)}
 
 
-def test_sequential_gives_labels_to_those_that_take_them(rng):
+def test_sequential_passes_labels_to_the_layers_that_take_them(rng):
     labels = np.array([0, 2])
     with_labels = Sequential(OneHot(3), Dense(5, 4, rng=rng), Tanh(), Projection(4, 3, rng=rng))
     without = Sequential(Dense(2, 1, rng=rng))
@@ -432,7 +432,7 @@ def test_sequential_gives_labels_to_those_that_take_them(rng):
         with_labels.forward(x)
 
 
-def test_sequential_hands_on_train_and_track(rng):
+def test_sequential_passes_train_and_track_to_its_layers(rng):
     net = Sequential(BatchNorm(2), Dropout(0.5, rng=rng), Sequential(BatchNorm(2)))
     x = rng.standard_normal((6, 2)).astype(np.float32)
     fresh = [b.copy() for b in net.buffers.values()]
@@ -448,11 +448,11 @@ def test_sequential_hands_on_train_and_track(rng):
     assert moved() == ["0.mean", "0.var", "1.draws", "2.0.mean", "2.0.var"]
 
 
-# ---------------------------------------------------------------- the contract
+# ---------------------------------------------------------------- the interface
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_everything_has_the_dtype_of_x(case, dtype, backend, rng):
+def test_results_have_the_dtype_of_x(case, dtype, backend, rng):
     layer, shape, how = case
     layer.to(backend, dtype)
     y, cache = layer.forward(backend.asarray(rng.standard_normal(shape), dtype=dtype), **how)
@@ -463,7 +463,7 @@ def test_everything_has_the_dtype_of_x(case, dtype, backend, rng):
     assert all(b.dtype == dtype for b in floats)
 
 
-def test_shapes_of_gradients_are_those_of_what_they_belong_to(case, backend, rng):
+def test_gradients_have_the_shapes_of_x_and_of_the_parameters(case, backend, rng):
     layer, shape, how = case
     y, cache = layer.forward(backend.asarray(rng.standard_normal(shape)), **how)
     dx, grads = layer.backward(backend.asarray(np.ones(y.shape)), cache)
@@ -486,8 +486,8 @@ def test_float32_agrees_with_float64(case, backend, rng):
         np.testing.assert_allclose(single, double, rtol=1e-4, atol=1e-4 * max(abs(double).max(), 1e-3))
 
 
-def test_two_caches_live_side_by_side(backend, rng):
-    """A discriminator sees real and fake before it goes back through either."""
+def test_two_caches_are_independent(backend, rng):
+    """A discriminator runs forward on the real and the fake batch before it runs backward on either."""
     net = Sequential(Dense(3, 4, rng=rng), BatchNorm(4), LeakyReLU(0.2), Dropout(0.3, rng=rng), Dense(4, 1, rng=rng))
     net.to(backend, np.float64)
     a, b = (backend.asarray(rng.standard_normal((5, 3))) for _ in range(2))
@@ -517,8 +517,8 @@ def test_sequential_names_by_position_and_shares_its_arrays(rng):
     assert net.n_params == 4 * 3 + 3 + 3 + 3 + 3
 
 
-def test_sequential_asks_its_layers_for_no_more_than_is_needed(rng, monkeypatch):
-    """No dx below the first layer that learns, no gradients where none are wanted."""
+def test_sequential_requests_only_the_gradients_that_are_needed(rng, monkeypatch):
+    """Layers before the first one with parameters compute no dx, and need_grads=False computes no gradients."""
     net = Sequential(Reshape(4), Dense(4, 3, rng=rng), Tanh(), Dense(3, 1, rng=rng))
     asked = []
     for i, layer in enumerate(net.layers):
@@ -546,20 +546,20 @@ def test_a_network_without_parameters_has_no_gradients(rng):
     assert net.backward(y, cache, need_dx=False) == (None, {})
 
 
-def test_a_complex_x_meets_real_weights(rng):
-    """What the complex step in x needs."""
+def test_complex_x_with_real_weights(rng):
+    """The complex-step derivative in x needs this."""
     layer = Dense(3, 2, rng=rng).to("numpy", np.float64)
     x = rng.standard_normal((2, 3)) + 1j
     np.testing.assert_allclose(layer.forward(x)[0], x @ layer.params["w"])
 
 
-def test_nothing_needed_nothing_returned(case, backend, rng):
+def test_results_that_are_not_needed_are_none(case, backend, rng):
     layer, shape, how = case
     y, cache = layer.forward(backend.asarray(rng.standard_normal(shape)), **how)
     assert layer.backward(backend.xp.ones_like(y), cache, need_dx=False, need_grads=False) == (None, None)
 
 
-def test_to_moves_parameters_and_buffers_but_no_counters(backend, rng):
+def test_to_moves_parameters_and_buffers_but_not_counters(backend, rng):
     net = Sequential(Dense(2, 2, rng=rng), BatchNorm(2), Dropout(0.5, rng=rng))
     before = {k: v.copy() for k, v in {**net.params, **net.buffers}.items()}
     assert net.to(backend, np.float64) is net and net.backend is net.layers[2].backend is backend
@@ -569,7 +569,7 @@ def test_to_moves_parameters_and_buffers_but_no_counters(backend, rng):
     assert net.to("numpy").backend.name == "numpy" and net.params["0.w"].dtype == np.float64
 
 
-def test_a_network_reads_as_a_table(rng):
+def test_repr_of_a_network_lists_its_layers(rng):
     net = Sequential(
         Conv2d(1, 8, 5, stride=2, rng=rng), ConvTranspose2d(8, 2, 4, rng=rng), BatchNorm(2), ReLU(), LeakyReLU(0.1),
         Tanh(), Sigmoid(), Dropout(0.3, rng=rng), Upsample(2), Flatten(), Reshape(3, 4), Dense(4, 1, rng=rng),
@@ -581,17 +581,16 @@ def test_a_network_reads_as_a_table(rng):
     )
 
 
-# ---------------------------------------------------------------- fresh weights
+# ---------------------------------------------------------------- initial weights
 
 
-def test_fresh_weights_have_the_spread_that_their_papers_say(rng):
-    wide = dict(rng=rng)
-    w = Dense(400, 300, init=normal(0.02), **wide).params["w"]
+def test_initialisers_have_the_documented_standard_deviation(rng):
+    w = Dense(400, 300, init=normal(0.02), rng=rng).params["w"]
     assert w.dtype == np.float32 and abs(w.std() - 0.02) < 2e-4 and abs(w.mean()) < 2e-4
-    w = Dense(400, 300, init=glorot_uniform, **wide).params["w"]
+    w = Dense(400, 300, init=glorot_uniform, rng=rng).params["w"]
     a = math.sqrt(6 / 700)
     assert w.dtype == np.float32 and 0.999 * a < abs(w).max() <= a and abs(w.std() - a / math.sqrt(3)) < 3e-4
-    w = Dense(400, 300, init=he_normal, **wide).params["w"]
+    w = Dense(400, 300, init=he_normal, rng=rng).params["w"]
     assert w.dtype == np.float32 and abs(w.std() - math.sqrt(2 / 400)) < 6e-4
 
 
@@ -604,7 +603,7 @@ def test_fresh_weights_have_the_spread_that_their_papers_say(rng):
         (lambda **k: Conv2d(2, 3, 5, bias=False, **k), {"w": (5, 5, 2, 3)}, (50, 75)),
     ],
 )
-def test_parameters_of_layers_with_weights(layer, shapes, fans, rng):
+def test_shapes_and_initialisers_of_parameters(layer, shapes, fans, rng):
     asked = []
 
     def init(rng, shape, fan_in, fan_out):
@@ -613,10 +612,10 @@ def test_parameters_of_layers_with_weights(layer, shapes, fans, rng):
 
     params = layer(rng=rng, init=init).params
     assert {k: p.shape for k, p in params.items()} == shapes and asked == [fans]
-    assert all((p == (k == "w")).all() and p.dtype == np.float32 for k, p in params.items()), "biases begin at 0"
+    assert all((p == (k == "w")).all() and p.dtype == np.float32 for k, p in params.items()), "biases start at 0"
 
 
-def test_batch_norm_begins_as_the_identity():
+def test_a_new_batch_norm_is_the_identity():
     layer = BatchNorm(3)
     tensors = {**layer.params, **layer.buffers}
     assert {k: v.tolist() for k, v in tensors.items()} == {
@@ -625,7 +624,7 @@ def test_batch_norm_begins_as_the_identity():
     assert (layer.momentum, layer.eps) == (0.9, 1e-5)
 
 
-# ---------------------------------------------------------------- what they refuse
+# ---------------------------------------------------------------- error messages
 
 
 @pytest.mark.parametrize(
@@ -660,7 +659,7 @@ def test_batch_norm_begins_as_the_identity():
             (3, 4),
             r"Projection expects x \(N, 5\), got \(3, 4\): put Flatten\(\) before it$",
         ),
-        (lambda r: BatchNorm(3), (5, 4), r"BatchNorm expects x \(N, 3\), got \(5, 4\): its last axis holds 3 channels"),
+        (lambda r: BatchNorm(3), (5, 4), r"BatchNorm expects x \(N, 3\), got \(5, 4\): its last axis has 3 channels"),
         (lambda r: BatchNorm(3), (5, 2, 2, 4), r"BatchNorm expects x \(N, H, W, 3\), got \(5, 2, 2, 4\)"),
         (
             lambda r: Reshape(2, 3),
@@ -676,16 +675,16 @@ def test_batch_norm_begins_as_the_identity():
         (
             lambda r: ConvTranspose2d(1, 1, 2, pad=2, rng=r),
             (1, 2, 2, 1),
-            r"with pad \(2, 2\) leaves nothing of x \(1, 2, 2, 1\): reduce pad",
+            r"with pad \(2, 2\) has no output pixels for x \(1, 2, 2, 1\): reduce pad",
         ),
     ],
 )
-def test_a_wrong_x_is_refused_with_what_to_do(layer, shape, message, rng):
+def test_a_wrong_x_is_rejected_with_a_remedy(layer, shape, message, rng):
     with pytest.raises(ValueError, match=message):
         layer(rng).forward(np.ones(shape, np.float32))
 
 
-def test_a_dtype_that_is_not_that_of_the_weights_is_refused(rng):
+def test_x_with_another_dtype_than_the_weights_is_rejected(rng):
     message = (
         r"Dense has float32 weights, got x of float64: convert x, or the network with .to\(backend, dtype=float64\)"
     )
@@ -702,10 +701,10 @@ def test_a_dtype_that_is_not_that_of_the_weights_is_refused(rng):
         (lambda r: Dropout(-0.1, rng=r), "a dropout rate is at least 0 and below 1, got -0.1"),
         (lambda r: Upsample(0), "an upsampling factor is at least 1, got 0"),
         (lambda r: Conv2d(1, 1, 3, pad=-1, rng=r), "pad is an int >= 0 or a pair of them, got -1"),
-        (lambda r: LeakyReLU(-0.1), "a leaky slope is at least 0, got -0.1"),
+        (lambda r: LeakyReLU(-0.1), "the slope of a LeakyReLU is at least 0, got -0.1"),
     ],
 )
-def test_a_layer_that_cannot_be_is_refused(make, message, rng):
+def test_invalid_arguments_of_layers_are_rejected(make, message, rng):
     with pytest.raises(ValueError, match=message):
         make(rng)
 
@@ -713,7 +712,7 @@ def test_a_layer_that_cannot_be_is_refused(make, message, rng):
 # ---------------------------------------------------------------- tangents
 
 
-def test_a_tangent_is_how_y_moves_and_its_backward_is_the_transpose(case, backend, rng):
+def test_tangent_is_the_directional_derivative_and_its_backward_the_transpose(case, backend, rng):
     """ty = (y(x + h tx) - y(x - h tx)) / 2h, and <ty, c> = <tx, dtx> for the dtx of c."""
     layer, shape, how = case
 
@@ -727,7 +726,7 @@ def test_a_tangent_is_how_y_moves_and_its_backward_is_the_transpose(case, backen
     y, cache = forward(x)
     if isinstance(layer, OneHot) or (
         isinstance(layer, Sequential) and layer.takes_labels
-    ):  # a generator's entrance: no penalty goes through it
+    ):  # the first layer of a generator, to which no penalty applies
         with pytest.raises(NotImplementedError, match=r"OneHot\(3\) has no rule for second derivatives"):
             layer.tangent(backend.asarray(tx), cache)
         return
@@ -744,7 +743,7 @@ def test_a_tangent_is_how_y_moves_and_its_backward_is_the_transpose(case, backen
         assert dx is None and dtx is None and spared.keys() == grads.keys()
 
 
-def test_a_layer_without_the_rule_says_so():
+def test_a_layer_without_second_derivatives_raises():
     class Mine(Layer):
         pass
 
@@ -753,12 +752,12 @@ def test_a_layer_without_the_rule_says_so():
             call()
 
 
-# ---------------------------------------------------------------- what a network does for speed
+# ---------------------------------------------------------------- layers followed by an activation, and packing
 
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
-def test_batch_norm_with_its_activation_is_one_after_the_other(backend, rng, train, slope):
+def test_batch_norm_followed_by_an_activation(backend, rng, train, slope):
     norm, leaky, alone = BatchNorm(5), LeakyReLU(slope), BatchNorm(5)
     for name in ("gamma", "beta"):
         norm.params[name][...] = alone.params[name][...] = rng.uniform(-1, 1, 5)
@@ -791,7 +790,7 @@ WEIGHTED = {
 
 @pytest.mark.parametrize("kind", WEIGHTED)
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
-def test_a_layer_with_its_activation_is_one_after_the_other(backend, rng, kind, slope):
+def test_a_layer_followed_by_an_activation(backend, rng, kind, slope):
     make, shape = WEIGHTED[kind]
     layer, leaky = make(rng), LeakyReLU(slope)
     if "b" in layer.params:
@@ -818,11 +817,11 @@ def test_a_layer_with_its_activation_is_one_after_the_other(backend, rng, kind, 
     none, grads = together.backward(dy, caches, need_dx=False)
     assert none is None
     compare(grads["0.w"], grads_expected["w"])
-    for array, copied in zip((x, dy), given, strict=True):  # what was given is as it was
+    for array, copied in zip((x, dy), given, strict=True):  # the inputs are unchanged
         np.testing.assert_array_equal(backend.to_numpy(array), copied)
 
 
-def test_a_packed_network_has_its_parameters_in_one_array(backend, rng):
+def test_a_packed_network_stores_its_parameters_in_one_array(backend, rng):
     net = Sequential(SpectralNorm(Dense(3, 4, rng=rng), rng=rng), BatchNorm(4), LeakyReLU(), Dense(4, 2, rng=rng))
     net.to(backend)
     before = {name: backend.to_numpy(p).copy() for name, p in net.params.items()}
@@ -836,7 +835,7 @@ def test_a_packed_network_has_its_parameters_in_one_array(backend, rng):
     assert all(np.array_equal(backend.to_numpy(p), 2 * before[name]) for name, p in net.params.items())
     assert not np.allclose(backend.to_numpy(net.forward(x, train=False)[0]), backend.to_numpy(y))
 
-    net.layers[3].params["b"] = net.layers[3].params["b"] + 1  # an array of its own again
+    net.layers[3].params["b"] = net.layers[3].params["b"] + 1  # this parameter is no longer a view of the flat array
     assert net.pack() is not flat
     assert net.pack()[-1] == net.params["3.b"][-1] == 1
     twin = copy.deepcopy(net)
@@ -844,7 +843,7 @@ def test_a_packed_network_has_its_parameters_in_one_array(backend, rng):
     assert all(np.any(backend.to_numpy(p)) for name, p in net.params.items() if name.endswith("w"))
 
 
-def test_one_layer_is_packed_too(backend, rng):
+def test_a_single_layer_can_be_packed(backend, rng):
     net = Dense(3, 2, bias=False, rng=rng).to(backend)
     assert net.pack().shape == (6,) and net.params["w"].shape == (3, 2)
 
@@ -853,20 +852,20 @@ def test_one_layer_is_packed_too(backend, rng):
 
 
 @pytest.mark.parametrize("preset", ["digits", "small", "tutorial", "mlp"])
-def test_a_fused_training_stays_with_the_plain_one_in_float32(preset, backend):
-    """Ten Adam steps of each player, plain and fused: no parameter or statistic is apart by more than 1e-5 of the
-    largest of its tensor. (One pass rounds as two do, so on most backends the bits are the same.)"""
+def test_fused_and_plain_training_agree_in_float32(preset, backend):
+    """After ten Adam steps of each network, no parameter or statistic differs by more than 1e-5 of the largest value
+    of its tensor. (The merged pass rounds like the two separate passes, so that the bits agree on most backends.)"""
     results = []
     for fused in (False, True):
         rng = np.random.default_rng(0)
         networks = models.build(preset, rng=rng, sample_shape=(8, 8, 1))
         G, D = (network.to(backend) for network in networks)
-        players = (layers.fuse(G), layers.fuse(D)) if fused else (G, D)
+        trained = (layers.fuse(G), layers.fuse(D)) if fused else (G, D)
         optimizers = Adam(D, lr=1e-3), Adam(G, lr=1e-3)
         for _ in range(10):
             real = backend.asarray(rng.uniform(-1, 1, (8, 8, 8, 1)).astype(np.float32))
             z = backend.asarray(rng.standard_normal((8, *G.noise_shape), dtype=np.float32))
-            game.simultaneous_step(*players, *optimizers, real, z, losses.non_saturating)
+            game.simultaneous_step(*trained, *optimizers, real, z, losses.non_saturating)
         results.append(
             {f"{n}.{k}": backend.to_numpy(v) for n, N in enumerate((G, D)) for k, v in (N.params | N.buffers).items()}
         )
@@ -875,7 +874,7 @@ def test_a_fused_training_stays_with_the_plain_one_in_float32(preset, backend):
         assert difference <= 1e-5 * max(np.abs(plain).max(), 1e-3), name
 
 
-def test_what_was_merged_is_printed(rng):
+def test_repr_of_a_fused_network_shows_what_was_merged(rng):
     network = Sequential(Dense(3, 4, rng=rng), LeakyReLU(0.1), BatchNorm(4), layers.ReLU(), Dense(4, 1, rng=rng))
     assert repr(layers.fuse(network)).splitlines()[1:-1] == [
         "    0: Dense(3 -> 4) + LeakyReLU(0.1)",

@@ -1,6 +1,6 @@
-"""The losses: their values from formulas, their limits where float32 ends, and the shapes they refuse.
+"""Test the losses: values against formulas, accuracy at the limits of float32, and rejected shapes.
 
-Their gradients are checked in test_gradcheck.py ("losses").
+test_gradcheck.py checks their gradients ("losses").
 """
 
 import math
@@ -29,27 +29,27 @@ def test_sigmoid_and_softplus_against_scipy(dtype):
     assert got.dtype == losses.sigmoid(l).dtype == dtype
 
 
-def test_softplus_follows_a_complex_logit():
-    """Its derivative by complex step is the sigmoid."""
+def test_softplus_of_a_complex_logit():
+    """The complex-step derivative of softplus is the sigmoid."""
     np.testing.assert_allclose(losses.softplus(L + 1e-20j).imag / 1e-20, scipy.special.expit(L), rtol=1e-12)
 
 
-def test_an_undecided_discriminator_loses_2_ln_2_with_slopes_of_a_half():
+def test_losses_and_gradients_at_equilibrium():
     zeros = np.zeros((4, 1))
     loss, d_real, d_fake = non_saturating.discriminator(zeros, zeros)
     assert math.isclose(loss, 2 * math.log(2)) and (d_real == -0.125).all() and (d_fake == 0.125).all()
-    for player, slope in ((non_saturating, -0.125), (minimax, -0.125)):
-        loss, d_fake = player.generator(zeros)
+    for loss_function, slope in ((non_saturating, -0.125), (minimax, -0.125)):
+        loss, d_fake = loss_function.generator(zeros)
         assert math.isclose(abs(loss), math.log(2)) and (d_fake == slope).all()
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES.values(), ids=lambda loss: loss.name)
-def test_every_loss_knows_its_values_for_an_undecided_discriminator(loss):
+def test_equilibrium_is_the_pair_of_losses_at_logit_0(loss):
     zeros = np.zeros((4, 1))
     np.testing.assert_allclose(loss.equilibrium, (loss.discriminator(zeros, zeros)[0], loss.generator(zeros)[0]))
 
 
-def test_both_losses_share_the_discriminators():
+def test_minimax_and_non_saturating_have_the_same_discriminator_loss():
     real, fake = L, L[::-1]
     a, b = non_saturating.discriminator(real, fake), minimax.discriminator(real, fake)
     assert a[0] == b[0] and (a[1] == b[1]).all() and (a[2] == b[2]).all()
@@ -62,7 +62,7 @@ def test_the_discriminators_loss_is_the_cross_entropy():
     assert math.isclose(loss, -np.log(s(real)).mean() - np.log(1 - s(fake)).mean(), rel_tol=1e-14)
 
 
-def test_the_generators_losses_are_what_their_names_say():
+def test_generator_losses_match_their_formulas():
     fake = column(0.3, -1.0, 2.0)
     s = scipy.special.expit(fake)
     assert math.isclose(non_saturating.generator(fake)[0], -np.log(s).mean(), rel_tol=1e-14)
@@ -70,8 +70,8 @@ def test_the_generators_losses_are_what_their_names_say():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_exact_at_logits_of_100(dtype):
-    """A sigmoid rounds to 0 or 1 there; the loss and its slope do not. Without a warning, too."""
+def test_losses_are_accurate_at_logits_of_100(dtype):
+    """A sigmoid rounds to 0 or 1 there. The loss and its gradient stay accurate, and NumPy gives no warning."""
     far = column(-100, 100, dtype=dtype)
     tiny = math.exp(-100) / 2  # 1.9e-44: subnormal in float32, and not 0
 
@@ -92,15 +92,15 @@ def test_exact_at_logits_of_100(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_non_saturating_generator_still_learns_where_it_is_found_out(dtype):
-    """DeZero's loss (sigmoid, clip, log) has slope 0 at logit -20, where the truth is -1; minimax has almost none."""
+def test_the_non_saturating_gradient_does_not_vanish_at_logit_minus_20(dtype):
+    """DeZero's loss (sigmoid, clip, log) has gradient 0 at logit -20, where -1 is correct. For minimax it is near 0."""
     sure = column(-20, dtype=dtype)
     np.testing.assert_allclose(non_saturating.generator(sure)[1], -1, atol=3e-9)
     assert -3e-9 < minimax.generator(sure)[1][0, 0] <= 0
 
 
-def test_hinge_teaches_only_within_the_margin():
-    """What is beyond 1 on its own side of 0 has slope 0 (Miyato et al. 2018, equation 16)."""
+def test_hinge_has_no_gradient_beyond_the_margin():
+    """Real logits of at least 1 and fake logits of at most -1 have no gradient (Miyato et al. 2018, equation 16)."""
     real, fake = column(2.0, 0.5, -3.0, 1.0), column(-2.0, 0.0, -1.0, 0.5)  # 1 and -1: on the margin itself
     loss, d_real, d_fake = losses.hinge.discriminator(real, fake)
     assert loss == (0 + 0.5 + 4 + 0) / 4 + (0 + 1 + 0 + 1.5) / 4
@@ -109,17 +109,17 @@ def test_hinge_teaches_only_within_the_margin():
     assert loss == 0.625 and (d_fake == -0.25).all() and d_fake.shape == (4, 1)
 
 
-def test_label_smoothing_of_a_loss_without_targets_is_refused():
-    with pytest.raises(ValueError, match="label smoothing moves the targets 0 and 1, which hinge does not have"):
+def test_label_smoothing_of_a_loss_without_targets_is_rejected():
+    with pytest.raises(ValueError, match="label smoothing needs a loss with targets, got hinge: use non_saturating"):
         smoothed(losses.hinge, 0.1)
 
 
-def test_plain_numbers_are_numpys():
+def test_python_numbers_use_the_reference_backend():
     assert backends.of(1.0) is backends.of(np.ones(1)) is backends.reference()
     assert losses.sigmoid(0.0) == 0.5
 
 
-def test_a_loss_computes_where_its_logits_are(emulation):
+def test_a_loss_uses_the_backend_of_its_logits(emulation):
     logits = emulation.asarray([[1.0]])
     assert backends.of(logits) is emulation
     for value in (losses.sigmoid(logits), *non_saturating.discriminator(logits, logits)):
@@ -127,8 +127,8 @@ def test_a_loss_computes_where_its_logits_are(emulation):
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=str)
-def test_a_loss_computes_with_the_backend_it_was_moved_to(loss):
-    """So that a backend that shares its batch with other processes sees the sums."""
+def test_a_loss_uses_the_backend_it_was_moved_to(loss):
+    """A backend for data-parallel training must receive all sums over the batch."""
 
     class Counting(type(backends.reference())):
         sums = 0
@@ -140,31 +140,31 @@ def test_a_loss_computes_with_the_backend_it_was_moved_to(loss):
     counting, logits = Counting(), np.ones((3, 1))
     moved = loss.to(counting)
     moved.discriminator(logits, logits), moved.generator(logits)
-    assert counting.sums == 9  # of three means a sum and a count each, and of three gradients the count
+    assert counting.sums == 9  # a sum and a count for each of three means, and a count for each of three gradients
     assert loss.backend is None and moved.equilibrium == loss.equilibrium
 
 
-def test_tiny_values_keep_their_digits():
-    """log1p: softplus(-30) is e^-30 to all digits, not the difference of two rounded numbers."""
+def test_tiny_losses_have_full_relative_precision():
+    """softplus(-30) is e^-30 with full relative precision, because it is computed with log1p."""
     loss, _ = non_saturating.generator(column(30.0))
     assert math.isclose(loss, math.exp(-30), rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("loss", [*losses.LOSSES.values(), smoothed(non_saturating, 0.1)], ids=lambda l: l.name)
-def test_everything_has_the_dtype_of_the_logits(loss, dtype):
+def test_results_have_the_dtype_of_the_logits(loss, dtype):
     real, fake = L.astype(dtype), L[:3].astype(dtype)
     for results in (loss.discriminator(real, fake), loss.generator(fake)):
         assert all(np.asarray(r).dtype == dtype for r in results)
     assert [d.shape for d in loss.discriminator(real, fake)[1:]] == [(7, 1), (3, 1)]
 
 
-def test_losses_are_known_by_their_names():
+def test_the_table_of_losses():
     assert losses.LOSSES["non_saturating"] is non_saturating and losses.LOSSES["minimax"] is minimax
     assert [loss.name for loss in losses.LOSSES.values()] == list(losses.LOSSES)
 
 
-def test_label_smoothing_is_the_cross_entropy_with_a_softer_target():
+def test_label_smoothing_is_the_cross_entropy_with_a_smoothed_target():
     real, fake, t = column(1.0, -2.0, 0.5), column(0.3, -1.0), 0.8
     s = scipy.special.expit
     loss, d_real, d_fake = smoothed(non_saturating, 1 - t).discriminator(real, fake)
@@ -174,7 +174,7 @@ def test_label_smoothing_is_the_cross_entropy_with_a_softer_target():
     np.testing.assert_allclose(d_fake, non_saturating.discriminator(real, fake)[2])
 
 
-def test_label_smoothing_leaves_the_generator_and_the_original_alone():
+def test_label_smoothing_changes_neither_the_generator_nor_the_original():
     soft = smoothed(minimax, 0.1)
     assert soft.generator(L)[0] == minimax.generator(L)[0] and soft.name == "minimax"
     assert minimax.discriminator(L, L)[0] != soft.discriminator(L, L)[0]
@@ -182,64 +182,64 @@ def test_label_smoothing_leaves_the_generator_and_the_original_alone():
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 0.5, 1.0, math.nan])
-def test_label_smoothing_out_of_range_is_refused(smoothing):
+def test_label_smoothing_out_of_range_is_rejected(smoothing):
     with pytest.raises(ValueError, match=f"label smoothing is at least 0 and below 0.5, got {smoothing}"):
         smoothed(minimax, smoothing)
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 1, 1), (4, 2), (1, 4), (), (0, 1), (2, 2)])
-def test_logits_that_would_broadcast_are_refused(shape):
-    """Equinox's GAN subtracts labels (B,) from logits (B, 1, 1, 1) and averages B x B numbers."""
+def test_logits_that_would_broadcast_are_rejected(shape):
+    """Equinox's GAN subtracts labels (B,) from logits (B, 1, 1, 1) and averages over B x B numbers."""
     wrong, right = np.ones(shape), np.ones((4, 1))
-    said = r"{} are one number a sample, \(N, 1\), got \(.*\): end D with Dense\(n, 1\)"
+    message = r"{} are one number per sample, \(N, 1\), got \(.*\): end D with Dense\(n, 1\)"
     for loss in losses.LOSSES.values():
-        with pytest.raises(ValueError, match=said.format("real_logits")):
+        with pytest.raises(ValueError, match=message.format("real_logits")):
             loss.discriminator(wrong, right)
-        with pytest.raises(ValueError, match=said.format("fake_logits")):
+        with pytest.raises(ValueError, match=message.format("fake_logits")):
             loss.discriminator(right, wrong)
-        with pytest.raises(ValueError, match=said.format("fake_logits")):
+        with pytest.raises(ValueError, match=message.format("fake_logits")):
             loss.generator(wrong)
 
 
 def test_cross_entropy_by_hand():
-    """Three equal logits: ln 3, whatever the label; a sure and right answer: nothing left to learn."""
+    """The loss of three equal logits is ln 3 for any label. A correct label with a large logit has no gradient."""
     value, d_logits = losses.cross_entropy(np.zeros((2, 3)), np.array([0, 2]))
     assert math.isclose(value, math.log(3))
     third = 1 / 6
     np.testing.assert_allclose(d_logits, [[third - 0.5, third, third], [third, third, third - 0.5]])
     value, d_logits = losses.cross_entropy(np.array([[1000.0, 0.0]]), np.array([0]))
     assert value == 0 and not d_logits.any()
-    # Each row by its own largest logit: beside a row of 1000 a row of -1000 is not exp(-2000) = 0.
+    # The largest logit is subtracted per row. A common maximum of 1000 would give exp(-2000) = 0 in the second row.
     value, d_logits = losses.cross_entropy(np.array([[1000.0, 0.0], [-1000.0, -1000.0]]), np.array([0, 1]))
     assert math.isclose(value, math.log(2) / 2) and d_logits.tolist() == [[0, 0], [0.25, -0.25]]
 
 
 @pytest.mark.parametrize(("logits", "labels"), [((3,), (3,)), ((3, 2), (2,)), ((3, 2), (3, 1)), ((3, 2, 1), (3,))])
-def test_cross_entropy_refuses_what_would_broadcast(logits, labels):
+def test_cross_entropy_rejects_shapes_that_would_broadcast(logits, labels):
     with pytest.raises(ValueError, match=r"expected logits \(N, classes\) and labels \(N,\), got \(.*\) and \(.*\)"):
         losses.cross_entropy(np.zeros(logits), np.zeros(labels, int))
 
 
 @pytest.mark.parametrize(
-    ("labels", "says"),
+    ("labels", "message"),
     [
         ([0, 3], "labels go from 0 to 2, got 3"),
         ([-1, 2], "from 0 to 2, got -1"),
         ([0.0, 1.0], "whole numbers, got float"),
     ],
 )
-def test_cross_entropy_refuses_labels_that_are_no_class(labels, says):
-    with pytest.raises(ValueError, match=says):
+def test_cross_entropy_rejects_invalid_labels(labels, message):
+    with pytest.raises(ValueError, match=message):
         losses.cross_entropy(np.zeros((2, 3)), np.array(labels))
 
 
-def test_a_row_of_logits_is_as_good_as_a_column():
+def test_logits_may_have_shape_n_or_n_1():
     column_loss, row_loss = non_saturating.generator(L), non_saturating.generator(L[:, 0])
     assert column_loss[0] == row_loss[0] and (column_loss[1][:, 0] == row_loss[1]).all()
 
 
-def test_the_gradient_of_a_lost_cause_keeps_its_digits():
-    """Where D is sure of the fakes the minimax gradient is tiny, but never 0: s(-30) = 9.4e-14 in float32 too."""
+def test_the_tiny_minimax_gradient_has_full_relative_precision():
+    """Where D is sure of the fakes, the minimax gradient is tiny but not 0: s(-30) = 9.4e-14, also in float32."""
     fake = column(-18, -30, -80, dtype=np.float32)
     _, d_fake = minimax.generator(fake)
     expected = -np.exp(fake.astype(np.float64)) / 3

@@ -1,4 +1,4 @@
-"""The architectures: shapes, sizes, and what they refuse."""
+"""Test the networks of the presets: shapes, parameter counts, options, and error messages."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from minigan import models
 from minigan.errors import UserError
 from minigan.layers import BatchNorm, SpectralNorm
 
-# Counted by hand, layer by layer: (generator, discriminator) learn this many numbers on 28 x 28 x 1.
+# Parameter counts of (generator, discriminator) for 28 x 28 x 1, counted by hand, layer by layer.
 COUNTS = {
     "small": (64 * 3136 + 2 * 64 + 64 * 32 * 16 + 2 * 32 + 32 * 16 + 1, 16 * 32 + 32 + 32 * 64 * 16 + 64 + 3136 + 1),
     "tutorial": (
@@ -17,12 +17,12 @@ COUNTS = {
 }
 
 
-OF_IMAGES = [name for name, preset in models.PRESETS.items() if preset.kind == "images"]
+IMAGE_PRESETS = [name for name, preset in models.PRESETS.items() if preset.kind == "images"]
 
 
-@pytest.mark.parametrize("preset", OF_IMAGES)
+@pytest.mark.parametrize("preset", IMAGE_PRESETS)
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (8, 8, 1)])
-def test_noise_becomes_images_and_images_become_logits(preset, shape):
+def test_generators_map_noise_to_images_and_discriminators_images_to_logits(preset, shape):
     rng = np.random.default_rng(0)
     G, D = models.build(preset, rng=rng, sample_shape=shape)
     z = rng.standard_normal((3, G.noise_shape[0]), dtype=np.float32)
@@ -41,8 +41,8 @@ def test_parameter_counts(preset):
         assert f"{count:,}" in models.table(network, (G.noise_shape[0],) if network is G else (28, 28, 1))
 
 
-@pytest.mark.parametrize("preset", [name for name in OF_IMAGES if name != "upsample"])
-def test_with_classes_both_players_take_labels(preset):
+@pytest.mark.parametrize("preset", [name for name in IMAGE_PRESETS if name != "upsample"])
+def test_with_classes_both_networks_take_labels(preset):
     rng = np.random.default_rng(0)
     G, D = models.build(preset, rng=rng, sample_shape=(8, 8, 1), classes=3)
     assert G.classes == 3 and G.noise_shape[0] in (64, 100)
@@ -57,13 +57,13 @@ def test_with_classes_both_players_take_labels(preset):
 
 
 @pytest.mark.parametrize("classes", [0, 8])
-def test_noise_becomes_points_and_points_become_logits(classes):
+def test_the_networks_of_points_map_noise_to_points_and_points_to_logits(classes):
     rng, labels = np.random.default_rng(0), np.arange(6) if classes else None
     G, D = models.build("points", rng=rng, sample_shape=(2,), classes=classes)
     assert (G.noise_shape, G.classes, D.classes) == ((2,), classes, classes)
     points, _ = G.forward(rng.standard_normal((6, 2), dtype=np.float32), labels=labels)
     assert points.shape == (6, 2) and D.forward(points, labels=labels)[0].shape == (6, 1)
-    with pytest.raises(UserError, match="preset points makes rows of numbers, got samples of 28 x 28 x 1"):
+    with pytest.raises(UserError, match="preset points needs rows of numbers, got samples of 28 x 28 x 1"):
         models.build("points", rng=rng)
 
 
@@ -80,16 +80,16 @@ def test_the_normalisation_of_the_discriminator_is_an_option(preset, norm, kind,
 
 
 def test_the_width_of_the_generator_is_an_option():
-    narrow, wide, same = (
+    default, wide, digits_wide = (
         models.build(preset, rng=np.random.default_rng(0), options=options)[0]
         for preset, options in (("digits", {}), ("digits", {"g_width": "2"}), ("digits-wide", None))
     )
-    assert wide.params["0.w"].shape[1] == 2 * narrow.params["0.w"].shape[1]
-    assert all(np.array_equal(wide.params[name], w) for name, w in same.params.items())
+    assert wide.params["0.w"].shape[1] == 2 * default.params["0.w"].shape[1]
+    assert all(np.array_equal(wide.params[name], w) for name, w in digits_wide.params.items())
 
 
 @pytest.mark.parametrize(
-    ("preset", "options", "says"),
+    ("preset", "options", "message"),
     [
         ("small", {"g_width": 2}, "the networks of preset small have no option g_width, only d_norm"),
         ("mlp", {"d_norm": "batch"}, "the networks of preset mlp have no option d_norm, only none"),
@@ -97,8 +97,8 @@ def test_the_width_of_the_generator_is_an_option():
         ("digits", {"g_width": 9}, "g_width is at least 1 and at most 8, got 9"),
     ],
 )
-def test_an_option_that_a_preset_does_not_have_is_refused(preset, options, says):
-    with pytest.raises(UserError, match=says):
+def test_an_invalid_option_of_a_preset_is_rejected(preset, options, message):
+    with pytest.raises(UserError, match=message):
         models.build(preset, rng=np.random.default_rng(0), options=options)
 
 
@@ -127,7 +127,7 @@ def test_small_starts_from_dcgan_weights_and_tutorial_from_glorot():
 
 
 def test_tutorial_pads_as_tensorflow_does():
-    """TensorFlow's "same" pads max((ceil(H/s) - 1) * s + K - H, 0) in all, the smaller half before."""
+    """The total of TensorFlow's "same" padding is max((ceil(H/s) - 1) * s + K - H, 0), with the smaller half before."""
     G, D = models.build("tutorial", rng=np.random.default_rng(0))
     for layer, size in ((D.layers[0], 28), (D.layers[3], 14), (G.layers[4], 7), (G.layers[7], 14), (G.layers[10], 28)):
         total = max((-(-size // layer.stride) - 1) * layer.stride + layer.kernel - size, 0)
@@ -135,14 +135,14 @@ def test_tutorial_pads_as_tensorflow_does():
 
 
 @pytest.mark.parametrize(
-    ("preset", "shape", "says"),
+    ("preset", "shape", "message"),
     [
         ("dcgan", (28, 28, 1), "unknown preset 'dcgan': choose digits"),
         ("small", (28, 32, 1), "square, got 28 x 32"),
         ("small", (30, 30, 1), "multiple of 4"),
-        ("tutorial", (4, 4, 1), "from 8 up, got 4"),
+        ("tutorial", (4, 4, 1), "at least 8, got 4"),
     ],
 )
-def test_what_cannot_be_built_is_refused(preset, shape, says):
-    with pytest.raises(UserError, match=says):
+def test_an_invalid_preset_or_shape_is_rejected(preset, shape, message):
+    with pytest.raises(UserError, match=message):
         models.build(preset, rng=np.random.default_rng(0), sample_shape=shape)

@@ -1,4 +1,4 @@
-"""The optimizers: steps computed by hand, their closed forms, what they keep and what they refuse."""
+"""Test the optimizers: steps computed by hand, closed forms, state, and error messages."""
 
 import math
 
@@ -18,15 +18,15 @@ MAKERS = {
 
 
 def one_weight(backend, value=1.0, dtype=np.float64):
-    """A network of a single number, and that number's array."""
+    """Return a network with one weight, and the array of the weight."""
     net = Dense(1, 1, bias=False, rng=np.random.default_rng(0)).to(backend, dtype)
     net.params["w"][...] = value
     net.pack()
     return net, net.params["w"]
 
 
-def walk(optimizer, w, gradients):
-    """The weight after each of these gradients."""
+def weights_after(optimizer, w, gradients):
+    """Return the values of the weight after a step with each of these gradients."""
     path = []
     for dw in gradients:
         optimizer.step({"w": optimizer.network.backend.asarray(np.full((1, 1), dw), dtype=w.dtype)})
@@ -39,17 +39,17 @@ def walk(optimizer, w, gradients):
 
 def test_sgd_by_hand(backend):
     net, w = one_weight(backend)
-    assert walk(SGD(net, lr=0.5), w, [1.0, -2.0]) == [0.5, 1.5]
+    assert weights_after(SGD(net, lr=0.5), w, [1.0, -2.0]) == [0.5, 1.5]
 
 
 def test_momentum_by_hand(backend):
     net, w = one_weight(backend)  # v = 1, then 0.5 * 1 + 2 = 2.5, then 1.25
-    assert walk(SGD(net, lr=0.25, momentum=0.5), w, [1.0, 2.0, 0.0]) == [0.75, 0.125, -0.1875]
+    assert weights_after(SGD(net, lr=0.25, momentum=0.5), w, [1.0, 2.0, 0.0]) == [0.75, 0.125, -0.1875]
 
 
 def test_rmsprop_by_hand(backend):
     net, w = one_weight(backend)  # v = 0.25 * 4 = 1, then 0.75 * 1 + 0.25 * 16 = 4.75
-    path = walk(RMSProp(net, lr=0.5, decay=0.75, eps=1.0), w, [2.0, 4.0])
+    path = weights_after(RMSProp(net, lr=0.5, decay=0.75, eps=1.0), w, [2.0, 4.0])
     np.testing.assert_allclose(path, [1 - 0.5 * 2 / 2, 0.5 - 0.5 * 4 / (math.sqrt(4.75) + 1)], rtol=1e-15)
 
 
@@ -57,7 +57,7 @@ def test_adam_by_hand(backend):
     net, w = one_weight(backend)
     # t = 1: m = 0.5 * 2 = 1, v = 0.25 * 4 = 1; mhat = 1 / 0.5 = 2, vhat = 1 / 0.25 = 4.
     # t = 2: m = 0.5 + 0.5 * 4 = 2.5, v = 0.75 + 0.25 * 16 = 4.75; mhat = 2.5 / 0.75, vhat = 4.75 / (1 - 0.75^2).
-    path = walk(Adam(net, lr=0.5, beta1=0.5, beta2=0.75, eps=1.0), w, [2.0, 4.0])
+    path = weights_after(Adam(net, lr=0.5, beta1=0.5, beta2=0.75, eps=1.0), w, [2.0, 4.0])
     first = 1 - 0.5 * 2 / (2 + 1)
     np.testing.assert_allclose(path, [first, first - 0.5 * (2.5 / 0.75) / (math.sqrt(4.75 / 0.4375) + 1)], rtol=1e-15)
 
@@ -65,33 +65,33 @@ def test_adam_by_hand(backend):
 # ---------------------------------------------------------------- closed forms
 
 
-def test_adams_first_step_is_the_learning_rate_whatever_the_size_of_the_gradient(backend):
-    """ML-From-Scratch's Adam corrects its moments by the wrong power: 0.063 of this."""
+def test_adams_first_step_is_the_learning_rate_for_any_gradient(backend):
+    """ML-From-Scratch's Adam corrects its moments with the wrong power, which gives 0.063 of this step."""
     for size in (1e-4, 1.0, 1e4):
         net, w = one_weight(backend, 0.0)
-        assert math.isclose(walk(Adam(net, lr=0.01), w, [size])[0], -0.01, rel_tol=1e-3)
+        assert math.isclose(weights_after(Adam(net, lr=0.01), w, [size])[0], -0.01, rel_tol=1e-3)
 
 
-def test_adam_walks_at_the_learning_rate_under_a_constant_gradient(backend):
+def test_adam_moves_by_the_learning_rate_under_a_constant_gradient(backend):
     net, w = one_weight(backend, 0.0)
-    path = walk(Adam(net, lr=0.01, eps=0.0), w, [3.0] * 50)
+    path = weights_after(Adam(net, lr=0.01, eps=0.0), w, [3.0] * 50)
     np.testing.assert_allclose(path, -0.01 * np.arange(1, 51), rtol=1e-12)
 
 
 def test_momentum_reaches_lr_over_one_minus_momentum(backend):
     net, w = one_weight(backend, 0.0)
-    path = walk(SGD(net, lr=0.01, momentum=0.8), w, [1.0] * 200)
+    path = weights_after(SGD(net, lr=0.01, momentum=0.8), w, [1.0] * 200)
     assert math.isclose(path[-1] - path[-2], -0.01 / (1 - 0.8), rel_tol=1e-9)
 
 
-def test_rmsprop_walks_at_the_learning_rate_in_the_end(backend):
+def test_rmsprop_converges_to_steps_of_the_learning_rate(backend):
     net, w = one_weight(backend, 0.0)
-    path = walk(RMSProp(net, lr=0.01), w, [5.0] * 400)
+    path = weights_after(RMSProp(net, lr=0.01), w, [5.0] * 400)
     assert math.isclose(path[-1] - path[-2], -0.01, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_optimizer_finds_the_bottom_of_a_bowl(name, backend):
+def test_every_optimizer_minimises_a_quadratic(name, backend):
     net, w = one_weight(backend, 3.0)
     optimizer = MAKERS[name](net)
     for step in range(800):
@@ -100,12 +100,12 @@ def test_every_optimizer_finds_the_bottom_of_a_bowl(name, backend):
     assert abs(float(w[0, 0]) - 2) < 1e-3
 
 
-# ---------------------------------------------------------------- what they keep and touch
+# ---------------------------------------------------------------- state and side effects
 
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_step_writes_in_place_keeps_the_dtype_and_touches_no_gradient(name, dtype, backend, rng):
+def test_a_step_updates_in_place_and_preserves_dtypes_and_gradients(name, dtype, backend, rng):
     net = Sequential(Dense(3, 4, rng=rng), BatchNorm(4)).to(backend, dtype)
     optimizer = MAKERS[name](net)
     arrays = {k: (p, backend.to_numpy(p).copy()) for k, p in net.params.items()}
@@ -123,8 +123,8 @@ def test_a_step_writes_in_place_keeps_the_dtype_and_touches_no_gradient(name, dt
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_parameter_that_does_not_lie_in_one_piece_moves_too(name, backend, rng):
-    """Weights that came from elsewhere may be a transposed view."""
+def test_a_non_contiguous_parameter_is_updated(name, backend, rng):
+    """Weights that are set by the user may be a transposed view."""
     moved = []
     for order in ("C", "F"):
         net = Dense(3, 4, bias=False, rng=np.random.default_rng(6)).to(backend)
@@ -137,8 +137,8 @@ def test_a_parameter_that_does_not_lie_in_one_piece_moves_too(name, backend, rng
 
 
 @pytest.mark.parametrize(("name", "moments"), [("SGD", "v"), ("momentum", "v"), ("RMSProp", "v"), ("Adam", "mv")])
-def test_the_state_is_all_that_a_step_depends_on(name, moments, backend, rng):
-    """Copied into another optimizer, the next step is the same to the bit: so a checkpoint needs nothing else."""
+def test_a_step_depends_only_on_the_state(name, moments, backend, rng):
+    """An optimizer with a copied state takes the same next step, bit for bit. A checkpoint needs nothing else."""
     first, second = (Dense(3, 2, rng=np.random.default_rng(5)).to(backend) for _ in range(2))
     one, other = MAKERS[name](first), MAKERS[name](second)
     assert one.state.keys() == {f"{m}.{k}" for m in moments for k in ("w", "b")} | {"t"}
@@ -167,17 +167,17 @@ def test_defaults_are_those_of_the_papers(rng):
     assert (rmsprop.decay, rmsprop.eps, SGD(net, lr=0.1).momentum) == (0.9, 1e-8, 0.0)
 
 
-# ---------------------------------------------------------------- what they refuse
+# ---------------------------------------------------------------- error messages
 
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, math.inf, math.nan])
 @pytest.mark.parametrize("optimizer", [SGD, RMSProp, Adam])
-def test_a_learning_rate_that_is_none_is_refused(optimizer, lr, rng):
+def test_an_invalid_learning_rate_is_rejected(optimizer, lr, rng):
     with pytest.raises(ValueError, match=f"a learning rate is positive and finite, got {lr}"):
         optimizer(Dense(1, 1, rng=rng), lr=lr)
 
 
-def test_gradients_that_do_not_belong_to_the_network_are_refused_and_move_nothing(rng):
+def test_gradients_of_another_network_are_rejected_and_change_nothing(rng):
     net = Dense(3, 2, rng=rng)
     optimizer = Adam(net, lr=0.1)
     w, b = (np.ones_like(p) for p in net.params.values())
@@ -198,7 +198,7 @@ def test_gradients_that_do_not_belong_to_the_network_are_refused_and_move_nothin
 
 
 def test_moving_average_by_hand(backend):
-    """d = 1/10, then 2/11, then 3/12, then the decay 0.25 itself."""
+    """d is 1/10, 2/11, 3/12, and then the decay 0.25."""
     net, w = one_weight(backend, 0.0)
     average = MovingAverage(net, 0.25)
     expected = 0.0
@@ -208,10 +208,10 @@ def test_moving_average_by_hand(backend):
         d = (1 / 10, 2 / 11, 3 / 12, 0.25, 0.25)[t]
         expected = d * expected + (1 - d) * value
         assert math.isclose(float(average.network.params["w"][0, 0]), expected, rel_tol=1e-14)
-    assert float(w[0, 0]) == 0.5, "the original stays as it is"
+    assert float(w[0, 0]) == 0.5, "the original is unchanged"
 
 
-def test_a_decay_of_0_is_the_network_itself(backend, rng):
+def test_with_decay_0_the_average_is_the_current_network(backend, rng):
     net = Sequential(Dense(3, 2, rng=rng), BatchNorm(2)).to(backend)
     average = MovingAverage(net, 0.0)
     net.params["0.w"][...] = 7
@@ -221,7 +221,7 @@ def test_a_decay_of_0_is_the_network_itself(backend, rng):
     np.testing.assert_allclose(backend.to_numpy(average.network.buffers["1.mean"]), 5, rtol=1e-6)
 
 
-def test_the_average_starts_as_a_copy_and_can_draw(backend, rng):
+def test_the_average_starts_as_a_copy_and_can_generate(backend, rng):
     net = Sequential(Dense(3, 2, rng=rng), Dropout(0.5, rng=rng)).to(backend)
     average = MovingAverage(net, 0.9)
     x = backend.asarray(np.ones((2, 3), np.float32))
@@ -231,7 +231,7 @@ def test_the_average_starts_as_a_copy_and_can_draw(backend, rng):
     assert (backend.to_numpy(average.network.params["0.w"]) != 0).any(), "a copy, not the same arrays"
 
 
-def test_the_averages_state_is_all_it_depends_on(backend, rng):
+def test_the_average_depends_only_on_its_state(backend, rng):
     nets = [Sequential(Dense(3, 2, rng=rng), BatchNorm(2), Dropout(0.5, rng=rng)).to(backend) for _ in range(2)]
     one, other = (MovingAverage(net, 0.9) for net in nets)
     assert one.state.keys() == {
@@ -247,16 +247,16 @@ def test_the_averages_state_is_all_it_depends_on(backend, rng):
     for a, b in zip(one.state.values(), other.state.values(), strict=True):
         np.testing.assert_array_equal(backend.to_numpy(a), backend.to_numpy(b))
     assert one.state["t"].dtype == np.int64 and int(one.state["t"]) == 2 and int(one.state["buffer.2.draws"]) == 1, (
-        "counters are taken over, not averaged"
+        "counters are copied, not averaged"
     )
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
-def test_a_decay_out_of_range_is_refused(decay, rng):
+def test_a_decay_out_of_range_is_rejected(decay, rng):
     with pytest.raises(ValueError, match=f"the decay of a moving average is at least 0 and below 1, got {decay}"):
         MovingAverage(Dense(1, 1, rng=rng), decay)
 
 
-def test_the_base_class_only_shares(rng):
+def test_the_base_class_has_no_update_rule(rng):
     with pytest.raises(NotImplementedError):
         optim.Optimizer(Dense(1, 1, rng=rng), 0.1).step({"w": np.ones((1, 1)), "b": np.ones(1)})

@@ -1,4 +1,4 @@
-"""The wheel: it holds all that minigan needs, and works where there is no clone."""
+"""Test the wheel: it contains all files that minigan needs, and it works outside the clone."""
 
 import os
 import shutil
@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(*command, cwd: Path, **environment: str) -> str:
+    """Run Python with these arguments and environment variables, and return its output."""
     done = subprocess.run(
         [sys.executable, *map(str, command)], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
     )
@@ -22,21 +23,21 @@ def run(*command, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy of the clone, because a build leaves files in its folder."""
+    """Build the wheel from a copy of the clone, because a build leaves files in its folder."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("minigan", "lessons", "tests"):  # two that must stay out
+    for name in ("minigan", "lessons", "tests"):  # lessons and tests must not be in the wheel
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     (source / "minigan" / "__pycache__").mkdir()
-    (source / "minigan" / "__pycache__" / "stale.pyc").write_bytes(b"must stay out")
+    (source / "minigan" / "__pycache__" / "stale.pyc").write_bytes(b"must not be in the wheel")
     offline = ("--no-deps", "--no-build-isolation", "--no-index")  # setuptools is in `minigan[test]`
     run("-m", "pip", "wheel", "-q", *offline, "-w", out, source, cwd=out)
     (built,) = out.glob("*.whl")
     return built
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
+def test_the_wheel_contains_every_file_of_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     files = {
@@ -49,8 +50,8 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     assert all(any(name.endswith(end) for name in held) for end in needed)
 
 
-def test_the_wheel_works_in_another_folder(wheel, tmp_path):
-    """Installed outside of the clone, from an empty folder: train, doctor and gradcheck."""
+def test_the_wheel_works_outside_the_clone(wheel, tmp_path):
+    """Install the wheel outside the clone, and run train, doctor and gradcheck from an empty folder."""
     installed, here = tmp_path / "installed", tmp_path / "here"
     here.mkdir()
     run("-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", installed, wheel, cwd=here)

@@ -1,5 +1,5 @@
-"""The convolutions over shapes that nobody chose: kernels 1-7, strides 1-3, pads, channel counts that fit no register,
-a batch of one, and arrays that do not lie in one piece; and, one by one, the gradients of the layers made of them."""
+"""Test convolutions and image layers with generated shapes: kernels 1-7, strides 1-3, pads, odd channel counts, batches
+of one, and non-contiguous arrays."""
 
 import numpy as np
 import pytest
@@ -11,15 +11,15 @@ from minigan.checking import checks
 from minigan.checking.gradcheck import check_layer
 from minigan.layers import BatchNorm, Conv2d, ConvTranspose2d, Upsample
 
-# The fixture gives a module, which no example changes.
+# The function-scoped fixture returns a backend, which no example changes.
 thorough = settings(
     max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-# Adjointness in float32: sums of up to K * K * C * N * P * Q products, each rounded to 6e-8; relative to the size of
-# the terms, sqrt(sum of squares), which is what rounding is relative to.
+# Bound for adjointness in float32, relative to the product of the norms. The inner products are sums of up to
+# K * K * C * N * P * Q products, each rounded to 6e-8.
 FLOAT32 = 1e-5
 
 channels = st.sampled_from([1, 2, 3, 5, 7, 9, 13, 17])
@@ -27,7 +27,7 @@ channels = st.sampled_from([1, 2, 3, 5, 7, 9, 13, 17])
 
 @st.composite
 def convolutions(draw):
-    """(x shape, w shape, stride, pad) of a convolution that fits, and a seed."""
+    """Draw (x shape, w shape, stride, pad, seed) of a convolution whose kernel fits into the padded image."""
     K, stride = draw(st.integers(1, 7)), draw(st.integers(1, 3))
     pad = draw(st.one_of(st.integers(0, 3), st.tuples(st.integers(0, 3), st.integers(0, 3))))
     smallest = max(1, K - sum(backends.pads(pad)))
@@ -37,9 +37,9 @@ def convolutions(draw):
 
 
 def scattered(a):
-    """The same numbers, every second one of a larger array, its axes in another order in memory."""
-    room = np.zeros([2 * n for n in a.shape[::-1]], a.dtype).T
-    view = room[tuple(slice(None, None, 2) for _ in a.shape)]
+    """Return a non-contiguous copy of a: every second number of a larger array with reversed memory order."""
+    larger = np.zeros([2 * n for n in a.shape[::-1]], a.dtype).T
+    view = larger[tuple(slice(None, None, 2) for _ in a.shape)]
     view[...] = a
     assert view.size < 2 or not view.flags.c_contiguous
     return view
@@ -47,7 +47,7 @@ def scattered(a):
 
 @thorough
 @given(convolutions(), st.booleans())
-def test_all_three_convolutions_against_plain_loops(backend, convolution, in_pieces):
+def test_convolution_and_its_gradients_match_plain_loops(backend, convolution, in_pieces):
     x_shape, w_shape, stride, pad, seed = convolution
     rng = np.random.default_rng(seed)
     x, w = rng.standard_normal(x_shape), rng.standard_normal(w_shape)
@@ -55,11 +55,13 @@ def test_all_three_convolutions_against_plain_loops(backend, convolution, in_pie
     dy = rng.standard_normal(expected.shape)
     X, W, DY = (backend.asarray(scattered(a) if in_pieces else a) for a in (x, w, dy))
     y = backend.to_numpy(backend.conv2d(X, W, stride, pad))
-    scale = np.sqrt(np.prod(w_shape[:3]))  # of a sum of so many products of standard normal numbers
+    scale = np.sqrt(
+        np.prod(w_shape[:3])
+    )  # standard deviation of a sum of K * K * C products of standard normal numbers
     np.testing.assert_allclose(y, expected, atol=1e-13 * scale * 10)
     dx = backend.to_numpy(backend.conv2d_grad_x(DY, W, x_shape, stride, pad))
     dw = backend.to_numpy(backend.conv2d_grad_w(DY, X, w_shape, stride, pad))
-    # y is linear in x and in w, so that its change along any direction is given by the gradients.
+    # y is linear in x and in w, so the gradients give its exact change along any direction.
     tx, tw = rng.standard_normal(x_shape), rng.standard_normal(w_shape)
     for t, grad, moved in (
         (tx, dx, checks.plain_conv(tx, w, stride, backends.pads(pad))),
@@ -81,7 +83,7 @@ def test_adjointness(backend, convolution, single):
     x = rng.standard_normal(x_shape).astype(dtype)
     conv_x = backend.to_numpy(conv.forward(backend.asarray(x))[0])
     y = rng.standard_normal(conv_x.shape).astype(dtype)
-    # The layer has one output_pad for both axes: it is right where both leave as many pixels over.
+    # The layer has one output_pad for both axes, so it applies only if both axes need the same value.
     over = [(size + sum(backends.pads(pad)) - K) % stride for size in (H, W)]
     if over[0] == over[1]:
         back = ConvTranspose2d(O, C, K, stride=stride, pad=pad, output_pad=over[0], bias=False, rng=rng).to(
@@ -100,7 +102,7 @@ def test_adjointness(backend, convolution, single):
 
 @thorough
 @given(convolutions())
-def test_float32_is_float64_rounded(backend, convolution):
+def test_float32_agrees_with_float64(backend, convolution):
     x_shape, w_shape, stride, pad, seed = convolution
     rng = np.random.default_rng(seed)
     x, w = rng.standard_normal(x_shape), rng.standard_normal(w_shape)
@@ -113,27 +115,27 @@ def test_float32_is_float64_rounded(backend, convolution):
 
 @st.composite
 def image_layers(draw):
-    """(layer, shape of x): a layer of images with few numbers, of any geometry that it allows."""
+    """Draw (layer, shape of x): an image layer with few numbers and any geometry that it allows."""
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     kind = draw(st.sampled_from(["conv", "transposed", "norm", "upsample"]))
     N, H, W, C = draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
     if kind == "norm":
-        # Two numbers have no variance to speak of: xhat is +-1 whatever they are, and dx rounding only.
+        # At least 3 values per channel: with two, xhat is +-1 for any x, and dx consists only of rounding errors.
         return BatchNorm(C, eps=1e-3), (N + 1, H + 1, W + 1, C)
     if kind == "upsample":
         return Upsample(draw(st.integers(1, 4))), (N, H, W, C)
     K, stride = draw(st.integers(1, 7)), draw(st.integers(1, 3))
-    how = dict(stride=stride, bias=draw(st.booleans()), rng=rng)
+    kwargs = dict(stride=stride, bias=draw(st.booleans()), rng=rng)
     if kind == "conv":
         least = max(0, K - min(H, W))
         before = draw(st.integers(0, least + 1))
         pad = before, max(0, least - before) + draw(st.integers(0, 1))
-        return Conv2d(C, draw(st.integers(1, 3)), K, pad=pad, **how), (N, H, W, C)
+        return Conv2d(C, draw(st.integers(1, 3)), K, pad=pad, **kwargs), (N, H, W, C)
     output_pad = draw(st.integers(0, stride - 1))
-    room = stride * (min(H, W) - 1) + K + output_pad - 1  # so that a pixel is left
-    before = draw(st.integers(0, min(3, room)))
-    pad = before, draw(st.integers(0, min(3, room - before)))
-    return ConvTranspose2d(C, draw(st.integers(1, 3)), K, pad=pad, output_pad=output_pad, **how), (N, H, W, C)
+    largest = stride * (min(H, W) - 1) + K + output_pad - 1  # the largest total pad that leaves a pixel
+    before = draw(st.integers(0, min(3, largest)))
+    pad = before, draw(st.integers(0, min(3, largest - before)))
+    return ConvTranspose2d(C, draw(st.integers(1, 3)), K, pad=pad, output_pad=output_pad, **kwargs), (N, H, W, C)
 
 
 @thorough
@@ -146,8 +148,8 @@ def test_gradients_of_image_layers_of_any_geometry(backend, layer_and_shape):
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (7, 1), (1, 1, 1, 3), (3, 5, 2, 1)])
-def test_batch_norm_of_few_numbers(shape, backend, rng):
-    """A batch of one has variance 0: y is beta, nothing divides by zero, and dx is 0."""
+def test_batch_norm_of_few_values(shape, backend, rng):
+    """A single value per channel has variance 0, so that y is beta and dx is 0, without a division by zero."""
     layer = BatchNorm(shape[-1]).to(backend, np.float64)
     x = backend.asarray(rng.standard_normal(shape))
     y, cache = layer.forward(x)
@@ -157,7 +159,7 @@ def test_batch_norm_of_few_numbers(shape, backend, rng):
     assert np.isfinite(backend.to_numpy(y)).all() and np.isfinite(backend.to_numpy(dx)).all()
 
 
-def test_arrays_that_do_not_lie_in_one_piece_are_welcome_in_every_layer(backend, rng):
+def test_every_layer_accepts_non_contiguous_arrays(backend, rng):
     for what, layer, shape, how in checks.layer_cases(backend, rng):
         x = rng.standard_normal(shape)
         results = []

@@ -1,4 +1,4 @@
-"""The structure of minigan/: imports, where a backend is named, where the batch is summed, the length of files."""
+"""Test the structure of minigan/: imports, names of backends, sums over the batch, and the length of files."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import minigan
 
 PACKAGE = Path(minigan.__file__).parent
 
-# A part of minigan/ imports only parts on the lines below its own. A new file or folder needs a place here.
+# A module or package of minigan/ imports only those on lines below its own. Add new files and folders here.
 LINES = [
     {"__main__"},
     {"cli", "web"},
@@ -27,18 +27,18 @@ LINES = [
     {"__init__"},  # the version
 ]
 LINE = {part: number for number, parts in enumerate(LINES) for part in parts}
-# Pairs that would break the rule, and why they may.
+# Exceptions to the rule, as (importing, imported) pairs, and their reasons.
 EXCEPTIONS = {
     ("checking", "models"): "whole steps of every preset are checked",
     ("checking", "datasets"): "each kind of data has its own shape of samples",
-    ("layers", "losses"): "one rule checks labels, in layers and in losses",
-    ("penalties", "layers"): "a penalty goes through layers, and adds gradients as they do",
-    ("options", "errors"): "a value that is refused",
+    ("layers", "losses"): "layers and losses check labels with the same function",
+    ("penalties", "layers"): "a penalty differentiates layers and adds their gradients",
+    ("options", "errors"): "an invalid value raises UserError",
 }
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """(dotted name below minigan, path) of every module."""
+    """Yield (dotted name below minigan, path) of every module."""
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts), path
@@ -48,14 +48,14 @@ OUTSIDE = [path for name, path in modules() if name.split(".")[0] != "backends"]
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """The parts of minigan that are imported anywhere in the tree, inside of functions too."""
+    """Return the parts of minigan that the tree imports, also inside functions."""
     parts = set()
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: {ast.unparse(node)}: write the whole name of the module"
+            assert node.level == 0, f"line {node.lineno}: {ast.unparse(node)}: use an absolute import"
             whole = node.module == "minigan"
             names = [f"minigan.{alias.name}" for alias in node.names] if whole else [node.module]
         for name in names:
@@ -67,7 +67,7 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def violations(name: str, source: str) -> list[str]:
-    """What the module of that name imports against the rule."""
+    """Return the imports of the module that violate the rule."""
     own = name.split(".")[0]
     wrong = []
     for part in imported(ast.parse(source)) - {own}:
@@ -83,7 +83,7 @@ def test_a_module_imports_only_from_lines_below_its_own(name, path):
     assert violations(name, path.read_text(encoding="utf-8")) == []
 
 
-def test_no_exception_is_left_over():
+def test_every_exception_is_used():
     used = set()
     for name, path in modules():
         own = name.split(".")[0]
@@ -104,12 +104,12 @@ def test_an_import_against_the_rule_is_found(name, source):
     assert len(violations(name, source)) == 1
 
 
-def test_a_relative_import_is_refused():
-    with pytest.raises(AssertionError, match="write the whole name"):
+def test_a_relative_import_is_rejected():
+    with pytest.raises(AssertionError, match="use an absolute import"):
         violations("layers.dense", "def f():\n    from .. import game")
 
 
-# ---------------------------------------------------------------- the mathematics knows no machine
+# ---------------------------------------------------------------- the mathematics does not depend on the backend
 
 CORE = [path for name, path in modules() if name.split(".")[0] in ("layers", "losses", "penalties", "optim", "game")]
 MACHINE = re.compile(
@@ -118,7 +118,7 @@ MACHINE = re.compile(
 
 
 def words(source: str) -> list[str]:
-    """The identifiers and texts of a module's code, without docstrings; comments are no code."""
+    """Return the identifiers and strings of a module's code, without docstrings and comments."""
     tree = ast.parse(source)
     docstrings = {
         id(node.body[0].value)
@@ -146,7 +146,7 @@ def words(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
 def test_the_mathematics_names_no_backend_and_no_threads(path):
-    """Except that `Layer.to` loads a backend by the name that its caller gives."""
+    """The only exception is `Layer.to`, which loads a backend by name."""
     found = [word for word in words(path.read_text(encoding="utf-8")) if MACHINE.search(word)]
     assert found == (["load"] if path.name == "base.py" else [])
 
@@ -165,13 +165,13 @@ def test_the_mathematics_names_no_backend_and_no_threads(path):
         "os.environ['NUMBA_CACHE_DIR']",
     ],
 )
-def test_a_backend_that_is_named_is_found(code):
+def test_a_named_backend_is_found(code):
     assert any(MACHINE.search(word) for word in words(code))
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda p: p.name)
-def test_no_code_asks_for_the_name_of_a_backend(path):
-    """To ask what it can do is better: `takes_complex`, `compiles`, `settings`."""
+def test_no_code_compares_the_name_of_a_backend(path):
+    """Code must test properties of a backend instead: `takes_complex`, `compiles`, `settings`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Compare):
             text = ast.unparse(node)
@@ -180,14 +180,14 @@ def test_no_code_asks_for_the_name_of_a_backend(path):
 
 # ---------------------------------------------------------------- statistics of the batch
 
-# Sums and means in the mathematics that are no statistic of the batch, each with the reason.
+# Sums and means in the mathematics that need not go through batch_sum, each with the reason.
 LOCAL = {
-    ("conditional.py", "(x * (chosen @ self.params['e'])).sum(axis=1, keepdims=True)"): "of each sample",
+    ("conditional.py", "(x * (onehot @ self.params['e'])).sum(axis=1, keepdims=True)"): "of each sample",
     ("conditional.py", "dy.sum(axis=0)"): "a weight gradient",
     (
         "conditional.py",
-        "same.sum(axis=1, keepdims=True)",
-    ): "gathered with the product, see there",
+        "same_label.sum(axis=1, keepdims=True)",
+    ): "the samples are gathered, see the comment there",
     ("conditional.py", "t.reshape(len(t), -1, self.channels).mean(axis=1)"): "of each sample",
     ("norm.py", "(dW * W).sum()"): "over weights",
     ("shape.py", "dy.reshape(N, H, self.factor, W, self.factor, C).sum(axis=(2, 4))"): "of each sample",
@@ -200,7 +200,7 @@ LOCAL = {
 
 
 def sums(source: str) -> list[str]:
-    """Every call of a sum, mean, variance or product of them in the code, as text."""
+    """Return the source text of every call of a sum, mean, variance, standard deviation or einsum."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     names = {"sum", "mean", "var", "std", "average", "einsum"}
     return [
@@ -216,13 +216,13 @@ BACKEND = [PACKAGE / "backends" / name for name in ("numpy_backend.py", "contrac
 
 
 @pytest.mark.parametrize("path", [*CORE, *BACKEND], ids=lambda path: path.name)
-def test_every_statistic_of_the_batch_goes_through_one_operation(path):
-    """`batch_sum`, where data-parallel training will add the other processes. A direct sum or mean needs a reason."""
+def test_every_statistic_of_the_batch_goes_through_batch_sum(path):
+    """Data-parallel training will add over processes in `batch_sum`. A direct sum or mean needs an entry in LOCAL."""
     found = {(path.name, text) for text in sums(path.read_text(encoding="utf-8"))}
     assert found <= LOCAL.keys(), found - LOCAL.keys()
 
 
-def test_no_reason_is_left_over():
+def test_every_entry_of_local_is_used():
     found = {(path.name, text) for path in [*CORE, *BACKEND] for text in sums(path.read_text(encoding="utf-8"))}
     assert found == LOCAL.keys()
 
@@ -232,9 +232,9 @@ def test_a_direct_mean_is_found():
     assert sums("y = xp.mean(x, axis=0)") == ["xp.mean(x, axis=0)"]
 
 
-# ---------------------------------------------------------------- files that can be read
+# ---------------------------------------------------------------- the length of files
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda p: p.name)
-def test_a_file_can_be_read_in_one_sitting(path):
+def test_a_file_has_at_most_500_lines(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 500

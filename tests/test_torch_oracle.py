@@ -1,8 +1,8 @@
-"""An independent oracle: PyTorch, in float64, where it is installed.
+"""Compare minigan with PyTorch in float64. The tests are skipped if PyTorch is not installed.
 
-Every layer forward and backward, the losses, the gradient penalties by its double backward, and five whole training
-steps of every architecture, with SGD and with Adam. What is compared is computed by PyTorch's own layers and autograd;
-this project gives the weights, the inputs and the masks of dropout.
+They compare the forward and backward pass of every layer, the losses, the gradient penalties (by double backward), and
+five training steps of every architecture with SGD and with Adam. The expected values are computed by PyTorch's own
+layers and autograd. minigan provides the weights, the inputs and the dropout masks.
 """
 
 import numpy as np
@@ -41,12 +41,13 @@ TOLERANCE = 1e-10
 
 @pytest.fixture(params=["numpy", "numba"])
 def backend(request):
-    """The backends whose arrays PyTorch can read; the GPU's is compared with these, not with PyTorch."""
+    """The backends whose arrays PyTorch can read. Other tests compare the GPU backend with these."""
     return of_name(request.param, request)
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
+    """Run PyTorch with one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -65,7 +66,7 @@ def close(got, expected, what=""):
 
 
 class Twin:
-    """A network of this project as PyTorch computes it: same parameters, its own layers, its own autograd."""
+    """A network of minigan with the same parameters, computed by PyTorch's layers and autograd."""
 
     def __init__(self, network):
         self.layers = network.layers if isinstance(network, Sequential) else [network]
@@ -74,7 +75,7 @@ class Twin:
         self.buffers = {name: tensor(b) for name, b in network.buffers.items() if b.dtype.kind == "f"}
 
     def __call__(self, x, train=True, track=True, labels=None, masks=None):
-        """masks: what each dropout of `network` multiplies by, in order, drawn beforehand."""
+        """Return y. `masks` are the masks of the dropout layers, in order."""
         masks = iter(masks or [])
         for layer, prefix in zip(self.layers, self.prefixes, strict=True):
             p = {k.removeprefix(prefix): v for k, v in self.params.items() if k.startswith(prefix)}
@@ -83,6 +84,7 @@ class Twin:
         return x
 
     def apply(self, layer, x, p, b, train, track, labels, masks):
+        """Return y of one layer with parameters p and buffers b."""
         match layer:
             case Dense():
                 return F.linear(x, p["w"].T, p.get("b"))
@@ -162,7 +164,7 @@ class Twin:
 
 
 def next_masks(network, x, train=True, labels=None):
-    """The masks that the network's dropouts will draw in their next pass, from their definition: y = x * mask."""
+    """Return the masks that the network's dropout layers will draw in the next pass. y = x * mask defines them."""
     if not train:
         return []
     kept = {name: b.copy() for name, b in network.buffers.items()}
@@ -235,6 +237,7 @@ def test_cross_entropy(rng):
 
 
 def torch_losses(name, real, fake):
+    """Return the losses of discriminator and generator, computed by PyTorch."""
     bce = F.binary_cross_entropy_with_logits
     if name == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean(), -fake.mean()
@@ -282,7 +285,7 @@ def test_penalties_by_double_backward(which, critic, train, backend, rng):
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
 @pytest.mark.parametrize("preset", ["small", "tutorial", "mlp", "mp-gan", "upsample", "digits", "digits, labels"])
 def test_five_training_steps(preset, optimizer, backend, rng):
-    """Two rounds of a discriminator and a generator step and a simultaneous one: every weight and statistic agrees."""
+    """Every weight and statistic agrees after two discriminator and two generator steps and a simultaneous step."""
     classes = 3 if "labels" in preset else 0
     G, D = models.build(preset.split(",")[0], rng=rng, sample_shape=(8, 8, 1), classes=classes)
     for network in (G, D):
@@ -291,7 +294,7 @@ def test_five_training_steps(preset, optimizer, backend, rng):
     if optimizer == "SGD":
         make, make_torch = lambda net: optim.SGD(net, lr=0.02, momentum=0.9), lambda p: torch.optim.SGD(p, 0.02, 0.9)
     else:
-        # eps well above the rounding of a gradient that is exactly zero: Adam makes a whole step of any direction.
+        # eps is well above the rounding error of a zero gradient, which Adam would otherwise scale up to a full step.
         make = lambda net: optim.Adam(net, lr=2e-3, beta1=0.5, eps=1e-5)  # noqa: E731
         make_torch = lambda p: torch.optim.Adam(p, 2e-3, (0.5, 0.999), eps=1e-5)  # noqa: E731
     opt_g, opt_d = make(G), make(D)
@@ -301,7 +304,7 @@ def test_five_training_steps(preset, optimizer, backend, rng):
         real, z = rng.standard_normal((6, 8, 8, 1)), rng.standard_normal((6, G.noise_shape[0]))
         labels = rng.integers(3, size=6) if classes else None
         g_masks = next_masks(G, z, labels=labels)
-        assert not g_masks, "no architecture here drops units in G"
+        assert not g_masks, "no architecture here has dropout in G"
         d_masks = []
         for _ in ("real", "fake") if which != "g" else ("fake",):
             d_masks.append(next_masks(D, real, labels=labels))

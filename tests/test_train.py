@@ -265,7 +265,7 @@ def test_a_wrong_config_is_refused(text, says):
         ({"seed": float("nan")}, "seed is a whole number, got nan"),
         ({"lr_g": 10**400}, "lr_g is a number"),
         ({"loss": 3}, "loss is a text, got 3"),
-        ({"network": ["d_norm"]}, "network is a table of names"),
+        ({"network": ["d_norm"]}, "network is a dictionary"),
         ({"network": {"width": 2}}, "the networks of preset digits have no option width, only g_width, d_norm"),
         ({"network": {"g_width": 0}}, "g_width is at least 1 and at most 8, got 0"),
         ({"network": {"d_norm": "layer"}}, "unknown d_norm 'layer': choose spectral, batch, none"),

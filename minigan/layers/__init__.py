@@ -1,7 +1,7 @@
-"""The layers, each with its forward and its hand-written backward pass; one small file per family.
+"""Layers with a forward pass and a hand-written backward pass, one file per family.
 
-`base.py` says what every layer has. `sequential.py` makes a network of them, and `fuse.py`
-merges neighbouring passes of a network where speed counts.
+`base.py` defines the interface of a layer. `sequential.py` chains layers into a network, and
+`fuse.py` merges neighbouring layers of a network for speed.
 """
 
 from minigan.layers.activations import LeakyReLU, ReLU, Sigmoid, Tanh

@@ -1,32 +1,36 @@
-"""The activations, which act on each number by itself."""
+"""Elementwise activations."""
 
 from minigan.layers.base import Layer
 
 
 class Elementwise(Layer):
-    """A layer that learns nothing: its `backward` is `gradient(dy, cache)`, computed only if dx is needed.
+    """Base class of elementwise functions, y[i] = f(x[i]), and of other layers without parameters.
 
-    y[i] depends on x[i] alone, or y is x in another shape, so the linearisation is
-    `ty = gradient(tx, cache)` as well: dy/dx is diagonal, its own transpose.
+    Subclasses implement `forward` and `gradient`, and `curvature` if f is not piecewise linear.
+    dy/dx of an elementwise function is diagonal and therefore its own transpose, so that the
+    linearisation is ty = gradient(tx, cache). Layers that change the shape override `tangent`.
     """
 
     def gradient(self, dy, cache):
-        """dx from dy."""
+        """Return dx, computed from dy."""
         raise NotImplementedError
 
     def curvature(self, dty, tx, cache):
-        """What ty = f'(x) tx contributes to dx: dty * tx * f''(x). None if f is piecewise linear."""
+        """Return the contribution of ty = f'(x) tx to dx, dty * tx * f''(x), or None if f is piecewise linear."""
         return None
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Return (dx, {}). dx is computed only if it is needed."""
         return self.gradient(dy, cache) if need_dx else None, {} if need_grads else None
 
     # ---- second derivatives
 
     def tangent(self, tx, cache):
+        """Return ty = f'(x) tx."""
         return self.gradient(tx, cache), tx
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        """Return dx = f'(x) dy + dty * tx * f''(x) and dtx = f'(x) dty."""
         if not need_dx:
             return None, None, {}
         dx = self.curvature(dty, tangent_cache, cache)
@@ -36,24 +40,26 @@ class Elementwise(Layer):
 
 
 class Rectifier(Elementwise):
-    """y = x where x > 0, else slope * x: what LeakyReLU and ReLU share. At the kink x = 0 the slope is `slope`."""
+    """Base class of LeakyReLU and ReLU: y = x where x > 0, else slope * x. At x = 0 the derivative is `slope`."""
 
     slope: float
 
     def forward(self, x, train=True, track=True):
+        """Return y and the cache y."""
         y = self.backend.leaky_relu(x, self.slope)
         return y, y
 
-    def gradient(self, dy, y):  # y is positive exactly where x is
+    def gradient(self, dy, y):
+        """Return dx = dy where y > 0, else slope * dy. y is positive exactly where x is."""
         return self.backend.leaky_relu_grad(dy, y, self.slope)
 
 
 class LeakyReLU(Rectifier):
-    """y = x where x > 0, else slope * x."""
+    """Leaky rectified linear unit, y = x where x > 0, else slope * x."""
 
     def __init__(self, slope: float = 0.2):
         if not slope >= 0:
-            raise ValueError(f"a leaky slope is at least 0, got {slope}")
+            raise ValueError(f"the slope of a LeakyReLU is at least 0, got {slope}")
         super().__init__()
         self.slope = slope
 
@@ -62,37 +68,44 @@ class LeakyReLU(Rectifier):
 
 
 class ReLU(Rectifier):
-    """y = max(x, 0)."""
+    """Rectified linear unit, y = max(x, 0)."""
 
     slope = 0.0
 
 
 class Tanh(Elementwise):
-    """y = tanh(x)."""
+    """Hyperbolic tangent, y = tanh(x)."""
 
     def forward(self, x, train=True, track=True):
+        """Return y = tanh(x) and the cache y."""
         y = self.backend.xp.tanh(x)
         return y, y
 
-    def gradient(self, dy, y):  # tanh' = 1 - tanh^2
+    def gradient(self, dy, y):
+        """Return dx = dy * tanh'(x), where tanh' = 1 - tanh^2."""
         return dy * (1 - y * y)
 
-    def curvature(self, dty, tx, y):  # tanh'' = -2 tanh tanh'
+    def curvature(self, dty, tx, y):
+        """Return dty * tx * tanh''(x), where tanh'' = -2 tanh tanh'."""
         return -2 * dty * tx * y * (1 - y * y)
 
 
 class Sigmoid(Elementwise):
-    """y = 1 / (1 + exp(-x)), written as (1 + tanh(x/2)) / 2 so that no x overflows.
+    """Sigmoid, y = 1 / (1 + exp(-x)), computed as (1 + tanh(x/2)) / 2 so that it cannot overflow.
 
-    A discriminator ends in logits, not in this layer: the losses include the sigmoid.
+    Do not use it as the last layer of a discriminator, because the losses take logits and
+    include the sigmoid.
     """
 
     def forward(self, x, train=True, track=True):
+        """Return y = (1 + tanh(x/2)) / 2 and the cache y."""
         y = 0.5 * (1 + self.backend.xp.tanh(0.5 * x))
         return y, y
 
-    def gradient(self, dy, y):  # sigmoid' = sigmoid (1 - sigmoid)
+    def gradient(self, dy, y):
+        """Return dx = dy * sigmoid'(x), where sigmoid' = sigmoid (1 - sigmoid)."""
         return dy * (y * (1 - y))
 
-    def curvature(self, dty, tx, y):  # sigmoid'' = sigmoid' (1 - 2 sigmoid)
+    def curvature(self, dty, tx, y):
+        """Return dty * tx * sigmoid''(x), where sigmoid'' = sigmoid' (1 - 2 sigmoid)."""
         return dty * tx * (y * (1 - y)) * (1 - 2 * y)

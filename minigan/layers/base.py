@@ -1,31 +1,31 @@
-"""What every layer has in common.
+"""The interface of a layer.
 
-A layer is stateless apart from `params` (learned) and `buffers` (kept, not learned)::
+A layer has no state apart from `params` (learned) and `buffers` (saved, but not learned)::
 
     y, cache  = layer.forward(x, train=True, track=True, labels=None)
     dx, grads = layer.backward(dy, cache, need_dx=True, need_grads=True)
 
-The cache is returned and never stored, because a discriminator sees a real and a fake batch
-before it goes back through either. `grads` has the keys of `params`, in the same order. What
-is not needed is None and is not computed: to freeze a network, do not ask for its
-gradients; to detach one, drop its cache.
+The cache is returned and not stored in the layer, because a discriminator runs forward on a
+real and on a fake batch before it runs backward on either. `grads` has the keys of `params`,
+in the same order. A result that is not needed is None and is not computed. To freeze a
+network, pass `need_grads=False`. To detach a network, discard its cache.
 
-`train=True` normalises by the batch's own statistics and drops units; `train=False` uses
-the running statistics and drops nothing. `track=False` leaves the running statistics as
-they are, because a player that only helps in the other's step must not change. Labels, if
-there are any, are given to `network.forward(x, labels=labels)`, which hands them to the
-layers that take them (`takes_labels`).
+`train=True` normalises with the statistics of the batch and applies dropout. `train=False`
+uses the running statistics and applies no dropout. `track=False` does not update the running
+statistics, because a training step must change only the network that it trains. Pass labels
+to `network.forward(x, labels=labels)`. The network passes them to the layers whose
+`takes_labels` is true.
 
-Second derivatives, which the gradient penalties need, go through a layer's linearisation:
-`tangent` pushes a change tx of x forward to the change ty = (dy/dx) tx of y, and
-`tangent_backward` goes back through the pair (y, ty)::
+Gradient penalties need second derivatives. They are computed from the linearisation of a
+layer: `tangent` maps a change tx of x to the change ty = (dy/dx) tx of y, and
+`tangent_backward` is the backward pass of the pair (y, ty)::
 
     ty, tangent_cache = layer.tangent(tx, cache)
     dx, dtx, grads    = layer.tangent_backward(dy, dty, cache, tangent_cache, need_dx=True)
 
-Images are (N, H, W, C). Everything has the dtype of x, which must be the dtype of the
-weights. Layer classes are abstract or final: a class that computes is not subclassed to
-compute something else.
+Images are (N, H, W, C). All results have the dtype of x, which must be the dtype of the
+weights. A layer class is either abstract or final: do not subclass a concrete layer to change
+what it computes.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ Grads = dict[str, Array]
 
 
 class Layer:
-    """Parameters, buffers, and the backend that computes. Layers are created on the CPU; `to` moves them."""
+    """Base class of all layers: parameters, buffers and a backend. A new layer is on the CPU; `to` moves it."""
 
     takes_labels = False  # whether forward has an argument `labels`
 
@@ -49,30 +49,35 @@ class Layer:
         self.backend: Backend = backends.reference()
 
     def forward(self, x: Array, train: bool = True, track: bool = True) -> tuple[Array, Any]:
-        """y, and the cache that `backward` needs. A layer that takes labels has `labels=None` as well."""
+        """Return (y, cache). `backward` needs the cache. A layer that takes labels also has an argument `labels`."""
         raise NotImplementedError
 
     def backward(
         self, dy: Array, cache: Any, need_dx: bool = True, need_grads: bool = True
     ) -> tuple[Array | None, Grads | None]:
-        """dx, and the gradients of the parameters by name. What is not needed is None."""
+        """Return (dx, grads), where grads maps parameter names to gradients. A result that is not needed is None."""
         raise NotImplementedError
 
     def tangent(self, tx: Array, cache: Any) -> tuple[Array, Any]:
-        """ty = (dy/dx) tx, how y changes if x changes by tx; and what `tangent_backward` needs of it."""
-        raise NotImplementedError(f"{self!r} has no rule for second derivatives: a gradient penalty cannot pass it")
+        """Return (ty, tangent_cache) with ty = (dy/dx) tx, the change of y when x changes by tx."""
+        raise NotImplementedError(f"{self!r} has no rule for second derivatives: give it `tangent`")
 
     def tangent_backward(
         self, dy: Array | None, dty: Array, cache: Any, tangent_cache: Any, need_dx: bool = True
     ) -> tuple[Array | None, Array | None, Grads]:
-        """(dx, dtx, grads) from the gradients of y and of ty. A dy or dx of None is zero: linear layers return None."""
-        raise NotImplementedError(f"{self!r} has no rule for second derivatives: a gradient penalty cannot pass it")
+        """Return (dx, dtx, grads) from the gradients dy of y and dty of ty.
 
-    # ---- where it computes, and its parameters as one array
+        A dy or dx of None means zero. Linear layers return a dx of None if dy is None.
+        """
+        raise NotImplementedError(f"{self!r} has no rule for second derivatives: give it `tangent_backward`")
+
+    # ---- backend, and the parameters as one array
 
     def to(self, backend: Backend | str, dtype: Any = None) -> "Layer":
-        """Moves parameters and buffers to the backend (or to the one of that name) and, if a dtype is given, to that
-        precision. Returns the layer. Whole-number buffers (counters) stay as they are."""
+        """Move parameters and buffers to a backend, given as an object or by name, and return the layer.
+
+        If a dtype is given, convert them to it. Integer buffers (counters) are neither moved nor converted.
+        """
         backend = backends.load(backend) if isinstance(backend, str) else backend
         for tensors in (self.params, self.buffers):
             for name, value in tensors.items():
@@ -83,18 +88,18 @@ class Layer:
         return self
 
     def inner(self) -> tuple["Layer", ...]:
-        """The layers that this one is made of, if it is made of layers."""
+        """Return the layers that this layer contains directly."""
         return ()
 
     def leaves(self) -> list["Layer"]:
-        """The layers that hold the parameters themselves."""
+        """Return the layers whose `params` store the arrays themselves."""
         return [self]
 
     def pack(self) -> Array:
-        """One flat array that holds all parameters, in the order of `params`, each of which is a view into it.
+        """Return one flat array that stores all parameters, in the order of `params`; each parameter is a view into it.
 
-        An optimizer updates them all in one operation. `to` and the optimizers pack a network;
-        one that is packed already stays as it is.
+        Optimizers use it to update all parameters in one operation. `to` and the optimizers call
+        `pack`. If the network is already packed, the existing array is returned.
         """
         held = [(layer.params, name) for layer in self.leaves() for name in layer.params]
         if not held:
@@ -102,21 +107,21 @@ class Layer:
         flat = next(params[name].base for params, name in held)
         packed = flat is not None and flat.shape == (self.n_params,)
         if not packed or any(params[name].base is not flat for params, name in held):
-            flat, at = self.backend.concatenate([params[name] for params, name in held]), 0
+            flat, offset = self.backend.concatenate([params[name] for params, name in held]), 0
             for params, name in held:
                 shape, size = params[name].shape, params[name].size
-                params[name] = flat[at : at + size].reshape(shape)
-                at += size
+                params[name] = flat[offset : offset + size].reshape(shape)
+                offset += size
         return flat
 
     def refresh_buffers(self) -> None:
-        """Recomputes the buffers that follow from the weights, after the weights were set from outside."""
+        """Recompute the buffers that are derived from the weights. Call this after setting the weights directly."""
         for layer in self.inner():
             layer.refresh_buffers()
 
     @property
     def n_params(self) -> int:
-        """How many numbers this layer learns."""
+        """The number of learned parameters."""
         return sum(p.size for p in self.params.values())
 
     def __repr__(self) -> str:
@@ -124,12 +129,15 @@ class Layer:
 
 
 def expect_input(layer: Layer, x: Array, shape: tuple, advice: str) -> None:
-    """Raises ValueError unless x has this shape ("N" stands for any size) and the dtype of the layer's weights."""
+    """Raise ValueError unless x has this shape and the dtype of the layer's weights.
+
+    Strings such as "N" in `shape` match any size. `advice` ends the message about a wrong shape.
+    """
     if len(x.shape) != len(shape) or any(n != s for n, s in zip(x.shape, shape, strict=True) if isinstance(s, int)):
         expected = "(" + ", ".join(map(str, shape)) + ")"
         raise ValueError(f"{type(layer).__name__} expects x {expected}, got {tuple(x.shape)}: {advice}")
     for value in layer.params.values():
-        if value.dtype != x.dtype and "c" not in (value.dtype.kind, x.dtype.kind):  # c: the complex step
+        if value.dtype != x.dtype and "c" not in (value.dtype.kind, x.dtype.kind):  # c: complex step
             raise ValueError(
                 f"{type(layer).__name__} has {value.dtype} weights, got x of {x.dtype}: "
                 f"convert x, or the network with .to(backend, dtype={x.dtype})"
@@ -139,10 +147,10 @@ def expect_input(layer: Layer, x: Array, shape: tuple, advice: str) -> None:
 def affine_tangent_backward(
     layer: Layer, dy: Array | None, dty: Array, cache: Any, tangent_cache: Any, need_dx: bool
 ) -> tuple[Array | None, Array | None, Grads]:
-    """`tangent_backward` of a layer y = A(w) x + b with A linear in w, so that ty = A(w) tx.
+    """Compute `tangent_backward` of a layer y = A(w) x + b with A linear in w, so that ty = A(w) tx.
 
-    That is the same map without the bias, so `backward` serves both: from dty it gives dtx and
-    the gradients by way of ty, from dy it gives dx and the gradients by way of y.
+    ty is the same map without the bias, so `backward` applies to both outputs. From dty it
+    computes dtx and the gradients through ty. From dy it computes dx and the gradients through y.
     """
     dx = None
     dtx, grads = layer.backward(dty, tangent_cache, need_dx)
@@ -150,11 +158,11 @@ def affine_tangent_backward(
     if "b" in grads:
         grads["b"] = layer.backend.xp.zeros_like(grads["b"])  # ty has no bias
     if dy is not None:
-        dx, more = layer.backward(dy, cache, need_dx)
-        grads = add(grads, more)
+        dx, grads_y = layer.backward(dy, cache, need_dx)
+        grads = add(grads, grads_y)
     return dx, dtx, grads
 
 
 def add(a: Grads, b: Grads | None) -> Grads:
-    """The sum of two gradients, name by name; b may be None for none."""
+    """Add two dictionaries of gradients by name. A b of None means no gradients to add."""
     return a if b is None else {name: a[name] + b[name] for name in a}

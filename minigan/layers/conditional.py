@@ -1,4 +1,4 @@
-"""Layers that look at labels (N,), whole numbers from 0 to classes - 1, or at the batch as a whole."""
+"""Layers that use the labels (N,), integers from 0 to classes - 1, or statistics of the batch."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from minigan.losses import expect_labels
 
 
 class OneHot(Layer):
-    """y = [x, e_label]: the label as `classes` further numbers, one of them 1; (N, n) -> (N, n + classes)."""
+    """Append the one-hot label to x: y = [x, e_label], (N, n) -> (N, n + classes)."""
 
     takes_labels = True
 
@@ -17,10 +17,12 @@ class OneHot(Layer):
         self.classes = classes
 
     def forward(self, x, train=True, track=True, labels=None):
+        """Return y = [x, one_hot(labels)] and the shape of x as cache."""
         expect_input(self, x, ("N", "n"), "put it before the first Dense")
         return self.backend.xp.concatenate([x, one_hot(self, labels, x)], axis=1), x.shape
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):  # the label has no gradient
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Return dx, the first n columns of dy, and no gradients."""
         return dy[:, : cache[1]] if need_dx else None, {} if need_grads else None
 
     def __repr__(self) -> str:
@@ -28,10 +30,10 @@ class OneHot(Layer):
 
 
 class Projection(Layer):
-    """The projection discriminator's head: y = x w + b + <x, e_label>, a logit that may depend on the label.
+    """Last layer of a projection discriminator, y = x w + b + <x, e_label> (Miyato and Koyama 2018, equation 3).
 
-    x (N, n_in), w (n_in, 1), b (1,), e (classes, n_in), y (N, 1). The second term asks "is
-    this a good 7?", the first "is this a good image?" (Miyato and Koyama 2018, equation 3).
+    x (N, n_in), w (n_in, 1), b (1,), e (classes, n_in), y (N, 1). The first term scores the
+    image without its label. The last term scores how well the image matches its label.
     """
 
     takes_labels = True
@@ -47,29 +49,33 @@ class Projection(Layer):
         self.n_in, self.classes = n_in, classes
 
     def forward(self, x, train=True, track=True, labels=None):
+        """Return y = x w + b + <x, onehot e>, (N, 1), and the cache (x, onehot)."""
         expect_input(self, x, ("N", self.n_in), "put Flatten() before it")
-        chosen = one_hot(self, labels, x)  # (N, classes)
-        return self._linear(x, chosen) + self.params["b"], (x, chosen)
+        onehot = one_hot(self, labels, x)  # (N, classes)
+        return self._linear(x, onehot) + self.params["b"], (x, onehot)
 
-    def _linear(self, x, chosen):
-        """x w + <x, chosen e>, (N, 1)"""
-        return x @ self.params["w"] + (x * (chosen @ self.params["e"])).sum(axis=1, keepdims=True)
+    def _linear(self, x, onehot):
+        """Return x w + <x, onehot e>, (N, 1)."""
+        return x @ self.params["w"] + (x * (onehot @ self.params["e"])).sum(axis=1, keepdims=True)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):  # y = x w + b + <x, chosen e>
-        (x, chosen), dx, grads = cache, None, None
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Return dx and the gradients of w, b and e, where y = x w + b + <x, onehot e>."""
+        (x, onehot), dx, grads = cache, None, None
         if need_dx:
-            dx = dy * (self.params["w"][:, 0] + chosen @ self.params["e"])  # (N, n_in)
+            dx = dy * (self.params["w"][:, 0] + onehot @ self.params["e"])  # (N, n_in)
         if need_grads:
-            grads = {"w": x.T @ dy, "b": dy.sum(axis=0), "e": chosen.T @ (dy * x)}
+            grads = {"w": x.T @ dy, "b": dy.sum(axis=0), "e": onehot.T @ (dy * x)}
         return dx, grads
 
     # ---- second derivatives
 
     def tangent(self, tx, cache):
-        _, chosen = cache
-        return self._linear(tx, chosen), (tx, chosen)
+        """Return ty = tx w + <tx, onehot e>, (N, 1)."""
+        _, onehot = cache
+        return self._linear(tx, onehot), (tx, onehot)
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        """Return (dx, dtx, grads) of the pair (y, ty)."""
         return affine_tangent_backward(self, dy, dty, cache, tangent_cache, need_dx)
 
     def __repr__(self) -> str:
@@ -77,17 +83,19 @@ class Projection(Layer):
 
 
 class MinibatchStdDev(Layer):
-    """y = [x, s]: appends the standard deviation over the samples of the same label, (N, n) -> (N, n + channels).
+    """Minibatch standard deviation: append the standard deviation over the samples with the same label.
 
-    A sample by itself does not show that all others are like it. A discriminator that sees
-    how much a batch varies makes the generator vary as much as the data. Karras et al. 2018,
-    section 3, append one number, the standard deviation over the whole batch. Here it is
-    computed for each label by itself, because labels differ in any case (without labels: over
-    the whole batch), and for each channel, because channels see different things.
+    y = [x, s], (N, n) -> (N, n + channels). A single sample does not show whether all samples of
+    the batch are alike. With s, the discriminator can detect a generator that varies less than
+    the data. Karras et al. 2018, section 3, append one number, the standard deviation over the
+    whole batch. Here it is computed separately for each label, because samples of different
+    labels differ in any case, and for each channel, because channels are different features.
+    Without labels it is computed over the whole batch.
 
-    With x as (N, pixels, channels): s_nc = strength * mean_p sqrt(v_npc + eps), v_npc the mean
-    of (x_mpc - xbar_npc)^2 over the samples m that have the label of n, and xbar_npc their
-    mean. So v = A r^2 with r = x - A x, where A (N, N) averages over equal labels, A = A'.
+    With x reshaped to (N, pixels, channels), s_nc = strength * mean_p sqrt(v_npc + eps), where
+    v_npc is the mean of (x_mpc - xbar_npc)^2 over the samples m with the same label as n, and
+    xbar_npc is their mean. In matrix form, v = A r^2 and r = x - A x, where the symmetric matrix
+    A (N, N) averages over the samples with the same label.
     """
 
     takes_labels = True
@@ -97,54 +105,61 @@ class MinibatchStdDev(Layer):
         self.channels, self.strength, self.eps = channels, strength, eps
 
     def forward(self, x, train=True, track=True, labels=None):
+        """Return y = [x, s] and the cache (A, r, std)."""
         expect_input(self, x, ("N", "n"), "put Flatten() before it")
         if x.shape[1] % self.channels:
-            raise ValueError(f"{self!r} expects whole pixels of {self.channels} channels, got x {tuple(x.shape)}")
+            raise ValueError(f"{self!r} expects x (N, n), n a multiple of {self.channels}, got x {tuple(x.shape)}")
         xp = self.backend.xp
         if labels is None:
-            same = xp.ones((len(x), len(x)), bool)
+            same_label = xp.ones((len(x), len(x)), bool)
         else:
             expect_one_label_per_row(self, labels, x)
-            same = labels[:, None] == labels
-        A = (same / same.sum(axis=1, keepdims=True)).astype(x.dtype)  # (N, N)
-        # A statistic of the batch, by a matrix product over its samples: processes that share a
-        # batch gather x and labels here, because `batch_sum` would change the bits.
+            same_label = labels[:, None] == labels
+        A = (same_label / same_label.sum(axis=1, keepdims=True)).astype(x.dtype)  # (N, N)
+        # This statistic of the batch is a matrix product over the samples. Data-parallel processes
+        # must gather x and labels here, because `batch_sum` would change the bits.
         matmul = self.backend.matmul
         r = x - matmul(A, x)
         std = (matmul(A, r * r) + self.eps) ** 0.5  # (N, n)
         return xp.concatenate([x, self._mean_over_pixels(std)], axis=1), (A, r, std)
 
     def _mean_over_pixels(self, t):
-        """strength * the mean over the pixels of each sample, (N, n) -> (N, channels)"""
+        """Return strength * the mean over the pixels of each sample, (N, n) -> (N, channels)."""
         return self.strength * t.reshape(len(t), -1, self.channels).mean(axis=1)
 
     def _to_pixels(self, ds, std):
-        """Twice the gradient of v, from that of s: (N, channels) -> (N, n). (The 2 is that of r^2, saved there.)"""
+        """Return twice the gradient of v, computed from the gradient of s: (N, channels) -> (N, n).
+
+        The factor 2 is the derivative of r^2, which the callers then leave out.
+        """
         std = std.reshape(len(std), -1, self.channels)
         return (self.strength / std.shape[1] * ds[:, None, :] / std).reshape(len(std), -1)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Return dx and no gradients. The mean xbar contributes nothing to dx, because A r = 0."""
         dx = None
         if need_dx:
             A, r, std = cache
             n = r.shape[1]
-            dx = dy[:, :n] + r * self.backend.matmul(A, self._to_pixels(dy[:, n:], std))  # through xbar: A r = 0
+            dx = dy[:, :n] + r * self.backend.matmul(A, self._to_pixels(dy[:, n:], std))
         return dx, {} if need_grads else None
 
     # ---- second derivatives
 
     def tangent(self, tx, cache):
+        """Return ty = [tx, ts], where ts is the mean over pixels of the tangent of std."""
         A, r, std = cache
         tr = tx - A @ tx
         tstd = A @ (r * tr) / std  # (N, n)
         return self.backend.xp.concatenate([tx, self._mean_over_pixels(tstd)], axis=1), (tr, tstd)
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        """Return (dx, dtx, {}) of the pair (y, ty)."""
         if not need_dx:
             return None, None, {}
         (A, r, std), (tr, tstd) = cache, tangent_cache
         n = r.shape[1]
-        d = self._to_pixels(dty[:, n:], std)  # of A (r tr), and times -tstd that of std
+        d = self._to_pixels(dty[:, n:], std)  # the gradient of A (r tr); the gradient of std is -tstd * d
         dtx = dty[:, :n] + r * (A @ d)
         dx = tr * (A @ d) - r * (A @ (d * tstd / std))
         return dx if dy is None else dx + self.backward(dy, cache)[0], dtx, {}
@@ -154,13 +169,17 @@ class MinibatchStdDev(Layer):
 
 
 def one_hot(layer: Layer, labels, x):
-    """(N, classes), 1 in the column of each label, in the dtype of x. Raises ValueError for labels that do not fit."""
+    """Return the one-hot encoding of the labels, (N, classes), in the dtype of x.
+
+    Raises ValueError if there is not one label for each row of x, or if a label is out of range.
+    """
     expect_one_label_per_row(layer, labels, x)
     expect_labels(labels, layer.classes)
     return (labels[:, None] == layer.backend.xp.arange(layer.classes)).astype(x.dtype)
 
 
 def expect_one_label_per_row(layer: Layer, labels, x) -> None:
+    """Raise ValueError unless labels has shape (N,) for x (N, n)."""
     if labels is None or tuple(labels.shape) != (len(x),):
         came = "none" if labels is None else tuple(labels.shape)
         raise ValueError(f"{layer!r} expects labels ({len(x)},), one for each row of x, got {came}")

@@ -1,4 +1,4 @@
-"""The convolution and its adjoint, the transposed convolution. Images are (N, H, W, C)."""
+"""Convolution and its adjoint, transposed convolution. Images are (N, H, W, C)."""
 
 import math
 
@@ -10,12 +10,12 @@ from minigan.layers.init import glorot_uniform
 
 
 class Conv2d(Layer):
-    """y[n,p,q,o] = sum_ijc xpad[n, p*stride+i, q*stride+j, c] w[i,j,c,o] + b[o].
+    """2D convolution, y[n,p,q,o] = sum_ijc xpad[n, p*stride+i, q*stride+j, c] w[i,j,c,o] + b[o].
 
     x (N, H, W, c_in), w (kernel, kernel, c_in, c_out), b (c_out,), y (N, P, Q, c_out) with
     P = (H + before + after - kernel) // stride + 1. `pad` is an int or the pair
-    (before, after): TensorFlow's "same" for a 5x5 kernel of stride 2 on an even size is
-    (1, 2). As everywhere in the field, the kernel is not flipped.
+    (before, after). TensorFlow's "same" padding for a 5x5 kernel, stride 2 and an even size is
+    (1, 2). As in other deep learning libraries, the kernel is not flipped.
     """
 
     def __init__(
@@ -37,17 +37,19 @@ class Conv2d(Layer):
         self.c_in, self.c_out, self.kernel, self.stride, self.pad = c_in, c_out, kernel, stride, pads(pad)
 
     def forward(self, x, train=True, track=True):
+        """Return y = conv2d(x, w) + b, (N, P, Q, c_out), and the cache x."""
         expect_input(self, x, ("N", "H", "W", self.c_in), image_advice(x, self.c_in))
         y = self.backend.conv2d(x, self.params["w"], self.stride, self.pad)  # (N, P, Q, c_out)
         if "b" in self.params:
             y = self.backend.add_bias(y, self.params["b"])
         return y, x
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):  # y = conv2d(x, w) + b
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Return dx and the gradients of w and b, where y = conv2d(x, w) + b."""
         x, w, dx, grads = cache, self.params["w"], None, None
-        if need_dx:  # each dy[n,p,q,o] goes back to the pixels that its window read, times w
+        if need_dx:  # each pixel of the window of y[n,p,q,o] receives dy[n,p,q,o] times its weight
             dx = self.backend.conv2d_grad_x(dy, w, x.shape, self.stride, self.pad)  # (N, H, W, c_in)
-        if need_grads:  # w[i,j,c,o] met the pixel (i, j) of every window
+        if need_grads:  # w[i,j,c,o] is multiplied by pixel (i, j) of every window
             grads = {"w": self.backend.conv2d_grad_w(dy, x, w.shape, self.stride, self.pad)}
             if "b" in self.params:
                 grads["b"] = self.backend.sum_rows(dy)  # (c_out,)
@@ -56,9 +58,11 @@ class Conv2d(Layer):
     # ---- second derivatives
 
     def tangent(self, tx, cache):
-        return self.backend.conv2d(tx, self.params["w"], self.stride, self.pad), tx  # ty (N, P, Q, c_out)
+        """Return ty = conv2d(tx, w), (N, P, Q, c_out)."""
+        return self.backend.conv2d(tx, self.params["w"], self.stride, self.pad), tx
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        """Return (dx, dtx, grads) of the pair (y, ty)."""
         return affine_tangent_backward(self, dy, dty, cache, tangent_cache, need_dx)
 
     def __repr__(self) -> str:
@@ -66,12 +70,12 @@ class Conv2d(Layer):
 
 
 class ConvTranspose2d(Layer):
-    """The adjoint of the convolution that goes the other way: y = conv2d_grad_x(x, w) + b.
+    """2D transposed convolution, the adjoint of a convolution from y to x: y = conv2d_grad_x(x, w) + b.
 
     x (N, H, W, c_in) -> y (N, P, Q, c_out) with P = stride*(H-1) + kernel - before - after +
-    output_pad. The weight (kernel, kernel, c_out, c_in) is that of the convolution y -> x
-    whose adjoint this is: <conv(y), x> = <y, this(x)>. Several sizes P give the same H under
-    that convolution; `output_pad` (less than stride) chooses among them.
+    output_pad. The weight (kernel, kernel, c_out, c_in) is the weight of the convolution from y
+    to x, so that <conv(y), x> = <y, conv_transpose(x)>. This convolution maps several sizes P to
+    the same H. `output_pad` (less than stride) selects one of them.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class ConvTranspose2d(Layer):
         self.pad, self.output_pad = pads(pad), output_pad
 
     def forward(self, x, train=True, track=True):
+        """Return y = conv2d_grad_x(x, w) + b, (N, P, Q, c_out), and the cache x."""
         expect_input(self, x, ("N", "H", "W", self.c_in), image_advice(x, self.c_in))
         y = self._transposed(x)  # (N, P, Q, c_out)
         if "b" in self.params:
@@ -104,17 +109,19 @@ class ConvTranspose2d(Layer):
         return y, x
 
     def _transposed(self, x):
+        """(N, H, W, c_in) -> (N, P, Q, c_out), without the bias."""
         N, H, W, _ = x.shape
         P, Q = (self.stride * (size - 1) + self.kernel - sum(self.pad) + self.output_pad for size in (H, W))
         if min(P, Q) < 1:
-            raise ValueError(f"{self!r} with pad {self.pad} leaves nothing of x {tuple(x.shape)}: reduce pad")
+            raise ValueError(f"{self!r} with pad {self.pad} has no output pixels for x {tuple(x.shape)}: reduce pad")
         return self.backend.conv2d_grad_x(x, self.params["w"], (N, P, Q, self.c_out), self.stride, self.pad)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):  # y = conv2d_grad_x(x, w) + b
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Return dx and the gradients of w and b, where y = conv2d_grad_x(x, w) + b."""
         x, w, dx, grads = cache, self.params["w"], None, None
-        if need_dx:  # the adjoint of the adjoint is the convolution
+        if need_dx:  # the adjoint of a transposed convolution is the convolution
             dx = self.backend.conv2d(dy, w, self.stride, self.pad)  # (N, H, W, c_in)
-        if need_grads:  # <y, dy> = <x, conv2d(dy, w)>: there dy is the input, and x the gradient of the output
+        if need_grads:  # <y, dy> = <x, conv2d(dy, w)>, so dy is the input of conv2d and x the gradient of its output
             grads = {"w": self.backend.conv2d_grad_w(x, dy, w.shape, self.stride, self.pad)}
             if "b" in self.params:
                 grads["b"] = self.backend.sum_rows(dy)  # (c_out,)
@@ -123,9 +130,11 @@ class ConvTranspose2d(Layer):
     # ---- second derivatives
 
     def tangent(self, tx, cache):
-        return self._transposed(tx), tx  # ty (N, P, Q, c_out)
+        """Return ty = conv2d_grad_x(tx, w), (N, P, Q, c_out)."""
+        return self._transposed(tx), tx
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        """Return (dx, dtx, grads) of the pair (y, ty)."""
         return affine_tangent_backward(self, dy, dty, cache, tangent_cache, need_dx)
 
     def __repr__(self) -> str:
@@ -133,7 +142,7 @@ class ConvTranspose2d(Layer):
 
 
 def image_advice(x, channels: int) -> str:
-    """What to do about an x that is no image of that many channels."""
+    """Return the end of the error message for an x that is not a batch of images with this number of channels."""
     if len(x.shape) == 2:
         side = math.isqrt(x.shape[1] // channels)
         if side * side * channels == x.shape[1]:

@@ -7,7 +7,10 @@ from minigan.layers.init import glorot_uniform
 
 
 class Dense(Layer):
-    """y = x @ w + b; x (N, n_in), w (n_in, n_out), b (n_out,), y (N, n_out)."""
+    """Fully connected layer, y = x @ w + b.
+
+    x (N, n_in), w (n_in, n_out), b (n_out,), y (N, n_out). `bias=False` leaves out b.
+    """
 
     def __init__(self, n_in: int, n_out: int, *, bias: bool = True, rng, init=glorot_uniform):
         params = {"w": init(rng, (n_in, n_out), n_in, n_out)}
@@ -17,13 +20,15 @@ class Dense(Layer):
         self.n_in, self.n_out = n_in, n_out
 
     def forward(self, x, train=True, track=True):
+        """Return y = x @ w + b, (N, n_out), and the cache x."""
         expect_input(self, x, ("N", self.n_in), "put Flatten() before it")
         y = self.backend.matmul(x, self.params["w"])  # x @ w, (N, n_out)
         if "b" in self.params:
             y = self.backend.add_bias(y, self.params["b"])  # + b
         return y, x
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):  # y = x @ w + b
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Return dx = dy @ w.T, and dw = x.T @ dy, db = dy.sum(0) in grads."""
         x, w, dx, grads = cache, self.params["w"], None, None
         if need_dx:
             dx = self.backend.matmul(dy, w.T)  # dy @ w.T, (N, n_in)
@@ -36,9 +41,11 @@ class Dense(Layer):
     # ---- second derivatives
 
     def tangent(self, tx, cache):
-        return self.backend.matmul(tx, self.params["w"]), tx  # ty = tx @ w, (N, n_out)
+        """Return ty = tx @ w, (N, n_out)."""
+        return self.backend.matmul(tx, self.params["w"]), tx
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        """Return (dx, dtx, grads) of the pair (y, ty)."""
         return affine_tangent_backward(self, dy, dty, cache, tangent_cache, need_dx)
 
     def __repr__(self) -> str:

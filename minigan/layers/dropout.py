@@ -1,4 +1,4 @@
-"""Dropout, with masks that do not depend on the backend."""
+"""Dropout with masks that are the same on every backend."""
 
 import numpy as np
 
@@ -7,12 +7,13 @@ from minigan.layers.activations import Elementwise
 
 
 class Dropout(Elementwise):
-    """y = x * mask, mask = 0 with probability `rate`, else 1 / (1 - rate), so that the mean stays (Srivastava 2014).
+    """Dropout, y = x * mask with mask = 0 with probability `rate`, else 1 / (1 - rate) (Srivastava 2014).
 
-    The mask is a hash of (key, draws, position), not a sequence: it is the same on every
-    backend and for any number of threads, and a checkpoint keeps it by keeping two numbers.
-    `rng` gives the key; every training pass counts one draw, in whichever player's step. The
-    rate is rounded to a multiple of 1/65536.
+    The factor 1 / (1 - rate) preserves the mean. The mask is computed as a hash of (key, draws,
+    position) and not drawn from a sequential generator. It is therefore the same on every backend
+    and for any number of threads, and a checkpoint restores it from two numbers. The key is drawn
+    from `rng`. Every forward pass in training adds 1 to `draws`, also in the other network's step.
+    The rate is rounded to a multiple of 1/65536.
     """
 
     def __init__(self, rate: float, *, rng):
@@ -23,6 +24,7 @@ class Dropout(Elementwise):
         self.rate = rate
 
     def forward(self, x, train=True, track=True):
+        """Return y = x * mask and the cache (threshold, stream), or x and None if no unit is dropped."""
         threshold = min(round(65536 * self.rate), 65535)
         if not train or threshold == 0:
             return x, None
@@ -30,7 +32,8 @@ class Dropout(Elementwise):
         self.buffers["draws"] += np.uint64(1)
         return self.backend.dropout(x, threshold, stream), (threshold, stream)
 
-    def gradient(self, dy, cache):  # y = x * mask; the mask is computed again instead of kept
+    def gradient(self, dy, cache):
+        """Return dx = dy * mask. The mask is recomputed, so that it need not be stored."""
         return dy if cache is None else self.backend.dropout(dy, *cache)
 
     def __repr__(self) -> str:

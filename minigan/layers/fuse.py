@@ -1,12 +1,13 @@
-"""Merge neighbouring layers of a network whose passes over memory one operation can do.
+"""Merge neighbouring layers of a network, so that one operation does the work of two passes over memory.
 
-    fast = fuse(network)         # computes what `network` does, in fewer passes
+    fast = fuse(network)         # computes the same function in fewer passes
 
-An affine layer adds its bias to every number, and the LeakyReLU behind it then reads and
-writes every number once more; batch norm with its LeakyReLU likewise. The backends have
-operations that do both in one pass. A fused network shares parameters and buffers with the
-plain one, under the same names: an emptied position holds `Identity`, so the positions
-behind it stay. Training one trains the other. Move a network to its backend before fusing.
+An affine layer reads and writes every number to add its bias, and the LeakyReLU after it reads
+and writes every number a second time. The same is true of batch norm followed by LeakyReLU. The
+backends have operations that do both in one pass. A fused network shares parameters and buffers
+with the original network, under the same names, because `Identity` takes the place of a merged
+activation and keeps the positions of later layers. Training one network trains the other. Move
+a network to its backend before fusing it.
 """
 
 import copy
@@ -23,9 +24,9 @@ from minigan.layers.shape import Identity
 
 
 def fuse(network: Sequential) -> Sequential:
-    """An equal network in which neighbouring passes are merged; it shares the parameters.
+    """Return an equivalent network in which neighbouring layers are merged. It shares the parameters.
 
-    `print` of the result shows what was merged.
+    Print the result to see which layers were merged.
     """
     fused: list[Layer] = [fuse(layer) if type(layer) is Sequential else layer for layer in network.layers]
     for i, (layer, activation) in enumerate(itertools.pairwise(network.layers)):
@@ -38,7 +39,10 @@ def fuse(network: Sequential) -> Sequential:
 
 
 def fused_pair(layer: Layer, activation: Layer) -> Layer | None:
-    """The two as one layer, or None. Exact types only, because a subclass may compute something else."""
+    """Return both layers as one layer, or None if they cannot be merged.
+
+    The types must match exactly, because a subclass may compute something else.
+    """
     if type(activation) not in (LeakyReLU, ReLU):
         return None
     if type(layer) is SpectralNorm:
@@ -50,14 +54,15 @@ def fused_pair(layer: Layer, activation: Layer) -> Layer | None:
         return merged
     kind = FUSABLE.get(type(layer))
     if kind is FusedBias and "b" not in layer.params:
-        return None  # without a bias there is no pass to share
+        return None  # a layer without bias has no pass that could be merged
     return None if kind is None else kind(layer, activation)
 
 
 class Fused(Layer):
-    """A layer and the activation behind it. Parameters, buffers and backend are the layer's own.
+    """Base class of merged layers: a layer and the activation after it.
 
-    The cache is (cache of the layer, y): what the two have by themselves.
+    Parameters, buffers and backend are those of the layer. The cache is (cache of the layer, y),
+    where y is also the cache of the activation.
     """
 
     def __init__(self, layer: Layer, activation: Layer):
@@ -65,20 +70,23 @@ class Fused(Layer):
 
     @property
     def params(self) -> dict:
+        """The parameters of the layer."""
         return self.layer.params
 
     @params.setter
     def params(self, params: dict) -> None:
-        """On this object only: `SpectralNorm` sets the divided weight on a copy of its inner layer."""
+        """Set the parameters of this object only. `SpectralNorm` sets w / sigma on a copy of its inner layer."""
         self.layer = copy.copy(self.layer)
         self.layer.params = params
 
     @property
     def buffers(self) -> dict:
+        """The buffers of the layer."""
         return self.layer.buffers
 
     @property
     def backend(self):
+        """The backend of the layer."""
         return self.layer.backend
 
     @backend.setter
@@ -86,43 +94,49 @@ class Fused(Layer):
         self.layer.backend = self.activation.backend = backend
 
     def inner(self) -> tuple[Layer, ...]:
+        """Return the layer and the activation."""
         return (self.layer, self.activation)
 
     def leaves(self) -> list[Layer]:
+        """Return the layers that store the parameters of the merged layer."""
         return self.layer.leaves()
 
-    # ---- second derivatives, one layer after the other
+    # ---- second derivatives, computed without merging
 
     def tangent(self, tx, cache):
+        """Return ty, computed by the layer and then the activation."""
         layer_cache, y = cache
-        tz, first = self.layer.tangent(tx, layer_cache)
-        ty, second = self.activation.tangent(tz, y)
-        return ty, (first, second)
+        tz, layer_tangent = self.layer.tangent(tx, layer_cache)
+        ty, activation_tangent = self.activation.tangent(tz, y)
+        return ty, (layer_tangent, activation_tangent)
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
-        (layer_cache, y), (first, second) = cache, tangent_cache
-        dz, dtz, _ = self.activation.tangent_backward(dy, dty, y, second)
-        return self.layer.tangent_backward(dz, dtz, layer_cache, first, need_dx)
+        """Return (dx, dtx, grads), computed by the activation and then the layer."""
+        (layer_cache, y), (layer_tangent, activation_tangent) = cache, tangent_cache
+        dz, dtz, _ = self.activation.tangent_backward(dy, dty, y, activation_tangent)
+        return self.layer.tangent_backward(dz, dtz, layer_cache, layer_tangent, need_dx)
 
     def __repr__(self) -> str:
         return f"{self.layer!r} + {self.activation!r}"
 
 
 class FusedBias(Fused):
-    """y = leaky_relu(A(w) x + b): the bias and the activation in one pass."""
+    """An affine layer and its activation, y = leaky_relu(A(w) x + b). The bias and the activation take one pass."""
 
     def _without_bias(self) -> Layer:
-        """The same layer, z = A(w) x."""
+        """Return the layer without its bias, z = A(w) x."""
         layer = copy.copy(self.layer)
         layer.params = {name: value for name, value in self.layer.params.items() if name != "b"}
         return layer
 
     def forward(self, x, train=True, track=True):
+        """Return y = leaky_relu(A(w) x + b) and the cache (cache of the layer, y)."""
         z, cache = self._without_bias().forward(x, train, track)
         y = self.backend.add_bias(z, self.params["b"], self.activation.slope)
         return y, (cache, y)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Return dx and the gradients of w and b."""
         cache, y = cache
         if need_grads:
             dz, db = self.backend.bias_grad(dy, y, self.activation.slope)
@@ -133,9 +147,10 @@ class FusedBias(Fused):
 
 
 class FusedBatchNorm(Fused):
-    """y = leaky_relu(gamma * xhat + beta): batch norm writes y, and reads dy, with the activation."""
+    """Batch norm and its activation in one pass, y = leaky_relu(gamma * xhat + beta)."""
 
     def forward(self, x, train=True, track=True):
+        """Return y = leaky_relu(gamma * xhat + beta) and the cache (cache of the layer, y)."""
         norm = self.layer
         if not train:
             z, cache = norm.forward(x, train, track)
@@ -150,6 +165,7 @@ class FusedBatchNorm(Fused):
         return y, ((x, mean, var, train), y)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Return dx and the gradients of gamma and beta."""
         (x, mean, var, train), y = cache
         if not train:
             dz = self.backend.leaky_relu_grad(dy, y, self.activation.slope)

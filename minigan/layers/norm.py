@@ -9,13 +9,13 @@ from minigan.layers.base import Layer, add, expect_input
 
 
 class BatchNorm(Layer):
-    """y = gamma * xhat + beta, xhat = (x - mean) / sqrt(var + eps), for each channel (the last axis) by itself.
+    """Batch normalisation of each channel (the last axis), y = gamma * xhat + beta.
 
-    x and y (N, ..., channels), all others (channels,). In training, mean and var (the biased
-    one) are the batch's, over all axes but the last, and the running ones follow:
-    running = momentum * running + (1 - momentum) * batch. Otherwise the running ones are
-    used. (Ioffe and Szegedy 2015, algorithm 1; TensorFlow's momentum, which is one minus
-    PyTorch's.)
+    xhat = (x - mean) / sqrt(var + eps), x and y (N, ..., channels), all others (channels,). In
+    training, mean and var (biased) are computed from the batch over all axes but the last, and
+    the running statistics are updated: running = momentum * running + (1 - momentum) * batch.
+    Otherwise the running statistics are used. (Ioffe and Szegedy 2015, algorithm 1. `momentum` is
+    defined as in TensorFlow: one minus PyTorch's momentum.)
     """
 
     def __init__(self, channels: int, *, momentum: float = 0.9, eps: float = 1e-5):
@@ -26,10 +26,12 @@ class BatchNorm(Layer):
         self.channels, self.momentum, self.eps = channels, momentum, eps
 
     def expect(self, x) -> None:
+        """Raise ValueError unless x is (N, ..., channels) with the dtype of the weights."""
         channels = self.channels
-        expect_input(self, x, (*"NHW"[: len(x.shape) - 1], channels), f"its last axis holds {channels} channels")
+        expect_input(self, x, (*"NHW"[: len(x.shape) - 1], channels), f"its last axis has {channels} channels")
 
     def forward(self, x, train=True, track=True):
+        """Return y and the cache (x, mean, var, train)."""
         self.expect(x)
         gamma, beta = self.params["gamma"], self.params["beta"]
         if train:
@@ -37,18 +39,22 @@ class BatchNorm(Layer):
             if track:
                 self.backend.track(self.buffers["mean"], self.buffers["var"], mean, var, self.momentum)
         else:
-            mean, var = self.buffers["mean"].copy(), self.buffers["var"].copy()  # as they are in this pass
+            mean, var = self.buffers["mean"].copy(), self.buffers["var"].copy()  # later passes may update them
             y = gamma / (var + self.eps) ** 0.5 * (x - mean) + beta
         return y, (x, mean, var, train)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
-        """In training, x moves y in three ways, whose sum is dx (M rows, std = sqrt(var + eps)):
+        """Return dx and the gradients of gamma and beta.
 
-            through x itself                  gamma / std * dy
-            through mean = mean of x          gamma / std * (- mean of dy)
-            through var, and so through std   gamma / std * (- xhat * mean of dy * xhat)
+        In training, y depends on x in three ways, and dx is the sum of three terms (M rows,
+        std = sqrt(var + eps)):
 
-        because d mean / dx = 1/M, d std / dx = xhat / M, and both act on every row.
+            directly                          gamma / std * dy
+            through mean                      gamma / std * (- mean of dy)
+            through var and std               gamma / std * (- xhat * mean of dy * xhat)
+
+        The means appear because d mean / dx = 1/M and d std / dx = xhat / M, and because mean and
+        std enter every row of y.
         """
         x, mean, var, train = cache
         gamma, beta = self.params["gamma"], self.params["beta"]
@@ -65,18 +71,20 @@ class BatchNorm(Layer):
     # ---- second derivatives
 
     def tangent(self, tx, cache):
-        """ty = gamma * txhat, txhat = inv_std * P tx, where P removes what the batch's statistics absorb."""
+        """Return ty = gamma * txhat with txhat = inv_std * P tx, where P is `_remove_statistics`."""
         x, mean, var, train = cache
         inv_std = 1 / (var + self.eps) ** 0.5  # (channels,)
         xhat = inv_std * (x - mean)
-        txhat = inv_std * (self._off_statistics(tx, xhat) if train else tx)
+        txhat = inv_std * (self._remove_statistics(tx, xhat) if train else tx)
         return self.params["gamma"] * txhat, (tx, txhat, xhat, inv_std)
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
-        """With s = inv_std, P = off_statistics (its own transpose), u = gamma * dty, mean over all axes but the last:
+        """Return (dx, dtx, grads) of the pair (y, ty).
 
-        <u, txhat> = s <u, P tx> depends on x through s and through the xhat in P, hence the
-        curvature term dx = - s^2 (xhat mean(u * P tx) + P(u mean(xhat * tx) + tx mean(xhat * u))).
+        Let s = inv_std, P = `_remove_statistics` (its own transpose), u = gamma * dty, and let
+        mean be over all axes but the last. <u, txhat> = s <u, P tx> depends on x through s and
+        through the xhat in P. This gives the curvature term
+        dx = - s^2 (xhat mean(u * P tx) + P(u mean(xhat * tx) + tx mean(xhat * u))).
         """
         (*_, train), (tx, txhat, xhat, inv_std) = cache, tangent_cache
         dgamma = self.backend.sum_rows(dty * txhat)  # ty = gamma * txhat
@@ -84,23 +92,27 @@ class BatchNorm(Layer):
         dx = dtx = None
         if need_dx:
             u = self.params["gamma"] * dty
-            dtx = inv_std * (self._off_statistics(u, xhat) if train else u)  # txhat = s P tx
+            dtx = inv_std * (self._remove_statistics(u, xhat) if train else u)  # txhat = s P tx
             if train:
-                Ptx = self._off_statistics(tx, xhat)
+                Ptx = self._remove_statistics(tx, xhat)
                 inner = u * self._mean(xhat * tx) + tx * self._mean(xhat * u)
-                dx = -(inv_std**2) * (xhat * self._mean(u * Ptx) + self._off_statistics(inner, xhat))
+                dx = -(inv_std**2) * (xhat * self._mean(u * Ptx) + self._remove_statistics(inner, xhat))
         if dy is not None:  # y = gamma * xhat + beta
-            linear_term, more = self.backward(dy, cache, need_dx)
+            linear_term, grads_y = self.backward(dy, cache, need_dx)
             dx = linear_term if dx is None else dx + linear_term
-            grads = add(grads, more)
+            grads = add(grads, grads_y)
         return dx, dtx, grads
 
-    def _off_statistics(self, t, xhat):
-        """P t = t - mean(t) - xhat mean(xhat * t): t without what the batch's mean and variance absorb."""
+    def _remove_statistics(self, t, xhat):
+        """Return P t = t - mean(t) - xhat mean(xhat * t).
+
+        P removes the part of a change t of x that changes only the mean and variance of the
+        batch, because normalisation cancels this part.
+        """
         return t - self._mean(t) - xhat * self._mean(xhat * t)
 
     def _mean(self, t):
-        """(..., channels) -> (channels,)"""
+        """Return the mean over all axes but the last, (..., channels) -> (channels,)."""
         return self.backend.batch_mean(t, tuple(range(t.ndim - 1)))
 
     def __repr__(self) -> str:
@@ -108,13 +120,14 @@ class BatchNorm(Layer):
 
 
 class SpectralNorm(Layer):
-    """A layer whose weight is divided by its largest singular value sigma (Miyato et al. 2018).
+    """Spectral normalisation: divide the weight of a layer by its largest singular value sigma (Miyato et al. 2018).
 
-    With w / sigma a Dense layer changes no distance by more than a factor of 1. With w as a
-    matrix (..., O), sigma = u' w v where u and v are the singular vectors. They are buffers,
-    and each tracked training pass brings them closer by one power iteration:
-    u = w v / |w v|, v = w' u / |w' u|. The gradient takes them as fixed: d sigma / dw = u v',
-    hence dw = (dW - <dW, W> u v') / sigma for W = w / sigma.
+    A Dense layer with the weight w / sigma does not increase any distance. With w reshaped to a
+    matrix (..., O), sigma = u' w v, where u and v are the first left and right singular vectors.
+    They are buffers that approximate the singular vectors. Each forward pass with train and track
+    updates them by one power iteration: u = w v / |w v|, v = w' u / |w' u|. The backward pass
+    treats u and v as constants: d sigma / dw = u v', hence dw = (dW - <dW, W> u v') / sigma for
+    W = w / sigma.
     """
 
     def __init__(self, layer: Layer, *, rng):
@@ -126,7 +139,7 @@ class SpectralNorm(Layer):
 
     @property
     def backend(self):
-        """The inner layer's."""
+        """The backend of the inner layer."""
         return self.layer.backend
 
     @backend.setter
@@ -134,39 +147,43 @@ class SpectralNorm(Layer):
         self.layer.backend = backend
 
     def forward(self, x, train=True, track=True, **labels):
+        """Return the inner layer's y with the weight w / sigma, and the cache (layer, its cache, u, v, sigma)."""
         if train and track:
             self._power_iteration()
-        u, v = self.buffers["u"].copy(), self.buffers["v"].copy()  # as they are in this pass
+        u, v = self.buffers["u"].copy(), self.buffers["v"].copy()  # later passes may update them
         w = self.params["w"]
         sigma = u @ (w.reshape(-1, w.shape[-1]) @ v)
-        layer = copy.copy(self.layer)  # the same layer with the other weight
+        layer = copy.copy(self.layer)  # the same layer with the weight w / sigma
         layer.params = self.params | {"w": w / sigma}
         y, cache = layer.forward(x, train, track, **labels)
         return y, (layer, cache, u, v, sigma)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Return dx and grads of the inner layer, with dw in place of dW."""
         layer, cache, u, v, sigma = cache
         dx, grads = layer.backward(dy, cache, need_dx, need_grads)
         return dx, self._through_sigma(grads, layer, u, v, sigma) if need_grads else None
 
     def _through_sigma(self, grads, layer, u, v, sigma):
-        """The gradient of w from that of W = w / sigma."""
+        """Replace the gradient dW of W = w / sigma by the gradient dw of w."""
         dW, W = grads["w"], layer.params["w"]
-        shrinks = (dW * W).sum() * (u[:, None] * v).reshape(W.shape)
-        return grads | {"w": (dW - shrinks) / sigma}
+        sigma_term = (dW * W).sum() * (u[:, None] * v).reshape(W.shape)
+        return grads | {"w": (dW - sigma_term) / sigma}
 
     def _power_iteration(self) -> None:
+        """Update u and v in place by one power iteration."""
         w, u, v = self.params["w"], self.buffers["u"], self.buffers["v"]
         matrix = w.reshape(-1, w.shape[-1])  # (..., O)
-        for vector, image in ((u, lambda: matrix @ v), (v, lambda: matrix.T @ u)):
-            longer = image()
-            vector[...] = longer / ((longer @ longer) ** 0.5 + 1e-30)
+        for vector, multiply in ((u, lambda: matrix @ v), (v, lambda: matrix.T @ u)):
+            product = multiply()
+            vector[...] = product / ((product @ product) ** 0.5 + 1e-30)
 
     def inner(self) -> tuple[Layer, ...]:
+        """Return the inner layer as a tuple."""
         return (self.layer,)
 
     def refresh_buffers(self) -> None:
-        """Sets u and v to the singular vectors of w, for which the gradient holds."""
+        """Set u and v to the first singular vectors of w, where the formula of the gradient is exact."""
         w = self.backend.to_numpy(self.params["w"])
         left, _, right = np.linalg.svd(w.reshape(-1, w.shape[-1]), full_matrices=False)
         for name, vector in (("u", left[:, 0]), ("v", right[0])):
@@ -175,10 +192,12 @@ class SpectralNorm(Layer):
     # ---- second derivatives
 
     def tangent(self, tx, cache):
+        """Return ty of the inner layer with the weight w / sigma."""
         layer, layer_cache, *_ = cache
         return layer.tangent(tx, layer_cache)
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        """Return (dx, dtx, grads) of the inner layer, with dw in place of dW."""
         layer, cache, u, v, sigma = cache
         dx, dtx, grads = layer.tangent_backward(dy, dty, cache, tangent_cache, need_dx)
         return dx, dtx, self._through_sigma(grads, layer, u, v, sigma)

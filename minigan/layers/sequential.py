@@ -1,13 +1,16 @@
-"""A network: layers one after the other."""
+"""A network of layers in sequence."""
 
 from minigan.layers.base import Layer
 
 
 class Sequential(Layer):
-    """y = last(... second(first(x))). Parameters and buffers are named by position: "0.w", "0.b", "2.gamma", ..."""
+    """Apply layers in sequence, y = last(... second(first(x))).
 
-    noise_shape: tuple[int, ...] | None = None  # of a generator: the shape of one noise vector
-    classes: int = 0  # how many labels the network knows, 0 without labels
+    Parameters and buffers are named by position: "0.w", "0.b", "2.gamma", ...
+    """
+
+    noise_shape: tuple[int, ...] | None = None  # the shape of one noise vector, if the network is a generator
+    classes: int = 0  # the number of labels, 0 if the network takes no labels
 
     def __init__(self, *layers: Layer):
         self.layers = layers
@@ -15,10 +18,12 @@ class Sequential(Layer):
 
     @property
     def params(self) -> dict:
+        """The parameters of all layers, by name."""
         return self._named("params")
 
     @property
     def buffers(self) -> dict:
+        """The buffers of all layers, by name."""
         return self._named("buffers")
 
     def _named(self, kind: str) -> dict:
@@ -26,19 +31,22 @@ class Sequential(Layer):
 
     @property
     def takes_labels(self) -> bool:
+        """Whether any layer takes labels."""
         return any(layer.takes_labels for layer in self.layers)
 
     def forward(self, x, train=True, track=True, labels=None):
+        """Return y and the list of the layers' caches. Labels are passed to the layers that take them."""
         caches = []
         for layer in self.layers:
-            given = {"labels": labels} if layer.takes_labels else {}
-            x, cache = layer.forward(x, train, track, **given)
+            kwargs = {"labels": labels} if layer.takes_labels else {}
+            x, cache = layer.forward(x, train, track, **kwargs)
             caches.append(cache)
         return x, caches
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """Return dx and the gradients of all layers, by name."""
         grads = [{} for _ in self.layers]
-        # Below the first layer that learns, nobody needs dx unless the caller does.
+        # No layer up to the first one with parameters needs to compute dx, unless the caller needs it.
         first = next((i for i, layer in enumerate(self.layers) if layer.params), 0) if need_grads else len(self.layers)
         dx = dy
         for i in reversed(range(len(self.layers))):
@@ -50,6 +58,7 @@ class Sequential(Layer):
     # ---- second derivatives
 
     def tangent(self, tx, cache):
+        """Return ty and the list of the layers' tangent caches."""
         tangent_caches = []
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             tx, tangent_cache = layer.tangent(tx, layer_cache)
@@ -57,6 +66,7 @@ class Sequential(Layer):
         return tx, tangent_caches
 
     def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+        """Return (dx, dtx, grads) of the pair (y, ty)."""
         grads = [{} for _ in self.layers]
         for i in reversed(range(len(self.layers))):
             need = need_dx or any(layer.params for layer in self.layers[:i])
@@ -65,15 +75,18 @@ class Sequential(Layer):
                 break
         return dy, dty, by_position(grads)
 
-    # ---- where it computes
+    # ---- structure and backend
 
     def inner(self) -> tuple[Layer, ...]:
+        """Return the layers of the network."""
         return self.layers
 
     def leaves(self) -> list[Layer]:
+        """Return the layers, with nested networks replaced by their layers."""
         return [leaf for layer in self.layers for leaf in layer.leaves()]
 
     def to(self, backend, dtype=None) -> "Sequential":
+        """Move all layers to a backend, pack the parameters and return the network."""
         for layer in self.layers:
             layer.to(backend, dtype)
         self.backend = self.layers[0].backend
@@ -85,5 +98,5 @@ class Sequential(Layer):
 
 
 def by_position(tensors: list[dict]) -> dict:
-    """The tensors of all layers, named by the layer's position: [{"w": a}, {}, {"w": b}] -> {"0.w": a, "2.w": b}."""
+    """Merge the layers' dictionaries, naming by position: [{"w": a}, {}, {"w": b}] -> {"0.w": a, "2.w": b}."""
     return {f"{i}.{name}": value for i, named in enumerate(tensors) for name, value in named.items()}

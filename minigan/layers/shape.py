@@ -1,4 +1,4 @@
-"""Layers that only move numbers."""
+"""Layers that reshape or repeat their input."""
 
 import math
 
@@ -7,23 +7,26 @@ from minigan.layers.base import expect_input
 
 
 class Identity(Elementwise):
-    """y = x. `fuse` puts it where a layer was, so that the layers behind keep their numbers."""
+    """Identity, y = x. `fuse` replaces a merged layer by it, so that later layers keep their position."""
 
     def forward(self, x, train=True, track=True):
+        """Return x and no cache."""
         return x, None
 
     def gradient(self, dy, cache):
+        """Return dx = dy."""
         return dy
 
 
 class Reshape(Elementwise):
-    """y is x (N, ...) in the shape (N, *shape)."""
+    """Reshape x (N, ...) to y (N, *shape)."""
 
     def __init__(self, *shape: int):
         super().__init__()
         self.shape = shape
 
     def forward(self, x, train=True, track=True):
+        """Return y (N, *shape) and the shape of x as cache."""
         if math.prod(x.shape[1:]) != math.prod(self.shape):
             raise ValueError(
                 f"{self!r} expects {math.prod(self.shape)} numbers for each sample, got x {tuple(x.shape)}"
@@ -31,9 +34,11 @@ class Reshape(Elementwise):
         return x.reshape(len(x), *self.shape), x.shape
 
     def gradient(self, dy, x_shape):
+        """Return dx, which is dy in the shape of x."""
         return dy.reshape(x_shape)
 
     def tangent(self, tx, x_shape):
+        """Return ty, which is tx in the shape of y."""
         return tx.reshape(len(tx), *self.shape), tx
 
     def __repr__(self) -> str:
@@ -41,20 +46,23 @@ class Reshape(Elementwise):
 
 
 class Flatten(Elementwise):
-    """y (N, H*W*C) is x (N, H, W, C) with each sample in one row."""
+    """Flatten each sample to a row, x (N, H, W, C) -> y (N, H*W*C)."""
 
     def forward(self, x, train=True, track=True):
+        """Return y (N, H*W*C) and the shape of x as cache."""
         return x.reshape(len(x), -1), x.shape
 
     def gradient(self, dy, x_shape):
+        """Return dx, which is dy in the shape of x."""
         return dy.reshape(x_shape)
 
     def tangent(self, tx, x_shape):
+        """Return ty, which is tx in the shape of y."""
         return tx.reshape(len(tx), -1), tx
 
 
 class Upsample(Elementwise):
-    """Nearest-neighbour upsampling ("reverse pooling"): each pixel becomes a block of factor x factor equal ones.
+    """Nearest-neighbour upsampling ("reverse pooling"): repeat each pixel in a block of factor x factor pixels.
 
     x (N, H, W, C) -> y (N, factor*H, factor*W, C).
     """
@@ -66,19 +74,23 @@ class Upsample(Elementwise):
         self.factor = factor
 
     def forward(self, x, train=True, track=True):
+        """Return y (N, factor*H, factor*W, C) and the shape of x as cache."""
         expect_input(self, x, ("N", "H", "W", "C"), "images have four axes")
         return self._repeat(x), x.shape
 
     def _repeat(self, x):
-        N, H, W, C = x.shape  # (CuPy's `repeat` would launch a copy for each row)
+        """Repeat each pixel. `broadcast_to` is used because CuPy's `repeat` launches one copy for each row."""
+        N, H, W, C = x.shape
         blocks = self.backend.xp.broadcast_to(x[:, :, None, :, None], (N, H, self.factor, W, self.factor, C))
         return blocks.reshape(N, H * self.factor, W * self.factor, C)
 
-    def gradient(self, dy, x_shape):  # y[n, f*h+i, f*w+j, c] = x[n,h,w,c]: the block's gradients add
+    def gradient(self, dy, x_shape):
+        """Return dx, the sum of dy over each block, because y[n, f*h+i, f*w+j, c] = x[n,h,w,c]."""
         N, H, W, C = x_shape
         return dy.reshape(N, H, self.factor, W, self.factor, C).sum(axis=(2, 4))
 
     def tangent(self, tx, x_shape):
+        """Return ty, which is tx with repeated pixels."""
         return self._repeat(tx), tx
 
     def __repr__(self) -> str:

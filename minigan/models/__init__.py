@@ -1,12 +1,12 @@
-"""The networks: one file per kind of data, and one table of presets.
+"""Generators and discriminators: one file per kind of data, and one table of presets.
 
     G, D = models.build("small", rng=rng)                    # (generator, discriminator)
     print(models.table(G, G.noise_shape))                    # layers, shapes, parameter counts
 
-With `classes` labels both networks are conditional by one mechanism:
-`forward(x, labels=labels)`. The generator's first layer appends the one-hot label to the
-noise, the discriminator's last one asks whether sample and label fit. With classes = 0
-neither is there.
+If `classes` is not 0, both networks are conditional and take labels in the same way:
+`forward(x, labels=labels)`. The first layer of the generator appends the one-hot label to the
+noise. The last layer of the discriminator scores how well a sample matches its label. With
+classes = 0 the networks take no labels.
 """
 
 from typing import Any
@@ -31,12 +31,14 @@ def build(
     classes: int = 0,
     options: dict[str, Any] | None = None,
 ) -> tuple[Sequential, Sequential]:
-    """(generator, discriminator) on the CPU, in float32, for samples of that shape, with weights drawn from rng.
+    """Build (generator, discriminator) for samples of the given shape, on the CPU, in float32.
 
-    `classes` is the number of labels, 0 for networks without labels. `options` are those that
-    the preset declares. `generator.noise_shape` is the shape of one noise vector.
+    The weights are drawn from `rng`. `classes` is the number of labels, 0 for networks without
+    labels. `options` maps options that the preset declares to values. `generator.noise_shape` is
+    the shape of one noise vector.
 
-    Raises UserError for an unknown preset or option, and for samples that it cannot make.
+    Raises UserError for an unknown preset or option, and for a sample shape that the preset does
+    not support.
     """
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}: choose {', '.join(PRESETS)}")
@@ -48,17 +50,18 @@ def build(
 
 
 def table(network: Sequential, input_shape: tuple[int, ...]) -> str:
-    """One line a layer: what it is, the shape that leaves it, and how many numbers it learns."""
+    """Return a table with one line per layer: its name, its output shape and its number of parameters."""
     x = network.backend.asarray(np.zeros((1, *input_shape), next(iter(network.params.values())).dtype))
     label = network.backend.asarray(np.zeros(1, np.int64))
     lines = []
     for layer in network.layers:
-        given: dict[str, Any] = {"labels": label} if layer.takes_labels else {}
-        x, _ = layer.forward(x, train=False, **given)
+        kwargs: dict[str, Any] = {"labels": label} if layer.takes_labels else {}
+        x, _ = layer.forward(x, train=False, **kwargs)
         lines.append(_line(layer, " x ".join(map(str, x.shape[1:]))))
     total = sum(layer.n_params for layer in network.layers)
     return "\n".join([*lines, f"  {'parameters':<42}{'':>14}{total:>11,}"])
 
 
 def _line(layer: Layer, shape: str) -> str:
+    """Return the line of one layer."""
     return f"  {layer!r:<42}{shape:>14}{layer.n_params:>11,}"

@@ -1,8 +1,8 @@
-"""The networks for images, each a table that reads from noise to image and from image to logit.
+"""Networks for images, written as tables of layers from noise to image and from image to logit.
 
-A generator takes noise (N, noise_size) to images (N, H, W, C) in [-1, 1], a discriminator
+A generator maps noise (N, noise_size) to images (N, H, W, C) in [-1, 1]. A discriminator maps
 images to logits (N, 1). Each function draws the weights from rng in the order of its tables.
-PRESETS, at the end, adds the recipe of each.
+PRESETS, at the end, adds the recipe of each preset.
 """
 
 from dataclasses import dataclass
@@ -32,9 +32,9 @@ NORMS = ("spectral", "batch", "none")
 
 @dataclass(frozen=True)
 class DigitsNetworks:
-    """The options of the networks of digits."""
+    """Options of the networks of preset digits."""
 
-    g_width: int = option(1, help="the generator's channels, times the usual", low=1, high=8)
+    g_width: int = option(1, help="multiplier of the generator's channels", low=1, high=8)
     d_norm: str = option("spectral", help="the discriminator's normalisation: spectral, batch or none", choices=NORMS)
 
     def __post_init__(self):
@@ -43,14 +43,14 @@ class DigitsNetworks:
 
 @dataclass(frozen=True)
 class WideNetworks(DigitsNetworks):
-    """The options of the networks of digits-wide."""
+    """Options of the networks of preset digits-wide."""
 
-    g_width: int = option(2, help="the generator's channels, times the usual", low=1, high=8)
+    g_width: int = option(2, help="multiplier of the generator's channels", low=1, high=8)
 
 
 @dataclass(frozen=True)
 class SmallNetworks:
-    """The options of the networks of small."""
+    """Options of the networks of preset small."""
 
     d_norm: str = option("none", help="the discriminator's normalisation: spectral, batch or none", choices=NORMS)
 
@@ -59,18 +59,19 @@ class SmallNetworks:
 
 
 def digits(rng, shape, classes, options):
-    """Three narrow stages up in G and down in D, whose spectral norm lets both learn fast (Miyato et al. 2018).
+    """Build networks with three stages of few channels, with spectral norm in D (Miyato et al. 2018).
 
-    They have 64, 32 and 16 channels, G's times `g_width`. They begin at 4x4, because shape is
-    made and judged there, where it costs little: 4 -> 7 -> 14 -> 28 pixels and back. D sees
-    how much the batch varies in each of its last channels; without that, G's digits vary
-    less than real ones.
+    Spectral norm allows a high learning rate for both networks. The stages have 64, 32 and 16
+    channels, in G times `g_width`. G starts at 4x4 pixels and D ends there, because the shape of
+    a digit is formed and recognised at this resolution, where layers are cheap: 4 -> 7 -> 14 -> 28
+    pixels in G and back in D. D uses the minibatch standard deviation of each of its last
+    channels, because G's digits vary less than real digits without it.
     """
     H, W, C = expect_square(shape)
-    g_width, normed = options.g_width, NORMALISED[options.d_norm]
+    g_width, normalise = options.g_width, NORMALISATIONS[options.d_norm]
     dcgan = dict(rng=rng, init=normal(0.02))
     h, w = _quarter("digits", H, W)
-    m, n = (h + 1) // 2, (w + 1) // 2  # half of it, rounded up: 7 -> 4, and output_pad says from which size it came
+    m, n = (h + 1) // 2, (w + 1) // 2  # half, rounded up: 7 -> 4; output_pad below restores the size
     c64, c32, c16 = (c * g_width for c in (64, 32, 16))
     generator = Sequential(
         *label_input(classes),
@@ -88,15 +89,15 @@ def digits(rng, shape, classes, options):
         Tanh(),
     )
     last = head((m * n + 1) * 64, classes, rng=rng)
-    # Of w only: the embedding e of the labels stays free. A head without labels is not normalised, because training
-    # then stalls.
+    # Spectral norm applies to w of the head, not to the label embedding e. A head without labels is not normalised,
+    # because training then stalls.
     normalise_last = classes and options.d_norm == "spectral"
     discriminator = Sequential(
-        *normed(Conv2d(C, 16, 4, stride=2, pad=1, rng=rng), 16, rng),
+        *normalise(Conv2d(C, 16, 4, stride=2, pad=1, rng=rng), 16, rng),
         LeakyReLU(0.2),
-        *normed(Conv2d(16, 32, 4, stride=2, pad=1, rng=rng), 32, rng),
+        *normalise(Conv2d(16, 32, 4, stride=2, pad=1, rng=rng), 32, rng),
         LeakyReLU(0.2),
-        *normed(Conv2d(32, 64, 3, stride=2, pad=1, rng=rng), 64, rng),
+        *normalise(Conv2d(32, 64, 3, stride=2, pad=1, rng=rng), 64, rng),
         LeakyReLU(0.2),
         Flatten(),
         MinibatchStdDev(64, strength=5),
@@ -107,8 +108,8 @@ def digits(rng, shape, classes, options):
 
 
 def small(rng, shape, classes, options):
-    """The field's common small DCGAN (after Radford et al. 2016): the baseline."""
-    (H, W, C), normed = expect_square(shape), NORMALISED[options.d_norm]
+    """Build a common small DCGAN (after Radford et al. 2016), the baseline."""
+    (H, W, C), normalise = expect_square(shape), NORMALISATIONS[options.d_norm]
     dcgan = dict(rng=rng, init=normal(0.02))
     h, w = _quarter("small", H, W)
     generator = Sequential(
@@ -126,7 +127,7 @@ def small(rng, shape, classes, options):
     discriminator = Sequential(
         Conv2d(C, 32, 4, stride=2, pad=1, **dcgan),
         LeakyReLU(0.2),
-        *normed(Conv2d(32, 64, 4, stride=2, pad=1, **dcgan), 64, rng),
+        *normalise(Conv2d(32, 64, 4, stride=2, pad=1, **dcgan), 64, rng),
         LeakyReLU(0.2),
         Flatten(),
         head(h * w * 64, classes, **dcgan),
@@ -136,9 +137,10 @@ def small(rng, shape, classes, options):
 
 
 def tutorial(rng, shape, classes, options):
-    """TensorFlow's DCGAN tutorial, with Keras's defaults where it is silent (batch norm, Glorot, biases in D).
+    """Build the networks of TensorFlow's DCGAN tutorial.
 
-    TensorFlow's "same" on an even size: a 5x5 kernel of stride 2 pads 1 before and 2 after, of stride 1 2 and 2.
+    Values that the tutorial does not set are Keras's defaults (batch norm, Glorot, biases in D). TensorFlow's "same"
+    padding of a 5x5 kernel on an even size is 1 before and 2 after for stride 2, and 2 before and 2 after for stride 1.
     """
     H, W, C = expect_square(shape)
     keras = dict(eps=1e-3, momentum=0.99)
@@ -173,7 +175,7 @@ def tutorial(rng, shape, classes, options):
 
 
 def mlp(rng, shape, classes, options):
-    """Dense layers only, as in the first GAN (Goodfellow et al. 2014), with leaky units in place of maxout."""
+    """Build networks of dense layers, as in the first GAN (Goodfellow et al. 2014), with LeakyReLU for maxout."""
     H, W, C = expect_square(shape)
     generator = Sequential(
         *label_input(classes),
@@ -200,9 +202,10 @@ def mlp(rng, shape, classes, options):
 
 
 def mp_gan(rng, shape, classes, options):
-    """Two convolutions with dropout between against transposed convolutions up to size and a last convolution.
+    """Build a discriminator of two convolutions with dropout and a generator of two transposed convolutions.
 
-    The discriminator's sigmoid head is Dense(n, 1) here and its sigmoid is in the loss, where it cannot saturate.
+    The generator ends in a convolution. The discriminator ends in Dense(n, 1) instead of a layer with a sigmoid,
+    because the loss includes the sigmoid and computes it without saturation.
     """
     H, W, C = expect_square(shape)
     h, w = _quarter("mp-gan", H, W)
@@ -233,10 +236,13 @@ def mp_gan(rng, shape, classes, options):
 
 
 def upsample(rng, shape, classes, options):
-    """A small noise image grows by nearest-neighbour upsampling ("reverse pooling") and convolution: no checkerboard
-    (Odena et al. 2016)."""
+    """Build a generator that enlarges a small noise image by nearest-neighbour upsampling and convolution.
+
+    Upsampling ("reverse pooling") avoids the checkerboard artefacts of transposed convolution (Odena et al. 2016). The
+    discriminator is that of `small`.
+    """
     if classes:
-        raise UserError("preset upsample begins with a noise image, which takes no labels: add --unconditional")
+        raise UserError("preset upsample starts from a noise image, which takes no labels: add --unconditional")
     H, W, C = expect_square(shape)
     dcgan = dict(rng=rng, init=normal(0.02))
     h, w = _quarter("upsample", H, W)
@@ -261,8 +267,8 @@ def upsample(rng, shape, classes, options):
     return generator, discriminator
 
 
-# How a discriminator's layer is normalised; each takes (layer, its channels, rng) and gives the layers to put there.
-NORMALISED = {
+# Normalisations of a discriminator's layer: functions of (layer, channels, rng) that return the layers to use.
+NORMALISATIONS = {
     "spectral": lambda layer, channels, rng: [SpectralNorm(layer, rng=rng)],
     "batch": lambda layer, channels, rng: [layer, BatchNorm(channels)],
     "none": lambda layer, channels, rng: [layer],
@@ -270,17 +276,17 @@ NORMALISED = {
 
 
 def expect_square(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(H, W, C). Raises UserError unless images of that shape are square."""
+    """Return the shape as (H, W, C). Raises UserError unless it is that of a square image."""
     if len(shape) != 3 or shape[0] != shape[1]:
         raise UserError(f"images are square, got {' x '.join(map(str, shape))}: crop or pad them")
     return shape
 
 
 def _quarter(preset: str, H: int, W: int) -> tuple[int, int]:
-    """The size at which a generator that doubles twice begins."""
+    """Return (H // 4, W // 4), the size at which a generator that doubles the size twice starts."""
     if H % 4 or H < 8:
         raise UserError(
-            f"preset {preset} makes images whose side is a multiple of 4, from 8 up, got {H}: resize them, or take "
+            f"preset {preset} needs images whose side is a multiple of 4 and at least 8, got {H}: resize them, or use "
             "--preset mlp"
         )
     return H // 4, W // 4
@@ -298,50 +304,50 @@ DIGITS = dict(
     simultaneous=True,
     average=0.999,
 )
-FOR_DIGITS = (
-    "For the best digits a minute on two CPU cores: three narrow stages up in G and down in D, whose spectral norm "
-    "(Miyato et al. 2018) lets both learn fast."
+DIGITS_SUMMARY = (
+    "Best digits after a minute on two CPU cores: three stages of few channels, with spectral norm in D "
+    "(Miyato et al. 2018), which allows a high learning rate."
 )
 PRESETS = {
-    "digits": Preset(digits, DIGITS, "images", FOR_DIGITS, DigitsNetworks),
-    "digits-unlabelled": Preset(digits, DIGITS | dict(conditional=False), "images", FOR_DIGITS, DigitsNetworks),
+    "digits": Preset(digits, DIGITS, "images", DIGITS_SUMMARY, DigitsNetworks),
+    "digits-unlabelled": Preset(digits, DIGITS | dict(conditional=False), "images", DIGITS_SUMMARY, DigitsNetworks),
     "digits-wide": Preset(
         digits,
         DIGITS | dict(epochs=40, batch=128),
         "images",
-        "The networks of `digits` with a generator twice as wide: for the best digits in ten minutes.",
+        "Best digits after ten minutes: the networks of `digits` with twice as many channels in the generator.",
         WideNetworks,
     ),
     "small": Preset(
         small,
         dict(epochs=20),
         "images",
-        "The field's common small DCGAN (after Radford et al. 2016): the baseline.",
+        "The baseline: a common small DCGAN (after Radford et al. 2016).",
         SmallNetworks,
     ),
     "tutorial": Preset(
         tutorial,
         dict(epochs=50, batch=256, lr_g=1e-4, lr_d=1e-4, beta1=0.9, eps=1e-7, simultaneous=True),
         "images",
-        "TensorFlow's DCGAN tutorial, with Keras's defaults where it is silent (batch norm, Glorot, biases in D).",
+        "TensorFlow's DCGAN tutorial, with Keras's defaults where it sets nothing (batch norm, Glorot, biases in D).",
     ),
     "mlp": Preset(
         mlp,
         dict(epochs=30),
         "images",
-        "Dense layers only, as in the first GAN (Goodfellow et al. 2014), with leaky units in place of maxout.",
+        "Dense layers only, as in the first GAN (Goodfellow et al. 2014), with LeakyReLU instead of maxout.",
     ),
     "mp-gan": Preset(
         mp_gan,
         dict(epochs=10),
         "images",
-        "Two convolutions with dropout between against transposed convolutions up to size and a last convolution.",
+        "Two convolutions with dropout in D; two transposed convolutions and a convolution in G.",
     ),
     "upsample": Preset(
         upsample,
         dict(epochs=5),
         "images",
-        'A small noise image grows by nearest-neighbour upsampling ("reverse pooling") and convolution: no '
-        "checkerboard (Odena et al. 2016).",
+        'Nearest-neighbour upsampling ("reverse pooling") and convolution instead of transposed convolution in G, '
+        "which avoids checkerboard artefacts (Odena et al. 2016).",
     ),
 }

@@ -1,4 +1,4 @@
-"""The networks for points in the plane: dense layers, small enough to train in seconds."""
+"""Networks for points in the plane: dense layers, small enough to train in seconds."""
 
 from minigan.errors import UserError
 from minigan.layers import Dense, MinibatchStdDev, ReLU, Sequential
@@ -6,13 +6,13 @@ from minigan.models.preset import Preset, head, label_input
 
 
 def points(rng, shape, classes, options):
-    """Three hidden layers of 128 in each network, and noise in the plane too.
+    """Build networks with three hidden layers of 128 units and noise of two numbers.
 
-    D sees how much the batch varies, because G then covers more modes of the grid. ReLU puts
-    more samples on a mode than LeakyReLU.
+    The discriminator uses minibatch standard deviation, because the generator then covers more
+    modes of the grid. ReLU places more samples on a mode than LeakyReLU.
     """
     if len(shape) != 1:
-        raise UserError(f"preset points makes rows of numbers, got samples of {' x '.join(map(str, shape))}")
+        raise UserError(f"preset points needs rows of numbers, got samples of {' x '.join(map(str, shape))}")
     (n,) = shape
     generator = Sequential(
         *label_input(classes),
@@ -43,6 +43,6 @@ PRESETS = {
         points,
         dict(epochs=20, batch=64, lr_g=2e-3, lr_d=1e-3, decay=True, simultaneous=True, average=0.99),
         "points",
-        "Dense layers for points in the plane: all of the ring of 8, and most of the grid of 25, in half a minute.",
+        "Dense layers for points in the plane: covers the ring of 8 modes and most of the grid of 25 in half a minute.",
     ),
 }

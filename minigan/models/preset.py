@@ -1,4 +1,4 @@
-"""What a preset is, and what the networks of all kinds of data share."""
+"""The class Preset, and the layers that networks for all kinds of data share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,28 +10,29 @@ from minigan.options import NoOptions, parsed
 
 @dataclass(frozen=True)
 class Preset:
-    """Networks and the recipe that trains them.
+    """A pair of networks and the recipe to train them.
 
-    `build(rng, sample_shape, classes, options)` gives (generator, discriminator) and sets
-    `generator.noise_shape`. `recipe` has the fields of Config that differ from its defaults.
+    `build(rng, sample_shape, classes, options)` returns (generator, discriminator) and sets
+    `generator.noise_shape`. `recipe` maps the fields of Config that differ from the defaults to
+    their values.
     """
 
     build: Callable[..., tuple[Sequential, Sequential]]
     recipe: dict[str, Any]
-    kind: str  # of data
+    kind: str  # the kind of data
     summary: str
-    options: type = NoOptions  # a dataclass of `option` fields: what may be chosen of the networks
+    options: type = NoOptions  # a dataclass of `option` fields: the options of the networks
 
     def parsed(self, name: str, given: dict[str, Any]) -> Any:
-        """The options from names and values. Raises UserError for one that this preset does not have."""
+        """Return the options, given names and values. Raises UserError for an option that the preset does not have."""
         return parsed(self.options, given, f"the networks of preset {name}")
 
 
 def label_input(classes: int) -> list[Layer]:
-    """The generator's layer for the label, if there are labels."""
+    """Return the generator's layers that take the label: one layer, or none if there are no labels."""
     return [OneHot(classes)] if classes else []
 
 
-def head(n_in: int, classes: int, **how: Any) -> Layer:
-    """The discriminator's last layer: a logit, which depends on the label if there are labels."""
-    return Projection(n_in, classes, **how) if classes else Dense(n_in, 1, **how)
+def head(n_in: int, classes: int, **kwargs: Any) -> Layer:
+    """Return the discriminator's last layer. It computes a logit, which depends on the label if there are labels."""
+    return Projection(n_in, classes, **kwargs) if classes else Dense(n_in, 1, **kwargs)
