@@ -67,11 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_backend(sub)
 
-    sub = add("evaluate", evaluate, "Compare a run's samples with MNIST, with a digit classifier trained with minigan.")
+    sub = add("evaluate", evaluate, "Compare a run's samples with real images.")
     sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run on 28 x 28 grey images")
     sub.add_argument("--count", type=int, default=10_000, metavar="N", help="number of samples (default 10000)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise and the bootstrap (default 0)")
     sub.add_argument("--json", action="store_true", help="print the results as JSON")
+    sub.add_argument("--data", metavar="PATH", help="where the training data are now, if they have moved")
     _add_backend(sub)
 
     sub = add("gradcheck", gradcheck, "Check every gradient, or layers of your own; exit code 1 if a check fails.")
@@ -333,16 +334,16 @@ def evaluate(arguments) -> int:
     """Evaluates the samples of a run, and prints the report. Returns the exit code."""
     import json
 
-    from minigan.metrics import table
     from minigan.runs.evaluate import evaluate_run
 
     if arguments.count < 100 or arguments.seed < 0:
         raise UserError(f"--count is at least 100 and --seed at least 0, got {arguments.count} and {arguments.seed}")
-    report = evaluate_run(arguments.run, _load_backend(arguments), arguments.count, arguments.seed)
+    backend = _load_backend(arguments)
+    report, show = evaluate_run(arguments.run, backend, arguments.count, arguments.seed, arguments.data)
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:
-        print(f"{table(report)}\nas a picture: {arguments.run / 'evaluate.png'}")
+        print(f"{show(report)}\nas a picture: {arguments.run / 'evaluate.png'}")
     return 0
 
 

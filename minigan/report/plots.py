@@ -150,6 +150,34 @@ def save_report(path: Path, images: np.ndarray, columns: int, report: dict, desc
     write_atomically(Path(path), buffer.getvalue())
 
 
+def save_comparison(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
+    """Writes a PNG file with a grid of samples (N, H, W, C) and a table of the scores of `metrics.comparison`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    left.imshow(grid(images, columns, scale=1).squeeze(), cmap="gray", vmin=0, vmax=255)
+    left.set_axis_off()
+    left.set_title(f"samples, of {report['count']:,}")
+    who = [name for name in ("samples", "real") if name in report]
+    rows = [
+        [text, *(f"{report[name][key]:.3f}" for name in who)]
+        for key, text in descriptions.items()
+        if key in report["samples"]
+    ]
+    if "agreement" in report:
+        percent = f"{100 * report['agreement']:.1f}%", f"{100 * report['classifier']:.1f}%"
+        rows.append(["classified as the class asked for", *percent[: len(who)]])
+    widths = [0.9 - 0.16 * len(who), *[0.16] * len(who)]
+    text = right.table(rows, colLabels=["", *who], colWidths=widths, cellLoc="left", bbox=[0, 0.3, 1, 0.5])
+    text.auto_set_font_size(False)
+    text.set_fontsize(9)
+    right.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100, format="png")
+    write_atomically(Path(path), buffer.getvalue())
+
+
 def _smooth(x: np.ndarray, y: np.ndarray, points: int = 100) -> tuple[np.ndarray, np.ndarray]:
     """Returns the means of about `points` blocks of consecutive values of x and y."""
     width = max(1, len(y) // points)

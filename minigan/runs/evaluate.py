@@ -1,4 +1,7 @@
-"""Evaluate the samples of a run. The judge, a digit classifier, compares them with the MNIST test images.
+"""Evaluate the samples of a run.
+
+Runs on MNIST: the judge, a digit classifier, compares the samples with the MNIST test images.
+Other runs: see `metrics.comparison`. What follows is about MNIST.
 
 Equally many training images are compared in the same way. Their scores show what a perfect
 generator would reach. They are means over up to six disjoint subsets of the training images.
@@ -8,8 +11,8 @@ do not affect the comparison.
 """
 
 import json
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,34 +22,89 @@ from tqdm import tqdm
 from minigan import datasets, losses, runs
 from minigan.errors import UserError
 from minigan.files import write_atomically
+from minigan.metrics import comparison
 from minigan.metrics.distances import Neighbourhoods
 from minigan.metrics.judge import CLASSES, Judge
-from minigan.metrics.scores import DESCRIPTIONS, evenly_spaced, mean_scores, scores, stratified_subsets
+from minigan.metrics.scores import DESCRIPTIONS, evenly_spaced, mean_scores, scores, stratified_subsets, table
 from minigan.report import plots
-from minigan.training import Sampler, draw_noise
+from minigan.training import Sampler, checkpoint, draw_noise
 
 
-def evaluate_run(out: Path, backend, count: int = 10_000, seed: int = 0) -> dict:
-    """Evaluates `count` samples of the run in `out`, and returns the report.
+def evaluate_run(
+    out: Path, backend, count: int = 10_000, seed: int = 0, data: str | None = None
+) -> tuple[dict, Callable[[dict], str]]:
+    """Evaluates `count` samples of the run in `out`. Returns the report, and the function that formats it.
 
-    Writes evaluate.json and evaluate.png. The report is the result of `evaluate_images`. For runs
-    on other data than MNIST, it contains no agreement, because the labels may not be digits.
+    A run on MNIST, which is recognised by its fingerprint, is compared by the judge: see
+    `evaluate_images`. Any other run is compared with its own training images: see
+    `metrics.comparison`. These are read from `data`, or from where the run found them; without
+    them the report has only what the samples show, and names what is missing.
+
+    Writes evaluate.json and evaluate.png.
     """
-    sampler, config = runs.sampler(out, backend), runs.read_config(out)
-    if config.kind != "images":
-        raise UserError(f"evaluate compares images with MNIST, but {out} generates {config.kind}: give a run on images")
-    images, labels = draw(sampler, count, seed)
-    judge = Judge(backend)
-    n, data = sampler.classes, config.data
-    if n and data != "mnist":
-        print(f"the {n} labels of {data} may not be digits: no agreement is computed", file=sys.stderr)
-        labels = None
-    progress = partial(tqdm, desc="judging subsets of real images", leave=False, disable=None)
-    report = evaluate_images(judge, images, labels, seed, progress)
+    config, facts = runs.read_config(out), runs.info(out)
+    if facts["kind"] != "images":
+        raise UserError(f"evaluate compares images, but {out} generates {facts['kind']}: give a run on images")
+    sampler = runs.sampler(out, backend)
+    if is_mnist(facts["fingerprint"]):
+        report, show = _evaluate_digits(sampler, count, seed), table
+        save = partial(plots.save_report, descriptions=DESCRIPTIONS)
+    else:
+        report, show = _evaluate_any(config, facts, sampler, count, seed, data), comparison.table
+        save = partial(plots.save_comparison, descriptions=comparison.SCORES)
+    pairs = report.pop("pairs", None)
     with runs.writing(out):
         write_atomically(out / "evaluate.json", (json.dumps(report, indent=1) + "\n").encode())
         shown = sampler.draw(100, np.random.default_rng(seed))
-        plots.save_report(out / "evaluate.png", shown, runs.columns(n), report, DESCRIPTIONS)
+        save(out / "evaluate.png", shown, runs.columns(sampler.classes), report)
+        if pairs is not None:
+            plots.save_samples(out / "nearest.png", pairs, sampler.codec, 20)
+    return report, show
+
+
+def is_mnist(fingerprint: dict) -> bool:
+    """Whether these are the embedded MNIST training images (their labels may be missing)."""
+    mnist = datasets.mnist("train")
+    if "crc32" in fingerprint:  # of format 1
+        return fingerprint["crc32"] == checkpoint.fingerprint_1(mnist)["crc32"]
+    theirs = mnist.fingerprint()
+    return all(fingerprint[key] in (theirs[key], None) for key in theirs)
+
+
+def _evaluate_digits(sampler: Sampler, count: int, seed: int) -> dict:
+    images, labels = draw(sampler, count, seed)
+    progress = partial(tqdm, desc="judging subsets of real images", leave=False, disable=None)
+    return evaluate_images(Judge(sampler.generator.backend), images, labels, seed, progress)
+
+
+def _evaluate_any(config, facts: dict, sampler: Sampler, count: int, seed: int, place: str | None) -> dict:
+    """The report of `comparison.compare`; with "pairs", samples and their nearest training images in turn."""
+    rng, backend = np.random.default_rng(seed), sampler.generator.backend
+    labels = np.arange(count) % sampler.classes if sampler.classes else None
+    placed = None if labels is None else backend.asarray(labels)
+    samples = sampler.of(draw_noise(sampler.generator, rng, count), placed)
+    report: dict = {"count": count, "samples": {"diversity": comparison.diversity(samples, rng)}}
+    try:
+        real = runs.load_data(config if place is None else replace(config, data_moved_to=place))
+    except datasets.DataError as error:
+        report["missing"] = [
+            f"distances, coverage and nearest images need the training data ({error}): give their place with --data PATH"
+        ]
+        return report
+    checked, saved = real.fingerprint(), facts["fingerprint"]
+    ignored = {"name": "", "labels": None, "crc32": None}
+    same = saved | ignored == checked | ignored if "crc32" not in saved else True
+    if not same:
+        where = place or config.place_of_data()
+        raise UserError(
+            f"{where} has other contents than the data of this run: give the original data with --data PATH"
+        )
+    progress = partial(tqdm, desc="training a classifier", leave=False, disable=None)
+    own = real.labels if sampler.classes else None
+    report |= comparison.compare(samples, real.images, backend, labels, own, seed, progress)
+    shown = samples[:40]
+    index, _ = comparison.to_nearest(shown, real.images)
+    report["pairs"] = np.stack([shown, real.images[index]], axis=1).reshape(-1, *shown.shape[1:])
     return report
 
 

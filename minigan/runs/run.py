@@ -149,6 +149,7 @@ def info(out: Path) -> dict:
         "data": config.data,
         "data_name": facts["data"]["name"],
         "samples": facts["data"]["shape"][0],
+        "fingerprint": facts["data"],
         "sample_shape": facts["sample_shape"],
         "description": facts.get("description", []),
         "conditional": bool(facts["classes"]),
