@@ -30,7 +30,7 @@ class Row:
         text = f"{self.subject}, {self.tensor}: {self.verdict}, worst relative error {self.error:.1e}"
         if self.verdict == "right":
             return text
-        return f"{text} at {self.where}: {self.analytic:.9g} by hand, {self.numeric:.9g} by {self.method}"
+        return f"{text} at {self.where}: got {self.analytic:.9g}, expected {self.numeric:.9g} ({self.method})"
 
 
 def compare(subject: str, tensor: str, method: str, got, expected, tolerance: float) -> Row:
