@@ -130,7 +130,7 @@ def test_a_wrong_gradient_away_from_kinks_stays_wrong_next_to_one():
 
 
 def test_a_wrong_gradient_cannot_hide_where_everything_is_a_kink():
-    """With all inputs at the kink, every comparison fails and all one-sided slopes differ. Only a nearby point shows it."""
+    """With all inputs at the kink, all one-sided slopes differ. Only a nearby point shows the mistake."""
     x = np.zeros((3, 4))
     (row,) = check_layer(LeakyReLU(0.2), x)
     assert row.verdict == "kink"
@@ -265,7 +265,7 @@ def test_randomize_recognises_singular_vectors_by_their_layer_and_not_by_name(rn
     own = Layer({"w": np.zeros((200, 100), np.float32)}, {"u": np.zeros(200, np.float32), "v": np.zeros(7, np.float32)})
     normed = SpectralNorm(Dense(6, 4, rng=rng), rng=rng)
     randomize(Sequential(own, normed), rng)
-    np.testing.assert_allclose(own.buffers["u"].std(), 0.3, rtol=0.3)  # random values; the entries of a unit vector (200,) have 0.07
+    np.testing.assert_allclose(own.buffers["u"].std(), 0.3, rtol=0.3)  # that of a unit vector (200,) is 0.07
     w, u, v = normed.params["w"], *normed.buffers.values()
     np.testing.assert_allclose(w @ v, np.linalg.svd(w, compute_uv=False)[0] * u, atol=1e-6)
 
@@ -399,12 +399,12 @@ NOT_REACHED = {
 
 
 def missing(names=(*checks.CHECKS, "presets")) -> tuple[dict, set]:
-    """Return the conditions in minigan's mathematics with outcomes that the checks do not reach, and the used exemptions."""
+    """Return the conditions with outcomes that the checks do not reach, and the exemptions that were used."""
     backend = checks.load("numpy")
     with branches.recorded(MATHEMATICS) as record, np.errstate(all="ignore"):
         for name in names:
             record.run(name, lambda name=name: checks.report(backend, only=lambda check: check == name))
-    assert SETUP <= {condition.function for condition in record.conditions}, "SETUP names a function that does not exist"
+    assert SETUP <= {condition.function for condition in record.conditions}, "a function does not exist"
     found, used = {}, set()
     for condition, why in record.missing().items():
         exempt = {(condition.function, condition.text), (condition.function, "")} & NOT_REACHED.keys()
@@ -415,7 +415,7 @@ def missing(names=(*checks.CHECKS, "presets")) -> tuple[dict, set]:
 
 
 def test_the_inputs_of_the_checks_reach_every_branch():
-    """Array conditions reach both outcomes in each check and for each caller, other conditions in at least one check."""
+    """Array conditions reach both outcomes in each check and for each caller, other conditions in any check."""
     found, used = missing()
     assert found == {}
     assert used == NOT_REACHED.keys(), "an exemption is not needed"
