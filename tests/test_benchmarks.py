@@ -246,7 +246,7 @@ def test_a_bit_that_differs_gives_exit_code_1(versions, monkeypatch, capsys):
     assert compare_versions.main() == 1
     out = capsys.readouterr().out
     assert "1 of 1 arrays differ\n    G.0.w: 3 of 3 differ, by up to 5.0e-01\n" in out
-    assert out.endswith("2 cases differ\n")  # one thread, and two
+    assert out.endswith("2 cases differ\n")  # with one thread and with two
 
 
 def test_a_version_is_a_python_and_a_clone(script, monkeypatch, tmp_path):

@@ -301,7 +301,7 @@ def labels(case: _Case) -> Iterator[Row]:
     restore()
     try:
         y_labels, _ = forward(layer, x, case.train, labels=case.backend.asarray(np.arange(N)))
-    except Exception:  # refused
+    except Exception:  # the layer refuses labels
         return
     yield fact("", "labels", case.same(y, y_labels), f"forward uses them: {declare}")
 
