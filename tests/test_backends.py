@@ -147,7 +147,7 @@ def way_of(shape):
     N, H, W, C, O, K, stride, pad = shape
     P, Q = conv_size(H, K, stride, pad), conv_size(W, K, stride, pad)
     facts = (N, H, W, C), (K, K, C, O), stride, pads(pad)[0], P, Q, np.dtype(np.float32)
-    return compiled.quickest(*facts)
+    return compiled.choose_algorithm(*facts)
 
 
 # ---------------------------------------------------------------- the convolutions
@@ -642,7 +642,7 @@ def test_compiled_code_is_kept_on_disk():
         for shape in t.PRESET_SHAPES:
             t.results(t.numba_backend, *t.operands(shape, np.float32), *shape[6:])
         m = t.microkernel
-        compiled = [m.products, m.convolve_groups, m.correlate_chunks, m.spread_images]
+        compiled = [m.products, m.convolve_groups, m.correlate_chunks, m.scatter_images]
         print(sum(sum(f.stats.cache_misses.values()) for f in compiled), sum(len(f.stats.cache_hits) for f in compiled))
     """
     run(code)
@@ -660,7 +660,7 @@ def test_kernels_of_other_sources_are_forgotten(tmp_path, monkeypatch):
         (tmp_path / "microkernel.py").write_text(text)
         kernel.touch()
         code.touch()
-        compiled.forget_stale_kernels()
+        compiled.delete_stale_kernels()
         assert numba_backend.kernels_on_disk() is kernel.exists() is code.exists() is kept
 
 
@@ -671,7 +671,7 @@ def test_where_the_tile_does_not_compile_plain_loops_serve(monkeypatch):
     monkeypatch.setattr(microkernel, "matmul", broken)
     compiled.tile_works.cache_clear()
     try:
-        with pytest.warns(RuntimeWarning, match=r"plain loops take over .*no such register\)$"):
+        with pytest.warns(RuntimeWarning, match=r"slower plain loops are used .*no such register\)$"):
             assert not compiled.tile_works()
         for shape in (PRESET_SHAPES[3], *AWKWARD_SHAPES):
             x, w, dy = operands(shape)
