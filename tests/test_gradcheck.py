@@ -425,4 +425,4 @@ def test_inputs_on_one_side_of_a_margin_are_noticed(monkeypatch):
     """If all logits of the real samples are negative, the checks cannot notice a missing hinge mask."""
     monkeypatch.setattr(loss_optim_checks, "REAL_LOGITS", -abs(loss_optim_checks.REAL_LOGITS))
     found, _ = missing(["losses"])
-    assert any("gap.real > 0" in c.text and "Hinge.discriminator" in why for c, why in found.items())
+    assert any("margin.real > 0" in c.text and "Hinge.discriminator" in why for c, why in found.items())
