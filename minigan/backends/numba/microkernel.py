@@ -580,9 +580,7 @@ def work(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, before
 def conv2d(x: np.ndarray, w: np.ndarray, stride: int, before: int, P: int, Q: int) -> np.ndarray:
     """Compute the convolution: (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)."""
     (N, _, _, C), (K, _, _, O) = x.shape, w.shape
-    if (
-        few_channels(O, x.dtype) and stride == 1 and before < K
-    ):  # the same sum is an input gradient, which `scatter` computes
+    if few_channels(O, x.dtype) and stride == 1 and before < K:  # the same sum as an input gradient: use `scatter`
         return scatter(x, flipped(w), P, Q, 1, K - 1 - before)
     y = np.empty((N, P, Q, tiled_columns(O, x.dtype)), x.dtype)
     return convolve(x, [w.reshape(K * K * C, O)], y, window_plan(x.shape, K, stride, before, y.shape, x.itemsize))

@@ -578,7 +578,7 @@ def conv2d_grad_x(dy: np.ndarray, w: np.ndarray, H: int, W: int, stride: int, be
 
 
 def allocate(shape, filled: bool, dtype) -> np.ndarray:
-    """Allocate an array. It is set to zero only if the columns do not fill the panels, because this takes time."""
+    """Allocate an array. It is set to zero only if its columns do not fill whole panels, because zeroing takes time."""
     return np.empty(shape, dtype) if filled else np.zeros(shape, dtype)
 
 
