@@ -59,78 +59,121 @@ class SmallNetworks:
 
 
 def digits(rng, shape, classes, options):
-    """Build networks with three stages of few channels, with spectral norm in D (Miyato et al. 2018).
+    """Build networks with stages of few channels, with spectral norm in D (Miyato et al. 2018).
 
-    Spectral norm allows a high learning rate for both networks. The stages have 64, 32 and 16
-    channels, in G times `g_width`. G starts at 4x4 pixels and D ends there, because the shape of
-    a digit is formed and recognised at this resolution, where layers are cheap: 4 -> 7 -> 14 -> 28
+    Spectral norm allows a high learning rate for both networks. For 28x28 pixels the stages have
+    64, 32 and 16 channels, in G times `g_width`, and for larger images each further stage has
+    twice as many. G starts at a side of 4 to 7 pixels and D ends there, because the shape of a
+    digit is formed and recognised at this resolution, where layers are cheap: 4 -> 7 -> 14 -> 28
     pixels in G and back in D. D uses the minibatch standard deviation of each of its last
     channels, because G's digits vary less than real digits without it.
     """
-    H, W, C = expect_square(shape)
-    g_width, normalise = options.g_width, NORMALISATIONS[options.d_norm]
+    (H, W, C), g_width, normalise = shape, options.g_width, NORMALISATIONS[options.d_norm]
     dcgan = dict(rng=rng, init=normal(0.02))
-    h, w = _quarter("digits", H, W)
-    m, n = (h + 1) // 2, (w + 1) // 2  # half, rounded up: 7 -> 4; output_pad below restores the size
-    c64, c32, c16 = (c * g_width for c in (64, 32, 16))
+    sides = stages("digits", H, W, smallest=4, least=3 if min(H, W) < 16 else 2)
+    m, n = sides[-1]
+    first = 16 if len(sides) > 3 else 32
+    channels = [first << stage for stage in range(len(sides) - 1)]  # of D: 16, 32, 64
+    widths = [c * g_width for c in reversed(channels)]  # of G: 64, 32, 16
     generator = Sequential(
         *label_input(classes),
-        Dense(64 + classes, m * n * c64, bias=False, **dcgan),
-        Reshape(m, n, c64),
-        BatchNorm(c64),
+        Dense(64 + classes, m * n * widths[0], bias=False, **dcgan),
+        Reshape(m, n, widths[0]),
+        BatchNorm(widths[0]),
         LeakyReLU(0.2),
-        ConvTranspose2d(c64, c32, 3, stride=2, pad=1, output_pad=1 - h % 2, bias=False, **dcgan),
-        BatchNorm(c32),
-        LeakyReLU(0.2),
-        ConvTranspose2d(c32, c16, 4, stride=2, pad=1, bias=False, **dcgan),
-        BatchNorm(c16),
-        LeakyReLU(0.2),
-        ConvTranspose2d(c16, C, 4, stride=2, pad=1, **dcgan),
+        *ups(sides, [*widths, C], inner_kernel=3, **dcgan),
         Tanh(),
     )
-    last = head((m * n + 1) * 64, classes, rng=rng)
+    last = head((m * n + 1) * channels[-1], classes, rng=rng)
     # Spectral norm applies to w of the head, not to the label embedding e. A head without labels is not normalised,
     # because training then stalls.
     normalise_last = classes and options.d_norm == "spectral"
     discriminator = Sequential(
-        *normalise(Conv2d(C, 16, 4, stride=2, pad=1, rng=rng), 16, rng),
-        LeakyReLU(0.2),
-        *normalise(Conv2d(16, 32, 4, stride=2, pad=1, rng=rng), 32, rng),
-        LeakyReLU(0.2),
-        *normalise(Conv2d(32, 64, 3, stride=2, pad=1, rng=rng), 64, rng),
-        LeakyReLU(0.2),
+        *downs(sides, [C, *channels], [normalise] * len(channels), inner_kernel=3, rng=rng),
         Flatten(),
-        MinibatchStdDev(64, strength=5),
+        MinibatchStdDev(channels[-1], strength=5),
         SpectralNorm(last, rng=rng) if normalise_last else last,
     )
     generator.noise_shape = (64,)
     return generator, discriminator
 
 
+def stages(preset: str, H: int, W: int, smallest: int, least: int) -> list[tuple[int, int]]:
+    """Returns the sizes from (H, W) down: each is half of the one before it, rounded up.
+
+    There are at least `least` halvings, and more as long as no side gets smaller than
+    `smallest`. Raises UserError unless both sides are multiples of 4, from 8 up, and, in images
+    that are not square, even and odd sides come at the same stages.
+    """
+    expect_multiples_of_4(preset, H, W)
+    sides = [(H, W)]
+    while len(sides) <= least or min(half(sides[-1])) >= smallest:
+        sides.append(half(sides[-1]))
+    if any(h % 2 != w % 2 for h, w in sides[:-1]):
+        raise UserError(f"preset {preset} makes images whose sides are halved evenly, got {H} x {W} pixels: {FITTING}")
+    return sides
+
+
+def half(size: tuple[int, int]) -> tuple[int, int]:
+    """Returns half of (height, width), rounded up."""
+    return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+def ups(sides: list[tuple[int, int]], channels: list[int], inner_kernel: int, **how) -> list:
+    """Returns transposed convolutions of stride 2 from the last of `sides` up to the first, and from channel to channel.
+
+    Kernels are 4x4, but 3x3 to an odd side, and `inner_kernel` at the last of `sides`. All but
+    the last layer are followed by batch norm and LeakyReLU.
+    """
+    layers, last = [], len(sides) - 2
+    for stage, (side, _) in enumerate(reversed(sides[:-1])):
+        kernel = 3 if side % 2 else inner_kernel if stage == 0 else 4
+        output_pad = 1 if kernel == 3 and side % 2 == 0 else 0
+        pads = dict(stride=2, pad=1, output_pad=output_pad)
+        layers.append(ConvTranspose2d(*channels[stage : stage + 2], kernel, bias=stage == last, **pads, **how))
+        if stage < last:
+            layers += [BatchNorm(channels[stage + 1]), LeakyReLU(0.2)]
+    return layers
+
+
+def downs(sides: list[tuple[int, int]], channels: list[int], normalise: list, inner_kernel: int, rng, **how) -> list:
+    """Returns convolutions of stride 2, each with LeakyReLU, from the first of `sides` down to the last.
+
+    Kernels are as in `ups`. `normalise` has a function of NORMALISATIONS for each layer.
+    """
+    layers = []
+    for stage, (side, _) in enumerate(sides[:-1]):
+        kernel = 3 if side % 2 else inner_kernel if stage == len(sides) - 2 else 4
+        layer = Conv2d(*channels[stage : stage + 2], kernel, stride=2, pad=1, rng=rng, **how)
+        layers += [*normalise[stage](layer, channels[stage + 1], rng), LeakyReLU(0.2)]
+    return layers
+
+
 def small(rng, shape, classes, options):
-    """Build a common small DCGAN (after Radford et al. 2016), the baseline."""
-    (H, W, C), normalise = expect_square(shape), NORMALISATIONS[options.d_norm]
+    """Build a common small DCGAN (after Radford et al. 2016), the baseline.
+
+    For 28x28 pixels it has two stages, 7 -> 14 -> 28. Larger images have more, so that G starts
+    at a side of at most 8 pixels; each has twice the channels of the next.
+    """
+    (H, W, C), normalise = shape, NORMALISATIONS[options.d_norm]
     dcgan = dict(rng=rng, init=normal(0.02))
-    h, w = _quarter("small", H, W)
+    sides = stages("small", H, W, smallest=5, least=2)
+    channels = [32 << stage for stage in range(len(sides) - 1)]  # of D: 32, 64
+    h, w = sides[-1]
     generator = Sequential(
         *label_input(classes),
-        Dense(64 + classes, h * w * 64, bias=False, **dcgan),
-        Reshape(h, w, 64),
-        BatchNorm(64),
+        Dense(64 + classes, h * w * channels[-1], bias=False, **dcgan),
+        Reshape(h, w, channels[-1]),
+        BatchNorm(channels[-1]),
         LeakyReLU(0.2),
-        ConvTranspose2d(64, 32, 4, stride=2, pad=1, bias=False, **dcgan),
-        BatchNorm(32),
-        LeakyReLU(0.2),
-        ConvTranspose2d(32, C, 4, stride=2, pad=1, **dcgan),
+        *ups(sides, [*reversed(channels), C], inner_kernel=4, **dcgan),
         Tanh(),
     )
+    normalised = [NORMALISATIONS["none"], *[normalise] * (len(channels) - 1)]
     discriminator = Sequential(
-        Conv2d(C, 32, 4, stride=2, pad=1, **dcgan),
-        LeakyReLU(0.2),
-        *normalise(Conv2d(32, 64, 4, stride=2, pad=1, **dcgan), 64, rng),
-        LeakyReLU(0.2),
+        *downs(sides, [C, *channels], normalised, inner_kernel=4, **dcgan),
         Flatten(),
-        head(h * w * 64, classes, **dcgan),
+        head(h * w * channels[-1], classes, **dcgan),
     )
     generator.noise_shape = (64,)
     return generator, discriminator
@@ -142,7 +185,7 @@ def tutorial(rng, shape, classes, options):
     Values that the tutorial does not set are Keras's defaults (batch norm, Glorot, biases in D). TensorFlow's "same"
     padding of a 5x5 kernel on an even size is 1 before and 2 after for stride 2, and 2 before and 2 after for stride 1.
     """
-    H, W, C = expect_square(shape)
+    H, W, C = shape
     keras = dict(eps=1e-3, momentum=0.99)
     h, w = _quarter("tutorial", H, W)
     generator = Sequential(
@@ -176,7 +219,7 @@ def tutorial(rng, shape, classes, options):
 
 def mlp(rng, shape, classes, options):
     """Build networks of dense layers, as in the first GAN (Goodfellow et al. 2014), with LeakyReLU for maxout."""
-    H, W, C = expect_square(shape)
+    H, W, C = shape
     generator = Sequential(
         *label_input(classes),
         Dense(100 + classes, 256, rng=rng),
@@ -207,7 +250,7 @@ def mp_gan(rng, shape, classes, options):
     The generator ends in a convolution. The discriminator ends in Dense(n, 1) instead of a layer with a sigmoid,
     because the loss includes the sigmoid and computes it without saturation.
     """
-    H, W, C = expect_square(shape)
+    H, W, C = shape
     h, w = _quarter("mp-gan", H, W)
     generator = Sequential(
         *label_input(classes),
@@ -243,7 +286,7 @@ def upsample(rng, shape, classes, options):
     """
     if classes:
         raise UserError("preset upsample starts from a noise image, which takes no labels: add --unconditional")
-    H, W, C = expect_square(shape)
+    H, W, C = shape
     dcgan = dict(rng=rng, init=normal(0.02))
     h, w = _quarter("upsample", H, W)
     generator = Sequential(
@@ -275,21 +318,21 @@ NORMALISATIONS = {
 }
 
 
-def expect_square(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return the shape as (H, W, C). Raises UserError unless it is that of a square image."""
-    if len(shape) != 3 or shape[0] != shape[1]:
-        raise UserError(f"images are square, got {' x '.join(map(str, shape))}: crop or pad them")
-    return shape
+FITTING = "bring them to one with --size and --fit, for example --size 32 --fit crop, or take --preset mlp"
 
 
 def _quarter(preset: str, H: int, W: int) -> tuple[int, int]:
     """Return (H // 4, W // 4), the size at which a generator that doubles the size twice starts."""
-    if H % 4 or H < 8:
-        raise UserError(
-            f"preset {preset} needs images whose side is a multiple of 4 and at least 8, got {H}: resize them, or use "
-            "--preset mlp"
-        )
+    expect_multiples_of_4(preset, H, W)
     return H // 4, W // 4
+
+
+def expect_multiples_of_4(preset: str, H: int, W: int) -> None:
+    """Raises UserError unless both sides are multiples of 4, and at least 8."""
+    if H % 4 or W % 4 or min(H, W) < 8:
+        raise UserError(
+            f"preset {preset} makes images whose sides are multiples of 4, from 8 up, got {H} x {W} pixels: {FITTING}"
+        )
 
 
 DIGITS = dict(
