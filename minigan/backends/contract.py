@@ -28,7 +28,7 @@ Array: TypeAlias = Any  # an array of the backend: numpy.ndarray or cupy.ndarray
 Shape: TypeAlias = tuple[int, ...]
 Pad: TypeAlias = int | tuple[int, int]
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class BackendUnavailable(UserError):
@@ -95,11 +95,11 @@ class Backend(Protocol):
     def __copy__(self) -> "Backend":
         return self
 
-    def __deepcopy__(self, memo: dict) -> "Backend":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Backend":
         """A backend copies to itself, so that a copy of a network computes where the network does."""
         return self
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """A backend is pickled by its name and settings, and loaded again where it is unpickled."""
         from minigan.backends import reload
 
@@ -261,7 +261,7 @@ def in_force(operation: F) -> F:
     """The operation, run with the settings of its own backend in force."""
 
     @functools.wraps(operation)
-    def run(self, *arguments, **named):
+    def run(self: Backend, *arguments: Any, **named: Any) -> Any:
         if _active is not self:
             put_in_force(self)
         return operation(self, *arguments, **named)

@@ -15,6 +15,7 @@ dx times 37 both look right, and a transposed or permuted gradient has the same 
 import copy
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,8 +23,12 @@ from minigan import backends, game
 from minigan.checking.derivatives import WHOLE, check
 from minigan.checking.rows import Row, compare, digest, table
 from minigan.layers import Layer
+from minigan.layers.base import Grads
 from minigan.losses import Loss
+from minigan.optim import Optimizer
 from minigan.penalties import Penalty
+
+L = TypeVar("L", bound=Layer)
 
 __all__ = [
     "PLAYERS",
@@ -224,12 +229,15 @@ def check_step(
 PLAYERS = {"D": "discriminator", "G": "generator"}
 
 
-class Recorder:
+class Recorder(Optimizer):
     """An optimizer that keeps the gradients and moves nothing."""
 
-    grads = None
+    grads: Grads | None = None
 
-    def step(self, grads: dict) -> None:
+    def __init__(self):
+        """Needs no network, because nothing moves."""
+
+    def step(self, grads: Grads) -> None:
         self.grads = grads
 
 
@@ -255,7 +263,7 @@ class _Evaluating:
         return getattr(self.network, name)
 
 
-def randomize(network: Layer, rng: np.random.Generator) -> Layer:
+def randomize(network: L, rng: np.random.Generator) -> L:
     """The network with every parameter and statistic drawn anew, in place; returns it.
 
     A fresh network hides mistakes: biases are 0, gammas 1, running means 0, and DCGAN's weights are so small that all
@@ -279,7 +287,7 @@ def randomize(network: Layer, rng: np.random.Generator) -> Layer:
     return network
 
 
-def _copy(layer: Layer, dtype=np.float64) -> Layer:
+def _copy(layer: L, dtype=np.float64) -> L:
     return copy.deepcopy(layer).to(layer.backend, dtype)
 
 

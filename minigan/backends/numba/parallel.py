@@ -13,6 +13,8 @@ The way there: the arguments lie side by side in memory; a function (address of 
 there and calls the body is added to the caller's module; the `prange` gets its address and theirs.
 """
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from llvmlite.ir.values import ArgumentAttributes
@@ -20,9 +22,10 @@ from numba import get_num_threads, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-PLAIN = dict(error_model="numpy", no_cfunc_wrapper=True)  # x / 0 is no exception, which every loop would look for
-COMPILED = PLAIN | dict(cache=True)
-INNER = PLAIN | dict(no_cpython_wrapper=True)  # called by compiled code alone
+# x / 0 is no exception, which every loop would look for
+PLAIN: dict[str, Any] = dict(error_model="numpy", no_cfunc_wrapper=True)
+COMPILED: dict[str, Any] = PLAIN | dict(cache=True)
+INNER: dict[str, Any] = PLAIN | dict(no_cpython_wrapper=True)  # called by compiled code alone
 
 LINE = 8  # numbers of 8 bytes in a cache line: threads that write to the same line wait for one another
 ADDRESS = ir.IntType(64)
