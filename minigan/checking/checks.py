@@ -40,7 +40,7 @@ from minigan.checking.layer_checks import (
 )
 from minigan.checking.loss_optim_checks import loss_values, moving_average, optimizer_steps
 from minigan.checking.rows import Row, fact
-from minigan.layers import BatchNorm
+from minigan.layers import BatchNorm, LayerNorm
 
 __all__ = [
     "CHECKS",
@@ -98,8 +98,8 @@ def weak(backend) -> Iterator[Row]:
     (a cotangent of ones), a tolerance of 0.1, the losses likewise, and one step of each player that gives numbers."""
     rng = np.random.default_rng(16)
     for what, layer, shape, how in layer_cases(backend, rng):
-        if isinstance(layer, BatchNorm):
-            layer = BatchNorm(layer.channels, eps=layer.eps).to(backend, np.float64)
+        if isinstance(layer, BatchNorm | LayerNorm):
+            layer = type(layer)(layer.channels, eps=layer.eps).to(backend, np.float64)
         x = rng.standard_normal(shape)
         yield from gradcheck.check_layer(
             layer, x, **how, cotangent=lambda rng, shape: np.ones(shape), tolerance=0.1, subject=what, coordinates=12

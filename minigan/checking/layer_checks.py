@@ -19,6 +19,7 @@ from minigan.layers import (
     Dropout,
     Flatten,
     Identity,
+    LayerNorm,
     LeakyReLU,
     MinibatchStdDev,
     OneHot,
@@ -56,6 +57,8 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
         ("BatchNorm of images", BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
         ("BatchNorm of rows", BatchNorm(4), (5, 4), {}),
         ("BatchNorm, running statistics", BatchNorm(4, eps=1e-3), (5, 4), {"train": False}),
+        ("LayerNorm of images", LayerNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
+        ("LayerNorm of rows", LayerNorm(4), (5, 4), {}),
         ("OneHot", OneHot(3), (4, 5), {"labels": labels}),
         ("Projection", Projection(5, 3, rng=rng), (4, 5), {"labels": labels}),
         ("MinibatchStdDev", MinibatchStdDev(3, strength=2.0), (4, 6), {"labels": labels}),
@@ -181,9 +184,9 @@ def layer_contract(backend) -> Iterator[Row]:
 
 
 def second_derivative_contract(backend) -> Iterator[Row]:
-    """`tangent` is the adjoint of `backward`, and `tangent_backward` is additive in (dy, dty).
+    """`tangent` is the adjoint of `backward`, and `tangent_backward` gives the derivatives of <dy, y> + <dty, ty>.
 
-    A dy of None is zero, and what is not needed is None.
+    It is additive in (dy, dty), a dy of None is zero, and what is not needed is None.
     """
     rng = np.random.default_rng(23)
     for what, layer, shape, how in layer_cases(backend, rng):
@@ -207,6 +210,28 @@ def second_derivative_contract(backend) -> Iterator[Row]:
         for name, g in grads.items():
             yield compare(what, name, "sum", *map(backend.to_numpy, (both[2][name], alone[2][name] + g)), EXACT)
             yield compare(what, name, "alone", *map(backend.to_numpy, (spared[2][name], both[2][name])), EXACT)
+        yield from second_derivatives(what, layer, how, {"x": x, "tx": tx}, {"y": dy, "ty": dty})
+
+
+def second_derivatives(what, layer, how, moving: dict, cotangents: dict) -> list[Row]:
+    """(dx, dtx, grads) of `tangent_backward` against numerical derivatives of <dy, y> + <dty, ty>."""
+    backend, put_back = layer.backend, gradcheck.keeper(layer)
+    x, tx, dy, dty = moving["x"], moving["tx"], cotangents["y"], cotangents["ty"]
+
+    def value():
+        put_back()
+        y, cache = layer.forward(x, **how)
+        return backend.xp.stack([dy * y, dty * layer.tangent(tx, cache)[0]])
+
+    def gradient():
+        put_back()
+        _, cache = layer.forward(x, **how)
+        _, tangent_cache = layer.tangent(tx, cache)
+        dx, dtx, grads = layer.tangent_backward(dy, dty, cache, tangent_cache)
+        return {"x": dx, "tx": dtx, **grads}
+
+    tensors = {**moving, **layer.params}
+    return gradcheck.check(value, gradient, tensors, subject=what, backend=backend, coordinates=2, directions=1)
 
 
 def forward_values(backend) -> Iterator[Row]:
@@ -258,6 +283,9 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         rows = x.reshape(-1, layer.channels)
         mean, var = (np.mean(rows, 0), np.var(rows, 0)) if train else (buffers["mean"], buffers["var"])
         return p["gamma"] * (x - mean) / np.sqrt(var + layer.eps) + p["beta"]
+    if isinstance(layer, LayerNorm):
+        xhat = [(sample - np.mean(sample)) / np.sqrt(np.var(sample) + layer.eps) for sample in x]
+        return p["gamma"] * np.array(xhat) + p["beta"]
     if isinstance(layer, LeakyReLU | ReLU):
         return np.maximum(x, 0) + layer.slope * np.minimum(x, 0)
     if isinstance(layer, Tanh):
@@ -266,6 +294,8 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         return 1 / (1 + np.exp(-x))
     if isinstance(layer, Upsample):
         return np.kron(x, np.ones((1, layer.factor, layer.factor, 1)))
+    if not isinstance(layer, Flatten | Identity | Reshape):
+        raise NotImplementedError(f"plain_forward does not know {layer!r}: add its formula")
     shape = layer.shape if isinstance(layer, Reshape) else (-1,)
     return np.stack([np.array(list(sample.flat)).reshape(shape) for sample in x])
 
