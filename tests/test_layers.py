@@ -728,7 +728,7 @@ def test_x_with_another_dtype_than_the_weights_is_rejected(rng):
         (lambda r: Dropout(1.0, rng=r), "a dropout rate is at least 0 and below 1, got 1.0"),
         (lambda r: Dropout(-0.1, rng=r), "a dropout rate is at least 0 and below 1, got -0.1"),
         (lambda r: Upsample(0), "an upsampling factor is at least 1, got 0"),
-        (lambda r: Conv2d(1, 1, 3, pad=-1, rng=r), "pad is an int >= 0 or a pair of them, got -1"),
+        (lambda r: Conv2d(1, 1, 3, pad=-1, rng=r), "pad must be an int >= 0 or a pair of them, got -1"),
         (lambda r: LeakyReLU(-0.1), "the slope of a LeakyReLU is at least 0, got -0.1"),
     ],
 )
