@@ -106,15 +106,9 @@ def weak(backend) -> Iterator[Row]:
     check the losses with the same tolerance, and that one step of each kind returns finite losses.
     """
     rng = np.random.default_rng(16)
-<<<<<<< HEAD
-    for what, layer, shape, how in layer_cases(backend, rng):
+    for what, layer, shape, kwargs in layer_cases(backend, rng):
         if isinstance(layer, BatchNorm | LayerNorm):
             layer = type(layer)(layer.channels, eps=layer.eps).to(backend, np.float64)
-=======
-    for what, layer, shape, kwargs in layer_cases(backend, rng):
-        if isinstance(layer, BatchNorm):
-            layer = BatchNorm(layer.channels, eps=layer.eps).to(backend, np.float64)
->>>>>>> main
         x = rng.standard_normal(shape)
         yield from gradcheck.check_layer(
             layer, x, **kwargs, cotangent=lambda rng, shape: np.ones(shape), tolerance=0.1, subject=what, coordinates=12

@@ -193,15 +193,10 @@ def layer_contract(backend) -> Iterator[Row]:
 
 
 def second_derivative_contract(backend) -> Iterator[Row]:
-<<<<<<< HEAD
-    """`tangent` is the adjoint of `backward`, and `tangent_backward` gives the derivatives of <dy, y> + <dty, ty>.
+    """Check that `tangent` is the adjoint of `backward`, and `tangent_backward` against numerical derivatives.
 
-    It is additive in (dy, dty), a dy of None is zero, and what is not needed is None.
-=======
-    """Check that `tangent` is the adjoint of `backward`, and that `tangent_backward` is additive in (dy, dty).
-
-    A dy of None counts as zero, and a gradient that is not needed is None.
->>>>>>> main
+    The numerical derivatives are those of <dy, y> + <dty, ty>. `tangent_backward` is additive in
+    (dy, dty), a dy of None counts as zero, and a gradient that is not needed is None.
     """
     rng = np.random.default_rng(23)
     for what, layer, shape, kwargs in layer_cases(backend, rng):
@@ -225,33 +220,29 @@ def second_derivative_contract(backend) -> Iterator[Row]:
         yield fact(what, "not needed", keys and omitted, "dx or dtx is not None, or the keys differ")
         for name, g in grads.items():
             yield compare(what, name, "sum", *map(backend.to_numpy, (both[2][name], alone[2][name] + g)), EXACT)
-<<<<<<< HEAD
-            yield compare(what, name, "alone", *map(backend.to_numpy, (spared[2][name], both[2][name])), EXACT)
-        yield from second_derivatives(what, layer, how, {"x": x, "tx": tx}, {"y": dy, "ty": dty})
+            yield compare(what, name, "alone", *map(backend.to_numpy, (grads_only[2][name], both[2][name])), EXACT)
+        yield from second_derivatives(what, layer, kwargs, {"x": x, "tx": tx}, {"y": dy, "ty": dty})
 
 
-def second_derivatives(what, layer, how, moving: dict, cotangents: dict) -> list[Row]:
-    """(dx, dtx, grads) of `tangent_backward` against numerical derivatives of <dy, y> + <dty, ty>."""
-    backend, put_back = layer.backend, gradcheck.keeper(layer)
-    x, tx, dy, dty = moving["x"], moving["tx"], cotangents["y"], cotangents["ty"]
+def second_derivatives(what, layer, kwargs, variables: dict, cotangents: dict) -> list[Row]:
+    """Compare (dx, dtx, grads) of `tangent_backward` with numerical derivatives of <dy, y> + <dty, ty>."""
+    backend, restore = layer.backend, gradcheck.save_buffers(layer)
+    x, tx, dy, dty = variables["x"], variables["tx"], cotangents["y"], cotangents["ty"]
 
     def value():
-        put_back()
-        y, cache = layer.forward(x, **how)
+        restore()
+        y, cache = layer.forward(x, **kwargs)
         return backend.xp.stack([dy * y, dty * layer.tangent(tx, cache)[0]])
 
     def gradient():
-        put_back()
-        _, cache = layer.forward(x, **how)
+        restore()
+        _, cache = layer.forward(x, **kwargs)
         _, tangent_cache = layer.tangent(tx, cache)
         dx, dtx, grads = layer.tangent_backward(dy, dty, cache, tangent_cache)
         return {"x": dx, "tx": dtx, **grads}
 
-    tensors = {**moving, **layer.params}
+    tensors = {**variables, **layer.params}
     return gradcheck.check(value, gradient, tensors, subject=what, backend=backend, coordinates=2, directions=1)
-=======
-            yield compare(what, name, "alone", *map(backend.to_numpy, (grads_only[2][name], both[2][name])), EXACT)
->>>>>>> main
 
 
 def forward_values(backend) -> Iterator[Row]:
