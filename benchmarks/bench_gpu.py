@@ -1,10 +1,10 @@
-"""For whoever has an NVIDIA GPU: the tests on it, and a training step on it beside the CPU; writes a result file.
+"""Run the tests on an NVIDIA GPU, time a training step on the GPU and on the CPU, and write a result file.
 
     python benchmarks/bench_gpu.py [--out FILE] [--device N] [--seconds X]
 
-First the tests marked `gpu` run. Then the backends take turns at full steps, checked equal before they are timed, each
-step ending with a synchronisation; without TF32 and, for the GPU once more, with it. Please send the file to the
-project: it has no GPU to measure on.
+The tests marked `gpu` run first. Then full steps of the GPU and the CPU are timed in turns. The results are compared
+before anything is timed, and each step ends with a synchronisation. The GPU is timed without TF32 and then with TF32.
+Please send the file to the project, which has no GPU to measure on.
 """
 
 import argparse
@@ -24,10 +24,13 @@ CASES = {"small": [16, 64, 256, 1024], "tutorial": [64, 256]}
 
 
 def main() -> int:
+    """Run the tests and the measurement; return 2 without a GPU, 1 if a test failed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gpu.json", metavar="FILE")
     parser.add_argument("--device", type=int, default=0, metavar="N")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="X", help="for each backend in each case")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, metavar="X", help="seconds for each backend in each case (default 3)"
+    )
     options = parser.parse_args()
     try:
         gpu = backends.load("cupy", device=options.device)
@@ -48,7 +51,7 @@ def main() -> int:
 
 
 def run_tests() -> dict:
-    """How the tests on the GPU ended: pytest's last line, and whether any failed."""
+    """Run the tests on the GPU; return the last line of pytest and whether any test failed."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
     print(done.stdout)
@@ -60,7 +63,7 @@ def run_tests() -> dict:
 
 
 def compare(seconds: float, tf32: bool) -> list[dict]:
-    """Rows as of `minigan bench`, the CPU's best backend beside the GPU; with TF32 the GPU alone."""
+    """Time steps as `minigan bench` does, on the GPU and the fastest CPU backend. With TF32, time only the GPU."""
     names = ["cupy"] if tf32 else [*[n for n in backends.available() if n == "numba"], "cupy"]
     rows = []
     for preset, batches in CASES.items():

@@ -1,20 +1,21 @@
-"""Every operation of the presets' training steps, on every rung of the ladder, and in PyTorch where it is installed.
+"""Time every operation of the presets' training steps in several implementations, and in PyTorch if it is installed.
 
     python benchmarks/bench_ops.py [--presets tutorial small] [--batch N ...] [--threads N] [--json FILE] [--plot FILE]
 
-The rungs, from plain to fast:
+The implementations are called rungs. From slow to fast, they are:
 
     loops    the equation as compiled loops, one number at a time (timed on 8 images)
     numpy    im2col and a BLAS matrix product: the reference backend
     tile     the register tile of `minigan.backends.numba.microkernel`
-    numba    the numba backend: the tile, behind a transform where that needs fewer products
-    torch    PyTorch in its best memory layout, on an input padded beforehand
+    numba    the numba backend: the tile, after a transform if that needs fewer products
+    torch    PyTorch in its fastest memory layout, on an input that is padded before the timing
 
 A transposed convolution is the input gradient of a convolution, so three operations cover generator and discriminator.
-Results are compared with float64 before anything is timed. The rungs take turns, so that a noisy neighbour disturbs all
-of them alike. GFLOP/s count the multiplications and additions of the plain sum, zeros of the padding included: a rung
-that needs fewer of them can exceed the peak. Batch norm with its activation and Adam are passes over memory, with the
-rungs numpy, numba and torch; their GB/s count every number that must be read or written, once.
+All results are compared with float64 results before anything is timed. The rungs take turns, so that other load on the
+machine affects all of them equally. GFLOP/s count the multiplications and additions of the direct sum, including the
+zeros of the padding. A rung that needs fewer operations can therefore exceed the peak. Batch norm with activation and
+Adam are passes over memory and have the rungs numpy, numba and torch. Their GB/s count every number that must be read
+or written once.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from minigan.backends import AdamStep, Normalisation, conv_size, cores, load, pa
 from minigan.lab import bench
 from minigan.lab.bench import take_turns
 
-# preset: {layer: (H, C, O, kernel, stride, pad)}, each as a convolution from the larger map to the smaller one
+# preset: {layer: (H, C, O, kernel, stride, pad)}, each as a convolution from the larger feature map to the smaller one
 LAYERS = {
     "tutorial": {
         "7x7 128-256 5x5": (7, 128, 256, 5, 1, (2, 2)),
@@ -52,7 +53,7 @@ LOOP_IMAGES = 8
 
 
 class Case:
-    """One layer with one batch: its arrays, and each rung's function for each operation."""
+    """One layer with one batch: its arrays, and the functions of each rung for each operation."""
 
     def __init__(self, N: int, H: int, C: int, O: int, K: int, stride: int, pad: tuple[int, int]):
         rng = np.random.default_rng(0)
@@ -64,6 +65,7 @@ class Case:
         self.gflop = 2e-9 * self.dy.size * K * K * C
 
     def backend(self, backend) -> dict:
+        """Return the operations of a backend by name."""
         x, w, dy, stride, pad = self.x, self.w, self.dy, self.stride, self.pad
         return {
             "conv2d": lambda: backend.conv2d(x, w, stride, pad),
@@ -72,7 +74,7 @@ class Case:
         }
 
     def direct(self, module, suffix: str, N: int) -> dict:
-        """The functions of `microkernel` or the plain loops, which take sizes in place of shapes and pads."""
+        """Return the functions of `microkernel` or of the plain loops, which take sizes instead of shapes and pads."""
         x, w, dy, stride, before = self.x[:N], self.w, self.dy[:N], self.stride, pads(self.pad)[0]
         conv2d, grad_x, grad_w = (getattr(module, name + suffix) for name in OPERATIONS)
         return {
@@ -82,6 +84,7 @@ class Case:
         }
 
     def torch(self, channels_last: bool) -> dict:
+        """Return PyTorch's operations by name, in one of two memory layouts."""
         import torch
 
         before, after = self.pad
@@ -106,25 +109,25 @@ class Case:
         }
 
     def rungs(self, chosen: list[str], threads: int) -> dict[str, list[dict]]:
-        """rung -> its ways to compute; the fastest way counts."""
-        ways = {}
+        """Return for each rung a list of variants, each a dict of functions. The fastest variant counts."""
+        variants = {}
         for rung in chosen:
             if rung == "numpy":
-                ways[rung] = [self.backend(load("numpy", threads=threads))]
+                variants[rung] = [self.backend(load("numpy", threads=threads))]
             elif rung == "numba":
-                ways[rung] = [self.backend(load("numba", threads=threads))]
+                variants[rung] = [self.backend(load("numba", threads=threads))]
             elif rung == "torch":
-                ways[rung] = [self.torch(channels_last) for channels_last in (False, True)]
+                variants[rung] = [self.torch(channels_last) for channels_last in (False, True)]
             else:
                 from minigan.backends.numba import backend as numba_backend
                 from minigan.backends.numba import microkernel
 
                 tile = self.direct(microkernel, "", len(self.x))
-                ways[rung] = [tile if rung == "tile" else self.direct(numba_backend, "_loops", LOOP_IMAGES)]
-        return ways
+                variants[rung] = [tile if rung == "tile" else self.direct(numba_backend, "_loops", LOOP_IMAGES)]
+        return variants
 
     def check(self, operation: str, rung: str, y) -> None:
-        """Compares with the reference in float64, a few images at a time; ends the program if they differ."""
+        """Compare y with the reference backend in float64, a few images at a time. Ends the program if they differ."""
         N = LOOP_IMAGES if rung == "loops" else len(self.x)
         images = range(0, N, LOOP_IMAGES) if operation == "conv2d_grad_w" else range(0, LOOP_IMAGES, LOOP_IMAGES)
         x, w, dy = (array.astype(np.float64) for array in (self.x, self.w, self.dy))
@@ -141,7 +144,7 @@ class Case:
 
 
 class Pass:
-    """Batch norm with leaky ReLU on x (N,H,H,C), forward and backward, or Adam on all the weights of a network."""
+    """Batch norm with leaky ReLU on x (N, H, H, C), forward and backward, or Adam on all weights of a network."""
 
     SLOPE, EPS, LR = 0.2, 1e-3, 1e-3
 
@@ -151,14 +154,16 @@ class Pass:
         self.gamma, self.beta = (rng.standard_normal(shape[-1], np.float32) for _ in range(2))
         if self.x.ndim > 1:
             self._normalise()
-            while (unsure := np.abs(self.y) < 1e-5).any():  # there the sign is a matter of rounding
-                self.x[unsure] += 1
+            while (near_zero := np.abs(self.y) < 1e-5).any():  # here rounding decides the sign
+                self.x[near_zero] += 1
                 self._normalise()
 
     def _normalise(self) -> None:
+        """Compute y and the statistics of the batch."""
         self.y, self.mean, self.var = reference().batchnorm(self.x, self.gamma, self.beta, self.EPS, self.SLOPE)
 
     def backend(self, backend) -> dict:
+        """Return the operations of a backend by name."""
         x, dy, gamma, beta = self.x, self.dy, self.gamma, self.beta
         if x.ndim == 1:
             w, m, v = x.copy(), np.zeros_like(x), np.zeros_like(x)
@@ -176,6 +181,7 @@ class Pass:
         }
 
     def torch(self, channels_last: bool) -> dict:
+        """Return PyTorch's operations by name, in one of two memory layouts."""
         import torch
 
         if self.x.ndim == 1:
@@ -209,11 +215,13 @@ class Pass:
         return {"batchnorm": lambda: [forward()[0].permute(0, 2, 3, 1)], "batchnorm_grad": backward}
 
     def gigabytes(self, operation: str) -> float:
-        arrays = {"batchnorm": 2, "batchnorm_grad": 3, "adam": 7}[operation]  # x, y; dy, x, dx; w, m, v twice, dw
+        """Return the gigabytes that the operation must read and write."""
+        arrays = {"batchnorm": 2, "batchnorm_grad": 3, "adam": 7}[operation]  # x, y; dy, x, dx; 2 (w, m, v), dw
         return 1e-9 * arrays * self.x.nbytes
 
 
 def measure_passes(presets, batches, rungs, threads: int, seconds: float) -> list[dict]:
+    """Check and time the passes over memory: batch norm with activation, and Adam."""
     rows = []
     cases = [
         (preset, batch, f"{H}x{H} {C}", (batch, H, H, C))
@@ -227,17 +235,17 @@ def measure_passes(presets, batches, rungs, threads: int, seconds: float) -> lis
     for preset, batch, layer, shape in cases:
         print(f"\n{preset}{f', batch {batch}' if batch else ''}: {layer}")
         case = Pass(*shape)
-        ways = [(rung, case.backend(load(rung, threads=threads))) for rung in rungs if rung in ("numpy", "numba")]
+        variants = [(rung, case.backend(load(rung, threads=threads))) for rung in rungs if rung in ("numpy", "numba")]
         if "torch" in rungs:
-            ways += [("torch", case.torch(channels_last)) for channels_last in (False, True)]
-        for operation in ways[0][1]:
-            exact = [np.asarray(part) for part in ways[0][1][operation]()]
-            for rung, way in ways[1:]:
-                for part, expected in zip(way[operation](), exact, strict=False):
+            variants += [("torch", case.torch(channels_last)) for channels_last in (False, True)]
+        for operation in variants[0][1]:
+            exact = [np.asarray(part) for part in variants[0][1][operation]()]
+            for rung, functions in variants[1:]:
+                for part, expected in zip(functions[operation](), exact, strict=False):
                     error = np.abs(np.asarray(part) - expected).max() / np.abs(expected).max()
                     if not error < 1e-4:
                         sys.exit(f"{rung} {operation} is wrong: off by {error:.1e} of the largest number")
-            results = fastest_ways([(rung, way[operation]) for rung, way in ways], threads, seconds)
+            results = fastest_variants([(rung, fs[operation]) for rung, fs in variants], threads, seconds)
             what = {"preset": preset, "batch": batch, "layer": layer, "operation": operation}
             for row in rows_of(what, results):
                 rows.append(row | {"gigabytes_per_second": case.gigabytes(operation) / row["median_ms"] * 1e3})
@@ -245,8 +253,8 @@ def measure_passes(presets, batches, rungs, threads: int, seconds: float) -> lis
     return rows
 
 
-def fastest_ways(functions: list[tuple], threads: int, seconds: float) -> dict[str, list[float]]:
-    """The durations of each rung, of its fastest way where it has several; functions: (rung, function)."""
+def fastest_variants(functions: list[tuple], threads: int, seconds: float) -> dict[str, list[float]]:
+    """Time the functions, given as (rung, function). Return the durations of the fastest variant of each rung."""
     before = [partial(set_threads, rung, threads) for rung, _ in functions]
     results: dict[str, list[float]] = {}
     for (rung, _), times in zip(functions, take_turns([f for _, f in functions], seconds, before), strict=True):
@@ -255,7 +263,7 @@ def fastest_ways(functions: list[tuple], threads: int, seconds: float) -> dict[s
 
 
 def rows_of(what: dict, results: dict[str, list[float]]) -> list[dict]:
-    """A row for each rung: what it is, and its durations, beside PyTorch's where they are known."""
+    """Return a row for each rung with its durations and, if PyTorch was timed, their ratio to PyTorch's."""
     rows = []
     for rung, times in results.items():
         low, median, high = np.quantile(times, [0.25, 0.5, 0.75]) * 1e3
@@ -267,7 +275,7 @@ def rows_of(what: dict, results: dict[str, list[float]]) -> list[dict]:
 
 
 def measured_peak(threads: int) -> float:
-    """The most GFLOP/s seen here: the tile on data that stays in the nearest cache, or a BLAS matrix product."""
+    """Measure the peak GFLOP/s: the faster of the tile on data in the first-level cache and a BLAS matrix product."""
     a = np.ones((1024, 1024), np.float32)
     best = [2e-9 * 1024**3 / min(take_turns([lambda: a @ a], 1.0)[0])]
     if importlib.util.find_spec("numba"):
@@ -285,7 +293,7 @@ def measured_peak(threads: int) -> float:
 
 
 def set_threads(rung: str, threads: int) -> None:
-    """The threads of BLAS are shared: NumPy wants them all, Numba but one."""
+    """Set the number of threads before a rung is timed. NumPy uses all BLAS threads, Numba uses only one."""
     if rung != "torch":
         put_in_force(load("numpy" if rung == "numpy" else "numba", threads=threads))
 
@@ -293,19 +301,20 @@ def set_threads(rung: str, threads: int) -> None:
 def measure(
     presets: list[str], batches: list[int] | None, rungs: list[str], threads: int, seconds: float, peak: float
 ) -> list[dict]:
+    """Check and time the convolutions of the presets."""
     rows = []
     for preset in presets:
         for batch in batches or BATCHES[preset]:
             for layer, (H, C, O, K, stride, pad) in LAYERS[preset].items():
                 print(f"\n{preset}, batch {batch}: {layer}")
                 case = Case(batch, H, C, O, K, stride, pad)
-                ways = case.rungs(rungs, threads)
+                variants = case.rungs(rungs, threads)
                 for operation in OPERATIONS:
-                    flat = [(rung, way[operation]) for rung in rungs for way in ways[rung]]
+                    flat = [(rung, functions[operation]) for rung in rungs for functions in variants[rung]]
                     for rung, function in flat:
                         case.check(operation, rung, function())
                     timed = [(rung, function) for rung, function in flat if rung != "loops"]
-                    results = fastest_ways(timed, threads, seconds)
+                    results = fastest_variants(timed, threads, seconds)
                     if "loops" in rungs:
                         times = take_turns([dict(flat)["loops"]], 0)[0]
                         results["loops"] = [t * batch / LOOP_IMAGES for t in times]
@@ -318,6 +327,7 @@ def measure(
 
 
 def line(row: dict) -> str:
+    """Format a row as one line of text."""
     spread = "-".join(f"{ms:.2f}" for ms in row["quartiles_ms"])
     against = f"   {row['over_torch']:5.2f} of torch's time" if "over_torch" in row and row["rung"] != "torch" else ""
     if "gflops" in row:
@@ -328,7 +338,7 @@ def line(row: dict) -> str:
 
 
 def machine() -> dict:
-    """What it is measured on, and the tile that Numba was asked for."""
+    """Describe the machine, Numba's target processor and the size of the register tile."""
     target = {}
     if importlib.util.find_spec("numba"):
         import llvmlite.binding
@@ -341,6 +351,7 @@ def machine() -> dict:
 
 
 def plot(report: dict, file: str) -> None:
+    """Plot the GFLOP/s of every convolution on every rung."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -356,7 +367,7 @@ def plot(report: dict, file: str) -> None:
             places = np.arange(len(groups)) + (k - (len(rungs) - 1) / 2) * 0.8 / len(rungs)
             axes.barh(places, [found[group]["gflops"] for group in groups], 0.8 / len(rungs), label=rung)
         axes.axvline(report["peak_gflops"], color="black", linewidth=0.8, linestyle=":")
-        axes.set(title=operation, xlabel="GFLOP/s of the plain sum (dotted: measured peak)")
+        axes.set(title=operation, xlabel="GFLOP/s of the direct sum (dotted: measured peak)")
         axes.set_yticks(range(len(groups)), [f"{preset}, batch {batch}\n{layer}" for preset, batch, layer in groups])
     panels[0].invert_yaxis()
     panels[-1].legend(loc="lower right")
@@ -365,12 +376,15 @@ def plot(report: dict, file: str) -> None:
 
 
 def main() -> None:
+    """Measure all operations, print the rows and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", choices=LAYERS, default=list(LAYERS))
     parser.add_argument("--batch", nargs="+", type=int, help="batch sizes; default: 256 and 128, small 128 and 64")
     parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=list(RUNGS))
     parser.add_argument("--threads", type=int, help="CPU threads; default: one for each core")
-    parser.add_argument("--seconds", type=float, default=0.3, help="for each operation on each rung (default 0.3)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.3, help="seconds for each operation on each rung (default 0.3)"
+    )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
@@ -380,7 +394,7 @@ def main() -> None:
     present = {"numba": "loops tile numba", "torch": "torch"}
     for package, rungs in present.items():
         if not importlib.util.find_spec(package):
-            print(f"{package} is not installed: without {rungs}")
+            print(f"{package} is not installed: skipping {rungs}")
             options.rungs = [rung for rung in options.rungs if rung not in rungs.split()]
     threads = options.threads or cores()
     if "torch" in options.rungs:

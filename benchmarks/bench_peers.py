@@ -1,15 +1,16 @@
-"""The same training step in minigan, PyTorch and TensorFlow: same networks, same weights, same work, one run.
+"""Time the same training step in minigan, PyTorch and TensorFlow, with the same networks, weights and work.
 
     pip install torch tensorflow
     python benchmarks/bench_peers.py [--cases small:64 small:128 tutorial:128 tutorial:256] [--json FILE] [--plot FILE]
 
-A step is D on real and on fake images and one Adam update, then G through D and one Adam update, with fresh noise for
-each; in float32. PyTorch plays it twice: `plain` as a user would first write it, and `best` in channels_last memory,
-with D frozen in G's step, fakes for D made without a tape, and Adam fused. TensorFlow, where it is installed, plays its
-tutorial's own scheme inside one tf.function: both players learn from one pass ("at once"); minigan plays that as well.
-Every contender lives in a process of its own, so that no one's threads disturb another, and they take turns: a pause,
-one step to warm up, then those that count. Before anything is timed, the generator's images, the discriminator's logits
-and the gradients of a whole step are compared.
+A step runs D on real and on fake images with one Adam update, and then G through D with one Adam update. Each update
+uses new noise. Everything is computed in float32. PyTorch is timed in two versions. `plain` is the code that a user
+would write first. `best` uses channels_last memory, freezes D in the step of G, computes the fakes for D without
+autograd, and uses the fused Adam. TensorFlow, if it is installed, runs the scheme of its tutorial in one tf.function:
+both players are updated from one pass ("at once"). minigan is timed with this scheme too. Each contender runs in a
+separate process, so that its threads do not disturb the others. The contenders take turns. In each turn, a pause and
+one step to warm up come before the timed steps. Before anything is timed, the images of the generator, the logits of
+the discriminator and the gradients of a whole step are compared.
 """
 
 import argparse
@@ -30,10 +31,10 @@ CONTENDERS = ("minigan", "torch plain", "torch best", "minigan, at once", "tenso
 
 
 def torch_network(network, channels_last: bool):
-    """The minigan network as a PyTorch module with the same weights and (N, C, H, W) images inside.
+    """Convert a minigan network to a PyTorch module with the same weights and images of shape (N, C, H, W).
 
-    Dense layers next to an image are reordered once, here, from (H, W, C) to (C, H, W), but where channels_last memory
-    makes that order the natural one.
+    The weights of dense layers next to an image are reordered here from (H, W, C) to (C, H, W). With channels_last
+    memory they keep their order.
     """
     import torch
     from torch import nn
@@ -53,7 +54,7 @@ def torch_network(network, channels_last: bool):
         def forward(self, x):
             return x.permute(0, 2, 3, 1).flatten(1) if channels_last else x.flatten(1)
 
-    class Crop(nn.Module):  # what "same" leaves away at the end
+    class Crop(nn.Module):  # removes the rows and columns that "same" padding does not have
         def __init__(self, n):
             super().__init__()
             self.n = n
@@ -64,7 +65,7 @@ def torch_network(network, channels_last: bool):
     def tensor(a):
         return nn.Parameter(torch.from_numpy(np.ascontiguousarray(a)))
 
-    modules, size = [], None  # size: (H, W, C) of the image that the rows of numbers before or behind are
+    modules, size = [], None  # size: channels of the last convolution
     image = next((layer.shape for layer in network.layers if isinstance(layer, L.Reshape)), None)
     for i, layer in enumerate(network.layers):
         p = layer.params
@@ -100,7 +101,7 @@ def torch_network(network, channels_last: bool):
             if after > before:
                 modules.append(Crop(after - before))
         elif isinstance(layer, L.BatchNorm):
-            rows = image and layer.channels == np.prod(image)  # before the reshape: every number its own channel
+            rows = image and layer.channels == np.prod(image)  # before the reshape, each number is a channel
             kind = nn.BatchNorm1d if rows else nn.BatchNorm2d
             modules.append(kind(layer.channels, eps=layer.eps, momentum=1 - layer.momentum))
         elif isinstance(layer, L.LeakyReLU):
@@ -114,13 +115,13 @@ def torch_network(network, channels_last: bool):
         elif isinstance(layer, L.Flatten):
             modules.append(Rows())
         else:
-            raise NotImplementedError(f"{layer!r} has no counterpart here")
+            raise NotImplementedError(f"{layer!r} has no PyTorch counterpart in this script")
     result = nn.Sequential(*modules)
     return result.to(memory_format=torch.channels_last) if channels_last else result
 
 
 class TorchStep:
-    """The step of `minigan.lab.bench.Step`, from the same weights, images and noise."""
+    """The step of `minigan.lab.bench.Step` in PyTorch, with the same weights, images and noise."""
 
     def __init__(self, preset: str, batch: int, best: bool, seed: int = 0):
         import torch
@@ -138,6 +139,7 @@ class TorchStep:
         self.z_d, self.z_g = torch.from_numpy(source.z_d), torch.from_numpy(source.z_g)
 
     def __call__(self) -> None:
+        """Run one step."""
         F, G, D = self.torch.nn.functional, self.G, self.D
         with self.torch.set_grad_enabled(not self.best):
             fake = G(self.z_d).detach()
@@ -159,7 +161,7 @@ class TorchStep:
 
 
 def keras_network(network):
-    """The minigan network as a Keras model with the same weights; both have (N, H, W, C) images."""
+    """Convert a minigan network to a Keras model with the same weights. Both use images of shape (N, H, W, C)."""
     import keras
 
     from minigan import layers as L
@@ -189,7 +191,7 @@ def keras_network(network):
         elif isinstance(layer, L.Flatten):
             made = flat.Flatten()
         else:
-            raise NotImplementedError(f"{layer!r} has no counterpart here")
+            raise NotImplementedError(f"{layer!r} has no PyTorch counterpart in this script")
         model.add(made)
         if not model.built:
             first = network.layers[0]
@@ -200,7 +202,7 @@ def keras_network(network):
 
 
 class TensorFlowStep:
-    """The simultaneous step of TensorFlow's DCGAN tutorial, from the weights, images and noise of `bench.Step`."""
+    """The simultaneous step of TensorFlow's DCGAN tutorial, with the weights, images and noise of `bench.Step`."""
 
     def __init__(self, preset: str, batch: int):
         import keras
@@ -216,9 +218,10 @@ class TensorFlowStep:
         self.opt_g.build(self.G.trainable_variables)
         self.opt_d.build(self.D.trainable_variables)
         self.real, self.z = tf.constant(source.real), tf.constant(source.z_g)
-        self.play = tf.function(self._play)
+        self.compiled_step = tf.function(self._step)
 
     def gradients(self, real, z):
+        """Return the gradients of D and of G, both from one pass."""
         softplus, mean = self.tf.nn.softplus, self.tf.reduce_mean
         with self.tf.GradientTape() as g_tape, self.tf.GradientTape() as d_tape:
             fake = self.G(z, training=True)
@@ -230,34 +233,38 @@ class TensorFlowStep:
             g_tape.gradient(g_loss, self.G.trainable_variables),
         )
 
-    def _play(self, real, z):
+    def _step(self, real, z):
+        """Compute both players' gradients and apply them."""
         d_grads, g_grads = self.gradients(real, z)
         self.opt_g.apply_gradients(zip(g_grads, self.G.trainable_variables, strict=True))
         self.opt_d.apply_gradients(zip(d_grads, self.D.trainable_variables, strict=True))
 
     def __call__(self) -> None:
-        self.play(self.real, self.z)
-        self.D.trainable_variables[-1].numpy()  # waits until it is done
+        """Run one step."""
+        self.compiled_step(self.real, self.z)
+        self.D.trainable_variables[-1].numpy()  # waits for the end of the step
 
 
 # ---------------------------------------------------------------- checking
 
 
 class Recorder:
-    """Stands in for an optimizer: notes the norms of the gradients, and no weight moves."""
+    """An optimizer that records the norms of the gradients and changes no weight."""
 
     def __init__(self, norms, optimizer=None):
         self.norms, self.seen, self.optimizer = norms, None, optimizer
 
     def step(self, grads=None):
+        """Record the norms."""
         self.seen = self.norms(grads)
 
     def zero_grad(self):
+        """Reset the gradients, as the replaced PyTorch optimizer does."""
         self.optimizer.zero_grad()
 
 
 def recorded(preset: str, simultaneous: bool):
-    """A step of minigan without dropout, and its images, logits and norms of D's and G's gradients."""
+    """Run a step of minigan without dropout; return it with its images, logits and gradient norms of D and G."""
     from minigan import backends
     from minigan.lab import bench
     from minigan.layers import Dropout
@@ -275,14 +282,16 @@ def recorded(preset: str, simultaneous: bool):
 
 
 def difference(ours: list, theirs: list) -> float:
-    """The largest relative difference in any of the pairs."""
+    """Return the largest relative difference of any pair."""
     pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(ours, theirs, strict=True)]
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
 
 def check_torch(preset: str) -> float:
-    """The largest relative difference between minigan and both PyTorch versions: of images, logits, and the norms of
-    every gradient of a step, all without dropout."""
+    """Return the largest relative difference between minigan and both PyTorch versions, without dropout.
+
+    Compared are the images, the logits, and the norm of every gradient of a step.
+    """
     import torch
 
     _, expected = recorded(preset, simultaneous=False)
@@ -303,7 +312,7 @@ def check_torch(preset: str) -> float:
 
 
 def check_tensorflow(preset: str) -> float:
-    """The same for TensorFlow and simultaneous updates."""
+    """Return the largest relative difference between minigan and TensorFlow with simultaneous updates."""
     _, expected = recorded(preset, simultaneous=True)
     peer = TensorFlowStep(preset, 16)
     for layer in peer.D.layers:
@@ -319,7 +328,7 @@ def check_tensorflow(preset: str) -> float:
 
 
 def contender(name: str, preset: str, batch: int, threads: int, pipe) -> None:
-    """A process that plays for a while whenever it is told to, and answers with the seconds of each step."""
+    """Run steps for a short time on each "go" from the pipe, and send back the seconds of each step."""
     from minigan.lab import bench
 
     if name.startswith("minigan"):
@@ -338,10 +347,10 @@ def contender(name: str, preset: str, batch: int, threads: int, pipe) -> None:
         torch.set_num_threads(threads)
         step = TorchStep(preset, batch, best=name == "torch best")
     for _ in range(3):
-        step()  # compilation, memory, oneDNN's choices
+        step()  # compilation, memory allocation, oneDNN's choice of algorithms
     pipe.send("ready")
     while pipe.recv() == "go":
-        time.sleep(bench.PAUSE)  # in which the threads of the one before give up their busy waiting
+        time.sleep(bench.PAUSE)  # until the threads of the previous contender stop busy waiting
         step()
         times, end = [], time.perf_counter() + bench.BURST
         while not times or time.perf_counter() < end:
@@ -352,12 +361,13 @@ def contender(name: str, preset: str, batch: int, threads: int, pipe) -> None:
 
 
 def in_a_process(function, *arguments):
-    """The function's result; libraries that it loads leave with its process."""
+    """Return the result of the function, run in a new process so that the libraries it loads are unloaded again."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def measure(names: list[str], preset: str, batch: int, threads: int, seconds: float) -> list[dict]:
+    """Time all contenders in turns, and return a row for each."""
     from minigan.lab import bench
 
     context = multiprocessing.get_context("spawn")
@@ -393,6 +403,7 @@ def measure(names: list[str], preset: str, batch: int, threads: int, seconds: fl
 
 
 def plot(report: dict, file: str) -> None:
+    """Plot the time of every step as a share of the compared framework's."""
     from matplotlib.figure import Figure
 
     rows = report["results"]
@@ -419,23 +430,26 @@ def plot(report: dict, file: str) -> None:
 
 
 def main() -> None:
+    """Check that the contenders are equal, time them and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=["small:64", "small:128", "tutorial:128", "tutorial:256"])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each contender in each case (default 10)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="seconds for each contender in each case (default 10)"
+    )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
 
     from minigan.lab import bench
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes about this machine
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's messages about the machine
     cases = [(preset, int(batch)) for preset, batch in (case.split(":") for case in options.cases)]
     if not importlib.util.find_spec("torch"):
-        raise SystemExit("PyTorch is what minigan is compared with here: pip install torch")
+        raise SystemExit("PyTorch is not installed, and minigan is compared with it: pip install torch")
     names = list(CONTENDERS)
     if not importlib.util.find_spec("tensorflow"):
-        print("tensorflow is not installed: without the steps that play at once")
+        print("tensorflow is not installed: skipping the steps at once")
         names = [name for name in names if not name.endswith("at once")]
     for preset in dict.fromkeys(preset for preset, _ in cases):
         checks = {"PyTorch": check_torch, "TensorFlow": check_tensorflow}

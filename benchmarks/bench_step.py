@@ -1,12 +1,13 @@
-"""A full training step of the presets, on every backend, for several batches and numbers of threads.
+"""Time a full training step of the presets on every backend, for several batch sizes and numbers of threads.
 
     python benchmarks/bench_step.py [--presets small tutorial] [--threads 1 2] [--json FILE] [--plot FILE]
     python benchmarks/bench_step.py --profile small:128 tutorial:128 [--backends numba] [--json FILE]
     python benchmarks/bench_step.py --penalties small:64 [--backends numba] [--json FILE]
 
-The backends' results are compared before anything is timed. Backends and numbers of threads take turns; medians are
-quoted. --profile says instead where the time of a step goes: how long each operation of the backend takes in it, called
-how often with what shapes, and what is left for everything else (losses, the sums of gradients, Python).
+The results of the backends are compared before anything is timed. Backends and numbers of threads take turns, and
+medians are reported. --profile reports the time of each operation of the backend in a step, with the number of calls
+and the shapes, and the time of everything else (losses, sums of gradients, Python). --penalties reports the time of a
+step with each gradient penalty.
 """
 
 import argparse
@@ -31,7 +32,7 @@ OPERATIONS = (
 
 
 def profile(preset: str, batch: int, name: str, threads: int, seconds: float) -> list[dict]:
-    """Rows of a step's operations, the longest first, the rest and the whole last; milliseconds a step."""
+    """Return the milliseconds per step of each operation, longest first, then of the rest and of the whole step."""
     backend = backends.load(name, threads=threads)
     step = bench.Step(preset, batch, backend)
     step()
@@ -80,15 +81,16 @@ def profile(preset: str, batch: int, name: str, threads: int, seconds: float) ->
 
 
 def main() -> None:
+    """Measure what the options select, print the rows and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", choices=BATCHES, default=["small", "tutorial", "digits"])
     parser.add_argument("--backends", nargs="+", choices=backends.available(), default=backends.available())
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument(
-        "--seconds", type=float, default=3.0, help="for each backend and number of threads in each case (default 3)"
+        "--seconds", type=float, default=3.0, help="seconds for each backend and number of threads (default 3)"
     )
-    parser.add_argument("--profile", nargs="+", metavar="PRESET:BATCH", help="where the time of a step goes")
-    parser.add_argument("--penalties", nargs="+", metavar="PRESET:BATCH", help="what gradient penalties cost")
+    parser.add_argument("--profile", nargs="+", metavar="PRESET:BATCH", help="report the time of each operation")
+    parser.add_argument("--penalties", nargs="+", metavar="PRESET:BATCH", help="report the cost of gradient penalties")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
@@ -125,6 +127,7 @@ def main() -> None:
 
 
 def plot(report: dict, file: str) -> None:
+    """Plot the images per second of every backend."""
     from matplotlib.figure import Figure
 
     rows = report["results"]
@@ -144,7 +147,7 @@ def plot(report: dict, file: str) -> None:
         axes.bar_label(bars, labels=[f" {found[group]['median_ms']:.0f} ms" for group in groups], fontsize=7)
     axes.set_yticks(range(len(groups)), [f"{preset}\nbatch {batch}" for preset, batch in groups])
     axes.invert_yaxis()
-    axes.set(xlabel="images a second (and the median of a full training step)", title=report["machine"]["cpu"])
+    axes.set(xlabel="images per second (and the median time of a full training step)", title=report["machine"]["cpu"])
     axes.legend()
     figure.savefig(file, dpi=100)
 

@@ -1,19 +1,20 @@
-"""Two versions of minigan next to each other: are their bits the same, and their speed?
+"""Compare the results and the speed of two versions of minigan.
 
     python benchmarks/compare_versions.py bits --old OLD/bin/python --new NEW/bin/python [--presets NAME ...]
     python benchmarks/compare_versions.py resume --old OLD/bin/python --new NEW/bin/python
     python benchmarks/compare_versions.py speed --old OLD/bin/python --new NEW/bin/python [--pairs 20] [--json FILE]
     python benchmarks/compare_versions.py compile --old OLD/bin/python --new NEW/bin/python [--pairs 5]
 
-Each version is the Python of an environment in which it is installed; --old-path and
---new-path name a clone to take minigan from instead. Every run is a process of its own.
-`bits` trains with each and compares all arrays of the two checkpoints bit for bit, matched
-by NAMES; `resume` trains with the old version and lets both go on. `speed` runs whole
-processes in turns (old, new, new, old, ...), with the kernels on disk, and gives the median
-ratio new/old of their wall times and of the seconds of training, each with its 95% interval
-(bootstrap of the pairs). `compile` does the same with an empty kernel cache. Exit code 1 if
-any bit differs. Run nothing else while it measures. The same version given twice shows how
-far noise alone goes.
+A version is given by the Python of an environment in which it is installed. --old-path and
+--new-path name a clone to import minigan from instead. Each run is a separate process.
+
+`bits` trains with both versions and compares all arrays of the two checkpoints bit for bit,
+matched by NAMES. `resume` trains with the old version and resumes the run with both. `speed`
+runs whole processes in turns (old, new, new, old, ...) with cached kernels. It reports the
+median ratio new/old of the wall times and of the seconds of training, each with a 95%
+confidence interval (bootstrap over the pairs). `compile` does the same with an empty kernel
+cache. The exit code is 1 if any bit differs. Run nothing else during the measurement. Pass
+the same version twice to measure the noise.
 """
 
 import argparse
@@ -32,7 +33,7 @@ import numpy as np
 
 from minigan.lab import bench
 
-# The names of arrays in checkpoints: what an old name (a pattern) is called now. Format 2 kept those of format 1.
+# Pattern of an old array name in a checkpoint -> the new name. Format 2 has the same names as format 1.
 NAMES = {r"(G|D|opt_g|opt_d|average)\.(.+)": r"\1.\2", r"curves": "curves"}
 PRESETS = ("digits", "digits-unlabelled", "digits-wide", "small", "tutorial", "mlp", "mp-gan", "upsample")
 SPEED_STEPS = {"digits": 250, "small": 60, "tutorial": 8}  # two to four seconds of training on two cores
@@ -40,13 +41,13 @@ SPEED_STEPS = {"digits": 250, "small": 60, "tutorial": 8}  # two to four seconds
 
 @dataclass(frozen=True)
 class Version:
-    """A Python, and the clone that it takes minigan from; None: minigan is installed there."""
+    """A Python, and the clone that it imports minigan from. Without a path, it imports the installed minigan."""
 
     python: str
     path: str | None = None
 
     def run(self, *arguments: str, cwd: Path | str, **environment: str) -> str:
-        """Runs this Python and returns what it prints. Ends the program if it fails."""
+        """Run this Python and return its standard output. Ends the program if the process fails."""
         for name, value in os.environ.items():
             if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONPATH"):
                 environment.setdefault(name, value)
@@ -59,14 +60,14 @@ class Version:
         return done.stdout
 
     def package(self) -> str:
-        """The version and the folder of the minigan that runs, which are printed with the results."""
+        """Return the version and the folder of minigan, which are printed with the results."""
         code = "import minigan; print(minigan.__version__, *minigan.__path__)"
-        with tempfile.TemporaryDirectory() as folder:  # not here: Python looks for modules in its folder first
+        with tempfile.TemporaryDirectory() as folder:  # because Python imports from its working folder
             return self.run("-c", code, cwd=folder).strip()
 
 
 def train(version: Version, out: Path, *options: str, cache: Path | None = None) -> float:
-    """Runs `minigan train` and returns the seconds of the whole process."""
+    """Run `minigan train` and return the seconds of the whole process."""
     environment = {} if cache is None else {"NUMBA_CACHE_DIR": str(cache)}
     start = time.perf_counter()
     version.run("-m", "minigan", "train", "--quiet", "--out", str(out), *options, cwd=out.parent, **environment)
@@ -74,14 +75,14 @@ def train(version: Version, out: Path, *options: str, cache: Path | None = None)
 
 
 def read(out: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """(arrays, facts) of the run's checkpoint."""
+    """Return (arrays, facts) of the run's checkpoint."""
     with np.load(out / "checkpoint.npz", allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     return arrays, json.loads(str(arrays.pop("facts")))
 
 
 def renamed(name: str) -> str | None:
-    """The name that NAMES gives to an old one, or None."""
+    """Return the new name of an old array name by NAMES, or None."""
     for pattern, now in NAMES.items():
         if match := re.fullmatch(pattern, name):
             return match.expand(now)
@@ -89,11 +90,11 @@ def renamed(name: str) -> str | None:
 
 
 def differences(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> list[str]:
-    """A line for each array that is missing on one side or differs in any bit."""
+    """Return a line for each array that is missing in one checkpoint or differs in any bit."""
     lines, left = [], set(new)
     for name, a in old.items():
         now = renamed(name)
-        if now not in left:  # missing, or taken by another old name
+        if now not in left:  # missing, or already matched by another old name
             lines.append(f"{name}: only in the old checkpoint")
             continue
         left.discard(now)
@@ -102,14 +103,14 @@ def differences(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> list[
             lines.append(f"{name}: {a.dtype} {a.shape} against {b.dtype} {b.shape}")
         elif a.tobytes() != b.tobytes():
             p, q = (np.ascontiguousarray(x).reshape(-1, 1).view(np.uint8) for x in (a, b))  # (elements, bytes of one)
-            differ = (p != q).any(axis=1)  # so that NaN equals itself, and -0.0 is not 0.0
+            differ = (p != q).any(axis=1)  # compares bytes, so that NaN equals itself and -0.0 differs from 0.0
             largest = np.abs(a.astype(np.float64) - b.astype(np.float64)).max()
             lines.append(f"{name}: {differ.sum():,} of {a.size:,} differ, by up to {largest:.1e}")
     return lines + [f"{name}: only in the new checkpoint" for name in sorted(left)]
 
 
 def bits(options) -> int:
-    """Every case trained by both versions; returns how many differ."""
+    """Train every case with both versions; return the number of cases that differ."""
     wrong = 0
     for preset in options.presets or PRESETS:
         for backend in options.backends:
@@ -126,7 +127,7 @@ def bits(options) -> int:
 
 
 def resume(options) -> int:
-    """Runs of the old version, resumed by both; returns how many differ."""
+    """Resume runs of the old version with both versions; return the number of cases that differ."""
     wrong = 0
     for preset in options.presets or ("digits", "small", "tutorial"):
         for backend in options.backends:
@@ -143,7 +144,7 @@ def resume(options) -> int:
 
 
 def report(what: str, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> int:
-    """Prints what differs; returns 1 if anything does."""
+    """Print the differences; return 1 if there are any, else 0."""
     lines = differences(old, new)
     print(f"{what}: {f'{len(lines)} of {len(old)} arrays differ' if lines else f'all {len(old)} arrays are equal'}")
     for line in lines[:5] + ([f"and {len(lines) - 5} more"] if len(lines) > 5 else []):
@@ -153,18 +154,18 @@ def report(what: str, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) ->
 
 
 def interval(ratios: np.ndarray) -> tuple[float, float, float]:
-    """The median, and the ends of its 95% interval by the bootstrap."""
+    """Return the median and the ends of its 95% bootstrap interval."""
     rng = np.random.default_rng(0)
     medians = np.median(rng.choice(ratios, (10_000, len(ratios))), axis=1)
     return float(np.median(ratios)), *map(float, np.quantile(medians, (0.025, 0.975)))
 
 
 def pairs(options, what: str, cold: bool, *given: str) -> dict:
-    """Whole processes of both versions in turns; the ratios of their times."""
+    """Time whole processes of both versions in turns; return the ratios of their times."""
     walls, trained = [], []
     with tempfile.TemporaryDirectory() as folder:
         for pair in range(-1, options.pairs):  # the first pair warms up and is not counted
-            wall, seconds = [0.0, 0.0], [0.0, 0.0]  # of the old version and of the new
+            wall, seconds = [0.0, 0.0], [0.0, 0.0]  # old version, new version
             for k in (0, 1) if pair % 2 == 0 else (1, 0):
                 out = Path(folder) / f"{pair}-{k}"
                 cache = Path(folder) / f"cache-{pair}-{k}" if cold else None
@@ -184,17 +185,22 @@ def pairs(options, what: str, cold: bool, *given: str) -> dict:
 
 
 def main() -> int:
+    """Run the comparison; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["bits", "resume", "speed", "compile"])
     parser.add_argument("--old", required=True, metavar="PYTHON")
     parser.add_argument("--new", required=True, metavar="PYTHON")
-    parser.add_argument("--old-path", metavar="FOLDER", help="a clone to take the old version from")
-    parser.add_argument("--new-path", metavar="FOLDER", help="a clone to take the new version from")
+    parser.add_argument("--old-path", metavar="FOLDER", help="a clone to import the old version from")
+    parser.add_argument("--new-path", metavar="FOLDER", help="a clone to import the new version from")
     parser.add_argument("--presets", nargs="+", metavar="NAME")
     parser.add_argument("--backends", nargs="+", default=["numpy", "numba"], metavar="NAME")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], metavar="N")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="of bits and resume (default 20)")
-    parser.add_argument("--pairs", type=int, default=20, metavar="N", help="of speed and compile (default 20)")
+    parser.add_argument(
+        "--steps", type=int, default=20, metavar="N", help="steps of each run of bits and resume (default 20)"
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=20, metavar="N", help="pairs of runs of speed and compile (default 20)"
+    )
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     for side in ("old", "new"):

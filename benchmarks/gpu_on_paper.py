@@ -1,12 +1,13 @@
-"""What a training step should take on a GPU: an ESTIMATE, computed on paper. Nobody has timed it.
+"""Estimate the time of a training step on a GPU. This is an ESTIMATE on paper, and has never been measured.
 
     python benchmarks/gpu_on_paper.py [--json FILE]
 
-A step asks the GPU for LAUNCHES kernels and products (the tests hold the backend to these numbers), and the CPU spends
-about HOST seconds on each. Meanwhile the GPU multiplies and moves bytes, at the share of its peaks that such work
-usually reaches. The longer of the two is the step: below a certain batch it is the launches, whatever the GPU, above it
-the GPU. The work is counted by running a step of the reference with a ledger around each operation. Not counted: the
-few elementwise operations that the layers write without the backend, caches, and the latency of small kernels.
+A step launches LAUNCHES kernels and matrix products, and the tests check these numbers. The CPU needs about HOST
+seconds for each launch. At the same time the GPU computes products and moves bytes, at the shares PRODUCTS and MEMORY
+of its peak rates. The time of a step is the longer of the two: below a certain batch size it is the time of the
+launches, above it the time of the GPU. The floating point operations and bytes are counted in a step of the reference
+backend. Not counted are the few elementwise operations of the layers that do not use the backend, the caches, and the
+latency of small kernels.
 """
 
 import argparse
@@ -18,9 +19,9 @@ from minigan import backends
 from minigan.lab import bench
 
 LAUNCHES = {"small": 119, "tutorial": 144}
-HOST = 10e-6  # seconds of the CPU for a call of CuPy
-PRODUCTS, MEMORY = 0.6, 0.7  # the shares of the peaks that are reached
-GPUS = {  # float32 without tensor cores, FLOP/s, and bytes/s, as the maker gives them
+HOST = 10e-6  # CPU seconds for one call of CuPy
+PRODUCTS, MEMORY = 0.6, 0.7  # the usual shares of the peak rates
+GPUS = {  # (float32 FLOP/s without tensor cores, bytes/s), as given by the manufacturer
     "Tesla T4": (8.1e12, 0.32e12),
     "RTX 3060": (12.7e12, 0.36e12),
     "RTX 4090": (82.6e12, 1.01e12),
@@ -32,11 +33,11 @@ COUNTED = (
     *CONVOLUTIONS, "matmul", "sum_rows", "leaky_relu", "leaky_relu_grad", "add_bias", "bias_grad", "batchnorm",
     "batchnorm_grad", "track", "dropout", "adam", "moving_average", "concatenate", "gather",
 )  # fmt: skip
-PASSES = {"batchnorm": 1.5, "batchnorm_grad": 1.5}  # a second kernel reads its input once more
+PASSES = {"batchnorm": 1.5, "batchnorm_grad": 1.5}  # a second kernel reads the input again
 
 
 class Ledger:
-    """The reference backend, with the floating point operations and the bytes that its operations would cost a GPU."""
+    """The reference backend, counting the floating point operations and bytes that a GPU would need."""
 
     def __init__(self):
         self.flops = self.bytes = 0.0
@@ -48,16 +49,17 @@ class Ledger:
 
         def operation(*arguments):
             result = value(*arguments)
-            self.enter(name, arguments, result)
+            self.count(name, arguments, result)
             return result
 
         return operation
 
-    def enter(self, name: str, arguments: tuple, result) -> None:
+    def count(self, name: str, arguments: tuple, result) -> None:
+        """Add the work of one operation."""
         results = result if isinstance(result, tuple) else (result,)
         arrays = [a for a in (*arguments, *results) if isinstance(a, np.ndarray)]
         moved = sum(a.nbytes for a in arrays)
-        if name in CONVOLUTIONS:  # w (K, K, C, O): the matrix of windows is (N*P*Q, K*K*C)
+        if name in CONVOLUTIONS:  # w (K, K, C, O); the im2col matrix is (N*P*Q, K*K*C)
             w = result if name == "conv2d_grad_w" else arguments[1]
             y = result if name == "conv2d" else arguments[0]
             K, _, C, O = w.shape
@@ -70,7 +72,7 @@ class Ledger:
 
 
 def work(preset: str) -> dict[str, tuple[float, float]]:
-    """For flops and bytes of a step (what it takes at batch 0, what each image adds)."""
+    """Return for the flops and the bytes of a step the pair (value at batch 0, increase per image)."""
     counted = []
     for batch in (4, 8):
         ledger = Ledger()
@@ -85,6 +87,7 @@ def work(preset: str) -> dict[str, tuple[float, float]]:
 
 
 def estimates() -> list[dict]:
+    """Return a row for each preset and GPU."""
     rows = []
     for preset, launches in LAUNCHES.items():
         flops, moved = work(preset).values()
@@ -98,6 +101,7 @@ def estimates() -> list[dict]:
 
 
 def main() -> None:
+    """Print the estimates and write them to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()

@@ -1,17 +1,18 @@
-"""How good are the digits after so many seconds of training? minigan beside PyTorch's small DCGAN, by one judge.
+"""Measure the quality of samples against seconds of training, for minigan and PyTorch's small DCGAN.
 
     pip install torch
     python benchmarks/time_to_quality.py --json FILE [--plot FILE] [--minutes 3] [--seeds 0 1 2]
                                          [--contenders "minigan digits" ...]
 
-minigan plays its presets `digits` and `digits-unlabelled` with their own recipes, the decay of the learning rate
-ending where the minutes end; where asked, also `digits-wide`, which is made for ten minutes. PyTorch plays the preset
-`small` (Adam 2e-4, beta1 0.5, batch 128, non-saturating) in the two forms of bench_peers.py: `plain` as a user would
-first write it, and `best` in channels_last memory, with D frozen in G's step.
+minigan trains its presets `digits` and `digits-unlabelled`. The decay of their learning rates ends with the given
+minutes. The preset `digits-wide`, which is made for ten minutes, can be selected too. PyTorch trains the preset `small`
+(Adam 2e-4, beta1 0.5, batch 128, non-saturating) in the two versions of bench_peers.py. `plain` is the code that a user
+would write first. `best` uses channels_last memory and freezes D in the step of G.
 
-Seconds are those of training: fetching the batch, drawing noise, and the step. While a contender, in a process of its
-own, sends 10,000 samples and waits, the judge of `minigan.metrics` looks at them; that time is not counted. Contenders
-take turns seed by seed. Every finished run is written to the JSON at once and is not repeated when the command is.
+The measured seconds are those of training: fetching the batch, drawing noise, and the step. Each contender runs in a
+separate process. At each mark it sends 10,000 samples and waits while the judge of `minigan.metrics` scores them; this
+time is not counted. The contenders take turns for each seed. Each finished run is written to the JSON file at once, and
+a repeated command skips it.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import numpy as np
 
 MINIGAN, TORCH = ("minigan digits", "minigan digits-unlabelled"), ("torch small, plain", "torch small, best")
 CONTENDERS = (*MINIGAN, *TORCH, "minigan digits-wide")
-MARKS = (0.04, 0.08, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0)  # parts of the minutes at which samples are judged
+MARKS = (0.04, 0.08, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0)  # fractions of the minutes at which samples are scored
 COUNT = 10_000  # samples
 
 
@@ -34,11 +35,11 @@ COUNT = 10_000  # samples
 
 
 def contender(name: str, seed: int, minutes: float, threads: int, pipe) -> None:
-    """A process that trains, sends (seconds, steps, images, labels or None) at every mark, and waits for an answer."""
+    """Train; at every mark, send (seconds, steps, images, labels or None) and wait for an answer."""
     ours, preset = name.startswith("minigan"), name.split()[1]
-    play = minigan(preset, seed, minutes, threads) if ours else torch(name, seed, threads)
+    training = minigan(preset, seed, minutes, threads) if ours else torch(name, seed, threads)
     marks = [60 * minutes * mark for mark in MARKS]
-    for seconds, steps, samples in play:
+    for seconds, steps, samples in training:
         if seconds >= marks[0]:
             marks = [mark for mark in marks if mark > seconds]
             pipe.send((seconds, steps, *samples()))
@@ -48,7 +49,7 @@ def contender(name: str, seed: int, minutes: float, threads: int, pipe) -> None:
 
 
 def minigan(preset: str, seed: int, minutes: float, threads: int):
-    """Yields (seconds of training, steps, function that draws samples and labels) after every step."""
+    """Train a preset; yield (seconds of training, steps, function that draws samples and labels) after every step."""
     from minigan import backends, datasets
     from minigan.runs.evaluate import draw
     from minigan.training import Config, Training
@@ -62,7 +63,7 @@ def minigan(preset: str, seed: int, minutes: float, threads: int):
 
 
 def torch(name: str, seed: int, threads: int, batch: int = 128):
-    """The same for PyTorch's small DCGAN, with MNIST shuffled anew in every epoch."""
+    """Train PyTorch's small DCGAN and yield the same tuples. MNIST is shuffled again in every epoch."""
     import torch
     from bench_peers import TorchStep
 
@@ -70,7 +71,7 @@ def torch(name: str, seed: int, threads: int, batch: int = 128):
 
     torch.set_num_threads(threads)
     step = TorchStep("small", batch, best=name.endswith("best"), seed=seed)
-    for _ in range(3):  # oneDNN's choices, on weights that are then thrown away
+    for _ in range(3):  # warms up oneDNN with a step that is then discarded
         step()
     step = TorchStep("small", batch, best=name.endswith("best"), seed=seed)
     memory = torch.channels_last if step.best else torch.contiguous_format
@@ -102,8 +103,8 @@ def torch(name: str, seed: int, threads: int, batch: int = 128):
 # ---------------------------------------------------------------- the judge
 
 
-class Scales:
-    """What the judge says of images, and what it says of as many real ones; without intervals."""
+class Evaluator:
+    """Scores images by the judge, without confidence intervals. `real` has the scores of real images."""
 
     def __init__(self, threads: int):
         from minigan import backends, datasets
@@ -117,12 +118,13 @@ class Scales:
         self.real = self._values(real_scores(self.judge, self.reference, COUNT, np.random.default_rng(0), rounds=1))
 
     def distance(self, images) -> float:
+        """Return the Frechet distance of the images to the test digits."""
         from minigan.metrics import frechet_distance
 
         return frechet_distance(self.judge.features_and_probabilities(images)[0], self.reference.real)
 
     def scores(self, images, labels) -> dict:
-        """Every score of `minigan evaluate`; `classes` are how many were read as each digit."""
+        """Return every score of `minigan evaluate`. `classes` are the numbers of images read as each digit."""
         from minigan.metrics import scores
 
         seen = self.judge.features_and_probabilities(images)
@@ -134,24 +136,24 @@ class Scales:
 
 
 def expect_same(asked: dict, before: dict, file: Path) -> None:
-    """Ends the program if a report that is to be continued was made in another way: its runs would not compare."""
+    """End the program if the existing report has other settings, because its runs would not be comparable."""
     if other := [name for name, value in asked.items() if before.get(name) != value]:
-        raise SystemExit(f"{file} holds runs with another choice of {', '.join(other)}: name another file")
+        raise SystemExit(f"{file} contains runs with another choice of {', '.join(other)}: name another file")
 
 
-def compete(name: str, seed: int, minutes: float, threads: int, scales: Scales) -> dict:
-    """One run: its curve of (seconds, steps, Frechet distance), and all scores at its end."""
+def run_contender(name: str, seed: int, minutes: float, threads: int, evaluator: Evaluator) -> dict:
+    """Run one contender; return its curve of (seconds, steps, Frechet distance), and all scores at its end."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=contender, args=(name, seed, minutes, threads, theirs), daemon=True)
     process.start()
-    theirs.close()  # so that a contender that dies ends in EOFError here, not in waiting
+    theirs.close()  # so that recv raises EOFError if the contender dies
     curve = []
     while not curve or curve[-1]["seconds"] < 60 * minutes:
         seconds, steps, images, labels = ours.recv()
-        curve.append({"seconds": round(seconds, 2), "steps": steps, "frechet": round(scales.distance(images), 4)})
+        curve.append({"seconds": round(seconds, 2), "steps": steps, "frechet": round(evaluator.distance(images), 4)})
         print(f"{name:28s} seed {seed} {seconds:7.1f} s {steps:6d} steps: {curve[-1]['frechet']:9.3f}", flush=True)
-        final = scales.scores(images, labels) if seconds >= 60 * minutes else None
+        final = evaluator.scores(images, labels) if seconds >= 60 * minutes else None
         ours.send("go")
     process.join()
     return {"contender": name, "seed": seed, "curve": curve, "final": final}
@@ -161,7 +163,7 @@ def compete(name: str, seed: int, minutes: float, threads: int, scales: Scales) 
 
 
 def summary(report: dict) -> dict:
-    """For each contender the median, over its seeds, of every score at the end, and of the distance at each mark."""
+    """Return for each contender the medians over the seeds of the final scores and of the distance at each mark."""
     result = {}
     for name in dict.fromkeys(run["contender"] for run in report["runs"]):
         runs = [run for run in report["runs"] if run["contender"] == name]
@@ -180,6 +182,7 @@ def summary(report: dict) -> dict:
 
 
 def plot(report: dict, file: str) -> None:
+    """Plot the Frechet distance against the seconds of training."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5), layout="constrained")
@@ -202,8 +205,9 @@ def plot(report: dict, file: str) -> None:
 
 
 def main() -> None:
+    """Run the missing runs, print the medians and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=3.0, help="of training, for each run (default 3)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="minutes of training for each run (default 3)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
     parser.add_argument("--contenders", nargs="+", default=[*MINIGAN, *TORCH], choices=CONTENDERS)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -214,9 +218,9 @@ def main() -> None:
     from minigan.files import write_atomically
     from minigan.lab import bench
 
-    scales = Scales(options.threads)
-    asked = {"minutes": options.minutes, "threads": options.threads, "count": COUNT, "judge": scales.judge.crc32}
-    report = {**asked, "machine": bench.machine(), "real": scales.real, "runs": []}
+    evaluator = Evaluator(options.threads)
+    asked = {"minutes": options.minutes, "threads": options.threads, "count": COUNT, "judge": evaluator.judge.crc32}
+    report = {**asked, "machine": bench.machine(), "real": evaluator.real, "runs": []}
     if options.json.exists():
         before = json.loads(options.json.read_text())
         expect_same(asked, before, options.json)
@@ -225,7 +229,7 @@ def main() -> None:
     for seed in options.seeds:
         for name in options.contenders:
             if (name, seed) not in done:
-                report["runs"].append(compete(name, seed, options.minutes, options.threads, scales))
+                report["runs"].append(run_contender(name, seed, options.minutes, options.threads, evaluator))
                 report |= {"when": datetime.now(UTC).isoformat(timespec="seconds"), "medians": summary(report)}
                 write_atomically(options.json, (json.dumps(report, indent=1) + "\n").encode())
     if options.plot:

@@ -1,15 +1,16 @@
-"""Trains the judge of `minigan.metrics.judge` and writes its weights, as float16, into the package.
+"""Train the judge of `minigan.metrics.judge`, and write its weights into the package as float16.
 
     python benchmarks/train_judge.py [--epochs 10] [--seed 0] [--out minigan/metrics/judge.npz]
     python benchmarks/train_judge.py --check
 
-Training digits shifted by up to two pixels each way, cross entropy, Adam with a rate that falls in a straight line to
-0. At the end it prints how many of the 10,000 test digits the weights in the file read.
+The judge is trained on the training digits, shifted by up to two pixels in each direction, with cross entropy and Adam.
+The learning rate decreases linearly to 0. At the end, the script prints how many of the 10,000 test digits the judge
+with the weights in the file reads correctly.
 
-The weights in the package are those of seed 0, and --check trains them again and compares instead of writing. For them
-to come out the same with other kernels, which round otherwise, the training runs in float64: what rounding leaves
-between two runs stays far below what float16 can tell apart; in float32 it does not. The numpy backend, whose sums
-have another order throughout, comes to the same 208,674 weights: `--check --backend numpy`, 38 minutes on one core.
+The weights in the package are those of seed 0. --check trains them again and compares them instead of writing them. The
+training runs in float64, so that other kernels, which round differently, give the same weights: the rounding errors
+stay far below the resolution of float16. In float32 they do not. The numpy backend, which adds in a different order
+everywhere, gives the same 208,674 weights: `--check --backend numpy`, 38 minutes on one core.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from minigan.metrics.judge import WEIGHTS, Judge, judge_network
 
 
 def main() -> None:
+    """Train the judge, write or compare its weights, and count the test digits that it reads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -51,7 +53,7 @@ def main() -> None:
 
 
 def rounded_weights(backend, data: datasets.Images, epochs: int, seed: int) -> dict[str, np.ndarray]:
-    """The weights and running statistics of a judge trained in float64, by name, as float16."""
+    """Train a judge in float64; return its weights and running statistics by name, as float16."""
     rng = np.random.default_rng(seed)
     network = judge_network(rng).to(backend, np.float64)
     train(network, data, epochs, rng)
@@ -60,7 +62,7 @@ def rounded_weights(backend, data: datasets.Images, epochs: int, seed: int) -> d
 
 
 def compare(weights: dict[str, np.ndarray], file: Path) -> int:
-    """Says, and returns, how many weights differ from the file's."""
+    """Print and return the number of weights that differ from those in the file."""
     with np.load(file, allow_pickle=False) as saved:
         differ = sum(int((saved[name] != w).sum()) for name, w in weights.items())
     print(f"{differ:,} of {sum(w.size for w in weights.values()):,} weights differ from those in {file}")
@@ -68,7 +70,7 @@ def compare(weights: dict[str, np.ndarray], file: Path) -> int:
 
 
 def train(network, data: datasets.Images, epochs: int, rng, batch: int = 128, lr: float = 2e-3, shift: int = 2) -> None:
-    """Trains a classifier in place, in the precision of its weights."""
+    """Train a classifier in place, in the precision of its weights."""
     backend, adam = network.backend, optim.Adam(network, lr=lr)
     dtype = next(iter(network.params.values())).dtype
     fused = fuse(network)
@@ -80,7 +82,7 @@ def train(network, data: datasets.Images, epochs: int, rng, batch: int = 128, lr
         order = rng.permutation(len(data))
         for k in range(steps):
             chosen = order[k * batch : (k + 1) * batch]
-            down, right = rng.integers(2 * shift + 1, size=2)  # one shift a batch
+            down, right = rng.integers(2 * shift + 1, size=2)  # one shift for each batch
             x = datasets.scale(padded[chosen, down : down + side, right : right + side])
             adam.lr = lr * (1 - bar.n / total)
             logits, cache = fused.forward(backend.asarray(x, dtype=dtype))

@@ -1,10 +1,10 @@
-"""Can a network learn to read from forgeries alone? The judge's network, trained on a run's fakes, reads real digits.
+"""Train a classifier only on the samples of a run, and test it on real digits.
 
     python benchmarks/train_on_fakes.py RUN [--count 60000] [--epochs 10] [--json FILE]
 
-The fakes of a conditional run, as many of each digit as of any other, take the place of the 60,000 training digits;
-network, recipe and seed are those of train_judge.py, in float32. No real image is seen before the test on the 10,000
-real digits.
+The fakes of a conditional run, equally many of each digit, replace the 60,000 training digits. The network, the
+training and the seed are those of train_judge.py, but the training runs in float32. The classifier sees no real image
+before the test on the 10,000 real digits.
 """
 
 import argparse
@@ -23,18 +23,19 @@ from minigan.metrics.judge import CLASSES, features_and_probabilities, judge_net
 
 
 def main() -> None:
+    """Draw the fakes, train and test the classifier, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of a conditional run")
-    parser.add_argument("--count", type=int, default=60_000, help="how many fakes (default 60000)")
+    parser.add_argument("--count", type=int, default=60_000, help="number of fakes (default 60000)")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0, help="of the fakes' noise and of the reader's weights")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise and of the classifier's weights")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", metavar="FILE", type=Path)
     options = parser.parse_args()
     backend = backends.load("auto", threads=options.threads)
     sampler = runs.sampler(options.run, backend)
     if sampler.classes != CLASSES:
-        raise UserError(f"the run needs the labels 0 to 9, {options.run} has {sampler.classes} labels")
+        raise UserError(f"{options.run} has {sampler.classes} labels: expected a run with the labels 0 to 9")
     rng = np.random.default_rng(options.seed)
     images = sampler.draw(options.count, rng)
     fakes = datasets.Images(images, np.arange(options.count) % CLASSES, "fakes")
@@ -53,7 +54,7 @@ def main() -> None:
         "read right": right,
         "machine": machine(),
     }
-    print(f"taught by {options.count:,} fakes alone, it reads {right:,} of {len(test):,} real test digits")
+    print(f"trained on {options.count:,} fakes only, the classifier reads {right:,} of {len(test):,} real test digits")
     if options.json:
         write_atomically(options.json, (json.dumps(result, indent=1) + "\n").encode())
 

@@ -220,7 +220,7 @@ axes[-1].set_ylabel("real digits", rotation=0, ha="right", va="center")
 for axis in axes:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-figure.suptitle(f"sixteen noises, {steps / 937:.1f} epochs (an epoch has 937 steps)", fontsize=11)
+figure.suptitle(f"sixteen noise vectors, {steps / 937:.1f} epochs (an epoch has 937 steps)", fontsize=11)
 save(figure, "10_dcgan.png")
 
 # %% [markdown]

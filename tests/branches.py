@@ -5,14 +5,14 @@
     record.missing()
 
 A condition is a comparison, the test of an `if`, a `while`, a conditional expression or
-a comprehension, an operand of `and`, `or` and `not`, and what decides in a call of
+a comprehension, an operand of `and`, `or` and `not`, or the comparison inside a call of
 `where`, `min`, `max`, `minimum`, `maximum`, `clip` and `abs`. The functions of the
-module are compiled again with every condition passed through the recorder, and get
-their own code back afterwards, so nothing has to be imported twice.
+module are compiled again, with every condition passed through the recorder. Their
+original code is restored afterwards, so the module does not have to be imported again.
 
-What only checks arguments or writes text decides nothing about a result, and is left
-out by rule: a branch that ends in `raise` and its test, an `assert`, a function whose name
-begins with `expect`, one that is annotated to return `str`, and one that only declares.
+Code that only checks arguments or writes text does not affect results and is skipped: a
+branch that ends in `raise` and its test, an `assert`, a function whose name starts with
+`expect`, a function that is annotated to return `str`, and a function without a body.
 """
 
 import ast
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# What decides in a call: the function's name -> conditions on its arguments.
+# The conditions inside a call: name of the function -> conditions on its arguments.
 DECISIONS = {
     "where": {"condition": lambda condition, *_: condition},
     "min": {"first is less": lambda a, b: a < b},
@@ -41,19 +41,20 @@ BOTH = frozenset({True, False})
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition in the source, and the outcomes that it should have."""
+    """A condition in the source, and the outcomes that are required."""
 
     module: str
-    function: str  # with its class: Hinge.discriminator
+    function: str  # including its class: Hinge.discriminator
     line: int
     text: str
-    wanted: frozenset = BOTH
+    required: frozenset = BOTH
 
 
 class Record:
-    """The outcomes of each condition, for each check and chain of callers."""
+    """The recorded outcomes of each condition, for each check and chain of callers."""
 
     def __init__(self, files: set[str]):
+        """`files` are the source files whose functions are listed as callers."""
         self.files = files
         self.conditions: list[Condition] = []
         self.check = ""
@@ -65,15 +66,15 @@ class Record:
         return list(check())
 
     def missing(self) -> dict[Condition, str]:
-        """What the checks have not reached.
+        """Return the conditions with missing outcomes, and which outcomes they had.
 
         Every condition must have both outcomes in all checks together. A comparison of
-        arrays must have both in each check, and from each place that it is called from.
+        arrays must have both outcomes in each check and for each chain of callers.
         """
         result = {}
         for index, condition in enumerate(self.conditions):
             seen = set().union(*(outcomes for key, outcomes in self.seen.items() if key[1] == index))
-            if not seen >= condition.wanted:
+            if not seen >= condition.required:
                 where = "in all checks" if seen else ""
                 result[condition] = f"{_only(seen)} {where}".strip()
         for (check, index, callers), outcomes in self.seen.items():
@@ -92,7 +93,7 @@ class Record:
         return value
 
     def call(self, index: int, name: str, function: Callable, *args, **options):
-        """Record what decides in a call, and return the call's value."""
+        """Record the conditions inside a call, and return the value of the call."""
         for offset, decide in enumerate(DECISIONS[name].values()):
             self.note(index + offset, decide(*args))
         return function(*args, **options)
@@ -112,9 +113,9 @@ def _only(outcomes: set) -> str:
 
 @contextlib.contextmanager
 def recorded(modules: list[types.ModuleType]) -> Iterator[Record]:
-    """A record of what the functions of these modules decide while the block runs."""
+    """Record the outcomes of all conditions in these modules while the `with` block runs."""
     record, originals = Record({module.__file__ for module in modules}), []
-    functions = [f for f in gc.get_objects() if type(f) is types.FunctionType]  # isinstance asks what others may refuse
+    functions = [f for f in gc.get_objects() if type(f) is types.FunctionType]  # isinstance runs code of some objects
     for module in modules:
         tree = _Recording(module.__name__, record).visit(ast.parse(inspect.getsource(module)))
         code = compile(ast.fix_missing_locations(tree), module.__file__, "exec", dont_inherit=True)
@@ -151,9 +152,11 @@ class _Recording(ast.NodeTransformer):
         self.scopes, self.conditions = [module], record.conditions
 
     def visit_Assert(self, node):
+        """Skip assertions."""
         return node
 
     def visit_FunctionDef(self, node):
+        """Record that the function is called, unless it is skipped."""
         if _is_stub(node):
             return node
         writes_text = isinstance(node.returns, ast.Name) and node.returns.id == "str"
@@ -166,15 +169,18 @@ class _Recording(ast.NodeTransformer):
         return node
 
     def visit_ClassDef(self, node):
+        """Visit the methods."""
         self.scopes.append(node.name)
         node.body = self._all(node.body)
         self.scopes.pop()
         return node
 
     def visit_Raise(self, node):
+        """Skip errors."""
         return node
 
     def visit_If(self, node):
+        """Record the test, unless a branch raises."""
         raises = [bool(branch) and isinstance(branch[-1], ast.Raise) for branch in (node.body, node.orelse)]
         if not any(raises):
             node.test = self._condition(node.test)
@@ -185,32 +191,39 @@ class _Recording(ast.NodeTransformer):
         return node
 
     def visit_While(self, node):
+        """Record the test."""
         node.test, node.body = self._condition(node.test), self._all(node.body)
         return node
 
     def visit_IfExp(self, node):
+        """Record the test."""
         node.test = self._condition(node.test)
         node.body, node.orelse = self.visit(node.body), self.visit(node.orelse)
         return node
 
     def visit_comprehension(self, node):
+        """Record the conditions."""
         node.iter, node.ifs = self.visit(node.iter), [self._condition(test) for test in node.ifs]
         return node
 
     def visit_BoolOp(self, node):
-        *operands, last = node.values  # the last one is a value: `params or {}` decides about params only
+        """Record all operands but the last, which is a value: `params or {}` only tests params."""
+        *operands, last = node.values
         node.values = [*map(self._condition, operands), self.visit(last)]
         return node
 
     def visit_UnaryOp(self, node):
+        """Record the operand of `not`."""
         node.operand = self._condition(node.operand) if isinstance(node.op, ast.Not) else self.visit(node.operand)
         return node
 
     def visit_Compare(self, node):
+        """Record the comparison."""
         index = self._new(node, ast.unparse(node))
         return _recorder("note", index, self.generic_visit(node))
 
     def visit_Call(self, node):
+        """Record the conditions inside a call of the functions in DECISIONS."""
         name = getattr(node.func, "attr", getattr(node.func, "id", None))
         text = ast.unparse(node)
         self.generic_visit(node)
@@ -223,7 +236,7 @@ class _Recording(ast.NodeTransformer):
         return call
 
     def _condition(self, test):
-        """A test in its smallest parts, each of which is recorded once."""
+        """Split a test into its smallest parts, and record each of them once."""
         if isinstance(test, ast.BoolOp):
             test.values = [self._condition(value) for value in test.values]
             return test
@@ -235,19 +248,19 @@ class _Recording(ast.NodeTransformer):
     def _all(self, statements: list) -> list:
         return [self.visit(statement) for statement in statements]
 
-    def _new(self, node, text: str, wanted: frozenset = BOTH) -> int:
+    def _new(self, node, text: str, required: frozenset = BOTH) -> int:
         module, *scopes = self.scopes
-        self.conditions.append(Condition(module, ".".join(scopes), node.lineno, text, wanted))
+        self.conditions.append(Condition(module, ".".join(scopes), node.lineno, text, required))
         return len(self.conditions) - 1
 
 
 def _is_stub(node: ast.FunctionDef) -> bool:
-    """A function that only declares or refuses: `...`, a docstring, or `raise NotImplementedError`."""
+    """Return whether a function has no body other than `...`, a docstring, or `raise NotImplementedError`."""
     rest = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
     return all(isinstance(s, ast.Raise) for s in rest)
 
 
 def _recorder(method: str, index: int, *args):
-    """The call `_record.method(index, *args)`."""
+    """Return the call `_record.method(index, *args)` as a syntax tree."""
     function = ast.Attribute(ast.Name("_record", ast.Load()), method, ast.Load())
     return ast.Call(function, [ast.Constant(index), *args], [])

@@ -1,10 +1,10 @@
-"""CUDA kernels on the CPU: builds kernels.cu with g++ and cuda_cpu.h, and runs its kernels on NumPy arrays.
+"""Run CUDA kernels on the CPU: build kernels.cu with g++ and cuda_cpu.h, and run its kernels on NumPy arrays.
 
     kernels = Kernels(SOURCE)                                       # float; Kernels(SOURCE, "double")
     kernels["leaky_relu"]((grid,), (block,), (x, y, np.float32(0.2), np.int32(n)))
 
-Every argument must have the very type of its parameter. Each array is copied between two margins of NaN: what is read
-out of bounds shows in the results, what is written there is a fault.
+Every argument must have exactly the type of its parameter. Each array is copied between two margins of NaN. A read out
+of bounds gives NaN in the results, and a write out of bounds raises Fault.
 """
 
 import ctypes
@@ -33,17 +33,17 @@ MISSING = "the CUDA emulation needs g++ on x86-64 Linux: apt install g++"
 
 
 class Fault(RuntimeError):
-    """A kernel that did what no kernel may do."""
+    """Raised if a kernel does something that is an error on a GPU."""
 
 
 def functions(source: str) -> dict[str, str]:
-    """The text of each kernel and device function, by name."""
+    """Return the text of each kernel and device function by name."""
     pieces = re.split(r'(?=^(?:extern "C" __global__|__device__) )', source, flags=re.M)[1:]
     return {re.match(r"[^(]*?(\w+)\(", piece)[1]: piece for piece in pieces}
 
 
 def waiting(source: str) -> set[str]:
-    """The names of the functions in which threads wait for each other, here or in what they call."""
+    """Return the names of the functions that wait for other threads, directly or in functions that they call."""
     texts = functions(source)
     found = {name for name, text in texts.items() if re.search(r"__syncthreads|_sync\(", text)}
     while more := {n for n, text in texts.items() if n not in found and any(f"{f}(" in text for f in found)}:
@@ -52,9 +52,10 @@ def waiting(source: str) -> set[str]:
 
 
 class Kernels(dict):
-    """The kernels of a source by name, each callable as CuPy's are: kernel(grid, block, arguments)."""
+    """The kernels of a source by name. They are called like CuPy's: kernel(grid, block, arguments)."""
 
     def __init__(self, source: str = SOURCE, real: str = "float", flags: tuple[str, ...] = ("-O2",)):
+        """Build and load the kernels."""
         kernels = re.findall(r'extern "C" __global__ void (\w+)\(', source)
         library, fibers = ctypes.CDLL(str(build(source, real, flags))), waiting(source)
         super().__init__({name: Kernel(library, name, name in fibers) for name in kernels})
@@ -62,7 +63,7 @@ class Kernels(dict):
 
 @functools.cache
 def build(source: str, real: str, flags: tuple[str, ...]) -> Path:
-    """The shared library, made once for each source and flags and kept with what Python compiles."""
+    """Build the shared library. It is stored in __pycache__ and reused for the same source and flags."""
     entries = "".join(
         f"""
 extern "C" const char* launch_{name}(const unsigned* grid, const unsigned* block, void** arguments, int fibers,
@@ -79,18 +80,19 @@ extern "C" void signature_{name}(char* out) {{ emulation::signature({name}, out)
     library = HERE / "__pycache__" / f"kernels-{tag}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
-        beside = library.with_suffix(f".{os.getpid()}")
-        subprocess.run([*command, "-o", str(beside)], input=text, text=True, check=True)
-        beside.replace(library)
+        temporary = library.with_suffix(f".{os.getpid()}")
+        subprocess.run([*command, "-o", str(temporary)], input=text, text=True, check=True)
+        temporary.replace(library)
     return library
 
 
 class Kernel:
-    """One kernel. `order` and `seed` say how the threads of a block take turns, for every launch that follows."""
+    """One kernel. `order` and `seed` are the order of the threads of a block in all following launches."""
 
     order, seed = "forward", 1
 
     def __init__(self, library, name: str, fibers: bool):
+        """Find the kernel in the library. `fibers` says whether its threads wait for each other."""
         letters = ctypes.create_string_buffer(64)
         getattr(library, f"signature_{name}")(letters)
         self.name, self.fibers, self.signature = name, fibers, letters.value.decode()
@@ -99,53 +101,57 @@ class Kernel:
         self._launch.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int, ctypes.c_int, ctypes.c_uint64]
 
     def __call__(self, grid: tuple, block: tuple, arguments: tuple) -> None:
+        """Launch the kernel. Raises Fault for an invalid launch and for an error in the kernel."""
         grid, block = (tuple(map(int, sizes)) + (1,) * (3 - len(sizes)) for sizes in (grid, block))
         for sizes, limits in ((grid, GRID_LIMITS), (block, BLOCK_LIMITS)):
             if not all(0 < n <= limit for n, limit in zip(sizes, limits, strict=True)):
-                raise Fault(f"{self.name}: no GPU launches grid {grid}, block {block}")
+                raise Fault(f"{self.name}: grid {grid} or block {block} is beyond the limits of a GPU")
         if block[0] * block[1] * block[2] > 1024:
             raise Fault(f"{self.name}: more than 1024 threads in block {block}")
         if "".join(map(letter, arguments)) != self.signature:
             raise Fault(f"{self.name}({self.signature}) launched with ({''.join(map(letter, arguments))})")
-        rooms = [Room(a) if isinstance(a, np.ndarray) else np.array(a) for a in arguments]
-        places = [ctypes.c_void_p(room.address if isinstance(room, Room) else 0) for room in rooms]
-        pointers = (ctypes.c_void_p * len(rooms))(
+        copies = [Guarded(a) if isinstance(a, np.ndarray) else np.array(a) for a in arguments]
+        addresses = [ctypes.c_void_p(copy.address if isinstance(copy, Guarded) else 0) for copy in copies]
+        pointers = (ctypes.c_void_p * len(copies))(
             *(
-                ctypes.addressof(place) if isinstance(room, Room) else room.ctypes.data
-                for room, place in zip(rooms, places, strict=True)
+                ctypes.addressof(address) if isinstance(copy, Guarded) else copy.ctypes.data
+                for copy, address in zip(copies, addresses, strict=True)
             )
         )
         sizes = [(ctypes.c_uint * 3)(*three) for three in (grid, block)]
         fault = self._launch(*sizes, pointers, self.fibers, ORDERS[self.order], self.seed)
         if fault:
             raise Fault(f"{self.name}: {fault.decode()}")
-        for room in rooms:
-            if isinstance(room, Room) and not room.leave():
-                raise Fault(f"{self.name}: wrote out of the bounds of an array {room.array.shape}")
+        for copy in copies:
+            if isinstance(copy, Guarded) and not copy.copy_back():
+                raise Fault(f"{self.name}: wrote out of the bounds of an array {copy.array.shape}")
 
 
 def letter(argument) -> str:
-    """How an argument goes to a kernel: see `signature` in cuda_cpu.h. A plain Python number is what CuPy makes of it,
-    8 bytes."""
+    """Return the letter of the type of an argument: see `signature` in cuda_cpu.h.
+
+    CuPy passes a Python number as 8 bytes.
+    """
     if isinstance(argument, np.ndarray | np.generic):
         kind = LETTERS.get(argument.dtype.str[1:], "?")
         return kind.upper() if isinstance(argument, np.ndarray) else kind
     return {int: "l", float: "d"}.get(type(argument), "?")
 
 
-class Room:
-    """An array's place while a kernel runs: a copy between two margins, in memory of its own."""
+class Guarded:
+    """A copy of an array between two margins, which is used while a kernel runs."""
 
     def __init__(self, array: np.ndarray):
-        assert array.flags.c_contiguous, "a kernel reads what lies at the address, whatever the strides"
+        """Copy the array."""
+        assert array.flags.c_contiguous, "a kernel ignores the strides of an array"
         self.array = array
         self.memory = np.full(array.nbytes + 2 * MARGIN, 0xFF, np.uint8)
         self.inside = self.memory[MARGIN : MARGIN + array.nbytes]
         self.inside[:] = np.frombuffer(array, np.uint8) if array.nbytes else 0
         self.address = self.memory.ctypes.data + MARGIN
 
-    def leave(self) -> bool:
-        """Copies back; whether the margins are as they were."""
+    def copy_back(self) -> bool:
+        """Copy the results back to the array. Return whether the margins are unchanged."""
         if self.array.flags.writeable and self.array.nbytes:
             np.frombuffer(self.array, np.uint8)[:] = self.inside
         return (self.memory[:MARGIN] == 0xFF).all() and (self.memory[MARGIN + self.array.nbytes :] == 0xFF).all()

@@ -1,9 +1,9 @@
 """A stand-in for the module cupy on a machine without a GPU.
 
-Its arrays live in host memory but are a type of their own, so that what mixes host and device fails here as it would
-there. Raw kernels are the real source, run by cuda_emulation; everything else is NumPy's arithmetic under CuPy's name.
-Where CuPy is installed, no name passes that it does not have, and no call that its signature does not take. `counts`
-tells what a GPU would have been asked for. This proves glue and arithmetic, nothing about a driver, cuBLAS or speed.
+Its arrays are in host memory but have a separate type, so that mixing host and device arrays is an error, as on a GPU.
+Raw kernels are the real source, which cuda_emulation runs. All other functions call NumPy. If CuPy is installed, names
+that it does not have and calls that do not fit its signatures raise an error. `counts` counts the work of a GPU. This
+tests the Python code and the arithmetic, but not the driver, cuBLAS or speed.
 """
 
 import collections
@@ -17,18 +17,18 @@ import numpy as np
 from cuda_emulation import Kernels
 
 try:
-    import cupy as installed  # looked at, never run: it imports without a driver
+    import cupy as installed  # only for its names and signatures; the import needs no driver
 except ImportError:
     installed = None
 
 counts = collections.Counter()  # launches, operations, synchronisations, bytes_in, bytes_out
-driver = {"devices": 1, "version": 13020, "fails": {}}  # what the machine has; `fails`: an error by what is tried
+driver = {"devices": 1, "version": 13020, "fails": {}}  # the machine; `fails`: the error that each part raises
 PLAIN = (bool, int, float, complex, np.generic, str, type(None), type, np.dtype, slice, type(Ellipsis))
 BINARY = "add sub mul truediv floordiv mod pow matmul and or xor".split()
 
 
 def host(value):
-    """The NumPy arrays inside of what goes into a call. Raises TypeError for an array of the host, as CuPy does."""
+    """Return the value with each array of the stand-in replaced by its memory. Raises TypeError for host arrays."""
     if isinstance(value, ndarray):
         return value.memory
     if isinstance(value, tuple | list):
@@ -41,7 +41,7 @@ def host(value):
 
 
 def operate(function, *arguments, of=None, **named):
-    """One operation on the device. A result that is a view `of` an array, or of the first argument, costs nothing."""
+    """Do one operation on the device. A view `of` an array, or of the first array argument, is not counted."""
     with np.errstate(all="ignore"):  # a GPU raises no floating point warnings
         result = function(*host(arguments), **host(named))
     if of is None:
@@ -52,15 +52,15 @@ def operate(function, *arguments, of=None, **named):
     return type(result)(map(ndarray, result)) if isinstance(result, tuple | list) else ndarray(result)
 
 
-def fetch(array) -> np.ndarray:
-    """What waits for the device: a copy to the host."""
+def copy_to_host(array) -> np.ndarray:
+    """Count a copy to the host, which waits for the device, and return the memory of the array."""
     counts["synchronisations"] += 1
     counts["bytes_out"] += array.nbytes
     return array.memory
 
 
 class ndarray:
-    """An array "on the device": `memory` holds it."""
+    """An array "on the device", which is stored in `memory`."""
 
     __module__ = "cupy"
     __slots__ = ("__weakref__", "base", "memory")
@@ -81,13 +81,13 @@ class ndarray:
         return lambda *arguments, **named: operate(getattr(self.memory, name), *arguments, of=self, **named)
 
     def get(self):
-        return fetch(self).copy()
+        return copy_to_host(self).copy()
 
     def item(self):
-        return fetch(self).item()
+        return copy_to_host(self).item()
 
     def tolist(self):
-        return fetch(self).tolist()
+        return copy_to_host(self).tolist()
 
     def __deepcopy__(self, memo):
         return self.copy()
@@ -130,7 +130,7 @@ def _in_place(name: str):
 
 
 def _conversion(kind: type):
-    return lambda self: kind(fetch(self))
+    return lambda self: kind(copy_to_host(self))
 
 
 for _name in BINARY:
@@ -141,11 +141,12 @@ for _name in "neg pos abs invert eq ne lt le gt ge".split():
     setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
 for _kind in (bool, int, float, complex):
     setattr(ndarray, f"__{_kind.__name__}__", _conversion(_kind))
-ndarray.__repr__ = lambda self: repr(fetch(self))
+ndarray.__repr__ = lambda self: repr(copy_to_host(self))
 ndarray.__index__ = ndarray.__int__
 
 
 def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
+    """Copy an array or a number to the device."""
     if isinstance(a, ndarray):
         return a if dtype in (None, a.dtype) else a.astype(dtype)
     memory = np.array(a, dtype=dtype)
@@ -154,11 +155,12 @@ def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
 
 
 def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
+    """Copy an array to the host."""
     return a.get() if isinstance(a, ndarray) else np.asarray(a)
 
 
 def empty(shape, dtype=float, order="C"):
-    """All NaN: what was not written shows. Raises the error planted for memory."""
+    """Allocate an array filled with NaN, so that missing writes are noticed. Raises the error planted for memory."""
     planted("memory")
     a = np.empty(shape, dtype)
     np.frombuffer(a, np.uint8)[:] = 255 if a.size else 0
@@ -166,11 +168,12 @@ def empty(shape, dtype=float, order="C"):
 
 
 def ascontiguousarray(a, dtype=None):
+    """Return the array in C order."""
     return a if a.flags.c_contiguous else operate(np.ascontiguousarray, a)
 
 
 def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
-    """Up to eight arrays are as many copies; more are one, by a table of addresses that comes from the host."""
+    """Count one copy per array for up to eight arrays, else one operation and a table of addresses from the host."""
     result = operate(np.concatenate, list(tup), axis)
     if len(tup) <= 8:
         counts["operations"] += len(tup) - 1
@@ -180,10 +183,12 @@ def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
 
 
 def stack(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
+    """Join the arrays along a new axis."""
     return concatenate([ndarray(np.expand_dims(a.memory, axis)) for a in tup], axis)
 
 
 def matmul(a, b):
+    """Multiply matrices. Raises the error planted for cuBLAS."""
     planted("cublas")
     return operate(np.matmul, a, b)
 
@@ -192,7 +197,7 @@ ndarray.__matmul__ = matmul
 
 
 def planted(what: str) -> None:
-    """Raises the error that a test planted for this part of the machine."""
+    """Raise the error that a test planted for this part of the machine."""
     if what in driver["fails"]:
         raise driver["fails"][what]
 
@@ -201,19 +206,24 @@ class RawModule:
     """The real source, compiled for the CPU."""
 
     def __init__(self, *, code, options=()):
+        """Compile the source. Raises the error planted for NVRTC."""
         planted("nvrtc")
         real = next(o for o in options if o.startswith("-DREAL=")).removeprefix("-DREAL=")
         self.kernels = Kernels(code, real)
 
     def get_function(self, name):
+        """Return a kernel by name."""
         return RawKernel(self.kernels[name])
 
 
 class RawKernel:
+    """A kernel that runs on the CPU."""
+
     def __init__(self, kernel):
         self.kernel = kernel
 
     def __call__(self, grid, block, args):
+        """Run the kernel and count a launch. Raises TypeError for host arrays."""
         if any(isinstance(a, np.ndarray) for a in args):
             raise TypeError("Unsupported type <class 'numpy.ndarray'>")
         counts["launches"] += 1
@@ -221,7 +231,7 @@ class RawKernel:
 
 
 class CUDARuntimeError(RuntimeError):
-    pass
+    """An error of the CUDA runtime."""
 
 
 class _Device:
@@ -260,11 +270,12 @@ _core = types.SimpleNamespace(
 
 
 def get_default_memory_pool():
+    """Return a pool that stores its limit in `driver`."""
     return types.SimpleNamespace(set_limit=lambda size: driver.__setitem__("limit", size))
 
 
 def __getattr__(name):
-    """Any other name of CuPy: its signature, NumPy's arithmetic."""
+    """Return any other function of CuPy, which checks its signature and calls NumPy."""
     if name.startswith("_") or not hasattr(installed or np, name):
         raise AttributeError(f"module 'cupy' has no attribute {name!r}")
     numpys = getattr(np, name)
@@ -273,7 +284,7 @@ def __getattr__(name):
 
     def function(*arguments, **named):
         if installed:
-            with contextlib.suppress(ValueError):  # no signature: a ufunc
+            with contextlib.suppress(ValueError):  # a ufunc has no signature
                 inspect.signature(getattr(installed, name)).bind(*arguments, **named)
         return operate(numpys, *arguments, **named)
 
@@ -281,8 +292,10 @@ def __getattr__(name):
 
 
 def load_backend(change=lambda source: source) -> types.ModuleType:
-    """cupy/backend.py anew, its source changed, as a module of its own over this stand-in. What sys.modules holds stays
-    as it is."""
+    """Load cupy/backend.py as a new module that uses this stand-in, with `change` applied to its source.
+
+    sys.modules stays the same.
+    """
     name = "minigan.backends.cupy.backend"
     spec = importlib.util.find_spec(name)
     backend, before = importlib.util.module_from_spec(spec), sys.modules.get("cupy")

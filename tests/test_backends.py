@@ -1,7 +1,7 @@
-"""The backends: every operation against plain loops in this file, the adjoint equations, bits, bounds and errors.
+"""Tests of the backends: agreement with plain loops, the adjoint equations, bits, bounds of memory and errors.
 
-What runs here is compared with arithmetic that shares no code with it. The compiled backend is also run for CPUs other
-than this one, between guard pages, and with its fast path broken.
+The operations are compared with code in this file that shares nothing with them. The compiled backend is also tested
+with code for other CPUs, with guard pages around its arrays, and with a broken tile.
 """
 
 import concurrent.futures
@@ -29,7 +29,7 @@ from minigan import backends
 from minigan.backends import AdamStep, BackendUnavailable, Normalisation, contract, conv_size, pads
 from minigan.errors import UserError
 
-NAMES = backends.available()  # first, because whoever imports Numba fixes its largest number of threads
+NAMES = backends.available()  # first, because the import of Numba fixes its maximum number of threads
 if "numba" not in NAMES:
     pytest.skip(str(backends.status()["numba"]), allow_module_level=True)
 numpy_backend, numba_backend = backends.reference(), backends.load("numba")
@@ -42,9 +42,9 @@ get_thread_id = compiled.numba.get_thread_id
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
-# (N, H, W, C, O, K, stride, pad): the layers of the presets with small batches, then what is awkward.
+# (N, H, W, C, O, K, stride, pad): layers of the presets with small batches, then unusual shapes.
 PRESET_SHAPES = [
-    (12, 7, 7, 64, 32, 5, 1, (2, 2)),  # many channels, small map: through the spectrum
+    (12, 7, 7, 64, 32, 5, 1, (2, 2)),  # many channels, small feature map: Fourier
     (12, 14, 14, 64, 128, 5, 2, (1, 2)),
     (16, 7, 7, 64, 32, 5, 1, (1, 3)),
     (3, 7, 7, 64, 96, 5, 1, (2, 2)),
@@ -58,25 +58,27 @@ AWKWARD_SHAPES = [
     (2, 6, 5, 3, 10, 3, 2, (0, 3)),
     (1, 9, 4, 48, 24, 7, 3, (5, 1)),
     (11, 5, 5, 33, 31, 2, 3, 1),  # the stride is longer than the kernel
-    (2, 3, 3, 1, 3, 3, 1, 4),  # windows that lie in the padding altogether
+    (2, 3, 3, 1, 3, 3, 1, 4),  # some windows are completely inside the padding
     (17, 4, 4, 2, 2, 3, 1, 1),
 ]
 
 
-# ---------------------------------------------------------------- the oracle
+# ---------------------------------------------------------------- expected results
 
 
 def padded(x, pad):
+    """Pad height and width of x with zeros."""
     before, after = pads(pad)
     return np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
 
 
 def window_pairs(dy, K):
-    """Every output pixel and tap: (p, q, i, j)."""
+    """Return (p, q, i, j) for every output pixel and tap."""
     return itertools.product(range(dy.shape[1]), range(dy.shape[2]), range(K), range(K))
 
 
 def naive_conv2d(x, w, stride, pad):
+    """Compute `conv2d` by loops."""
     xpad, (P, Q) = padded(x, pad), (conv_size(size, len(w), stride, pad) for size in x.shape[1:3])
     y = np.zeros((len(x), P, Q, w.shape[3]), x.dtype)
     for p, q, i, j in window_pairs(y, len(w)):
@@ -85,6 +87,7 @@ def naive_conv2d(x, w, stride, pad):
 
 
 def naive_grad_x(dy, w, x_shape, stride, pad):
+    """Compute `conv2d_grad_x` by loops."""
     dx = padded(np.zeros(x_shape, dy.dtype), pad)
     for p, q, i, j in window_pairs(dy, len(w)):
         dx[:, p * stride + i, q * stride + j] += dy[:, p, q] @ w[i, j].T
@@ -93,6 +96,7 @@ def naive_grad_x(dy, w, x_shape, stride, pad):
 
 
 def naive_grad_w(dy, x, w_shape, stride, pad):
+    """Compute `conv2d_grad_w` by loops."""
     dw, xpad = np.zeros(w_shape, dy.dtype), padded(x, pad)
     for p, q, i, j in window_pairs(dy, w_shape[0]):
         dw[i, j] += xpad[:, p * stride + i, q * stride + j].T @ dy[:, p, q]
@@ -100,7 +104,7 @@ def naive_grad_w(dy, x, w_shape, stride, pad):
 
 
 def operands(shape, dtype=np.float64, seed=0):
-    """x, w, dy of one convolution."""
+    """Return random x, w and dy of one convolution."""
     N, H, W, C, O, K, stride, pad = shape
     rng = np.random.default_rng(seed)
     P, Q = conv_size(H, K, stride, pad), conv_size(W, K, stride, pad)
@@ -108,7 +112,7 @@ def operands(shape, dtype=np.float64, seed=0):
 
 
 def results(backend, x, w, dy, stride, pad):
-    """The three convolutions by the backend, as NumPy arrays."""
+    """Compute the three convolutions with the backend, and return NumPy arrays."""
     x, w, dy = (backend.asarray(array) for array in (x, w, dy))
     return [
         backend.to_numpy(y)
@@ -121,6 +125,7 @@ def results(backend, x, w, dy, stride, pad):
 
 
 def expectations(x, w, dy, stride, pad):
+    """Compute the three convolutions by loops in float64."""
     x, w, dy = (array.astype(np.float64) for array in (x, w, dy))
     return [
         naive_conv2d(x, w, stride, pad),
@@ -130,24 +135,25 @@ def expectations(x, w, dy, stride, pad):
 
 
 def assert_close(got, expected, bound):
-    """The largest error, as a share of the largest number."""
+    """Assert that the largest error, relative to the largest number, is at most `bound`."""
     for y, y0, name in zip(got, expected, ("conv2d", "conv2d_grad_x", "conv2d_grad_w"), strict=True):
         assert y.shape == y0.shape, name
         assert np.abs(y - y0).max() <= bound * np.abs(y0).max() + bound, name
 
 
 def float32_bound(backend, shape):
-    """2e-6 of the largest number: about twenty roundings, for sums of up to 6400 products. The way by Toom and Cook
-    pays for its speed with digits, as its docstring says."""
-    return 5e-6 if backend.name == "numba" and way_of(shape) is toomcook else 2e-6
+    """Return 2e-6 of the largest number: about twenty rounding errors, for sums of up to 6400 products.
+
+    Toom-Cook loses precision, as its docstring says, so its bound is larger.
+    """
+    return 5e-6 if backend.name == "numba" and algorithm_of(shape) is toomcook else 2e-6
 
 
-def way_of(shape):
-    """How the Numba backend computes the convolution, in float32."""
+def algorithm_of(shape):
+    """Return the algorithm that the Numba backend uses for the convolution in float32."""
     N, H, W, C, O, K, stride, pad = shape
     P, Q = conv_size(H, K, stride, pad), conv_size(W, K, stride, pad)
-    facts = (N, H, W, C), (K, K, C, O), stride, pads(pad)[0], P, Q, np.dtype(np.float32)
-    return compiled.quickest(*facts)
+    return compiled.choose_algorithm((N, H, W, C), (K, K, C, O), stride, pads(pad)[0], P, Q, np.dtype(np.float32))
 
 
 # ---------------------------------------------------------------- the convolutions
@@ -179,7 +185,7 @@ def test_each_convolution_is_the_others_adjoint(shape, dtype, bound, backend):
     assert abs(np.vdot(y, dy) - np.vdot(w, dw)) <= bound * size
 
 
-def test_the_oracle_is_scipys_correlation():
+def test_the_loops_agree_with_scipys_correlation():
     for shape in AWKWARD_SHAPES:
         (x, w, _), (stride, pad) = operands(shape), shape[6:]
         y = naive_conv2d(x, w, stride, pad)
@@ -190,39 +196,40 @@ def test_the_oracle_is_scipys_correlation():
             np.testing.assert_allclose(y[n, ..., o], plane, rtol=1e-10, atol=1e-12)
 
 
-def test_the_presets_go_all_three_ways():
-    """Else the tests here would not see them at all."""
-    ways = [way_of(shape) for shape in PRESET_SHAPES]
+def test_the_presets_use_all_three_algorithms():
+    """Otherwise the tests in this file would not run some of them."""
+    algorithms = [algorithm_of(shape) for shape in PRESET_SHAPES]
     rest = [microkernel, microkernel, toomcook, microkernel, microkernel]
-    assert ways == [fourier, fourier, fourier, *rest]
+    assert algorithms == [fourier, fourier, fourier, *rest]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("way", [fourier, toomcook], ids=["fourier", "toomcook"])
-def test_each_way_serves_any_kernel_stride_and_pad(way, dtype):
-    """Also where it does not pay."""
-    width, served = microkernel.panel_width(dtype), 0
+@pytest.mark.parametrize("algorithm", [fourier, toomcook], ids=["fourier", "toomcook"])
+def test_each_algorithm_supports_any_kernel_stride_and_pad(algorithm, dtype):
+    """Also for shapes where it is not the fastest."""
+    width, supported = microkernel.panel_width(dtype), 0
     for K, stride, pad in itertools.product((1, 2, 3, 4, 5, 6), (1, 2, 3), ((0, 0), (1, 2), (3, 0), (4, 5))):
         for N, H, W in ((2, 6, 7), (9, 12, 17)):
-            shape = (N, H, W, width, 3 * width // 2 if way is toomcook else 2 * width, K, stride, pad)
+            shape = (N, H, W, width, 3 * width // 2 if algorithm is toomcook else 2 * width, K, stride, pad)
             x, w, dy = operands(shape, dtype)
             _, P, Q, _ = dy.shape
-            if way.work(x.shape, w.shape, stride, pad[0], P, Q, x.dtype) == np.inf:
+            if algorithm.work(x.shape, w.shape, stride, pad[0], P, Q, x.dtype) == np.inf:
                 continue
-            bound = (2e-5 if way is toomcook else 3e-6) if dtype == np.float32 else 1e-13
-            found = (
-                way.conv2d(x, w, stride, pad[0], P, Q),
-                way.conv2d_grad_x(dy, w, H, W, stride, pad[0]),
-                way.conv2d_grad_w(dy, x, K, stride, pad[0]),
+            bound = (2e-5 if algorithm is toomcook else 3e-6) if dtype == np.float32 else 1e-13
+            got = (
+                algorithm.conv2d(x, w, stride, pad[0], P, Q),
+                algorithm.conv2d_grad_x(dy, w, H, W, stride, pad[0]),
+                algorithm.conv2d_grad_w(dy, x, K, stride, pad[0]),
             )
             reference = results(numpy_backend, *(array.astype(np.float64) for array in (x, w, dy)), stride, pad)
-            assert_close(found, reference, bound)
-            served += 1
-    assert served > 40
+            assert_close(got, reference, bound)
+            supported += 1
+    assert supported > 40
 
 
 @st.composite
 def shapes(draw):
+    """Draw (N, H, W, C, O, K, stride, pad) of a convolution."""
     K, stride = draw(st.integers(1, 7)), draw(st.integers(1, 3))
     pad = draw(st.tuples(st.integers(0, K), st.integers(0, K)))
     least = max(1, K - sum(pad))
@@ -240,7 +247,7 @@ def test_any_shape_agrees_with_the_reference(name, dtype, shape, seed):
     reference = results(numpy_backend, *(array.astype(np.float64) for array in (x, w, dy)), *shape[6:])
     got = results(backends.load(name), x, w, dy, *shape[6:])
     assert [y.dtype for y in got] == [dtype] * 3
-    bound = 8e-6 if way_of(shape) is toomcook else 3e-6
+    bound = 8e-6 if algorithm_of(shape) is toomcook else 3e-6
     assert_close(got, reference, bound if dtype == np.float32 else 1e-13)
 
 
@@ -248,14 +255,14 @@ def test_inputs_need_not_be_contiguous(backend):
     shape = (4, 9, 8, 6, 5, 3, 2, 1)
     x, w, dy = operands(shape)
     expected = results(backend, x, w, dy, 2, 1)
-    spread_x = backend.asarray(np.repeat(x, 2, axis=0))[::2]
-    turned_w = backend.asarray(np.ascontiguousarray(w.T)).T
-    backward_dy = backend.asarray(np.ascontiguousarray(dy[:, ::-1]))[:, ::-1]
-    assert not (spread_x.flags.c_contiguous or turned_w.flags.c_contiguous or backward_dy.flags.c_contiguous)
+    strided_x = backend.asarray(np.repeat(x, 2, axis=0))[::2]
+    transposed_w = backend.asarray(np.ascontiguousarray(w.T)).T
+    reversed_dy = backend.asarray(np.ascontiguousarray(dy[:, ::-1]))[:, ::-1]
+    assert not (strided_x.flags.c_contiguous or transposed_w.flags.c_contiguous or reversed_dy.flags.c_contiguous)
     got = [
-        backend.conv2d(spread_x, turned_w, 2, 1),
-        backend.conv2d_grad_x(backward_dy, turned_w, x.shape, 2, 1),
-        backend.conv2d_grad_w(backward_dy, spread_x, w.shape, 2, 1),
+        backend.conv2d(strided_x, transposed_w, 2, 1),
+        backend.conv2d_grad_x(reversed_dy, transposed_w, x.shape, 2, 1),
+        backend.conv2d_grad_w(reversed_dy, strided_x, w.shape, 2, 1),
     ]
     for y, y0 in zip(got, expected, strict=True):
         np.testing.assert_array_equal(backend.to_numpy(y), y0)
@@ -290,7 +297,7 @@ def test_the_smallest_batches(N, backend):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "cupy"])
-def test_channels_that_do_not_belong_together_are_refused(name):
+def test_channels_that_do_not_match_are_refused(name):
     backend = backends.load(name)
     x, w, dy = operands((2, 5, 5, 3, 4, 3, 1, 1))
     with pytest.raises(ValueError):
@@ -304,7 +311,7 @@ def test_channels_that_do_not_belong_together_are_refused(name):
 
 
 def test_the_reference_takes_complex_numbers():
-    """A complex step: the imaginary part of conv(x + i h) / h is the derivative, without cancellation."""
+    """Complex step: the imaginary part of conv(x + i h) / h is the derivative, without cancellation."""
     x, w, dy = operands((2, 6, 5, 3, 4, 3, 2, (0, 1)))
     direction = np.random.default_rng(1).standard_normal(x.shape)
     y = numpy_backend.conv2d(x + 1e-30j * direction, w.astype(complex), 2, (0, 1))
@@ -354,9 +361,11 @@ def test_the_other_operations_agree_with_the_reference(name, dtype, bound, shape
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_gradient_of_batch_norm_goes_the_way_of_y_to_the_bit(name):
-    """It computes anew what went into the activation; where that is almost 0, only the same rounding gives the same
-    sign. Here it is in every third row."""
+def test_the_gradient_of_batch_norm_takes_the_exact_mask_of_y(name):
+    """The gradient recomputes the input of the activation with the same rounding, and so with the same sign.
+
+    In this test the input is almost 0 in every third row.
+    """
     backend, rng = backends.load(name), np.random.default_rng(0)
     x, dy = rng.standard_normal((2, 90, 4000)).astype(np.float32)
     gamma = rng.standard_normal(4000).astype(np.float32)
@@ -368,17 +377,17 @@ def test_the_gradient_of_batch_norm_goes_the_way_of_y_to_the_bit(name):
     almost_0 = backend.to_numpy(y)[0]
     assert np.abs(almost_0).max() < 1e-4 and 1000 < (almost_0 > 0).sum() < 3000
     norm = Normalisation(gamma, beta, mean, var, 1e-3)
-    found = backend.batchnorm_grad(dy, x, norm, 0.3)
-    before = backend.leaky_relu_grad(dy, y, 0.3)
-    for one, other in zip(found, backend.batchnorm_grad(before, x, norm), strict=True):
-        np.testing.assert_array_equal(backend.to_numpy(one), backend.to_numpy(other))
+    got = backend.batchnorm_grad(dy, x, norm, 0.3)
+    masked_dy = backend.leaky_relu_grad(dy, y, 0.3)
+    for a, b in zip(got, backend.batchnorm_grad(masked_dy, x, norm), strict=True):
+        np.testing.assert_array_equal(backend.to_numpy(a), backend.to_numpy(b))
 
 
 # ---------------------------------------------------------------- threads
 
 
 def all_operations(backend):
-    """The bits of everything that the compiled backend computes, for shapes that take every way through it."""
+    """Yield the results of all compiled operations, for shapes that use every algorithm."""
     for shape, dtype in itertools.product(PRESET_SHAPES + AWKWARD_SHAPES, (np.float32, np.float64)):
         yield from results(backend, *operands(shape, dtype), *shape[6:])
     rng = np.random.default_rng(0)
@@ -396,8 +405,8 @@ def all_operations(backend):
     yield from backend.batchnorm_grad(y, x, norm, 0.2)
 
 
-def test_a_kernel_from_disk_finds_its_threads_started(tmp_path):
-    """Whichever kernel was compiled first: of all of them, only that one brings the loop that they share."""
+def test_a_kernel_loaded_from_disk_has_its_threads_started(tmp_path):
+    """Only the kernel that was compiled first contains the `prange`, which all kernels use."""
     first = "passes.leaky_relu(np.ones(9, np.float32), 0.2)"
     product = "microkernel.matmul(np.ones((40, 128), np.float32), np.ones((128, 64), np.float32))"
     for call in (first, product, product):  # compiled with the loop; compiled without it; read from disk
@@ -416,7 +425,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads():
 
 
 def test_a_result_does_not_depend_on_the_rest_of_the_batch():
-    """Image 3 of 20 is computed as it is alone among the same number of others."""
+    """The result for one image has the same bits if the other images change."""
     for shape in PRESET_SHAPES:
         x, w, dy = operands(shape, np.float32)
         y, dx, _ = results(numba_backend, x, w, dy, *shape[6:])
@@ -444,7 +453,7 @@ def test_matmul_contiguous_transposed_or_sliced(M, K, N, dtype, rng):
         assert np.abs(y - expected).max() <= (1e-6 if dtype == np.float32 else 1e-14) * K**0.5 * 10
 
 
-def test_matmul_refuses_what_does_not_fit():
+def test_matmul_refuses_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="do not fit together"):
         numba_backend.matmul(np.zeros((2, 3)), np.zeros((4, 5)))
 
@@ -453,7 +462,7 @@ def test_matmul_refuses_what_does_not_fit():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_tile_adds_what_its_tables_say(dtype, rng):
+def test_the_tile_computes_the_sum_of_its_tables(dtype, rng):
     width, rows = microkernel.panel_width(dtype), 2 * microkernel.ROWS
     x, w = rng.standard_normal(500).astype(dtype), rng.standard_normal(30 * width).astype(dtype)
     row, step, w_step = rng.integers(0, 200, rows), rng.integers(0, 200, 40), rng.integers(0, 29 * width, 40)
@@ -461,15 +470,15 @@ def test_the_tile_adds_what_its_tables_say(dtype, rng):
     task = microkernel.tasks(50, 3, 0, (0, rows), (5, 33))
     tables = microkernel.Tables(row, step, w_step, out)
     for times in (1, 2):
-        microkernel.products(tables, task, x, w, y.reshape(-1), times == 2)  # in place of y, then added
+        microkernel.products(tables, task, x, w, y.reshape(-1), times == 2)  # overwrites y, then adds to it
         for m in range(rows):
             for o in range(width):
                 total = sum(float(x[50 + row[m] + step[k]]) * float(w[3 + w_step[k] + o]) for k in range(5, 33))
                 assert y.reshape(-1)[out[m] + o] == pytest.approx(times * total, rel=1e-5, abs=1e-5)
-    assert np.isnan(np.delete(y, out // width, axis=0)).all()  # and nothing else is written
+    assert np.isnan(np.delete(y, out // width, axis=0)).all()  # nothing else is written
 
 
-def test_a_weight_gradient_in_groups_of_images_is_that_of_the_batch(rng, monkeypatch):
+def test_a_weight_gradient_in_groups_of_images_equals_that_of_the_batch(rng, monkeypatch):
     x, dy = (rng.standard_normal(shape).astype(np.float32) for shape in ((7, 14, 14, 32), (7, 7, 7, 64)))
     case = x.shape, 4, 2, 1, x.dtype
     whole = toomcook.conv2d_grad_w(dy, x, 4, 2, 1)
@@ -484,15 +493,15 @@ def test_a_weight_gradient_in_groups_of_images_is_that_of_the_batch(rng, monkeyp
 
 
 @njit(**parallel.INNER)
-def note(task, times, numbers, number):
+def add_to(task, times, numbers, number):
     buffer = np.empty(100, numbers.dtype)
     buffer[:] = number * numbers[task]
     times[task] += buffer[99]
 
 
 @njit
-def note_all(tasks, times, numbers, number):
-    in_parallel(tasks, note, (times, numbers, number))
+def add_to_all(tasks, times, numbers, number):
+    in_parallel(tasks, add_to, (times, numbers, number))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -501,7 +510,7 @@ def test_every_task_is_done_once_with_its_arguments(threads, rng):
     backends.put_in_force(backends.load("numba", threads=threads))
     for tasks in (0, 1, 2, 3, 7, 1000):
         times = np.zeros(1000)
-        note_all(tasks, times, numbers, 2.5)
+        add_to_all(tasks, times, numbers, 2.5)
         np.testing.assert_array_equal(times, np.where(np.arange(1000) < tasks, 2.5 * numbers, 0))
 
 
@@ -518,35 +527,35 @@ def work_all(turns, done_by):
     in_parallel(len(turns), work, (turns, done_by))
 
 
-def test_a_thread_that_is_held_up_leaves_its_tasks_to_the_others():
+def test_the_tasks_of_a_slow_thread_are_done_by_the_others():
     turns, done_by = np.array([300_000_000] + [1000] * 99), np.zeros(100, np.int64)  # the first takes long
     backends.put_in_force(backends.load("numba", threads=2))
     work_all(turns, done_by)
-    assert (done_by[1:50] != done_by[0]).all()  # they are of the same share
+    assert (done_by[1:50] != done_by[0]).all()  # these tasks are in the range of the slow thread
 
 
 @njit(**parallel.INNER)
-def ask_for_memory(task, sizes, found):
+def allocate(task, sizes, found):
     found[task] = np.empty(sizes[task], np.float64).size
 
 
 @njit
-def ask_all_for_memory(sizes, found):
-    in_parallel(len(sizes), ask_for_memory, (sizes, found))
+def allocate_all(sizes, found):
+    in_parallel(len(sizes), allocate, (sizes, found))
 
 
-def test_a_task_that_finds_no_memory_raises_and_the_others_are_done():
+def test_a_task_without_memory_raises_and_the_others_are_done():
     sizes, found = np.array([7, 2**55, 8, 9]), np.zeros(4, np.int64)
     with pytest.raises(MemoryError, match="no memory for the buffers of a compiled loop"):
-        ask_all_for_memory(sizes, found)
+        allocate_all(sizes, found)
     assert found.tolist() == [7, 0, 8, 9]
     sizes[1] = 5
-    ask_all_for_memory(sizes, found)
+    allocate_all(sizes, found)
     assert found.tolist() == [7, 5, 8, 9]
 
 
 def run(code: str, **environment) -> str:
-    """Runs the code in a fresh process and returns what it prints."""
+    """Run the code in a new process and return its output."""
     completed = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         env={**os.environ, **environment},
@@ -571,23 +580,23 @@ CHECK_SHAPES = """
 """
 
 
-@pytest.mark.skipif(not X86, reason="these are names of x86 CPUs")
+@pytest.mark.skipif(not X86, reason="the CPUs of this test are x86 CPUs")
 @pytest.mark.parametrize(
     ("cpu", "features", "tile"),
     [("haswell", "+avx,+avx2,+fma", "6 32 True"), ("generic", "", "6 16 True")],
     ids=["haswell", "generic"],
 )
-def test_other_cpus_have_a_tile_of_their_own(cpu, features, tile, pytestconfig):
-    """The code for another CPU, which this one can run too; compiled once and kept in pytest's cache."""
+def test_other_cpus_use_their_own_tile(cpu, features, tile, pytestconfig):
+    """Run code for another CPU, which this one also supports. It is compiled once and kept in pytest's cache."""
     folder = pytestconfig.cache.mkdir(f"numba-{cpu}")
     printed = run(CHECK_SHAPES, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features, NUMBA_CACHE_DIR=str(folder))
     assert printed.strip() == tile
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="guard pages are made by mprotect")
-@pytest.mark.parametrize("side", ["behind", "before"])
+@pytest.mark.skipif(sys.platform != "linux", reason="guard pages need mprotect")
+@pytest.mark.parametrize("side", ["after", "before"])
 def test_nothing_is_read_or_written_out_of_bounds(side):
-    """Every array, inputs and results, ends or begins at a page that kills the process if it is touched."""
+    """Every array, inputs and results, ends or starts next to a page. An access to this page ends the process."""
     run(
         f"""
         import ctypes, mmap
@@ -605,7 +614,7 @@ def test_nothing_is_read_or_written_out_of_bounds(side):
             for guard in (address, address + page + room):
                 assert libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0  # no access
             kept.append(memory)
-            begin = page + (room - size if {side!r} == "behind" else 0)
+            begin = page + (room - size if {side!r} == "after" else 0)
             array = np.frombuffer(memory, np.uint8, size, begin).view(dtype).reshape(shape)
             array.view(np.uint8).reshape(-1)[:] = 255  # NaN
             return array
@@ -635,22 +644,22 @@ def test_nothing_is_read_or_written_out_of_bounds(side):
 
 
 def test_compiled_code_is_kept_on_disk():
-    """What this process compiled or found, a second process finds: no compilation hides in anyone's first step."""
+    """A second process loads all kernels from disk and compiles none of them."""
     code = """
         import numpy as np
         import test_backends as t
         for shape in t.PRESET_SHAPES:
             t.results(t.numba_backend, *t.operands(shape, np.float32), *shape[6:])
         m = t.microkernel
-        compiled = [m.products, m.convolve_groups, m.correlate_chunks, m.spread_images]
+        compiled = [m.products, m.convolve_groups, m.correlate_chunks, m.scatter_images]
         print(sum(sum(f.stats.cache_misses.values()) for f in compiled), sum(len(f.stats.cache_hits) for f in compiled))
     """
     run(code)
     assert run(code).split() == ["0", "4"]
 
 
-def test_kernels_of_other_sources_are_forgotten(tmp_path, monkeypatch):
-    """Numba would keep a kernel whose own file is as it was, though the tile inside is not."""
+def test_kernels_of_other_sources_are_deleted(tmp_path, monkeypatch):
+    """Numba would keep a kernel if its own file has not changed, even if the tile in it has."""
     source, kernel = tmp_path / "numba_backend.py", tmp_path / "microkernel.products-1.nbi"
     code = kernel.with_suffix(".1.nbc")
     monkeypatch.setattr(compiled, "__file__", str(source))
@@ -660,18 +669,18 @@ def test_kernels_of_other_sources_are_forgotten(tmp_path, monkeypatch):
         (tmp_path / "microkernel.py").write_text(text)
         kernel.touch()
         code.touch()
-        compiled.forget_stale_kernels()
+        compiled.delete_stale_kernels()
         assert numba_backend.kernels_on_disk() is kernel.exists() is code.exists() is kept
 
 
-def test_where_the_tile_does_not_compile_plain_loops_serve(monkeypatch):
+def test_plain_loops_are_used_where_the_tile_does_not_compile(monkeypatch):
     def broken(a, b):
         raise RuntimeError("no such register\nand a long story")
 
     monkeypatch.setattr(microkernel, "matmul", broken)
     compiled.tile_works.cache_clear()
     try:
-        with pytest.warns(RuntimeWarning, match=r"plain loops take over .*no such register\)$"):
+        with pytest.warns(RuntimeWarning, match=r"slower plain loops are used .*no such register\)$"):
             assert not compiled.tile_works()
         for shape in (PRESET_SHAPES[3], *AWKWARD_SHAPES):
             x, w, dy = operands(shape)
@@ -681,7 +690,7 @@ def test_where_the_tile_does_not_compile_plain_loops_serve(monkeypatch):
         compiled.tile_works.cache_clear()
 
 
-def test_a_tile_that_computes_nonsense_is_not_used(monkeypatch):
+def test_a_tile_with_wrong_results_is_not_used(monkeypatch):
     monkeypatch.setattr(microkernel, "matmul", lambda a, b: 2 * (a @ b))
     compiled.tile_works.cache_clear()
     try:
@@ -704,7 +713,7 @@ THREADS = """
 
 
 @pytest.mark.parametrize("before", ["", "import numba", "from minigan import backends; backends.load('numba')"])
-def test_threads_are_as_many_as_cores_whoever_imports_numba_first(before):
+def test_there_is_one_thread_per_core_whichever_module_imports_numba_first(before):
     code = f"""
         import os, subprocess, sys
         os.environ.pop("NUMBA_NUM_THREADS", None)
@@ -721,7 +730,7 @@ def test_threads_are_as_many_as_cores_whoever_imports_numba_first(before):
 
 
 def test_the_environment_of_a_numba_that_was_imported_before_is_left_alone():
-    """Numba reads it again when it compiles, and refuses a number of threads other than the one it started with."""
+    """Numba reads the environment again when it compiles, and raises an error if the number of threads has changed."""
     code = """
         import os
         for name in ("NUMBA_NUM_THREADS", "MINIGAN_THREAD_POOL"):
@@ -748,7 +757,7 @@ def test_an_unknown_backend_is_named_with_the_choices():
 
 @pytest.fixture
 def cannot_import(monkeypatch):
-    """Makes the import of a backend's module fail with the given error."""
+    """Return a function that makes the import of backends fail with the given errors."""
     real = importlib.import_module
 
     def breaking(errors):
@@ -780,7 +789,7 @@ def test_a_backend_whose_package_is_broken_says_why(cannot_import):
         backends.load("numba")
 
 
-def test_auto_takes_the_fastest_that_runs_and_says_why_not_the_others(cannot_import):
+def test_auto_selects_the_fastest_backend_and_says_why_others_do_not_run(cannot_import):
     cannot_import({"cupy": BackendUnavailable("no GPU is visible")})
     backend, why = backends.choose()
     assert backend is numba_backend is backends.load("auto")
@@ -792,7 +801,7 @@ def test_auto_takes_the_fastest_that_runs_and_says_why_not_the_others(cannot_imp
     assert "no GPU is visible" in why and "pip install numba" in why
 
 
-def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
+def test_auto_selects_the_gpu_if_there_is_one(monkeypatch):
     module, gpu = types.ModuleType("cupy"), backends.reference()
     module.start = lambda: gpu
     real = importlib.import_module
@@ -806,6 +815,7 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
 
 
 def operations_of_the_contract() -> dict:
+    """Return the signature of each operation by name."""
     return {
         name: inspect.signature(member)
         for name, member in vars(contract.Backend).items()
@@ -814,7 +824,7 @@ def operations_of_the_contract() -> dict:
 
 
 def test_every_backend_takes_the_calls_of_the_contract(backend):
-    """Every operation, with the parameters of the contract in its order and with its defaults."""
+    """Every operation has the parameters of the contract, in the same order and with the same defaults."""
     operations = operations_of_the_contract()
     assert len(operations) > 25
     for name, signature in operations.items():
@@ -825,7 +835,7 @@ def test_every_backend_takes_the_calls_of_the_contract(backend):
         assert isinstance(getattr(backend, name), kind)
 
 
-def test_arrays_go_to_a_backend_and_back(backend):
+def test_arrays_are_converted_to_a_backend_and_back(backend):
     x = backend.asarray([1, 2], dtype=np.float32)
     assert x.dtype == np.float32 and backend.to_numpy(x).tolist() == [1, 2]
     assert isinstance(x, backend.xp.ndarray)
@@ -843,7 +853,7 @@ def test_a_statistic_of_the_batch_is_the_sum_over_all_processes(backend):
 
 
 def test_two_processes_together_compute_the_statistics_of_the_whole_batch(name):
-    """Each of two backends has half of the batch, and `batch_sum` adds what the other half contributes."""
+    """Each of two backends has half of the batch, and `batch_sum` adds the sums of both halves."""
     rng = np.random.default_rng(1)
     x, dy = rng.standard_normal((2, 12, 5))
     gamma, beta = rng.standard_normal((2, 5))
@@ -856,7 +866,7 @@ def test_two_processes_together_compute_the_statistics_of_the_whole_batch(name):
     halves = [slice(0, 5), slice(5, 12)]
 
     def together(compute):
-        """compute(backend, rows) on both halves. Each call of `batch_sum` waits for that of the other half."""
+        """Call compute(backend, rows) for both halves in parallel. `batch_sum` waits for the other half."""
         sums: list = []
         barrier = threading.Barrier(2, timeout=30)
 
@@ -879,7 +889,9 @@ def test_two_processes_together_compute_the_statistics_of_the_whole_batch(name):
         np.testing.assert_allclose(part[1:], (mean, var), atol=1e-12)
     parts = together(lambda half, rows: half.batchnorm_grad(dy[rows], x[rows], norm))
     np.testing.assert_allclose(np.concatenate([part[0] for part in parts]), dx, atol=1e-12)
-    np.testing.assert_allclose(sum(part[1] for part in parts), dgamma, atol=1e-12)  # local: added as one buffer later
+    np.testing.assert_allclose(
+        sum(part[1] for part in parts), dgamma, atol=1e-12
+    )  # local sums, which are added later in one buffer
     np.testing.assert_allclose(sum(part[2] for part in parts), dbeta, atol=1e-12)
     parts = together(lambda half, rows: half.discriminator_loss("softplus", logits[rows], logits[rows] + 1))
     np.testing.assert_allclose([part[0] for part in parts], [loss, loss], atol=1e-12)
@@ -889,6 +901,7 @@ def test_two_processes_together_compute_the_statistics_of_the_whole_batch(name):
 
 @pytest.fixture(params=[name for name in NAMES if name != "cupy"])
 def name(request):
+    """The name of a backend that supports batches shared by processes."""
     return request.param
 
 
@@ -908,7 +921,7 @@ def test_the_same_settings_give_the_same_backend():
         backends.load("numba", thread=2)
 
 
-def test_threads_belong_to_the_backend_not_to_the_process():
+def test_the_number_of_threads_is_a_setting_of_the_backend():
     a = np.ones((64, 64), np.float32)
     one, two = backends.load("numba", threads=1), backends.load("numba", threads=2)
     blas = backends.load("numpy", threads=2)
@@ -918,7 +931,7 @@ def test_threads_belong_to_the_backend_not_to_the_process():
             assert compiled.numba.get_num_threads() == threads
         found = {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
         assert found == {blas_threads}
-    backends.reference().matmul(a, a)  # the reference leaves the threads as they are
+    backends.reference().matmul(a, a)  # the reference does not change the number of threads
     assert compiled.numba.get_num_threads() == 1
 
 
@@ -939,7 +952,7 @@ IMPORTED = """
 
 
 def test_importing_the_backends_changes_nothing_in_the_process():
-    """Neither the environment nor the settings of BLAS; `load` does."""
+    """The environment and the settings of BLAS stay the same. `load` changes them."""
     environment = {name: "" for name in ("NUMBA_NUM_THREADS", "MINIGAN_THREAD_POOL", "OMP_WAIT_POLICY")}
     code = "import os\n" + "".join(f"os.environ.pop({name!r}, None)\n" for name in environment)
     assert run(code + textwrap.dedent(IMPORTED)).split() == ["True", "False", "False", "False", "True"]
@@ -955,11 +968,11 @@ CACHE = """
 """
 
 
-def test_kernels_are_kept_in_the_users_cache_unless_numba_is_told_otherwise(tmp_path):
+def test_kernels_are_cached_in_the_users_folder_unless_numba_cache_dir_is_set(tmp_path):
     if "NUMBA_CACHE_DIR" not in os.environ:
         folder, left = run(CACHE, XDG_CACHE_HOME=str(tmp_path / "home")).strip().split("|")
         assert sys.platform != "linux" or folder.startswith(str(tmp_path / "home" / "minigan" / "kernels"))
-        assert left == ""  # a user's own kernels go where they did
+        assert left == ""  # kernels that the user defines are cached where they were before
     folder, left = run(CACHE, NUMBA_CACHE_DIR=str(tmp_path / "mine")).strip().split("|")
     assert folder.startswith(str(tmp_path / "mine")) and left == str(tmp_path / "mine")
 

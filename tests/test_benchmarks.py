@@ -1,4 +1,4 @@
-"""The benchmark scripts' own reckoning: medians, tables, and the changes that the ablation makes."""
+"""Tests of the benchmark scripts: medians, tables, and the changes of the ablation."""
 
 import argparse
 import importlib
@@ -17,7 +17,7 @@ from minigan.training import Config, Training
 
 @pytest.fixture
 def script(monkeypatch):
-    """Imports a script of benchmarks/ by its name."""
+    """Return a function that imports a script of benchmarks/ by its name."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     return importlib.import_module
 
@@ -45,11 +45,11 @@ def test_runs_of_another_judge_are_not_continued(script):
     asked = {"minutes": 3.0, "judge": 1}
     expect_same(asked, asked | {"runs": []}, "report.json")
     for before in ({"minutes": 3.0, "judge": 2}, {"minutes": 3.0}):
-        with pytest.raises(SystemExit, match=r"report\.json holds runs with another choice of judge: "):
+        with pytest.raises(SystemExit, match=r"report\.json contains runs with another choice of judge: "):
             expect_same(asked, before, "report.json")
 
 
-def test_ablation_sets_the_rows_beside_the_recipe(script):
+def test_ablation_compares_the_rows_with_the_recipe(script):
     ablation = script("ablation")
     runs = [
         {
@@ -67,7 +67,7 @@ def test_ablation_sets_the_rows_beside_the_recipe(script):
     assert lines[4] == "| real training images | 0.070 |  |  | 1.000 |  |"
 
 
-def test_ablation_reckons_the_cost_of_an_image(script, monkeypatch):
+def test_ablation_measures_the_cost_per_image(script, monkeypatch):
     ablation = script("ablation")
     images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
     data = datasets.Images(images, None, "x")
@@ -81,7 +81,7 @@ def test_ablation_reckons_the_cost_of_an_image(script, monkeypatch):
     assert [training.step for training in trainings] == [3, 3]
 
 
-def test_ablation_bares_the_discriminator(script):
+def test_ablation_removes_spectral_norm(script):
     ablation = script("ablation")
     images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
     data = datasets.Images(images, np.arange(70) % 10, "x")
@@ -94,26 +94,26 @@ def test_ablation_bares_the_discriminator(script):
     assert len(list(training.records())) == 2
 
 
-def test_ablation_hides_the_spread(script):
+def test_ablation_hides_the_minibatch_standard_deviation(script):
     ablation = script("ablation")
     images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
     training = Training(
         Config.of("digits", steps=1, batch=16), datasets.Images(images, None, "x"), backends.load("numpy")
     )
-    ablation.without_spread(training)
+    ablation.without_batch_std(training)
     i = next(i for i, layer in enumerate(training.D.layers) if isinstance(layer, MinibatchStdDev))
     x = np.random.default_rng(0).standard_normal((4, 128)).astype(np.float32)
     assert not training.D.layers[i].forward(x)[0][:, 128:].any()
 
 
-def test_ablation_gives_one_spread_for_all_channels(script):
+def test_ablation_gives_one_standard_deviation_for_all_channels(script):
     ablation = script("ablation")
     images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
     data = datasets.Images(images, np.arange(70) % 10, "x")
     training = Training(Config.of("digits", steps=2, batch=16), data, backends.load("numpy"))
-    ablation.with_one_spread(training)
-    spread, last = training.D.layers[-2:]
-    assert spread.channels == 1 and last.layer.n_in == 65  # 1 pixel of 64 channels, and the spread
+    ablation.with_one_std(training)
+    std, last = training.D.layers[-2:]
+    assert std.channels == 1 and last.layer.n_in == 65  # 1 pixel of 64 channels, and the standard deviation
     assert training.opt_d.network is training.D
     assert len(list(training.records())) == 2
 
@@ -122,7 +122,7 @@ def test_a_peak_can_be_measured(script):
     assert script("bench_ops").measured_peak(threads=1) > 0
 
 
-def test_the_judge_comes_out_the_same_on_every_backend(script, capsys, tmp_path):
+def test_the_trained_judge_is_the_same_on_every_backend(script, capsys, tmp_path):
     train_judge = script("train_judge")
     train = datasets.mnist("train")
     few = datasets.Images(train.images[:1280], train.labels[:1280], "few")
@@ -159,7 +159,7 @@ def test_versions_are_compared_bit_for_bit(script):
     ]
 
 
-def test_the_interval_of_a_ratio_holds_the_median(script):
+def test_the_interval_of_a_ratio_contains_the_median(script):
     compare_versions = script("compare_versions")
     median, low, high = compare_versions.interval(np.random.default_rng(0).normal(1, 0.05, 40))
     assert 0.95 < low < median < high < 1.05
@@ -186,7 +186,7 @@ def test_two_old_names_do_not_share_a_new_one(script, monkeypatch):
 
 @pytest.fixture
 def versions(script, monkeypatch):
-    """(the script, a dict: Python -> seconds of its process and value of its weight); no process is started."""
+    """Return (the script, a dict Python -> (seconds of its process, value of its weight)). No process is started."""
     compare_versions, plan = script("compare_versions"), {"old": (2.0, 1.0), "new": (1.0, 1.0)}
     monkeypatch.setattr(compare_versions.Version, "package", lambda version: version.python)
 
@@ -202,6 +202,7 @@ def versions(script, monkeypatch):
 
 
 def arguments(monkeypatch, *given: str) -> None:
+    """Set the arguments of the script."""
     monkeypatch.setattr("sys.argv", ["compare_versions.py", *given])
 
 
@@ -222,18 +223,18 @@ def test_speeds_are_compared_in_pairs_new_over_old(versions, monkeypatch, tmp_pa
 
 
 def test_the_same_version_twice_is_measured_twice(versions, monkeypatch):
-    """Or noise would seem to be nothing."""
+    """Otherwise the measured noise would be zero."""
     compare_versions, _ = versions
-    plain, calls = compare_versions.train, []
+    original, calls = compare_versions.train, []
 
     def train(version, out, *options, cache=None):
-        calls.append(plain(version, out))
+        calls.append(original(version, out))
         return float(len(calls))  # 1, 2, ...
 
     monkeypatch.setattr(compare_versions, "train", train)
     options = argparse.Namespace(old=compare_versions.Version("old"), new=compare_versions.Version("old"), pairs=1)
     row = compare_versions.pairs(options, "mlp", False)
-    assert row["wall"]["ratio"] == 4 / 3 and len(calls) == 4  # after a pair to warm up
+    assert row["wall"]["ratio"] == 4 / 3 and len(calls) == 4  # including a pair to warm up
 
 
 def test_a_bit_that_differs_gives_exit_code_1(versions, monkeypatch, capsys):
@@ -245,11 +246,11 @@ def test_a_bit_that_differs_gives_exit_code_1(versions, monkeypatch, capsys):
     assert compare_versions.main() == 1
     out = capsys.readouterr().out
     assert "1 of 1 arrays differ\n    G.0.w: 3 of 3 differ, by up to 5.0e-01\n" in out
-    assert out.endswith("2 cases differ\n")  # one thread, and two
+    assert out.endswith("2 cases differ\n")  # with one thread and with two
 
 
 def test_a_version_is_a_python_and_a_clone(script, monkeypatch, tmp_path):
-    """What this process has on its path does not reach the child, nor does what slows NumPy down."""
+    """The child process does not get PYTHONPATH and the variables that slow NumPy down."""
     compare_versions = script("compare_versions")
     (tmp_path / "clone" / "minigan").mkdir(parents=True)
     (tmp_path / "clone" / "minigan" / "__init__.py").write_text("__version__ = '7'")

@@ -1,7 +1,7 @@
-"""The kernels of kernels.cu, on a machine without a GPU: compiled for every architecture, and run on the CPU.
+"""Tests of kernels.cu on a machine without a GPU: compile for every architecture, and run on the CPU.
 
-What they compute is compared with NumPy in float64, with the threads of a block taking turns in three orders, and once
-more under sanitizers. The mistakes at the end are planted in the real source and must be caught.
+The results are compared with NumPy in float64, with the threads of a block in three orders, and once more with
+sanitizers. The mistakes at the end are planted in the real source and must be caught.
 """
 
 import functools
@@ -29,7 +29,7 @@ emulated_only = pytest.mark.skipif(not cuda_emulation.available, reason=cuda_emu
 
 
 def compiled(architecture: int, source: str = SOURCE, real: str = "float") -> tuple[str, str]:
-    """(PTX, the log of the assembler), as CuPy compiles: needs NVRTC, and neither driver nor GPU."""
+    """Compile as CuPy does, and return (PTX, log of the assembler). This needs NVRTC, but neither driver nor GPU."""
     pytest.importorskip("cupy", reason="NVRTC is reached through CuPy: pip install cupy-cuda13x nvidia-cuda-nvrtc")
     from cupy.cuda import nvrtc
 
@@ -49,13 +49,14 @@ def compiled(architecture: int, source: str = SOURCE, real: str = "float") -> tu
 
 
 def in_double_precision(ptx: str) -> list[str]:
+    """Return the instructions in double precision."""
     return re.findall(r"^\s*[\w.]+\.f64\b.*", ptx, re.M)
 
 
 def spilled(log: str) -> list[str]:
-    """What the assembler says of each kernel whose numbers did not fit into the registers."""
+    """Return the sizes of stack frame and spills for each kernel that has any."""
     found = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
-    assert found, "the assembler says nothing of spills"
+    assert found, "the log of the assembler does not report spills"
     return [", ".join(numbers) for numbers in found if numbers != ("0", "0", "0")]
 
 
@@ -69,10 +70,11 @@ def test_the_kernels_compile_for_every_architecture(architecture):
 
 
 def is_kernel(name: str) -> bool:
+    """Return whether the function is a kernel, not a device function."""
     return functions(SOURCE)[name].startswith('extern "C"')
 
 
-def test_the_kernels_of_the_gradient_checks_compile_too():
+def test_the_kernels_also_compile_in_double_precision():
     ptx, log = compiled(90, real="double")
     assert in_double_precision(ptx) and spilled(log) == []
 
@@ -88,18 +90,19 @@ def test_the_kernels_of_the_gradient_checks_compile_too():
             lambda ptx, log: spilled(log),
         ),
     ],
-    ids=["a double constant", "an array of each thread's own"],
+    ids=["a double constant", "a local array in each thread"],
 )
-def test_what_the_compilation_is_to_show_it_shows(old, new, finds):
+def test_the_checks_of_the_compilation_can_fail(old, new, finds):
     assert finds(*compiled(90, changed(old, new)))
 
 
-def test_an_error_in_a_kernel_is_an_error():
+def test_an_error_in_a_kernel_fails_the_compilation():
     with pytest.raises(AssertionError, match="no_such_name"):
         compiled(90, changed("real f = s", "real f = no_such_name"))
 
 
 def changed(old: str, new: str, source: str = SOURCE) -> str:
+    """Return the source with `old`, which must occur exactly once, replaced by `new`."""
     assert source.count(old) == 1, f"{source.count(old)} places with {old!r}, expected one"
     return source.replace(old, new)
 
@@ -107,26 +110,29 @@ def changed(old: str, new: str, source: str = SOURCE) -> str:
 # ---------------------------------------------------------------- run on the CPU
 
 
-class Over:
-    """The GPU backend over the stand-in, with kernels from that source, built when first used."""
+class Emulated:
+    """The GPU backend with the stand-in for CuPy and kernels from `source`, which are built when first used."""
 
     def __init__(self, source: str, *flags: str):
         import cupy_standin
 
         self.module = cupy_standin.load_backend()
-        self.backend = self.module.CupyBackend()  # which tries the kernels as they are
+        self.backend = self.module.CupyBackend()  # this tests the unchanged kernels
         self.module._kernel = lambda name, char: cupy_standin.RawKernel(self.kernel(name, char))
         self.source, self.flags, self.used, self.order, self.seed = source, flags, set(), "forward", 1
 
     def kernel(self, name: str, char: str):
+        """Return a kernel, and record that it was used."""
         self.used.add(name)
         kernel = kernels_of(self.source, self.module.REAL[char], self.flags)[name]
         kernel.order, kernel.seed = self.order, self.seed
         return kernel
 
     def error(self, dtype, order: str) -> float:
-        """The largest difference from float64 NumPy with the threads in this order, as a share of the largest number
-        of its array."""
+        """Return the largest difference from NumPy in float64, relative to the largest number of the array.
+
+        `order` is the order of the threads.
+        """
         self.order, worst = order, 0.0
         pairs = zip(operations(self.backend, dtype), operations(numpy_backend, np.float64), strict=True)
         for (name, a), (_, b) in pairs:
@@ -140,16 +146,18 @@ class Over:
 
 @functools.cache
 def kernels_of(source: str, real: str, flags: tuple[str, ...]) -> Kernels:
+    """Build the kernels, once for the same arguments."""
     return Kernels(source, real, flags) if flags else Kernels(source, real)
 
 
 def largest(differences) -> float:
+    """Return the largest absolute difference, which is infinite if there is a NaN."""
     worst = float(np.abs(differences).max())
     return np.inf if np.isnan(worst) else worst
 
 
 def operations(backend, dtype, seed=0):
-    """(name, result) of everything that a kernel has a part in. Shapes are uneven: no axis, block or chunk fits."""
+    """Yield (name, result) of all operations that use kernels. The sizes are no multiples of blocks or chunks."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
@@ -182,7 +190,7 @@ def operations(backend, dtype, seed=0):
     yield "leaky_relu_grad", backend.leaky_relu_grad(dy, y, 0.2)
     yield "add_bias", backend.add_bias(draw(7, 123), x[0], 0.2)
     yield from zip(("bias dx", "db"), backend.bias_grad(dy, y, 0.2), strict=True)
-    yield "leaky_relu of an array with gaps", backend.leaky_relu(x[:, ::2], 0.2)
+    yield "leaky_relu of an array that is not contiguous", backend.leaky_relu(x[:, ::2], 0.2)
     yield "dropout", backend.dropout(x, 20000, 0xFEDCBA9876543210)
     w, m, v = draw(861), draw(861), abs(draw(861))
     backend.adam(w, draw(861), m, v, AdamStep(1e-2, 0.5, 0.999, 1e-8, 3))
@@ -202,20 +210,20 @@ def operations(backend, dtype, seed=0):
 @pytest.mark.parametrize("order", cuda_emulation.ORDERS)
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 3e-6), (np.float64, 1e-13)], ids=["float32", "float64"])
 def test_the_kernels_compute_what_numpy_does_in_any_order_of_threads(order, dtype, bound):
-    over = Over(SOURCE)
-    assert over.error(dtype, order) <= bound
-    assert over.used == set(filter(is_kernel, functions(SOURCE))) - {"loss"}
+    emulated = Emulated(SOURCE)
+    assert emulated.error(dtype, order) <= bound
+    assert emulated.used == set(filter(is_kernel, functions(SOURCE))) - {"loss"}
 
 
 @emulated_only
 @pytest.mark.parametrize("order", cuda_emulation.ORDERS)
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 257, 1000])
 def test_the_losses_are_those_of_the_formulas(order, n, emulation, rng):
-    """Against the reference on the CPU, in float64; float32 logits up to 100."""
+    """Compare with the reference in float64, for float32 logits up to 100."""
     from minigan import losses
 
-    over = Over(SOURCE)
-    backend, over.order, over.seed = over.backend, order, n
+    emulated = Emulated(SOURCE)
+    backend, emulated.order, emulated.seed = emulated.backend, order, n
     a, b = (rng.uniform(-100, 100, (size, 1)).astype(np.float32) for size in (n, n + 1))
     real, fake = backend.asarray(a), backend.asarray(b)
     for loss, ours in (
@@ -233,12 +241,13 @@ def test_the_losses_are_those_of_the_formulas(order, n, emulation, rng):
 
 
 def close(got, expected):
+    """Assert that GPU arrays agree with NumPy arrays up to float32 rounding."""
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a.get(), b, rtol=5e-6, atol=1e-30)
 
 
 @emulated_only
-def test_dropout_drops_the_very_units_of_the_reference(emulation, rng):
+def test_dropout_drops_the_same_units_as_the_reference(emulation, rng):
     x = rng.standard_normal((17, 1001)).astype(np.float32)
     for threshold, stream in ((1, 0), (20000, 2**64 - 1), (65535, 12345)):
         y = emulation.to_numpy(emulation.dropout(emulation.asarray(x), threshold, stream))
@@ -246,7 +255,7 @@ def test_dropout_drops_the_very_units_of_the_reference(emulation, rng):
 
 
 @emulated_only
-def test_pixels_are_scaled_to_the_very_bits_of_the_reference(emulation):
+def test_pixels_are_scaled_to_the_same_bits_as_the_reference(emulation):
     pixels = np.arange(256, dtype=np.uint8).reshape(2, 128, 1, 1)
     index = np.array([1, 0, 1])
     x = emulation.gather(emulation.asarray(pixels), emulation.asarray(index))
@@ -255,29 +264,31 @@ def test_pixels_are_scaled_to_the_very_bits_of_the_reference(emulation):
 
 def test_the_functions_in_which_threads_wait_are_found():
     assert waiting(SOURCE) >= {"column_sum", "block_sum", "batchnorm_apply", "loss", "mean_sigmoid"}
-    assert not waiting(SOURCE) & {"im2col", "adam", "sigmoid", "before_activation"}
+    assert not waiting(SOURCE) & {"im2col", "adam", "sigmoid", "activation_grad"}
 
 
-# ---------------------------------------------------------------- under sanitizers
+# ---------------------------------------------------------------- sanitizers
 
 
 def sanitized(source: str) -> subprocess.CompletedProcess:
-    """All operations once more in a process of its own, the kernels built with AddressSanitizer and UBSan. The arrays
-    stand alone in memory there, without margins, so that a step beyond an end is one into forbidden memory."""
+    """Run all operations in a new process, with kernels built with AddressSanitizer and UBSan.
+
+    The arrays have no margins there, so that AddressSanitizer detects accesses out of bounds.
+    """
     program = """
         import sys
         import numpy as np
         import cuda_emulation
         cuda_emulation.MARGIN = 0
         import test_cuda_kernels as t
-        assert t.Over(sys.stdin.read(), *cuda_emulation.SANITIZERS).error(np.float32, "shuffled") < 3e-6
+        assert t.Emulated(sys.stdin.read(), *cuda_emulation.SANITIZERS).error(np.float32, "shuffled") < 3e-6
     """
     libraries = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
         for name in ("libasan.so", "libubsan.so")
     ]
     if not all(os.path.isabs(path) for path in libraries):
-        pytest.skip("g++ has no sanitizers here: apt install libasan8 libubsan1, or as the version of g++ is")
+        pytest.skip("g++ has no sanitizers here: apt install libasan8 libubsan1, or the versions of this g++")
     environment = os.environ | {
         "LD_PRELOAD": ":".join(libraries),
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
@@ -309,7 +320,7 @@ def test_the_sanitizers_find_nothing():
 def test_the_sanitizers_find_what_is_planted(old, new, says):
     result = sanitized(changed(old, new))
     assert result.returncode != 0 and says in result.stderr, result.stderr[-3000:]
-    assert "kernels.cu" in result.stderr  # with the line
+    assert "kernels.cu" in result.stderr  # the file and line of the fault
 
 
 # ---------------------------------------------------------------- planted mistakes
@@ -335,34 +346,34 @@ MISTAKES = {
         "v += __shfl_down_sync(FULL, v, offset);",
         "if (threadIdx.x % 32 < 16) v += __shfl_down_sync(FULL, v, offset);",
     ),
-    "shared memory that nobody wrote": ("if (threadIdx.x % 32 == 0) part", "if (threadIdx.x == 0) part"),
+    "shared memory that is not written": ("if (threadIdx.x % 32 == 0) part", "if (threadIdx.x == 0) part"),
     "strides swapped in im2col": ("x[(n * H + h) * WC + v]", "x[(n * W + h) * H * C + v]"),
     "rows and columns swapped in im2col": ("const int q = m % Q, p = m / Q % P", "const int p = m % P, q = m / P % Q"),
     "strides swapped in col2im": ("((((n * P + p) * Q + q)", "((((n * Q + q) * P + p)"),
     "the padding forgotten in im2col": ("h >= 0 && h < H && v >= 0 && v < WC", "h >= 0 && h < H && v < WC"),
     "the lower padding forgotten in col2im": ("if (p >= P) continue;", ""),
-    "no bound on the element": ("    if (i >= (n)) return;", ""),
-    "no bound on the window": ("    if (m >= windows) return;\n", ""),
-    "no bound on the channel": (
+    "no bounds check of the element": ("    if (i >= (n)) return;", ""),
+    "no bounds check of the window": ("    if (m >= windows) return;\n", ""),
+    "no bounds check of the channel": (
         "    if (c >= C) return;\n    if (blockIdx.y == 0 && threadIdx.y == 0) {\n        mean_out",
         "    if (blockIdx.y == 0 && threadIdx.y == 0) {\n        mean_out",
     ),
-    "the last chunk counted as a whole one": ("sum += real(min(chunk, M - k * chunk))", "sum += real(chunk)"),
-    "the chunks' means taken as one": ("+ real(min(chunk, M - k * chunk)) * d * d", "+ 0 * d"),
+    "the last chunk counted as a full one": ("sum += real(min(chunk, M - k * chunk))", "sum += real(chunk)"),
+    "the means of the chunks taken as equal": ("+ real(min(chunk, M - k * chunk)) * d * d", "+ 0 * d"),
     "the slope where y > 0": ("+ shift > 0 ? dy : slope", "+ shift <= 0 ? dy : slope"),
     "the shift forgotten before the activation": ("return scale * centred + shift > 0", "return scale * centred > 0"),
-    "an index of 32 bits taken for one of 64": ("const long long* __restrict__ index", "const int* __restrict__ index"),
+    "an index of 64 bits read as one of 32": ("const long long* __restrict__ index", "const int* __restrict__ index"),
 }
 
 
 @emulated_only
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_a_kernel_is_caught(mistake):
-    """By a fault, or by numbers that differ in one order of threads at least."""
-    over, errors = Over(changed(*MISTAKES[mistake]), "-O0"), []
+    """It causes a fault, or wrong numbers in at least one order of threads."""
+    emulated, errors = Emulated(changed(*MISTAKES[mistake]), "-O0"), []
     for order in cuda_emulation.ORDERS:
         try:
-            errors.append(over.error(np.float32, order))
+            errors.append(emulated.error(np.float32, order))
         except Fault:
             return
     assert max(errors) > 1e-3
@@ -378,7 +389,7 @@ def test_a_scalar_of_another_type_is_caught(scalar):
 
 @emulated_only
 @pytest.mark.parametrize(("grid", "block"), [((0,), (256,)), ((1,), (2048,)), ((1, 70000), (32, 8)), ((1,), (64, 32))])
-def test_a_launch_that_no_gpu_takes_is_caught(grid, block):
+def test_a_launch_beyond_the_limits_of_a_gpu_is_caught(grid, block):
     x = np.ones(3, np.float32)
-    with pytest.raises(Fault, match=r"no GPU launches|more than 1024"):
+    with pytest.raises(Fault, match=r"beyond the limits|more than 1024"):
         Kernels()["leaky_relu"](grid, block, (x, x.copy(), np.float32(1), np.int32(3)))

@@ -1,7 +1,7 @@
-"""The GPU backend as a whole. Over the stand-in for CuPy: CUDA kernels run on a CPU emulation; no GPU was used. What is
-marked `gpu` runs on the real CuPy too, where there is a GPU.
+"""Tests of the whole GPU backend with the stand-in for CuPy: CUDA kernels run on a CPU emulation; no GPU was used.
 
-(The contract and the gradient checks: test_backends.py and test_gradcheck.py, whose `backend` is this one too.)
+Tests marked `gpu` also run with the real CuPy if there is a GPU. test_backends.py and test_gradcheck.py test the
+contract and the gradients of this backend as well.
 """
 
 import ast
@@ -27,6 +27,7 @@ PACKAGE = Path(minigan.__file__).parent
 
 
 def training(backend, preset="small", batch=8, **choices) -> Training:
+    """Return a `Training` of the preset on the test set of MNIST."""
     data = datasets.mnist("test")
     return Training(Config.of(preset, batch=batch, **{"steps": 20, "seed": 1} | choices), data, backend)
 
@@ -34,8 +35,8 @@ def training(backend, preset="small", batch=8, **choices) -> Training:
 # ---------------------------------------------------------------- it trains as the reference does
 
 
-def play(backend, preset: str, dtype) -> tuple[list[dict], dict]:
-    """Twenty steps of the preset's own game in that precision: the records, and the weights and statistics."""
+def train(backend, preset: str, dtype) -> tuple[list[dict], dict]:
+    """Make twenty steps of the preset in one precision. Return the records, and the weights and statistics."""
     rng, config, mnist = np.random.default_rng(1), Config.of(preset), datasets.mnist("test")
     classes = 10 if config.conditional else 0
     G, D = (network.to(backend, dtype) for network in models.build(preset, rng=rng, classes=classes))
@@ -56,8 +57,8 @@ def play(backend, preset: str, dtype) -> tuple[list[dict], dict]:
 
 @pytest.mark.parametrize("preset", ["small", "digits"])
 def test_twenty_steps_are_those_of_the_reference_in_float64(preset, gpu):
-    """To nine digits: what remains is the order of sums."""
-    (records, tensors), (expected, expected_tensors) = (play(b, preset, np.float64) for b in (gpu, numpy_backend))
+    """They agree to nine digits. The remaining difference is caused by the order of sums."""
+    (records, tensors), (expected, expected_tensors) = (train(b, preset, np.float64) for b in (gpu, numpy_backend))
     for step, (a, b) in enumerate(zip(records, expected, strict=True)):
         assert a == pytest.approx(b, rel=1e-9, abs=1e-9), step
     assert tensors.keys() == expected_tensors.keys()
@@ -67,9 +68,9 @@ def test_twenty_steps_are_those_of_the_reference_in_float64(preset, gpu):
 
 @pytest.mark.parametrize("preset", ["small", "digits"])
 def test_twenty_steps_of_a_training_are_those_of_the_reference(preset, gpu):
-    """In float32, where Adam makes a full step of a gradient that is nothing but rounding: so the steps are small."""
+    """The learning rate is small, because in float32 Adam makes full steps even for gradients of rounding error."""
     ours, theirs = (training(b, preset, lr_g=1e-4, lr_d=1e-4) for b in (gpu, numpy_backend))
-    assert largest(ours.samples(4).astype(int) - theirs.samples(4)) <= 1  # of 255: they begin alike
+    assert largest(ours.samples(4).astype(int) - theirs.samples(4)) <= 1  # of 255: the weights are the same at first
     for a, b in zip(ours.records(), theirs.records(), strict=True):
         exact = [a.pop(name) == b.pop(name) for name in ("step", "epoch", "end_of_epoch")]
         assert all(exact) and a == pytest.approx(b, rel=2e-3, abs=2e-3)
@@ -83,11 +84,13 @@ def test_twenty_steps_of_a_training_are_those_of_the_reference(preset, gpu):
     ("preset", "most"),
     [("small", 119), ("digits", 401), ("tutorial", 118), ("mlp", 107), ("mp-gan", 143), ("upsample", 144)],
 )
-def test_a_step_asks_the_gpu_for_little_and_never_waits(preset, most, emulated, emulation):
-    """No synchronisation and no copy back within a step; to the GPU go the batch's indices, the noise and the labels
-    for G, and nothing else."""
+def test_a_step_launches_few_kernels_and_never_waits(preset, most, emulated, emulation):
+    """A step does not synchronise and copies nothing to the host.
+
+    Only the indices of the batch, the noise and the labels for G are copied to the GPU.
+    """
     counts, t = emulated[1].counts, training(emulation, preset, batch=4, average=0.9 if preset == "digits" else 0.0)
-    t._train_step()  # the first one compiles
+    t._train_step()  # the first step compiles
     counts.clear()
     t._train_step()
     assert counts["launches"] + counts["operations"] <= most
@@ -99,7 +102,7 @@ def test_a_step_asks_the_gpu_for_little_and_never_waits(preset, most, emulated, 
 
 @emulated_only
 @pytest.mark.parametrize("preset", ["small", "tutorial"])
-def test_the_estimate_on_paper_counts_what_a_step_asks_for(preset, emulated, emulation, monkeypatch):
+def test_the_estimate_on_paper_counts_the_launches_of_a_step(preset, emulated, emulation, monkeypatch):
     monkeypatch.syspath_prepend(PACKAGE.parent / "benchmarks")
     import gpu_on_paper
 
@@ -111,7 +114,7 @@ def test_the_estimate_on_paper_counts_what_a_step_asks_for(preset, emulated, emu
 
 
 @emulated_only
-def test_losses_are_fetched_once_a_report(emulated, emulation, monkeypatch):
+def test_losses_are_fetched_once_per_report(emulated, emulation, monkeypatch):
     monkeypatch.setattr(emulation, "steps_ahead", 3)
     counts, t = emulated[1].counts, training(emulation, steps=8, batch=4)
     waits = []
@@ -145,8 +148,8 @@ def test_a_report_ends_with_the_epoch(emulation):
 @emulated_only
 def test_the_step_that_diverged_is_named(emulation, monkeypatch):
     t = training(emulation, steps=9, batch=4)
-    step, lost = t._train_step, emulation.asarray(np.float32(np.nan))
-    monkeypatch.setattr(t, "_train_step", lambda: step() | ({"g_loss": lost} if t.step == 4 else {}))
+    run_step, lost = t._train_step, emulation.asarray(np.float32(np.nan))
+    monkeypatch.setattr(t, "_train_step", lambda: run_step() | ({"g_loss": lost} if t.step == 4 else {}))
     with pytest.raises(minigan.training.Diverged, match="step 5: g_loss is no longer a finite number"):
         list(t.records())
     t = training(emulation, steps=9, batch=4)
@@ -155,8 +158,8 @@ def test_the_step_that_diverged_is_named(emulation, monkeypatch):
         list(t.records())
 
 
-def test_a_checkpoint_goes_from_one_backend_to_the_other_and_back(gpu, tmp_path):
-    """Through the files of a run, as a person does it."""
+def test_a_run_can_be_resumed_on_another_backend(gpu, tmp_path):
+    """Through the files of a run, as in practice."""
     out = tmp_path / "run"
     config = Config.of("digits", batch=8, steps=3, backend="cupy", average=0.9)
     runs.play(runs.begin(config, out), out, quiet=True)
@@ -172,7 +175,7 @@ def test_a_checkpoint_goes_from_one_backend_to_the_other_and_back(gpu, tmp_path)
     assert largest(images[0].astype(int) - images[1]) <= 1
 
 
-# ---------------------------------------------------------------- host and device do not mix
+# ---------------------------------------------------------------- host and device arrays do not mix
 
 
 def test_arrays_of_the_host_are_refused(gpu):
@@ -216,39 +219,39 @@ def test_other_precisions_and_shapes_are_refused(gpu):
 def test_arrays_too_large_for_the_kernels_are_refused(emulated, emulation, monkeypatch):
     monkeypatch.setattr(emulated[0], "LARGEST", 99)
     assert emulation.leaky_relu(emulation.asarray(np.ones(99)), 0.2).size == 99
-    with pytest.raises(ValueError, match=r"an array with 100 elements is more than .* choose a smaller batch"):
+    with pytest.raises(ValueError, match=r"got an array of 100 elements, expected at most 99: choose a smaller batch"):
         emulation.leaky_relu(emulation.asarray(np.ones(100)), 0.2)
 
 
-# ---------------------------------------------------------------- mistakes planted in the Python
+# ---------------------------------------------------------------- mistakes planted in the Python code
 
 GLUE = {
     "rows and columns of the output exchanged": (
         'pads(pad)[0], P, Q))\n    _launch("im2col"',
         'pads(pad)[0], Q, P))\n    _launch("im2col"',
     ),
-    "the padding behind for the one before": (
+    "the padding after in place of before": (
         'pads(pad)[0], P, Q))\n        _launch("col2im"',
         'pads(pad)[1], P, Q))\n        _launch("col2im"',
     ),
-    "a Python float for a float": ("x, y, x.dtype.type(slope))", "x, y, slope)"),
-    "a double for a float": ("average.dtype.type(share)", "np.float64(share)"),
-    "a long for an int": ("*arguments, _int(n))", "*arguments, np.int64(n))"),
+    "a Python float in place of a float": ("x, y, x.dtype.type(slope))", "x, y, slope)"),
+    "a double in place of a float": ("average.dtype.type(share)", "np.float64(share)"),
+    "a long in place of an int": ("*arguments, _int(n))", "*arguments, np.int64(n))"),
     "a grid that is too small": (
         "dtype, (-(-n // THREADS),), (THREADS,), *arguments",
         "dtype, (n // THREADS,), (THREADS,), *arguments",
     ),
-    "an array with gaps": ("[cupy.ascontiguousarray(a) for a in arrays]", "list(arrays)"),
+    "an array that is not contiguous": ("[cupy.ascontiguousarray(a) for a in arrays]", "list(arrays)"),
     "an array of the host": ("dx = cupy.empty(dy.shape", "dx = np.empty(dy.shape"),
     "the running variance forgotten": ("arrays = running_mean, running_var,", "arrays = running_mean, running_mean,"),
-    "Adam's second moment as it is": ("lr / (1 - beta1**t), 1 / (1 - beta2**t)", "lr / (1 - beta1**t), 1.0"),
-    "parts after the eighth on the first": ("            begin += n\n", ""),
+    "Adam's second moment not corrected": ("lr / (1 - beta1**t), 1 / (1 - beta2**t)", "lr / (1 - beta1**t), 1.0"),
+    "arrays after the eighth written over the first ones": ("            start += n\n", ""),
 }
 
 
 @emulated_only
 @pytest.mark.parametrize("mistake", GLUE)
-def test_a_mistake_in_the_python_is_caught(mistake):
+def test_a_mistake_in_the_python_code_is_caught(mistake):
     import cupy_standin
 
     module, worst = cupy_standin.load_backend(lambda source: changed(*GLUE[mistake], source)), 0.0
@@ -262,12 +265,12 @@ def test_a_mistake_in_the_python_is_caught(mistake):
     assert worst > 1e-3
 
 
-# ---------------------------------------------------------------- starting, or saying what is missing
+# ---------------------------------------------------------------- starting, or an error that says what is missing
 
 
 @pytest.fixture
 def machine(emulated, monkeypatch):
-    """The stand-in's driver, to take things away from, and a backend that has not started yet."""
+    """The stand-in for CuPy, whose `driver` a test can change, with a backend that has not been started."""
     standin = emulated[1]
     monkeypatch.setitem(sys.modules, "minigan.backends.cupy.backend", standin.load_backend())
     monkeypatch.setattr(backends, "_loaded", {})
@@ -276,6 +279,7 @@ def machine(emulated, monkeypatch):
 
 
 def errors_of(standin) -> dict:
+    """Return the changes of `driver` that imitate each fault of a machine."""
     broken = standin.CUDARuntimeError
     return {
         "no driver": dict(
@@ -289,37 +293,37 @@ def errors_of(standin) -> dict:
     }
 
 
-SAYS = {
+MESSAGES = {
     "no driver": "no NVIDIA driver is installed: on Ubuntu `sudo ubuntu-drivers install`",
     "old driver": "the NVIDIA driver is for CUDA 12 and this CuPy for CUDA 13: upgrade the driver, or `pip uninstall",
-    "no device": "the NVIDIA driver gives no GPU (cudaErrorNoDevice: no CUDA-capable device is detected): see `nvidia",
+    "no device": "the NVIDIA driver finds no GPU (cudaErrorNoDevice: no CUDA-capable device is detected): see `nvidia",
     "NVRTC": "cannot compile a kernel (NVRTC): Failure finding libnvrtc.so.13: pip install 'minigan[cuda13]'",
     "cuBLAS": "cannot multiply matrices (cuBLAS): Failure finding libcublas.so.13: pip install 'minigan[cuda13]'",
-    "memory": "the GPU's memory is full: end what else uses it (`nvidia-smi` lists it), or raise --gpu-memory",
+    "memory": "the GPU's memory is full: end other programs on it (`nvidia-smi` lists them), or raise --gpu-memory",
 }
 
 
 @emulated_only
-@pytest.mark.parametrize("missing", SAYS)
-def test_what_is_missing_is_named_with_what_mends_it(missing, machine, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("missing", MESSAGES)
+def test_the_error_names_what_is_missing_and_the_fix(missing, machine, capsys, tmp_path, monkeypatch):
     machine.driver.update(errors_of(machine)[missing])
-    with pytest.raises(BackendUnavailable, match=re.escape(SAYS[missing])):
+    with pytest.raises(BackendUnavailable, match=re.escape(MESSAGES[missing])):
         backends.load("cupy")
     backend, line = backends.choose()
-    assert backend.name != "cupy" and SAYS[missing] in line and "\n" not in line
+    assert backend.name != "cupy" and MESSAGES[missing] in line and "\n" not in line
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--backend", "cupy"]) == 2
     output = capsys.readouterr()
-    assert output.err.startswith("minigan: ") and SAYS[missing] in output.err and output.err.count("\n") == 1
+    assert output.err.startswith("minigan: ") and MESSAGES[missing] in output.err and output.err.count("\n") == 1
     assert main(["doctor"]) == 0
     assert re.search(
-        rf"^backend  cupy   does not run here: .*{re.escape(SAYS[missing])}", capsys.readouterr().out, re.M
+        rf"^backend  cupy   does not run here: .*{re.escape(MESSAGES[missing])}", capsys.readouterr().out, re.M
     )
-    machine.driver.update(version=13020, fails={})  # and mended, it runs
+    machine.driver.update(version=13020, fails={})  # without the fault, it runs
     assert backends.load("cupy").name == "cupy"
 
 
-def test_without_cupy_the_command_that_brings_it_is_named(monkeypatch):
+def test_without_cupy_the_error_names_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.delitem(sys.modules, "minigan.backends.cupy.backend", raising=False)
     monkeypatch.setattr(backends, "_loaded", {})
@@ -327,7 +331,7 @@ def test_without_cupy_the_command_that_brings_it_is_named(monkeypatch):
     assert cause == "the cupy backend needs the package cupy: pip install 'minigan[cuda13]'"
 
 
-def test_a_cupy_that_refuses_this_numpy_says_so_in_a_line(monkeypatch):
+def test_a_cupy_that_does_not_support_this_numpy_gives_one_line(monkeypatch):
     def refuse(name, *rest):
         raise ImportError("\n=====\nCuPy needs NumPy 2.0 or newer.\n=====\nOriginal error: ...")
 
@@ -337,20 +341,20 @@ def test_a_cupy_that_refuses_this_numpy_says_so_in_a_line(monkeypatch):
 
 
 @emulated_only
-def test_device_memory_and_tf32_are_as_asked(machine):
+def test_device_memory_and_tf32_are_set_as_requested(machine):
     backends.load("cupy", device=1, memory=1.5)
     assert (machine.driver["used"], machine.driver["limit"]) == (1, 3 * 2**29)
     assert machine.driver["compute_type"] == 1  # the default: no TF32
     other = backends.load("cupy", tf32=True)
     assert (machine.driver["used"], machine.driver["compute_type"]) == (0, 7)
-    machine.driver["fails"] = {"driver": AssertionError("asked again")}
-    first = backends.load("cupy", device=1, memory=1.5)  # it has been loaded: nothing is tried again
-    first.asarray([1.0])  # and where it computes, its settings are in force
+    machine.driver["fails"] = {"driver": AssertionError("the device is tested again")}
+    first = backends.load("cupy", device=1, memory=1.5)  # it was loaded before, so the device is not tested again
+    first.asarray([1.0])  # the first operation applies its settings
     assert (machine.driver["used"], machine.driver["limit"], machine.driver["compute_type"]) == (1, 3 * 2**29, 1)
     other.asarray([1.0])
     assert (machine.driver["used"], machine.driver["limit"], machine.driver["compute_type"]) == (0, 0, 7)
     machine.driver["fails"] = {}
-    with pytest.raises(BackendUnavailable, match="there is no GPU 2: --device is 0 to 1"):
+    with pytest.raises(BackendUnavailable, match="there is no GPU 2: --device must be 0 to 1"):
         backends.load("cupy", device=2)
 
 
@@ -376,11 +380,11 @@ def test_the_doctor_describes_the_gpu(emulation, capsys):
     assert re.search(r"gpu +0: a stand-in, 2\.0 GiB, compute capability 9\.0, CUDA 13\.2 on a driver for 13\.2", text)
 
 
-# ---------------------------------------------------------------- CuPy has every name that is used
+# ---------------------------------------------------------------- CuPy has all names that are used
 
 
 def names_of_cupy(source: str) -> list[tuple[int, str, ast.Call | None]]:
-    """(line, dotted name, call if it is called) of all that is taken from cupy, xp or ... .xp."""
+    """Return (line, dotted name, the call or None) of each attribute of cupy, xp or ... .xp in the source."""
     tree, found, within = ast.parse(source), [], set()
     calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
@@ -398,7 +402,7 @@ def names_of_cupy(source: str) -> list[tuple[int, str, ast.Call | None]]:
 
 
 def wrong_names(source: str) -> list[str]:
-    """What the installed CuPy does not have, or does not take."""
+    """Return the names that the installed CuPy does not have, and the calls that do not fit their signatures."""
     cupy = pytest.importorskip("cupy", reason="needs CuPy (a GPU is not needed): pip install cupy-cuda13x")
     wrong = []
     for line, name, call in names_of_cupy(source):
@@ -421,7 +425,7 @@ def wrong_names(source: str) -> list[str]:
 
 
 def wrong_call(thing, positional: int, named: dict) -> bool:
-    """Whether its signature does not take the call; of a compiled class the signature is the docstring's first line."""
+    """Return whether a call does not fit the signature. That of a compiled class is the first line of its docstring."""
     try:
         inspect.signature(thing).bind(*[None] * positional, **named)
     except TypeError:
@@ -437,7 +441,7 @@ def test_cupy_has_every_name_that_is_used(path):
     assert wrong_names(path.read_text(encoding="utf-8")) == []
 
 
-def test_many_names_are_looked_at():
+def test_many_names_are_checked():
     text = (PACKAGE / "backends" / "cupy" / "backend.py").read_text(encoding="utf-8")
     assert {"RawModule", "cuda.Device", "asnumpy"} <= {name for _, name, _ in names_of_cupy(text)}
     assert {"tanh", "broadcast_to"} <= {

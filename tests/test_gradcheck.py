@@ -1,6 +1,6 @@
-"""The checker: it passes what is right, fails what is wrong by little, and cannot be talked into a kink.
+"""Tests of the gradient checker, and minigan's own checks on every backend.
 
-Then the checks of minigan themselves, on every backend.
+The checker must pass right gradients, fail slightly wrong gradients, and not report a wrong gradient as a kink.
 """
 
 import importlib
@@ -27,13 +27,13 @@ from minigan.layers import BatchNorm, Dense, Flatten, Layer, LeakyReLU, ReLU, Se
 
 
 def cubic(scale=1.0):
-    """Rows for f(t) = sum of t^3, with the gradient times `scale`."""
+    """Check f(t) = sum of t^3, with the gradient multiplied by `scale`."""
     t = np.array([0.5, -1.2, 2.0])
     return check(lambda: (t**3).sum(), lambda: {"t": scale * 3 * t**2}, {"t": t})
 
 
 class Wrong(LeakyReLU):
-    """A leaky unit whose gradient is wrong by a factor, and right nowhere."""
+    """A leaky ReLU whose gradient is wrong by a factor everywhere."""
 
     def gradient(self, dy, cache):
         return 1.001 * super().gradient(dy, cache)
@@ -42,7 +42,7 @@ class Wrong(LeakyReLU):
 # ---------------------------------------------------------------- any function
 
 
-def test_a_right_gradient_is_right_and_tells_where_it_was_worst():
+def test_a_right_gradient_is_right_and_names_its_worst_entry():
     (row,) = cubic()
     assert row.verdict == "right" and row.ok and row.error < 1e-9 and row.compared == 3
     assert row.where in ("[0]", "[1]", "[2]") and math.isclose(row.analytic, row.numeric, rel_tol=1e-8)
@@ -52,7 +52,7 @@ def test_a_right_gradient_is_right_and_tells_where_it_was_worst():
 def test_a_gradient_wrong_by_a_factor_is_wrong(scale):
     (row,) = cubic(scale)
     assert row.verdict == "wrong" and not row.ok
-    assert ("wrong" in str(row) and "by hand" in str(row) and "[2]" in str(row)) or not math.isfinite(scale)
+    assert ("wrong" in str(row) and "got" in str(row) and "[2]" in str(row)) or not math.isfinite(scale)
 
 
 def test_one_wrong_entry_among_many_is_found_by_random_directions(rng):
@@ -78,7 +78,7 @@ def test_a_gradient_that_cannot_be_compared_is_wrong_and_says_why(gradient, comp
     assert row.verdict == "wrong" and complaint in row.where
 
 
-def test_tensors_are_put_back_to_the_bit_even_after_an_error(rng):
+def test_tensors_are_restored_bit_for_bit_even_after_an_error(rng):
     t = rng.standard_normal(7)
     before = t.tobytes()
     check(lambda: np.sin(t), lambda: {"t": np.cos(t)}, {"t": t})
@@ -96,7 +96,7 @@ def test_tensors_are_put_back_to_the_bit_even_after_an_error(rng):
     assert t.tobytes() == before
 
 
-def test_a_gradient_of_zero_passes_where_the_function_does_not_move_and_nowhere_else(rng):
+def test_a_gradient_of_zero_passes_only_if_the_function_is_constant(rng):
     t, offset = rng.standard_normal(5), 1e3
     flat = check(lambda: offset + 0 * t.sum(), lambda: {"t": np.zeros(5)}, {"t": t})
     assert flat[0].verdict == "right"
@@ -111,13 +111,13 @@ def test_complex_step_has_no_cancellation(rng):
                    method="complex")  # fmt: skip
     assert row.verdict == "right" and row.error < 1e-15
     (row,) = check(lambda: np.exp(z), lambda: {"t": np.exp(t) * (1 + 1e-11)}, {"t": z}, method="complex")
-    assert row.verdict == "wrong", "an error of 1e-11 is beyond central differences, not beyond this"
+    assert row.verdict == "wrong", "the complex step must detect an error of 1e-11"
 
 
 # ---------------------------------------------------------------- kinks
 
 
-def test_relu_at_zero_is_a_kink_and_no_failure():
+def test_relu_at_zero_is_a_kink_and_not_a_failure():
     x = np.array([[0.0, 1.0, -1.0, 0.0]])
     (row,) = check_layer(ReLU(), x)
     assert row.verdict == "kink" and row.ok and row.where in ("[0, 0]", "[0, 3]")
@@ -130,7 +130,7 @@ def test_a_wrong_gradient_away_from_kinks_stays_wrong_next_to_one():
 
 
 def test_a_wrong_gradient_cannot_hide_where_everything_is_a_kink():
-    """All inputs at the kink: every comparison fails, and one-sided slopes differ everywhere. Nearby it shows."""
+    """With all inputs at the kink, all one-sided slopes differ. Only a nearby point shows the mistake."""
     x = np.zeros((3, 4))
     (row,) = check_layer(LeakyReLU(0.2), x)
     assert row.verdict == "kink"
@@ -138,8 +138,8 @@ def test_a_wrong_gradient_cannot_hide_where_everything_is_a_kink():
     assert row.verdict == "wrong"
 
 
-def test_many_kinks_moved_by_one_weight_are_still_a_kink(rng):
-    """Fresh biases are 0 and black pixels too: whole layers sit at 0 exactly, and one weight moves them together."""
+def test_many_kinks_that_depend_on_one_weight_are_still_a_kink(rng):
+    """Initial biases and black pixels are 0, so all inputs of a layer can be exactly 0 and depend on one weight."""
     net = Sequential(Dense(4, 6, rng=rng), ReLU(), Dense(6, 2, rng=rng))
     x = np.zeros((3, 4))
     rows = check_network(net, x)
@@ -148,13 +148,13 @@ def test_many_kinks_moved_by_one_weight_are_still_a_kink(rng):
     assert not all(row.ok for row in check_network(net, x))
 
 
-def test_a_kink_within_the_step_but_not_at_the_point_is_settled_by_a_smaller_step():
+def test_a_kink_within_the_step_but_not_at_the_point_needs_a_smaller_step():
     x = np.array([[3e-6, -2e-6, 1.0]])
     (row,) = check_layer(LeakyReLU(0.2), x)
     assert row.verdict == "right"
 
 
-def test_a_steep_but_smooth_function_is_no_kink():
+def test_a_steep_but_smooth_function_is_not_a_kink():
     t = np.array([0.01])
     value, gradient = (lambda: np.tanh(50 * t)), (lambda: {"t": 50 * (1 - np.tanh(50 * t) ** 2)})
     assert check(value, gradient, {"t": t})[0].verdict == "right"
@@ -165,8 +165,8 @@ def test_a_steep_but_smooth_function_is_no_kink():
 
 
 @pytest.mark.parametrize("factor", [0.0, 37.0])
-def test_a_cotangent_of_ones_is_blind_to_batch_norm(factor, rng):
-    """DeZero's gradient_check differentiates sum(y), which a batch norm keeps constant: dx = 0 and dx * 37 pass."""
+def test_a_cotangent_of_ones_misses_mistakes_of_batch_norm(factor, rng):
+    """DeZero's gradient_check differentiates sum(y). The sum is constant for batch norm, so dx = 0 and dx * 37 pass."""
 
     class Scaled(BatchNorm):
         def backward(self, dy, cache, need_dx=True, need_grads=True):
@@ -174,15 +174,15 @@ def test_a_cotangent_of_ones_is_blind_to_batch_norm(factor, rng):
             return factor * dx, grads
 
     x = rng.standard_normal((6, 3))
-    blind = check_layer(Scaled(3), x, cotangent=lambda rng, shape: np.ones(shape))
-    assert all(row.ok for row in blind)
+    with_ones = check_layer(Scaled(3), x, cotangent=lambda rng, shape: np.ones(shape))
+    assert all(row.ok for row in with_ones)
     assert [row.tensor for row in check_layer(Scaled(3), x) if not row.ok] == ["x"]
 
 
 # ---------------------------------------------------------------- layers, networks, losses, steps, penalties
 
 
-def test_check_layer_leaves_the_layer_as_it_was(backend, rng):
+def test_check_layer_does_not_change_the_layer(backend, rng):
     net = Sequential(BatchNorm(4), layers.Dropout(0.5, rng=rng), Dense(4, 2, rng=rng)).to(backend)
     before = {k: backend.to_numpy(v).tobytes() for k, v in {**net.params, **net.buffers}.items()}
     check_layer(net, rng.standard_normal((5, 4)))
@@ -211,7 +211,7 @@ def test_check_loss_fails_for_a_wrong_loss(rng):
     assert [row.ok for row in check_loss(Mixed(), logits, logits)] == [True, True, False]
 
 
-def test_check_step_names_the_tensors_of_the_player_that_moves(rng):
+def test_check_step_names_the_tensors_of_the_trained_player(rng):
     G, D, real, z = checks.small_game(layers.Layer().backend, rng)
     for which, players in (("discriminator", "D"), ("generator", "G"), ("simultaneous", "DG")):
         rows = check_step(which, G, D, real, z, losses.non_saturating, coordinates=4, directions=1)
@@ -222,19 +222,19 @@ def test_check_step_names_the_tensors_of_the_player_that_moves(rng):
 
 
 def test_check_step_finds_a_generator_that_gets_no_gradient(rng, monkeypatch):
-    """numpy-ml's WGAN-GP: the loop over the layers was empty, and every generator weight moved by exactly 0."""
+    """In numpy-ml's WGAN-GP the loop over the layers was empty, and every generator weight changed by exactly 0."""
     G, D, real, z = checks.small_game(layers.Layer().backend, rng)
 
-    def nothing(G, D, opt_g, *rest):
+    def zero_step(G, D, opt_g, *rest):
         opt_g.step({name: 0 * p for name, p in G.params.items()})
 
-    monkeypatch.setattr(gradcheck.game, "generator_step", nothing)
+    monkeypatch.setattr(gradcheck.game, "generator_step", zero_step)
     rows = check_step("generator", G, D, real, z, losses.non_saturating, coordinates=4, directions=1)
     assert all(row.verdict == "wrong" for row in rows)
 
 
 @pytest.mark.parametrize("labels", [None, np.array([1, 0, 1, 1])])
-def test_a_penalty_passes_the_spread_of_a_batch(labels, rng):
+def test_check_penalty_passes_through_the_minibatch_standard_deviation(labels, rng):
     D = randomize(Sequential(Dense(3, 4, rng=rng), layers.Tanh(), layers.MinibatchStdDev(2), Dense(6, 1, rng=rng)), rng)
     D.to("numpy", np.float64)
     x = rng.standard_normal((4, 3))
@@ -253,19 +253,19 @@ def test_check_penalty_fails_for_a_wrong_penalty(rng):
     assert {row.tensor for row in check_penalty(halved, D) if not row.ok} == {"1.w", "1.b", "3.w"}
 
 
-def test_randomize_leaves_no_number_special(rng):
+def test_randomize_leaves_no_zeros_and_ones(rng):
     G, _ = models.build("small", rng=rng, sample_shape=(8, 8, 1))
     randomize(G, rng)
     assert not any((p == 0).any() or (p == 1).any() for p in {**G.params, **G.buffers}.values())
     assert all(0.1 < p.std() for name, p in G.params.items() if name.endswith(("gamma", "beta", "b")) and p.size > 3)
 
 
-def test_randomize_knows_singular_vectors_by_their_layer_and_not_by_their_names(rng):
-    """A reader's own layer may name its buffers u and v, and hold anything in them."""
+def test_randomize_recognises_singular_vectors_by_their_layer_and_not_by_name(rng):
+    """A user-defined layer may have buffers named u and v with any content."""
     own = Layer({"w": np.zeros((200, 100), np.float32)}, {"u": np.zeros(200, np.float32), "v": np.zeros(7, np.float32)})
     normed = SpectralNorm(Dense(6, 4, rng=rng), rng=rng)
     randomize(Sequential(own, normed), rng)
-    np.testing.assert_allclose(own.buffers["u"].std(), 0.3, rtol=0.3)  # drawn; a unit vector (200,) has 0.07
+    np.testing.assert_allclose(own.buffers["u"].std(), 0.3, rtol=0.3)  # that of a unit vector (200,) is 0.07
     w, u, v = normed.params["w"], *normed.buffers.values()
     np.testing.assert_allclose(w @ v, np.linalg.svd(w, compute_uv=False)[0] * u, atol=1e-6)
 
@@ -296,10 +296,10 @@ def test_the_table_shows_what_is_wrong():
     text = gradcheck.table([*cubic(), *cubic(2.0)])
     lines = text.splitlines()
     assert len(lines) == 4 and "verdict" in lines[0] and " right " in lines[1] and " wrong " in lines[2]
-    assert lines[3].startswith("function, t: wrong, worst relative error 5.0e-01 at [2]: 24 by hand, 12")
+    assert lines[3].startswith("function, t: wrong, worst relative error 5.0e-01 at [2]: got 24, expected 12")
 
 
-def test_the_digest_keeps_the_worst_of_each_subject():
+def test_the_digest_keeps_the_worst_row_of_each_subject():
     good, bad = cubic()[0], cubic(2.0)[0]
     for rows in ([good, bad, good], [bad, good, good]):
         (row,) = gradcheck.digest(rows)
@@ -333,7 +333,7 @@ def test_the_command_fails_and_says_what_is_wrong(few_checks, monkeypatch, capsy
     assert "numpy: " in out and "1 wrong" in out and "minimax: generator, value: wrong" in out
 
 
-def test_the_command_speaks_json(few_checks, capsys):
+def test_the_command_prints_json(few_checks, capsys):
     assert cli.main(["gradcheck", "--backend", "numpy", "--backend", "numpy", "--json"]) == 0
     (report,) = json.loads(capsys.readouterr().out)
     assert report["backend"] == "numpy" and report["wrong"] == 0 and report["seconds"] > 0
@@ -355,7 +355,7 @@ def test_the_command_refuses_what_it_cannot_do(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_the_command_shows_what_became_of_planted_mistakes(monkeypatch, capsys, tmp_path):
+def test_the_command_prints_the_outcomes_of_planted_mistakes(monkeypatch, capsys, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"{planted.BEGIN}\n{planted.END}\n", encoding="utf-8")
     caught = planted.Outcome(planted.MISTAKES[0], ("layer gradients",), (), True)
@@ -381,17 +381,17 @@ MATHEMATICS = [
         *(f"layers.{module.name}" for module in pkgutil.iter_modules(layers.__path__)),
     )
 ]
-# The life of a backend in its process, which is no mathematics. Parts of it run before the first check, or never.
-LIFE = set(
+# Functions that start and configure a backend, which are not mathematics. Some run before the first check, or never.
+SETUP = set(
     "start in_force in_force.run put_in_force cores limit_blas _blas NumpyBackend.__init__ NumpyBackend.activate "
     "Backend.prepare Backend.kernels_on_disk Backend.__copy__ Backend.__deepcopy__ Backend.__reduce__".split()
 )
-# What no check has to reach: (function, text of the condition or "" for all of it) -> why.
+# What the checks need not reach: (function, text of the condition, or "" for the whole function) -> reason.
 NOT_REACHED = {
     ("NumpyBackend.gather", ""): "tests/test_points.py: data",
     ("NumpyBackend.bias_grad", "slope == 1"): "tests/test_backends.py: plain layers sum the rows",
     ("MovingAverage.state", ""): "tests/test_train.py: checkpoints",
-    ("Layer.to", "isinstance(backend, str)"): "tests/test_layers.py: a name for a backend",
+    ("Layer.to", "isinstance(backend, str)"): "tests/test_layers.py: a backend given by name",
     ("Layer.pack", "any((params[name].base is not flat for params, name in held))"): "tests/test_optim.py: packing",
     ("Layer.pack", "params[name].base is not flat"): "tests/test_optim.py: packing",
     ("add", "b is None"): "for networks that return no gradients",
@@ -399,30 +399,30 @@ NOT_REACHED = {
 
 
 def missing(names=(*checks.CHECKS, "presets")) -> tuple[dict, set]:
-    """The conditions in minigan's mathematics whose outcomes the checks do not reach, and the exemptions used."""
+    """Return the conditions with outcomes that the checks do not reach, and the exemptions that were used."""
     backend = checks.load("numpy")
     with branches.recorded(MATHEMATICS) as record, np.errstate(all="ignore"):
         for name in names:
             record.run(name, lambda name=name: checks.report(backend, only=lambda check: check == name))
-    assert LIFE <= {condition.function for condition in record.conditions}, "a name that is not there"
+    assert SETUP <= {condition.function for condition in record.conditions}, "a function does not exist"
     found, used = {}, set()
     for condition, why in record.missing().items():
         exempt = {(condition.function, condition.text), (condition.function, "")} & NOT_REACHED.keys()
         used |= exempt
-        if not exempt and condition.function not in LIFE:
+        if not exempt and condition.function not in SETUP:
             found[condition] = why
     return found, used
 
 
 def test_the_inputs_of_the_checks_reach_every_branch():
-    """Both sides of every kink, margin and clip: arrays in each check and for each caller, other conditions once."""
+    """Array conditions reach both outcomes in each check and for each caller, other conditions in any check."""
     found, used = missing()
     assert found == {}
-    assert used == NOT_REACHED.keys(), "an exemption that nothing needs"
+    assert used == NOT_REACHED.keys(), "an exemption is not needed"
 
 
 def test_inputs_on_one_side_of_a_margin_are_noticed(monkeypatch):
-    """With negative logits of the real samples, as these checks once had, the mask of hinge could be left out."""
+    """If all logits of the real samples are negative, the checks cannot notice a missing hinge mask."""
     monkeypatch.setattr(loss_optim_checks, "REAL_LOGITS", -abs(loss_optim_checks.REAL_LOGITS))
     found, _ = missing(["losses"])
-    assert any("gap.real > 0" in c.text and "Hinge.discriminator" in why for c, why in found.items())
+    assert any("margin.real > 0" in c.text and "Hinge.discriminator" in why for c, why in found.items())

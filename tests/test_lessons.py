@@ -1,6 +1,7 @@
-"""The lessons run, each in its own process, and every claim in them holds: with `--quick`, in a copy, no display.
+"""Tests that the lessons run and that every claim in them is true.
 
-In the copy the exercises are solved and their checks uncommented, so that a reader who has the right answer is told so.
+Each lesson runs in a separate process with `--quick`, as a copy and without a display. In the copy, the exercises are
+solved and their checks are uncommented, so that the tests also show that the checks accept the right answers.
 """
 
 import os
@@ -15,9 +16,9 @@ from PIL import Image
 
 LESSONS = Path(__file__).parents[1] / "lessons"
 NAMES = [path.stem for path in sorted(LESSONS.glob("[0-9]*.py"))]
-TIME_LIMIT = 900  # seconds; far above what a lesson takes, for machines that do much else
+TIME_LIMIT = 900  # seconds; much longer than a lesson takes, because a machine may be busy
 
-# What goes in the place of the dots, exercise by exercise.
+# The code that replaces the dots in each exercise.
 ANSWERS = {
     "01_neuron": ["-10", "20 * np.array([[1, -1, 0, 0], [0, 0, 1, -1]]), np.full(4, 20)"],
     "02_nudging": ["W + 1", "1"],
@@ -36,7 +37,7 @@ ANSWERS = {
 
 
 def solved(text: str, answers: list[str]) -> str:
-    """The lesson with its exercise cells uncommented and the dots replaced by the answers."""
+    """Return the lesson with uncommented exercises, in which the answers replace the dots."""
     cells = re.split(r"(?m)^(?=# %%)", text)
     exercises = [k for k, cell in enumerate(cells) if cell.startswith("# %% Exercise")]
     assert len(exercises) == len(answers)
@@ -44,29 +45,31 @@ def solved(text: str, answers: list[str]) -> str:
         title, *lines = cells[k].rstrip("\n").split("\n")
         code = "\n".join(re.sub(r"^# ?", "", line) for line in lines)
         code, places = re.subn(r"\.\.\.(, \.\.\.)*", answer, code)
-        assert places == 1, f"{title}: one place for the answer"
+        assert places == 1, f"{title}: expected one place for the answer"
         cells[k] = f"{title}\n{code}\n\n"
     return "".join(cells)
 
 
 def run(folder: Path, name: str, text: str) -> subprocess.CompletedProcess:
-    """Runs the text as the lesson of that name, quickly, in `folder` beside the lessons' helper."""
+    """Run the text as the lesson of that name with --quick, in `folder` with a copy of the lessons' helper module."""
     shutil.copy(LESSONS / "_common.py", folder)
     lesson = folder / f"{name}.py"
     lesson.write_text(text, encoding="utf-8")
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")}
-    # One thread: the same results, and on a busy machine threads that wait for one another take ten times as long.
+    # One thread gives the same results. On a busy machine, threads that wait for one another take ten times as long.
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     command = [sys.executable, "-W", "error", lesson.name, "--quick"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT)
 
 
 def read(name: str) -> str:
+    """Return the text of a lesson."""
     return (LESSONS / f"{name}.py").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_every_claim_of_the_lesson_holds_and_its_exercises_have_answers(name, tmp_path):
+def test_every_claim_of_the_lesson_is_true_and_its_exercises_can_be_solved(name, tmp_path):
     result = run(tmp_path, name, solved(read(name), ANSWERS[name]))
     assert result.returncode == 0, f"{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
     with Image.open(tmp_path / "runs" / f"{name}.png") as figure:
@@ -75,7 +78,7 @@ def test_every_claim_of_the_lesson_holds_and_its_exercises_have_answers(name, tm
 
 
 @pytest.mark.parametrize("exercise", [0, 1])
-def test_a_wrong_answer_is_told(exercise, tmp_path):
+def test_a_wrong_answer_fails(exercise, tmp_path):
     answers = list(ANSWERS["01_neuron"])
     answers[exercise] = ["0", "np.zeros((2, 4)), np.zeros(4)"][exercise]
     result = run(tmp_path, "01_neuron", solved(read("01_neuron"), answers))
@@ -86,7 +89,7 @@ def test_a_failed_claim_fails_the_lesson(tmp_path):
     text = read("02_nudging")
     broken = text.replace("weights[name] -= rate * slopes[name]", "weights[name] += rate * slopes[name]")
     assert broken != text
-    result = run(tmp_path, "02_nudging", broken)  # uphill: nothing is learnt
+    result = run(tmp_path, "02_nudging", broken)  # gradient ascent increases the loss
     assert result.returncode != 0 and "AssertionError" in result.stderr
 
 
@@ -110,10 +113,10 @@ def test_the_committed_figure_is_small(name):
     assert (LESSONS / "figures" / f"{name}.png").stat().st_size < 120_000
 
 
-def test_the_film_of_lesson_10_plays_and_is_small():
-    film = LESSONS / "figures" / "10_dcgan.gif"
-    assert film.stat().st_size < 400_000
-    with Image.open(film) as opened:
+def test_the_animation_of_lesson_10_has_frames_and_is_small():
+    animation = LESSONS / "figures" / "10_dcgan.gif"
+    assert animation.stat().st_size < 400_000
+    with Image.open(animation) as opened:
         assert opened.n_frames >= 10
 
 

@@ -1,4 +1,4 @@
-"""`minigan gradcheck FILE.py`: a good layer passes every check, and each breach of the contract fails its own."""
+"""Tests of `minigan gradcheck FILE.py`: a correct layer passes, and each mistake fails the check of its part."""
 
 import json
 import os
@@ -46,7 +46,7 @@ class Good(Layer):
 
 
 def broken(**methods) -> Layer:
-    """Good, with other methods, each of which gets the right one as its first argument."""
+    """Return a Good layer with replaced methods. Each replacement gets the original method as its first argument."""
 
     def method(name, other):
         return lambda self, *args, **options: other(getattr(Good, name).__get__(self), self, *args, **options)
@@ -68,7 +68,7 @@ def changed_grads(change):
 
 
 def forgets_g(good, self, dy, cache, need_dx=True, need_grads=True):
-    """Right while g is 1, as it is in a fresh layer."""
+    """Return a gradient that is right only while g is 1, as in a new layer."""
     _, grads = good(dy, cache, need_dx, need_grads)
     return dy * (1 - cache * cache) if need_dx else None, grads
 
@@ -177,7 +177,7 @@ def raises(good, self, *args, **options):
 
 
 class Statistic(Good):
-    """Good, with a running mean that the methods below move at the wrong time."""
+    """Good with a running mean, which is also updated when `wrong` says so."""
 
     def __init__(self, wrong: str):
         super().__init__()
@@ -214,7 +214,7 @@ class OtherHalf(Good):
 
 
 class ForgetsMean(Layer):
-    """y = g (x - mean), the running mean; the gradient of g is right while the mean is 0, as in a fresh layer."""
+    """y = g (x - mean) with the running mean. The gradient of g is right while the mean is 0, as in a new layer."""
 
     def __init__(self):
         super().__init__({"g": np.ones(5, np.float32)}, {"mean": np.zeros(5, np.float32)})
@@ -244,7 +244,7 @@ class Strict(Labelled):
 
 
 def failed(layer, options=None, backend=None, shape=(4, 5)) -> dict[str, str]:
-    """The checks that fail, with their details."""
+    """Run all checks, and return those that fail with their details."""
     results = list(layer_contract.check_example(layer, shape, options or {}, backend or backends.reference()))
     return {result.check: result.details for result in results if not result.passed}
 
@@ -303,12 +303,12 @@ def test_a_good_layer_passes(name, request):
         (
             broken(backward=grads_when_frozen),
             {"not needed"},
-            "x: has other numbers with need_dx=True, need_grads=False",
+            "x: has other values with need_dx=True, need_grads=False",
         ),
         (broken(forward=uses_labels), {"labels"}, "forward uses them: set takes_labels = True"),
-        (Statistic("eval"), {"buffers"}, "mean: forward with train=False moves it"),
-        (Statistic("untracked"), {"buffers"}, "mean: forward with train=True, track=False moves it"),
-        (Statistic("backward"), {"buffers"}, "mean: backward moves it"),
+        (Statistic("eval"), {"buffers"}, "mean: forward with train=False changes it"),
+        (Statistic("untracked"), {"buffers"}, "mean: forward with train=True, track=False changes it"),
+        (Statistic("backward"), {"buffers"}, "mean: backward changes it"),
         (broken(tangent_backward=no_curvature), {"second derivatives"}, "x at ["),
         (broken(tangent_backward=needs_dy), {"second derivatives"}, "TypeError: unsupported operand"),
         (broken(tangent_backward=ignores_dy), {"second derivatives"}, "x at ["),
@@ -320,7 +320,7 @@ def test_a_good_layer_passes(name, request):
         (
             broken(tangent_backward=tangent_grads_when_not_needed),
             {"second derivatives"},
-            "g: tangent_backward has other numbers with need_dx=False",
+            "g: tangent_backward has other values with need_dx=False",
         ),
         (broken(tangent_backward=wrong_tangent_grads), {"second derivatives"}, "tangent_backward has the keys"),
         (broken(tangent_backward=writes_dty), {"second derivatives"}, "dty: tangent_backward wrote to it"),
@@ -351,20 +351,20 @@ def test_a_good_layer_passes(name, request):
         ),
     ],
 )
-def test_a_breach_of_the_contract_fails_its_own_check(layer, checks, says):
+def test_a_mistake_fails_the_check_of_its_part(layer, checks, says):
     found = failed(layer)
     assert found.keys() == checks, found
     assert any(says in details for details in found.values()), found
 
 
-def test_a_cache_on_the_layer_is_found_twice():
-    """By the attribute, and by the gradients of two passes."""
+def test_a_cache_on_the_layer_fails_two_checks():
+    """It changes an attribute, and it gives wrong gradients for two passes."""
     found = failed(broken(forward=stores_cache, backward=reads_cache))
     assert found.keys() >= {"nothing stored", "two passes"}
     assert "self.h: is new after a pass: return it in the cache" in found["nothing stored"]
 
 
-def test_a_parameter_that_moves_is_found():
+def test_a_parameter_that_changes_is_found():
     assert "self.params['b']: has changed" in failed(broken(forward=learns_in_forward))["nothing stored"]
 
 
@@ -381,15 +381,15 @@ def test_the_state_of_a_random_generator_is_found():
     assert "self.rng: has changed" in failed(Noisy())["nothing stored"]
 
 
-def test_labels_go_where_they_are_declared():
+def test_labels_need_a_layer_that_declares_them():
     assert "5 labels for 4 samples are accepted" in failed(Labelled(), {"labels": [0, 1, 2, 2]})["labels"]
     found = failed(Good(), {"labels": [0, 1, 2, 2]})
-    assert found.keys() == {"labels"} and "the example has some: set takes_labels = True" in found["labels"]
+    assert found.keys() == {"labels"} and "the example has labels: set takes_labels = True" in found["labels"]
     ignores = broken(forward=lambda good, self, x, train=True, track=True, labels=None: good(x))
     assert not failed(ignores)
 
 
-def test_a_backend_that_computes_something_else_is_found():
+def test_a_backend_with_another_result_is_found():
     class Skewed(Good):
         def forward(self, x, train=True, track=True):
             factor = 2 if self.backend.name == "numba" else 1
@@ -405,7 +405,7 @@ def test_a_backend_that_computes_something_else_is_found():
     assert failed(Skewed(), backend=backends.load("numba")).keys() == {"backends agree"}
 
 
-def test_minigans_own_layers_keep_the_contract():
+def test_minigans_layers_pass_the_contract():
     rng = np.random.default_rng(0)
     for what, layer, shape, how in layer_cases(backends.reference(), rng, np.float32):
         assert not failed(layer, how, shape=shape), what
@@ -435,7 +435,7 @@ EXAMPLES = "def examples(rng):\n    print('noise on standard output')\n    "
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """A function that writes a file of layers; what importing it changes is put back."""
+    """Return a function that writes a file of layers. Changes by importing the file are undone."""
     monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setitem(sys.modules, "__own_layers__", None)
 
@@ -462,7 +462,7 @@ def write(tmp_path, monkeypatch):
         (GOOD + EXAMPLES + "yield Scale()", "TypeError: Scale.__init__() missing 1 required positional argument: 'n'"),
         (GOOD + EXAMPLES + "yield Scale(5)", "own.py, example 1: got Scale: expected that"),
         (GOOD + EXAMPLES + "yield 1, 2", "own.py, example 1: got (int, int): expected that"),
-        (GOOD + EXAMPLES + "yield Scale, (4, 5), {}", "a type is no subclass of minigan.layers.Layer"),
+        (GOOD + EXAMPLES + "yield Scale, (4, 5), {}", "type is not a subclass of minigan.layers.Layer"),
         (GOOD + EXAMPLES + "yield Scale(5), 5, {}", "the shape of x is 5, not a tuple of positive whole numbers"),
         (GOOD + EXAMPLES + "yield Scale(5), (0, 5), {}", "the shape of x is (0, 5), not a tuple"),
         (GOOD + EXAMPLES + "yield Scale(5), (4.5, 5), {}", "the shape of x is (4.5, 5), not a tuple"),
@@ -476,7 +476,7 @@ def test_a_file_without_examples_gets_one_sentence(text, says, write):
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_file_may_import_its_neighbours(write):
+def test_a_file_may_import_files_of_its_folder(write):
     write("WIDTH = 7", "neighbour_of_own.py")
     file = write(
         GOOD + "from neighbour_of_own import WIDTH\n" + EXAMPLES + "yield Scale(WIDTH), [np.int64(4), WIDTH], {}"
@@ -487,7 +487,7 @@ def test_a_file_may_import_its_neighbours(write):
 
 
 def minigan(*arguments, **options):
-    """The command, as a reader runs it."""
+    """Run the command in a new process."""
     command = [sys.executable, "-m", "minigan", "gradcheck", *map(str, arguments), "--backend", "numpy"]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, **options)
 
@@ -524,7 +524,7 @@ def test_the_command_prints_a_table_for_each_example(write):
 
 
 def test_an_exception_in_the_layer_is_a_failed_check_with_its_line(write):
-    text = GOOD.replace("return x * self", "return np.linalg.inv(x) * self")  # numpy raises, called from here
+    text = GOOD.replace("return x * self", "return np.linalg.inv(x) * self")  # numpy raises an exception here
     file = write(text + EXAMPLES + "yield Scale(5), (4, 5), {}")
     line = 1 + text[: text.index("np.linalg")].count("\n")
     (example,) = own_layers.check_file(file, ["numpy"])
@@ -536,16 +536,16 @@ def test_an_exception_in_the_layer_is_a_failed_check_with_its_line(write):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("while True: pass", ", before its first example: no end within 2 s: look for an endless loop"),
+        ("while True: pass", ", before its first example: the checks did not end within 2 s: look for an endless loop"),
         (
             GOOD.replace("return x * self", "\n        while x.dtype == np.float32: pass\n        return x * self")
             + EXAMPLES
             + "yield Scale(5), (4, 5), {}",
-            ", example 1 (Scale(by 1)) after the check 'shapes': no end within 2 s",
+            ", example 1 (Scale(by 1)) after the check 'shapes': the checks did not end within 2 s",
         ),
         (
             GOOD + EXAMPLES + "\n    while True: yield Scale(5), (4, 5), {}",
-            ": no end within 2 s",
+            ": the checks did not end within 2 s",
         ),
         (
             "import os\n" + GOOD + EXAMPLES + "yield Scale(5), (4, 5), {}\n    os._exit(7)",
@@ -553,7 +553,7 @@ def test_an_exception_in_the_layer_is_a_failed_check_with_its_line(write):
         ),
     ],
 )
-def test_what_does_not_end_is_stopped(text, says, write, monkeypatch, capsys):
+def test_checks_that_do_not_end_are_stopped(text, says, write, monkeypatch, capsys):
     monkeypatch.setattr(own_layers, "LIMIT", 2.0)
     pids = write("", "pids")
     file = write(f"import os\nopen({str(pids)!r}, 'w').write(str(os.getpid()))\n{text}")

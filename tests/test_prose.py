@@ -58,7 +58,9 @@ def public(module) -> Iterator[tuple[str, object]]:
             yield f"{module.__name__}.{name}", this
         if inspect.isclass(this):
             for method, function in vars(this).items():
-                if not method.startswith("_") and (inspect.isroutine(function) or isinstance(function, property)):
+                if method.startswith("_") or method in getattr(this, "__dataclass_fields__", {}):
+                    continue
+                if inspect.isroutine(function) or isinstance(function, property):
                     yield f"{module.__name__}.{name}.{method}", getattr(this, method)
 
 

@@ -1,4 +1,4 @@
-"""The README keeps its promises: the two lines, the files, commands and figures that it names."""
+"""Tests that the README is true: its first two lines, and the files, commands and numbers that it names."""
 
 import json
 import math
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_first_code_block_is_the_two_lines():
+def test_the_first_code_block_has_the_two_lines():
     block = re.search(r"(?:^    \S.*\n)+", README, re.M)[0]
     assert block.splitlines() == [
         "    python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/minigan train",
@@ -40,7 +40,7 @@ def test_every_file_of_the_map_exists():
         assert (ROOT / "minigan" / name).exists() or (ROOT / name).exists(), name
 
 
-def test_the_promises_of_the_tests_name_tests_that_exist():
+def test_the_table_of_tests_names_tests_that_exist():
     tests = ROOT / "tests"
     text = (tests / "README.md").read_text(encoding="utf-8")
     table = "\n".join(line for line in text.splitlines() if line.startswith("|"))
@@ -62,12 +62,13 @@ def test_every_command_is_known(capsys):
 
 
 def result(name: str) -> dict:
+    """Read a committed result of the benchmarks."""
     return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
 
 
-def significant(value: float, figures: int) -> str:
-    """A number with at least so many figures."""
-    return f"{value:.{max(0, figures - 1 - math.floor(math.log10(value)))}f}"
+def significant(value: float, digits: int) -> str:
+    """Format a number with at least this many significant digits."""
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(value)))}f}"
 
 
 def test_the_quality_of_five_seeds_is_the_committed_one():
@@ -80,9 +81,9 @@ def test_the_quality_of_five_seeds_is_the_committed_one():
         assert f"| {' | '.join([name, *parts])} |\n" in README
     assert len({report["judge"] for report in reports}) == 1
     first, real = reports[0]["samples"], reports[0]["real"]
-    said = " ".join(README.split())
-    assert f"reads {100 * first['agreement']['value']:.1f}% of 10,000 samples as the digit asked for" in said
-    assert f"is {first['frechet']['value']:.3f}, against {real['frechet']['value']:.3f} for real" in said
+    text = " ".join(README.split())
+    assert f"reads {100 * first['agreement']['value']:.1f}% of 10,000 samples as the requested digit" in text
+    assert f"is {first['frechet']['value']:.3f}, compared with {real['frechet']['value']:.3f} for real" in text
 
 
 def test_the_quality_after_minutes_is_the_committed_one():
@@ -92,8 +93,8 @@ def test_the_quality_after_minutes_is_the_committed_one():
         ("minigan, `digits`", three, "minigan digits"),
         ("minigan, `digits-wide`", ten, "minigan digits-wide"),
         ("minigan, `digits-unlabelled`", three, "minigan digits-unlabelled"),
-        ("PyTorch's small DCGAN, without labels, in its fastest form", three, "torch small, best"),
-        ("the same as one would first write it", three, "torch small, plain"),
+        ("PyTorch's small DCGAN, without labels, fastest version", three, "torch small, best"),
+        ("PyTorch's small DCGAN, without labels, plain version", three, "torch small, plain"),
     ):
         medians = report["medians"][contender]
         assert medians["seeds"] == 3
@@ -109,7 +110,7 @@ def test_the_quality_after_minutes_is_the_committed_one():
     )
 
 
-def test_the_times_beside_other_frameworks_are_the_committed_ones():
+def test_the_times_of_all_frameworks_are_the_committed_ones():
     medians = {(r["preset"], r["batch"], r["contender"]): r["median_ms"] for r in result("peers.json")["results"]}
     for preset, batch in dict.fromkeys(key[:2] for key in medians):
         ours, plain, best, at_once, theirs = (
@@ -127,17 +128,17 @@ def test_single_operations_and_two_threads_are_the_committed_ones():
     passes = [r for r in ops["passes"] if r["rung"] == "numba"]
     shares["batch norms"] = [r["over_torch"] for r in passes if r["operation"] != "adam"]
     assert max(r["over_torch"] for r in passes) < 1
-    said = " ".join(README.split())
+    text = " ".join(README.split())
     for name, found in shares.items():
-        claim = re.search(rf"{len(found)} {name}[^(]*\(([\d.]+) to ([\d.]+)", said)
+        claim = re.search(rf"{len(found)} {name}[^(]*\(([\d.]+) to ([\d.]+)", text)
         assert claim and claim.groups() == (f"{min(found):.2f}", f"{max(found):.2f}"), name
     threads = {(r["batch"], r["threads"]): r["median_ms"] for r in result("threads.json")["results"]}
     for batch in (128, 256):
         assert f"{threads[batch, 1] / threads[batch, 2]:.1f}" == "1.9"
-    assert "on the tutorial two threads are 1.9 times as fast as one" in said
+    assert "With the preset `tutorial`, two threads are 1.9 times as fast as one" in text
 
 
-def test_the_table_of_options_is_that_of_config():
+def test_the_table_of_options_agrees_with_config():
     """`python -m minigan.training` writes it."""
     text = (ROOT / "minigan" / "README.md").read_text(encoding="utf-8")
     found = text.split("<!-- options:begin -->\n")[1].split("\n<!-- options:end -->")[0]

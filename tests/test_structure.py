@@ -190,6 +190,7 @@ LOCAL = {
         "same_label.sum(axis=1, keepdims=True)",
     ): "the samples are gathered, see the comment there",
     ("conditional.py", "t.reshape(len(t), -1, self.channels).mean(axis=1)"): "of each sample",
+    ("layer_norm.py", "t.mean(axis=tuple(range(1, t.ndim)), keepdims=True)"): "of each sample",
     ("norm.py", "(dW * W).sum()"): "over weights",
     ("shape.py", "dy.reshape(N, H, self.factor, W, self.factor, C).sum(axis=(2, 4))"): "of each sample",
     ("losses.py", "xp.exp(shifted).sum(axis=1, keepdims=True)"): "of each sample",

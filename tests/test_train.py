@@ -528,7 +528,7 @@ def test_a_second_process_compiles_the_gradients(tmp_path):
     found = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}
     gradients = {"_adam", "_bias_grad", "_gradient", "_gradient_sums"}
     assert {f"passes.{name}" for name in gradients} | {"toomcook.gather_taps"} <= found
-    assert not {"passes._normalise", "toomcook.convolve_points", "microkernel.spread_images"} & found
+    assert not {"passes._normalise", "toomcook.convolve_points", "microkernel.scatter_images"} & found
 
 
 def test_a_second_process_runs_only_without_cached_kernels(monkeypatch):

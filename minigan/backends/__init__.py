@@ -1,10 +1,10 @@
-"""Where the arithmetic runs: `load("numpy" | "numba" | "cupy" | "auto")` gives a backend.
+"""Backends, which run the arithmetic: `load("numpy" | "numba" | "cupy" | "auto")` returns one.
 
 `contract.py` lists every operation. `numpy_backend.py` is the reference and reads like
-the equations. `numba/` and `cupy/` override its operations for CPU and GPU.
+the equations. `numba/` and `cupy/` implement the same operations for CPU and GPU.
 
-Importing a backend's package changes nothing in the process: `load` calls its
-`start(**settings)`, which does what has to be done and returns the backend.
+Importing a backend's package changes nothing in the process. `load` calls its
+`start(**settings)`, which sets up the process and returns the backend.
 """
 
 import importlib
@@ -61,12 +61,15 @@ _loaded: dict[tuple, Backend] = {}
 
 
 def load(name: str = "auto", **settings: Any) -> Backend:
-    """The backend called `name`; "auto" takes the GPU if a real computation on it succeeds, else Numba, else NumPy.
+    """Return the backend called `name`.
 
-    `settings` are `threads`, the number of CPU threads (None: one per core), and those of a GPU:
-    `device`, `tf32` and `memory` (see `backends.cupy.start`). The same name and settings give the same
-    object. Raises BackendUnavailable with the cause and the fix, UserError for an unknown
-    name.
+    "auto" selects the GPU if a test computation on it succeeds, else Numba, else NumPy.
+    `settings` are `threads`, the number of CPU threads (None: one per core), and the GPU
+    settings `device`, `tf32` and `memory` (see `backends.cupy.start`). The same name and
+    settings return the same object.
+
+    Raises BackendUnavailable, with the cause and the fix, if the backend does not run on
+    this machine, and UserError for an unknown name.
     """
     if unknown := settings.keys() - set(SETTINGS):
         raise TypeError(f"unknown backend setting {min(unknown)!r}: choose from {', '.join(SETTINGS)}")
@@ -94,12 +97,12 @@ def load(name: str = "auto", **settings: Any) -> Backend:
 
 
 def reload(name: str, settings: dict) -> Backend:
-    """What a pickled backend becomes."""
+    """Return the backend that was pickled with this name and these settings."""
     return load(name, **settings) if settings else reference()
 
 
 def reference() -> Backend:
-    """The NumPy backend on as many threads as BLAS happens to have: layers are created on it."""
+    """Return the NumPy backend that leaves the number of BLAS threads unchanged. Layers are created on it."""
     key = ("numpy", "reference")
     if key not in _loaded:
         from minigan.backends.numpy_backend import NumpyBackend
@@ -109,7 +112,7 @@ def reference() -> Backend:
 
 
 def of(x: Any) -> Backend:
-    """The backend that computes with arrays like x: the one loaded last for a GPU's array, else the reference."""
+    """Return the backend of the array x: for a GPU array the GPU backend that was loaded last, else the reference."""
     if not isinstance(x, np.ndarray | np.generic):
         for backend in reversed(_loaded.values()):
             if isinstance(x, backend.xp.ndarray):
@@ -118,26 +121,26 @@ def of(x: Any) -> Backend:
 
 
 def choose(**settings: Any) -> tuple[Backend, str]:
-    """The best backend that runs here, and one line that says which it is and why the faster ones were passed over."""
-    passed_over = []
+    """Return the fastest backend that runs on this machine, and a line with its name and why faster ones do not run."""
+    skipped = []
     for name in ("cupy", "numba", "numpy"):
         try:
             backend = load(name, **settings)
         except BackendUnavailable as cause:
-            passed_over.append(f"{name}: {cause}")
+            skipped.append(f"{name}: {cause}")
         else:
-            why = f" ({'; '.join(passed_over)})" if passed_over else ""
+            why = f" ({'; '.join(skipped)})" if skipped else ""
             return backend, f"backend {name}{why}"
     raise AssertionError("the numpy backend always runs")
 
 
 def available() -> list[str]:
-    """The names of the backends that run on this machine, the reference first."""
+    """Return the names of the backends that run on this machine, with the reference first."""
     return [name for name, cause in status().items() if cause is None]
 
 
 def status() -> dict[str, str | None]:
-    """For each backend None if it runs here, else the sentence that says why not and what to do."""
+    """Return None for each backend that runs on this machine, else a sentence with the cause and the fix."""
     result: dict[str, str | None] = {}
     for name in NAMES:
         try:

@@ -1,19 +1,19 @@
 """The contract between the layers and the hardware: every operation that a backend has.
 
-Whoever holds a backend needs nothing else, and never asks which one it is.
-`NumpyBackend` is the complete reference and reads like the equations; the others
-override its operations and give the same numbers up to rounding.
+Layers use these operations only, and do not depend on which backend they use.
+`NumpyBackend` is the complete reference and reads like the equations. The other
+backends implement the same operations and return the same numbers up to rounding.
 
 Every result has the dtype of its inputs: float32 to train, float64 to check gradients
-(the reference takes complex128 too). The convolutions, with
-`pad = (before, after)` zeros around height and width alike (or one int for both) and
-`P = (H + before + after - K) // stride + 1`:
+(the reference also supports complex128). The convolutions are defined as follows, where
+`pad = (before, after)` zeros are added along both height and width (one int means both
+sides) and `P = (H + before + after - K) // stride + 1`:
 
     y[n,p,q,o]  = sum_ijc  xpad[n, p*stride+i, q*stride+j, c] * w[i,j,c,o]
-    dx          = the sum of  dy[n,p,q,o] * w[i,j,c,o]  over all places where y read that pixel of x
+    dx[n,h,v,c] = sum of  dy[n,p,q,o] * w[i,j,c,o]  over all (p,q,i,j,o) for which y reads pixel (h,v) of x
     dw[i,j,c,o] = sum_npq  xpad[n, p*stride+i, q*stride+j, c] * dy[n,p,q,o]
 
-A transposed convolution is `conv2d_grad_x`, so three operations serve both layers.
+A transposed convolution is `conv2d_grad_x`, so both layers use the same three operations.
 """
 
 import functools
@@ -32,11 +32,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class BackendUnavailable(UserError):
-    """A backend that cannot run on this machine; the text gives the cause and the fix."""
+    """Raised if a backend cannot run on this machine. The message gives the cause and the fix."""
 
 
 class Normalisation(NamedTuple):
-    """What batch norm did to x (..., C): y = gamma * (x - mean) / sqrt(var + eps) + beta, each (C,)."""
+    """The parameters of a batch norm of x (..., C): y = gamma * (x - mean) / sqrt(var + eps) + beta; arrays (C,)."""
 
     gamma: Array
     beta: Array
@@ -46,7 +46,7 @@ class Normalisation(NamedTuple):
 
 
 class AdamStep(NamedTuple):
-    """The numbers of step t of Adam; t counts from 1."""
+    """The hyperparameters of step t of Adam; t counts from 1."""
 
     lr: float
     beta1: float
@@ -56,173 +56,180 @@ class AdamStep(NamedTuple):
 
 
 class Backend(Protocol):
-    """Where the arithmetic runs. Arrays that go in and come out are the backend's own."""
+    """The operations that a backend has. They take and return arrays of the backend's own type."""
 
     name: str
     xp: Any  # the array module: numpy or cupy
-    settings: dict[str, Any]  # what `load` takes for this backend: threads, or device, tf32 and memory
+    settings: dict[str, Any]  # the settings of `load` for this backend: threads, or device, tf32 and memory
     steps_ahead: int = 1  # training steps that may be queued before their losses are read
     takes_complex: bool = False  # whether operations accept complex128, which the complex step needs
     compiles: bool = False  # whether operations are compiled when they are first used
 
-    # ---- the life of a backend
+    # ---- settings, compilation and pickling
 
     def activate(self) -> None:
-        """Puts the settings of this object into force in the process.
+        """Apply the settings of this object to the process.
 
-        Threads, device and memory belong to the object, but BLAS, Numba and CUDA keep them
-        for the whole process. So each operation that they concern carries `@in_force`, which
-        calls this when another backend computed last.
+        Threads, device and memory limit are settings of the object, but BLAS, Numba and CUDA
+        store them for the whole process. So each operation that depends on them is decorated
+        with `@in_force`, which calls this method if another backend was active.
         """
         ...
 
     def describe(self) -> str:
-        """The hardware in use, in one line."""
+        """Return one line that describes the hardware in use."""
         ...
 
     def kernels_on_disk(self) -> bool:
-        """Whether no long compilation is ahead: nothing is compiled, or it was compiled on this machine before."""
+        """Return True if no long compilation is needed, because nothing is compiled or the kernels are on disk."""
         return True
 
-    def prepare(self, play: Callable[["Backend"], object]) -> None:
-        """Compiles what `play(backend)` needs, so that no compilation falls into a measured step.
+    def prepare(self, run_step: Callable[["Backend"], object]) -> None:
+        """Compile what `run_step(backend)` needs, so that a measured step includes no compilation.
 
-        `play` runs one training step on a few samples and leaves nothing behind. It can be
-        pickled, because a backend may run it in a second process as well.
+        `run_step` runs one training step on a few samples and has no side effects. It must be
+        picklable, because a backend may also run it in a second process.
         """
         return None
 
     def __copy__(self) -> "Backend":
+        """Return the backend itself, as `__deepcopy__` does."""
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Backend":
-        """A backend copies to itself, so that a copy of a network computes where the network does."""
+        """Return the backend itself, so that a copied network uses the same backend."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A backend is pickled by its name and settings, and loaded again where it is unpickled."""
+        """Pickle the name and the settings. Unpickling loads the backend again."""
         from minigan.backends import reload
 
         return reload, (self.name, self.settings)
 
     def __repr__(self) -> str:
+        """Return the name and the settings."""
         settings = "".join(f", {name}={value}" for name, value in self.settings.items())
         return f"<backend {self.name}{settings}>"
 
     # ---- arrays
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
-        """An array of this backend that holds x."""
+        """Return x as an array of this backend."""
         ...
 
     def to_numpy(self, x: Array) -> Any:
-        """The same numbers as a NumPy array."""
+        """Return x as a NumPy array."""
         ...
 
     def synchronize(self) -> None:
-        """Returns when all queued work is done."""
+        """Wait until all queued work is done."""
         ...
 
     def concatenate(self, arrays: Sequence[Array]) -> Array:
-        """The arrays end to end: any shapes -> (n,)."""
+        """Flatten the arrays and join them in order: any shapes -> (n,)."""
         ...
 
     def gather(self, images: Array, index: Array) -> Array:
-        """images[index] / 127.5 - 1: uint8 (count, ...), int64 (N,) -> float32 (N, ...) in [-1, 1]."""
+        """Compute images[index] / 127.5 - 1: uint8 (count, ...), int64 (N,) -> float32 (N, ...) in [-1, 1]."""
         ...
 
     # ---- statistics of the batch
 
     def batch_sum(self, total: T) -> T:
-        """`total`, which this process summed over its own samples, added up over all processes that share the batch.
+        """Sum `total` over all processes that share the batch.
 
-        Every statistic of the batch goes through this operation, and so does the number of
-        samples that it is divided by: the mean and the variance of batch norm, the sums in
-        its input gradient, the means of losses and penalties. With one process it returns
-        `total` itself. Weight gradients do not go through it.
+        `total` is a sum over the samples of this process. Every statistic of the batch goes
+        through this operation, and so does the number of samples that divides it: the mean
+        and the variance of batch norm, the sums in its input gradient, and the means of
+        losses and penalties. Weight gradients do not. With one process the result is `total`
+        itself.
         """
         return total
 
     def batch_mean(self, x: Array, axis: int | Shape | None = None) -> Array:
-        """The mean over `axis` (as in NumPy), which includes the axis of the samples."""
+        """Compute the mean over `axis` (as in NumPy), which must include the axis of the samples."""
         total = x.sum(axis=axis)
         return self.batch_sum(total) / self.batch_sum(x.size // max(total.size, 1))
 
     # ---- matrix products and convolutions
 
     def matmul(self, a: Array, b: Array) -> Array:
-        """a @ b: (M, K), (K, N) -> (M, N); either may be transposed."""
+        """Compute a @ b: (M, K), (K, N) -> (M, N). Either may be a transposed view."""
         ...
 
     def conv2d(self, x: Array, w: Array, stride: int, pad: Pad) -> Array:
-        """(N,H,W,C), (K,K,C,O) -> (N,P,Q,O)"""
+        """Compute y, the convolution of x with w: (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)."""
         ...
 
     def conv2d_grad_x(self, dy: Array, w: Array, x_shape: Shape, stride: int, pad: Pad) -> Array:
-        """(N,P,Q,O), (K,K,C,O) -> (N,H,W,C)"""
+        """Compute dx, the input gradient of `conv2d`: (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)."""
         ...
 
     def conv2d_grad_w(self, dy: Array, x: Array, w_shape: Shape, stride: int, pad: Pad) -> Array:
-        """(N,P,Q,O), (N,H,W,C) -> (K,K,C,O)"""
+        """Compute dw, the weight gradient of `conv2d`: (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)."""
         ...
 
-    # ---- passes over memory; a slope other than 1 is that of a leaky ReLU computed in the same pass
+    # ---- passes over memory; a slope other than 1 adds a leaky ReLU of this slope to the same pass
 
     def sum_rows(self, dy: Array) -> Array:
-        """The sum over all axes but the last: (..., C) -> (C,)."""
+        """Sum over all axes but the last: (..., C) -> (C,)."""
         ...
 
     def add_bias(self, y: Array, b: Array, slope: float = 1.0) -> Array:
-        """leaky_relu(y + b): (..., C), (C,) -> (..., C). May overwrite y."""
+        """Compute leaky_relu(y + b): (..., C), (C,) -> (..., C). May overwrite y."""
         ...
 
     def bias_grad(self, dy: Array, y: Array, slope: float = 1.0) -> tuple[Array, Array]:
-        """dy (..., C) in front of the leaky ReLU, and the gradient of b (C,). Reads y only if the slope is not 1."""
+        """Compute the gradients of y + b (..., C) and of b (C,) in leaky_relu(y + b).
+
+        `dy` and `y` are the gradient and the value of the output, both (..., C). y is read
+        only if the slope is not 1, and its sign selects the branch of the leaky ReLU.
+        """
         ...
 
     def leaky_relu(self, x: Array, slope: float) -> Array:
-        """y = x where x > 0, else slope * x."""
+        """Compute y = x where x > 0, else slope * x."""
         ...
 
     def leaky_relu_grad(self, dy: Array, y: Array, slope: float) -> Array:
-        """dx = dy where y > 0, else slope * dy."""
+        """Compute dx = dy where y > 0, else slope * dy."""
         ...
 
     def batchnorm(
         self, x: Array, gamma: Array, beta: Array, eps: float, slope: float = 1.0
     ) -> tuple[Array, Array, Array]:
-        """y (..., C), mean (C,) and biased variance (C,) of x (..., C); y after the leaky ReLU."""
+        """Normalise x (..., C). Return leaky_relu(y) (..., C), and the mean (C,) and biased variance (C,) of x."""
         ...
 
     def batchnorm_grad(
         self, dy: Array, x: Array, norm: "Normalisation", slope: float = 1.0
     ) -> tuple[Array, Array, Array]:
-        """dx (..., C), dgamma (C,), dbeta (C,) from dy (..., C) and the x of the forward pass."""
+        """Compute dx (..., C), dgamma (C,) and dbeta (C,) from dy (..., C) and the x (..., C) of the forward pass."""
         ...
 
     def track(self, running_mean: Array, running_var: Array, mean: Array, var: Array, momentum: float) -> None:
-        """running = momentum * running + (1 - momentum) * batch, in place."""
+        """Update in place: running = momentum * running + (1 - momentum) * batch."""
         ...
 
     def dropout(self, x: Array, threshold: int, stream: int) -> Array:
-        """y = x * mask * 65536 / (65536 - threshold); the same call on dy gives dx.
+        """Compute y = x * mask * 65536 / (65536 - threshold). The same call on dy computes dx.
 
-        Element i is kept if the i-th 16-bit number of `stream` is at least `threshold`. Four
-        numbers, lowest first, come from each of mix64(stream + GOLDEN),
-        mix64(stream + 2 * GOLDEN), ...
+        Element i is kept if the i-th 16-bit number of `stream` is at least `threshold`. Each
+        of mix64(stream + GOLDEN), mix64(stream + 2 * GOLDEN), ... provides four such numbers,
+        the lowest bits first.
         """
         ...
 
-    # ---- losses, from logits (N, 1) or (N,); f is softplus, hinge: max(0, 1 + l), or linear: l
+    # ---- losses of logits (N, 1) or (N,); f is softplus(l), hinge: max(0, 1 + l), or linear: l
 
     def sigmoid(self, l: Array) -> Array:
-        """1 / (1 + exp(-l)), exact to the last digits also where it is tiny: only exp(-|l|) is computed."""
+        """Compute 1 / (1 + exp(-l)). It is accurate where the result is tiny, because only exp(-|l|) is evaluated."""
         positive = l.real > 0
         e = self.xp.exp(self.xp.where(positive, -l, l))  # exp(-|l|)
         return self.xp.where(positive, 1, e) / (1 + e)
 
     def softplus(self, l: Array) -> Array:
-        """log(1 + exp(l)) = max(l, 0) + log1p(exp(-|l|)). Its derivative is sigmoid(l)."""
+        """Compute log(1 + exp(l)) = max(l, 0) + log1p(exp(-|l|)). Its derivative is sigmoid(l)."""
         positive = l.real > 0
         e = self.xp.exp(self.xp.where(positive, -l, l))  # exp(-|l|)
         return self.xp.where(positive, l, 0 * l) + self.xp.log1p(e)
@@ -230,35 +237,35 @@ class Backend(Protocol):
     def discriminator_loss(
         self, kind: str, real_logits: Array, fake_logits: Array, smoothing: float = 0.0
     ) -> tuple[Array, Array, Array]:
-        """mean f(-l_real) + smoothing * mean l_real + mean f(l_fake), and the gradients of both logits."""
+        """Compute mean f(-l_real) + smoothing * mean l_real + mean f(l_fake), and the gradients of both logits."""
         ...
 
     def generator_loss(self, kind: str, fake_logits: Array, sign: int, weight: int) -> tuple[Array, Array]:
-        """weight * mean f(sign * l_fake), and the gradient of the logits."""
+        """Compute weight * mean f(sign * l_fake), and the gradient of the logits."""
         ...
 
     def mean_sigmoid(self, logits: Array) -> Array:
-        """The mean of 1 / (1 + exp(-l)), a 0-d array."""
+        """Compute the mean of 1 / (1 + exp(-l)), a 0-d array."""
         ...
 
     # ---- updates in place
 
     def adam(self, w: Array, dw: Array, m: Array, v: Array, step: "AdamStep") -> None:
-        """One step of Adam: updates w, m and v."""
+        """Make one step of Adam: update w, m and v in place."""
         ...
 
     def moving_average(self, average: Array, now: Array, share: float) -> None:
-        """average += share * (now - average)"""
+        """Update in place: average += share * (now - average)."""
         ...
 
 
-# The settings in force ------------------------------------------------------------------------------------------------
+# The active backend ---------------------------------------------------------------------------------------------------
 
 _active: Backend | None = None
 
 
 def in_force(operation: F) -> F:
-    """The operation, run with the settings of its own backend in force."""
+    """Decorate an operation so that the settings of its backend are applied before it runs."""
 
     @functools.wraps(operation)
     def run(self: Backend, *arguments: Any, **named: Any) -> Any:
@@ -270,20 +277,20 @@ def in_force(operation: F) -> F:
 
 
 def put_in_force(backend: Backend) -> None:
-    """Activates the backend, and remembers that it is active."""
+    """Activate the backend and record that it is active."""
     global _active
-    _active = None  # if activation fails, the settings are nobody's
+    _active = None  # if `activate` fails, no backend is active
     backend.activate()
     _active = backend
 
 
-# What the two sides of the contract compute alike ---------------------------------------------------------------------
+# Helpers shared by layers and backends --------------------------------------------------------------------------------
 
-GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / the golden ratio: its multiples spread evenly
+GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / the golden ratio: its multiples modulo 2**64 are evenly distributed
 
 
 def mix64(z: int) -> int:
-    """SplitMix64's finaliser (Steele et al. 2014): every bit of the result depends on every bit of z."""
+    """Hash z with SplitMix64's finaliser (Steele et al. 2014). Each bit of the result depends on every bit of z."""
     z &= 2**64 - 1
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
@@ -291,27 +298,27 @@ def mix64(z: int) -> int:
 
 
 def pads(pad: Pad) -> tuple[int, int]:
-    """(before, after): the zeros on each side of height and of width."""
+    """Return (before, after), the numbers of zeros on the two sides of height and of width."""
     before, after = (pad, pad) if isinstance(pad, int) else pad
     before, after = operator.index(before), operator.index(after)
     if before < 0 or after < 0:
-        raise ValueError(f"pad is an int >= 0 or a pair of them, got {pad!r}")
+        raise ValueError(f"pad must be an int >= 0 or a pair of them, got {pad!r}")
     return before, after
 
 
 def conv_size(size: int, kernel: int, stride: int, pad: Pad) -> int:
-    """The output size of a convolution along one axis: `(size + before + after - kernel) // stride + 1`.
+    """Return the output size of a convolution along one axis: `(size + before + after - kernel) // stride + 1`.
 
     Raises ValueError if the kernel does not fit.
     """
     before, after = pads(pad)
     if kernel < 1 or stride < 1:
-        raise ValueError(f"kernel and stride are at least 1, got {kernel} and {stride}")
+        raise ValueError(f"kernel and stride must be at least 1, got {kernel} and {stride}")
     if size + before + after < kernel:
         raise ValueError(f"a kernel of {kernel} does not fit into {size} pixels padded by {before} and {after}")
     return (size + before + after - kernel) // stride + 1
 
 
 def cores() -> int:
-    """The number of CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""The reference backend: NumPy only, and each operation reads like its equation.
+"""The reference backend: it uses only NumPy, and each operation reads like its equation.
 
-Every convolution is one matrix product over the windows of x ("im2col"): a window is the
-(K, K, C) block of pixels under the kernel, and `windows` shows them all without copying.
+Every convolution is one matrix product over the windows of x (im2col). A window is the
+(K, K, C) block of pixels under the kernel. `windows` returns a view of all windows.
 """
 
 import functools
@@ -27,65 +27,73 @@ from minigan.backends.contract import (
 
 
 def start(threads: int | None = None) -> "NumpyBackend":
-    """The backend whose matrix products run on so many threads of the BLAS library; None: one for each core."""
+    """Return the NumPy backend, whose matrix products use this number of BLAS threads (None: one per core)."""
     return NumpyBackend(threads=threads)
 
 
 class NumpyBackend(Backend):
-    """The complete contract in NumPy. Without settings it leaves the threads of BLAS as they are."""
+    """The complete contract in NumPy. Without settings it does not change the number of BLAS threads."""
 
     name = "numpy"
     xp = np
     takes_complex = True
 
     def __init__(self, **settings: Any):
+        """Store the settings: `threads`, or none."""
         self.settings = settings
 
     def activate(self) -> None:
+        """Limit the threads of BLAS, if the number of threads is a setting."""
         if "threads" in self.settings:
             limit_blas(self.settings["threads"] or cores())
 
     def describe(self) -> str:
+        """Return the version of NumPy and the number of threads."""
         return f"NumPy {np.__version__} on {self.settings.get('threads') or cores()} threads"
 
     # ---- arrays
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """Return x as a NumPy array."""
         return np.asarray(x, dtype=dtype)
 
     def to_numpy(self, x: Array) -> np.ndarray:
+        """Return x as a NumPy array."""
         return np.asarray(x)
 
     def synchronize(self) -> None:
-        """NumPy returns when the work is done."""
+        """Do nothing, because NumPy queues no work."""
 
     def concatenate(self, arrays: Sequence[Array]) -> Array:
+        """Flatten the arrays and join them in order: any shapes -> (n,)."""
         return np.concatenate([a.ravel() for a in arrays])
 
     def gather(self, images: Array, index: Array) -> Array:
+        """Compute images[index] / 127.5 - 1: uint8 (count, ...), int64 (N,) -> float32 (N, ...) in [-1, 1]."""
         return images[index].astype(np.float32) / 127.5 - 1
 
     # ---- matrix products and convolutions
 
     @in_force
     def matmul(self, a: Array, b: Array) -> Array:
+        """Compute a @ b: (M, K), (K, N) -> (M, N)."""
         return a @ b
 
     @in_force
     def conv2d(self, x: Array, w: Array, stride: int, pad: Pad) -> Array:
-        """y[n,p,q,o] = sum_ijc window[n,p,q,i,j,c] * w[i,j,c,o]; (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)"""
+        """Compute y[n,p,q,o] = sum_ijc window[n,p,q,i,j,c] * w[i,j,c,o]; (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)"""
         return np.tensordot(windows(x, len(w), stride, pad), w, axes=3)
 
     @in_force
     def conv2d_grad_w(self, dy: Array, x: Array, w_shape: Shape, stride: int, pad: Pad) -> Array:
-        """dw[i,j,c,o] = sum_npq window[n,p,q,i,j,c] * dy[n,p,q,o]; (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)"""
+        """Compute dw[i,j,c,o] = sum_npq window[n,p,q,i,j,c] * dy[n,p,q,o]; (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)"""
         return np.tensordot(windows(x, w_shape[0], stride, pad), dy, axes=((0, 1, 2), (0, 1, 2)))
 
     @in_force
     def conv2d_grad_x(self, dy: Array, w: Array, x_shape: Shape, stride: int, pad: Pad) -> Array:
-        """Each window of x gets back dwindow[n,p,q,i,j,c] = sum_o dy[n,p,q,o] * w[i,j,c,o]; overlapping windows add.
+        """Compute the gradient of each window of x, and add the gradients of overlapping windows.
 
-        (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)
+        dwindow[n,p,q,i,j,c] = sum_o dy[n,p,q,o] * w[i,j,c,o]; (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)
         """
         (N, P, Q, _), (K, _, C, _), (_, H, W, _) = dy.shape, w.shape, x_shape
         before, after = pads(pad)
@@ -99,27 +107,31 @@ class NumpyBackend(Backend):
     # ---- passes over memory
 
     def sum_rows(self, dy: Array) -> Array:
+        """Sum over all axes but the last: (..., C) -> (C,)."""
         return dy.sum(axis=tuple(range(dy.ndim - 1)))
 
     def leaky_relu(self, x: Array, slope: float) -> Array:
+        """Compute y = x where x > 0, else slope * x."""
         return np.where(x.real > 0, x, slope * x)
 
     def leaky_relu_grad(self, dy: Array, y: Array, slope: float) -> Array:
-        """With slope >= 0, y is positive exactly where x is."""
+        """Compute dx = dy where y > 0, else slope * dy. With slope >= 0, y is positive exactly where x is."""
         return np.where(y.real > 0, dy, slope * dy)
 
     def add_bias(self, y: Array, b: Array, slope: float = 1.0) -> Array:
+        """Compute leaky_relu(y + b): (..., C), (C,) -> (..., C). Overwrites y."""
         y += b
         return y if slope == 1 else self.leaky_relu(y, slope)
 
     def bias_grad(self, dy: Array, y: Array, slope: float = 1.0) -> tuple[Array, Array]:
+        """Compute the gradients of y + b (..., C) and of b (C,) in leaky_relu(y + b)."""
         dy = dy if slope == 1 else self.leaky_relu_grad(dy, y, slope)
         return dy, self.sum_rows(dy)
 
     def batchnorm(
         self, x: Array, gamma: Array, beta: Array, eps: float, slope: float = 1.0
     ) -> tuple[Array, Array, Array]:
-        """y = leaky_relu(gamma * (x - mean) / sqrt(var + eps) + beta)"""
+        """Compute y = leaky_relu(gamma * (x - mean) / sqrt(var + eps) + beta)."""
         axes = tuple(range(x.ndim - 1))
         mean = self.batch_mean(x, axes)  # (C,)
         centred = x - mean
@@ -130,15 +142,17 @@ class NumpyBackend(Backend):
     def batchnorm_grad(
         self, dy: Array, x: Array, norm: Normalisation, slope: float = 1.0
     ) -> tuple[Array, Array, Array]:
-        """The gradients of y = gamma * xhat + beta, xhat = (x - mean) / std, by the dy in front of the leaky ReLU.
+        """Compute the gradients of y = gamma * xhat + beta, where xhat = (x - mean) / std.
 
-        dbeta = sum of dy and dgamma = sum of dy * xhat over all rows. x moves y in three ways:
+        dy is first multiplied by the derivative of the leaky ReLU. Then dbeta = sum of dy and
+        dgamma = sum of dy * xhat over all rows. y depends on x in three ways:
 
             through x itself                  gamma / std * dy
             through mean = mean of x          gamma / std * (- mean of dy)
             through var, and so through std   gamma / std * (- xhat * mean of dy * xhat)
 
-        because d mean / dx = 1/M, d std / dx = xhat / M, and std divides every row. The sum is dx.
+        because d mean / dx = 1/M, d std / dx = xhat / M, and every row is divided by std. The sum
+        of the three is dx.
         """
         gamma, beta, mean, var, eps = norm
         centred = x - mean
@@ -153,11 +167,13 @@ class NumpyBackend(Backend):
         return dx, dgamma, dbeta
 
     def track(self, running_mean: Array, running_var: Array, mean: Array, var: Array, momentum: float) -> None:
+        """Update in place: running = momentum * running + (1 - momentum) * batch."""
         for running, batch in ((running_mean, mean), (running_var, var)):
             running[...] = momentum * running + (1 - momentum) * batch
 
     def dropout(self, x: Array, threshold: int, stream: int) -> Array:
-        z = np.arange(1, -(-x.size // 4) + 1, dtype=np.uint64) * GOLDEN + stream  # mix64, four numbers from each
+        """Compute y = x * mask * 65536 / (65536 - threshold), with the mask of `Backend.dropout`."""
+        z = np.arange(1, -(-x.size // 4) + 1, dtype=np.uint64) * GOLDEN + stream  # input of mix64, four numbers each
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
         z = (z ^ (z >> 27)) * 0x94D049BB133111EB
         numbers = (z ^ (z >> 31)).astype("<u8", copy=False).view("<u2")[: x.size]
@@ -167,21 +183,21 @@ class NumpyBackend(Backend):
     # ---- losses
 
     def loss_function(self, kind: str, l: Array) -> tuple[Array, Array]:
-        """f(l) and its derivative f'(l), both (N, 1)."""
+        """Compute f(l) and its derivative f'(l), both with the shape of l."""
         if kind not in ("softplus", "hinge", "linear"):
-            raise ValueError(f"a loss is softplus, hinge or linear, got {kind!r}")
+            raise ValueError(f"unknown kind of loss {kind!r}: choose softplus, hinge or linear")
         if kind == "softplus":  # log(1 + exp(l))
             return self.softplus(l), self.sigmoid(l)
         if kind == "hinge":  # max(0, 1 + l)
-            gap = 1 + l
-            is_open = (gap.real > 0).astype(l.dtype)
-            return gap * is_open, is_open
+            margin = 1 + l
+            mask = (margin.real > 0).astype(l.dtype)
+            return margin * mask, mask
         return l, np.ones_like(l)  # linear: l
 
     def discriminator_loss(
         self, kind: str, real_logits: Array, fake_logits: Array, smoothing: float = 0.0
     ) -> tuple[Array, Array, Array]:
-        """loss = mean (f(-l_real) + smoothing * l_real) + mean f(l_fake)"""
+        """Compute loss = mean (f(-l_real) + smoothing * l_real) + mean f(l_fake), and the gradients of both logits."""
         f_real, slope_real = self.loss_function(kind, -real_logits)
         f_fake, slope_fake = self.loss_function(kind, fake_logits)
         loss = self.batch_mean(f_real + smoothing * real_logits) + self.batch_mean(f_fake)
@@ -190,17 +206,18 @@ class NumpyBackend(Backend):
         return loss, d_real, d_fake
 
     def generator_loss(self, kind: str, fake_logits: Array, sign: int, weight: int) -> tuple[Array, Array]:
-        """loss = weight * mean f(sign * l_fake)"""
+        """Compute loss = weight * mean f(sign * l_fake), and the gradient of the logits."""
         f, slope = self.loss_function(kind, sign * fake_logits)
         return weight * self.batch_mean(f), weight * sign * slope / self.batch_sum(fake_logits.size)
 
     def mean_sigmoid(self, logits: Array) -> Array:
+        """Compute the mean of 1 / (1 + exp(-l)), a 0-d array."""
         return self.batch_mean(self.sigmoid(logits))
 
     # ---- updates in place
 
     def adam(self, w: Array, dw: Array, m: Array, v: Array, step: AdamStep) -> None:
-        """w -= lr * mhat / (sqrt(vhat) + eps), with mhat = m / (1 - beta1^t) and vhat = v / (1 - beta2^t)."""
+        """Update w -= lr * mhat / (sqrt(vhat) + eps), with mhat = m / (1 - beta1^t) and vhat = v / (1 - beta2^t)."""
         lr, beta1, beta2, eps, t = step
         m *= beta1
         m += (1 - beta1) * dw
@@ -209,11 +226,12 @@ class NumpyBackend(Backend):
         w -= lr / (1 - beta1**t) * m / (np.sqrt(1 / (1 - beta2**t) * v) + eps)
 
     def moving_average(self, average: Array, now: Array, share: float) -> None:
+        """Update in place: average += share * (now - average)."""
         average += share * (now - average)
 
 
 def windows(x: np.ndarray, kernel: int, stride: int, pad: Pad) -> np.ndarray:
-    """A view (N, P, Q, K, K, C) of x padded with zeros: [n,p,q,i,j,c] is xpad[n, p*stride+i, q*stride+j, c]."""
+    """Return a view (N, P, Q, K, K, C) of x padded with zeros: [n,p,q,i,j,c] is xpad[n, p*stride+i, q*stride+j, c]."""
     P, Q = (conv_size(size, kernel, stride, pad) for size in x.shape[1:3])
     before, after = pads(pad)
     xpad = np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
@@ -222,11 +240,11 @@ def windows(x: np.ndarray, kernel: int, stride: int, pad: Pad) -> np.ndarray:
 
 
 def limit_blas(threads: int) -> None:
-    """Limits the threads of the BLAS library, in which NumPy's matrix products run."""
+    """Limit the number of threads of the BLAS library, which computes NumPy's matrix products."""
     _blas().limit(limits=threads)
 
 
 @functools.cache
 def _blas() -> threadpoolctl.ThreadpoolController:
-    """NumPy has loaded its BLAS library before any backend starts, so it is looked for once."""
+    """Find the BLAS library. One search is enough, because NumPy has loaded BLAS before any backend starts."""
     return threadpoolctl.ThreadpoolController().select(user_api="blas")

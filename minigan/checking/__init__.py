@@ -1,1 +1,1 @@
-"""Checks of every gradient, and mistakes that prove that the checks work."""
+"""Checks of every gradient, and planted mistakes that show that the checks catch errors."""

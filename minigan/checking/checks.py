@@ -1,9 +1,12 @@
-"""What must be true of minigan, in checks small enough to run everywhere: `minigan gradcheck` runs them for a reader,
-the tests for every change, and `planted` proves that they catch mistakes.
+"""The checks of minigan's own layers, losses, optimizers and training steps.
 
-A check is a function of a backend that yields rows (see `gradcheck.Row`); CHECKS names them all. A gradient is compared
-with numerical derivatives. That shows the backward pass to fit the forward pass, and no more: so the forward pass is
-compared with plain loops or a closed formula, written here a second time and in another way.
+`minigan gradcheck` and the tests run them, and `planted` shows that they catch mistakes. They are small enough to run
+on any machine.
+
+A check is a function that takes a backend and yields rows (see `gradcheck.Row`). CHECKS lists all checks by name. Each
+gradient is compared with numerical derivatives. This comparison only shows that the backward pass agrees with the
+forward pass. The forward pass is therefore compared with an independent implementation: plain loops or a closed
+formula.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +43,7 @@ from minigan.checking.layer_checks import (
 )
 from minigan.checking.loss_optim_checks import loss_values, moving_average, optimizer_steps
 from minigan.checking.rows import Row, fact
-from minigan.layers import BatchNorm
+from minigan.layers import BatchNorm, LayerNorm
 
 __all__ = [
     "CHECKS",
@@ -80,31 +83,37 @@ CHECKS: dict[str, Callable] = {
 
 
 def report(backend, only: Callable[[str], bool] = lambda name: True) -> list[Row]:
-    """All rows of all checks on that backend, and of the whole steps of every preset."""
+    """Return the rows of all checks on the backend, including whole steps of every preset.
+
+    `only` selects the checks by name; "presets" is the name of the whole steps of the presets.
+    """
     checks = {**CHECKS, "presets": preset_steps}
     return [row for name, check in checks.items() if only(name) for row in check(backend)]
 
 
 def load(name: str):
-    """The backend of that name on one thread, because the arrays are small.
+    """Load the backend of that name with one thread, because the arrays are small.
 
-    It is loaded here so that `planted` gets that of its own copy of minigan.
+    `planted` calls this function in its own copy of minigan, so that it gets the backend of that copy.
     """
     return backends.load(name, threads=1)
 
 
 def weak(backend) -> Iterator[Row]:
-    """For comparison: what from-scratch projects usually test with. Freshly initialised layers, the gradient of sum(y)
-    (a cotangent of ones), a tolerance of 0.1, the losses likewise, and one step of each player that gives numbers."""
+    """Run the weak checks that from-scratch projects usually have; `planted` compares them with CHECKS.
+
+    They check freshly initialised layers with the gradient of sum(y) (a cotangent of ones) and a tolerance of 0.1. They
+    check the losses with the same tolerance, and that one step of each kind returns finite losses.
+    """
     rng = np.random.default_rng(16)
-    for what, layer, shape, how in layer_cases(backend, rng):
-        if isinstance(layer, BatchNorm):
-            layer = BatchNorm(layer.channels, eps=layer.eps).to(backend, np.float64)
+    for what, layer, shape, kwargs in layer_cases(backend, rng):
+        if isinstance(layer, BatchNorm | LayerNorm):
+            layer = type(layer)(layer.channels, eps=layer.eps).to(backend, np.float64)
         x = rng.standard_normal(shape)
         yield from gradcheck.check_layer(
-            layer, x, **how, cotangent=lambda rng, shape: np.ones(shape), tolerance=0.1, subject=what, coordinates=12
+            layer, x, **kwargs, cotangent=lambda rng, shape: np.ones(shape), tolerance=0.1, subject=what, coordinates=12
         )
-        y, _ = layer.forward(backend.asarray(x), **how)
+        y, _ = layer.forward(backend.asarray(x), **kwargs)
         yield fact(what, "y", bool(np.isfinite(backend.to_numpy(y)).all()), "not finite")
     for loss in losses.LOSSES.values():
         yield from gradcheck.check_loss(loss, rng.standard_normal((5, 1)), rng.standard_normal((5, 1)), tolerance=0.1)

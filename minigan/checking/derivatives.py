@@ -2,30 +2,35 @@
 
     rows = check(lambda: (t**3).sum(), lambda: {"t": 3 * t**2}, {"t": t})
 
-Two numerical derivatives along a direction d:
+There are two methods for the numerical derivative along a direction d:
 
     central    (f(T + h d) - f(T - h d)) / 2h      error about h^2 f'''/6 + eps |f|/h
-    complex    Im f(T + i h d) / h                 error about eps: nothing is subtracted
+    complex    Im f(T + i h d) / h                 error about eps, because nothing is subtracted
 
-h = 1e-5 balances the two errors of the first (its best h is about eps^(1/3) = 6e-6) and leaves about 1e-10; the
-tolerance of 1e-7 for a layer and 1e-6 for a whole step stand well above that and far below any mistake. The complex
-step (Squire and Trapp 1998) has h = 1e-20 and a tolerance of 1e-12, but it needs a function that is analytic and a
-backend that takes complex128: the reference. Where y is an array, f(T + h d) - f(T - h d) is summed after the
-subtraction, which keeps the terms that did not move out of the rounding.
+Central differences use h = 1e-5. This step balances the two errors (the best h is about eps^(1/3) = 6e-6) and leaves an
+error of about 1e-10. The tolerances of 1e-7 for a layer and 1e-6 for a whole step are well above this error, and far
+below the error that a mistake causes. If f has an array of terms, f(T - h d) is subtracted from f(T + h d) before the
+terms are summed, so that terms that do not change add no rounding error.
 
-The directions. Each coordinate by itself in a small tensor; in a large one random directions: an error e in the
-gradient shows as <e, d>, in proportion to |e|, against <gradient, d>, in proportion to |gradient|, wherever the error
-may be. All directions have the same length, lest h d grow with the tensor and the quotient's error with it.
+The complex step (Squire and Trapp 1998) uses h = 1e-20 and a tolerance of 1e-12. It needs an analytic function and a
+backend that supports complex128, which is the reference backend.
 
-The relative error of a tensor is max |analytic - numeric| / scale, where scale is the largest derivative of that tensor
-(element by element would divide rounding by rounding wherever a derivative is about 0), but at least what numerical
-derivatives can resolve to the tolerance: (rounding of f) / h / tolerance. A gradient that is exactly zero, as that of a
-bias in front of a batch norm, passes if the numerical one vanishes to rounding, and nothing else does.
+Directions. A small tensor is checked one coordinate at a time. A large tensor is checked along random directions d. An
+error e in the gradient changes the derivative <gradient, d> by <e, d>. The change is proportional to |e| and the
+derivative to |gradient|, so an error is found wherever it is in the tensor. All directions have the same length, so
+that the step h d, and with it the error of the difference quotient, does not grow with the size of the tensor.
 
-Kinks. Where a leaky unit's input is within h of 0, the difference quotient mixes two slopes; a smaller h mends that,
-and so h/10 and h/100 are tried before a derivative is called wrong. Where it is exactly 0 there is no derivative: the
-one-sided quotients (f(T + hd) - f(T)) / h and (f(T) - f(T - hd)) / h differ and go on differing. That is a "kink", and
-not a failure, but only if the same gradient proves right at a point nearby: kinks are isolated, mistakes are not.
+Relative error. The error of a tensor is max |analytic - numeric| / scale. The scale is the largest derivative of the
+tensor, because an elementwise quotient would only compare rounding errors where a derivative is about 0. The scale is
+at least (rounding error of f) / h / tolerance, the smallest derivative that the method can resolve to the tolerance. A
+gradient of exactly zero, such as that of a bias before a batch norm, passes only if the numerical derivative is zero up
+to rounding.
+
+Kinks. If the input of a leaky ReLU is within h of 0, the difference quotient mixes the two slopes. A smaller step
+avoids this, so h/10 and h/100 are tried before a derivative is reported as wrong. If the input is exactly 0, the
+derivative does not exist: the one-sided quotients (f(T + hd) - f(T)) / h and (f(T) - f(T - hd)) / h differ for every h.
+The verdict is then "kink", which is not a failure, provided that the same gradient is right at a nearby point. This
+condition separates kinks from mistakes, because a kink is isolated and a mistake is not.
 """
 
 import math
@@ -41,10 +46,10 @@ from minigan.checking.rows import Row
 
 STEP = {"central": 1e-5, "complex": 1e-20}
 TOLERANCE = {"central": 1e-7, "complex": 1e-12}
-WHOLE = 1e-6  # the tolerance of networks and steps: roundings add up along the way
-EXACT = 1e-12  # float64 against another order of the same sums
+NETWORK_TOLERANCE = 1e-6  # tolerance of networks and whole steps, where rounding errors accumulate
+EXACT = 1e-12  # tolerance of float64 results that are summed in another order
 EPS = 2.0**-52
-LENGTH = 8.0  # of a random direction
+LENGTH = 8.0  # norm of a random direction
 
 
 def check(
@@ -61,12 +66,15 @@ def check(
     rng: np.random.Generator | None = None,
     backend=None,
 ) -> list[Row]:
-    """One row for each tensor: is `gradient()[name]` the derivative of `value()` with respect to `tensors[name]`?
+    """Check that `gradient()[name]` is the derivative of `value()` with respect to `tensors[name]`, for each name.
 
-    value() gives a number, or an array of the terms whose sum is meant; gradient() the dict of the sum's gradients.
-    Both read the arrays in `tensors`, which are moved in place and put back bit for bit. A tensor of at most
-    `coordinates` numbers is tried in each, a larger one along so many random `directions`. With method="complex" the
-    tensors are complex128, and value() follows them.
+    Returns one row for each tensor.
+
+    `value` returns a number, or an array of terms whose sum is differentiated. `gradient` returns a dict with the
+    gradients of that sum. Both read the arrays in `tensors`. The check changes these arrays in place and restores them
+    bit for bit. A tensor with at most `coordinates` entries is checked in each entry, a larger tensor along
+    `directions` random directions. With method="complex" the arrays in `tensors` are complex128, and `value` computes
+    with them.
     """
     probe = _Probe(
         value,
@@ -87,7 +95,7 @@ def check(
 
 @dataclass
 class _Probe:
-    """One check at work: how the value is moved and measured."""
+    """The arguments of one call of `check`, and the steps of the comparison."""
 
     value: Callable
     tensors: dict
@@ -100,16 +108,19 @@ class _Probe:
     backend: Backend
 
     def terms(self) -> np.ndarray:
+        """Return the terms of f on the host."""
         return np.asarray(self.backend.to_numpy(self.value()))
 
     def rows(self, subject: str, grads: dict) -> list[Row]:
+        """Return one row for each tensor."""
         base = self.terms()
-        # What f cannot resolve: its rounding, which the central difference divides by h. 8 and 64 stand for the many
-        # operations that went into it.
+        # The rounding error of f, which the central difference divides by h. The factors 8 and 64 allow for the errors
+        # of the many operations in f.
         noise = np.linalg.norm(np.abs(base)) * EPS * (8 / self.step if self.method == "central" else 64)
         return [self.row(subject, name, grads.get(name), base, noise) for name in self.tensors]
 
     def row(self, subject, name, grad, base, noise) -> Row:
+        """Compare one gradient with the numerical derivatives along all probes."""
         start, T = time.perf_counter(), self.tensors[name]
 
         def row(error, where, analytic, numeric, verdict, compared=0):
@@ -127,13 +138,13 @@ class _Probe:
             return row(math.inf, str([int(i) for i in at]), float(grad[tuple(at)]), math.nan, "wrong")
         probes = self.probes(T.shape)
         analytic = np.array([np.sum(grad[at] * d) for _, at, d in probes])
-        numeric = np.array([self.slope(T, original, at, d, self.step) for _, at, d in probes])
+        numeric = np.array([self.derivative(T, original, at, d, self.step) for _, at, d in probes])
         scale = max(np.abs(analytic).max(), np.abs(numeric).max(), noise / self.tolerance, 1e-300)
         kinks = []
         for k, (_, at, d) in enumerate(probes):
             if self.method == "central" and not self.agree(analytic[k], numeric[k], scale):
                 for h in (self.step / 10, self.step / 100):
-                    finer = self.slope(T, original, at, d, h)
+                    finer = self.derivative(T, original, at, d, h)
                     if self.agree(analytic[k], finer, scale):
                         numeric[k] = finer
                         break
@@ -143,10 +154,10 @@ class _Probe:
                         kinks.append(k)
         errors = np.abs(analytic - numeric) / scale
         errors[np.isnan(errors)] = math.inf
-        sound = [k for k in range(len(probes)) if k not in kinks]
-        worst = max(sound or kinks, key=lambda k: errors[k])
+        smooth = [k for k in range(len(probes)) if k not in kinks]
+        worst = max(smooth or kinks, key=lambda k: errors[k])
         verdict = "right" if not kinks else "kink"
-        if sound and not errors[worst] <= self.tolerance:
+        if smooth and not errors[worst] <= self.tolerance:
             verdict = "wrong"
         elif kinks:
             worst = max(kinks, key=lambda k: errors[k])
@@ -155,46 +166,50 @@ class _Probe:
         )
 
     def agree(self, analytic, numeric, scale) -> bool:
+        """Return whether two derivatives are equal to the tolerance."""
         return abs(analytic - numeric) <= self.tolerance * scale
 
     def probes(self, shape) -> list[tuple]:
-        """(name, index, d): the entry at that index moves by h, or all move by h d."""
+        """Return tuples (name, index, d): the step h d is added to the entries at the index."""
         if math.prod(shape) <= self.coordinates:
             return [(str([int(i) for i in at]), at, 1.0) for at in np.ndindex(shape)]
         return [(f"direction {k}", ..., self.direction(shape)) for k in range(self.directions)]
 
     def direction(self, shape) -> np.ndarray:
+        """Draw a random direction of norm LENGTH."""
         d = self.rng.standard_normal(shape)
         return d * (LENGTH / np.linalg.norm(d))
 
-    def moved(self, T, original, at, change) -> np.ndarray:
-        """The terms of f where T is moved by that much at that index; T itself is put back."""
-        there = original.copy()
-        there[at] += change
-        T[...] = self.backend.asarray(there)
+    def terms_at(self, T, original, at, change) -> np.ndarray:
+        """Return the terms of f after `change` is added to T at the index `at`; restores T."""
+        changed = original.copy()
+        changed[at] += change
+        T[...] = self.backend.asarray(changed)
         try:
             return self.terms()
         finally:
             T[...] = self.backend.asarray(original)
 
-    def slope(self, T, original, at, d, h) -> float:
+    def derivative(self, T, original, at, d, h) -> float:
+        """Return the numerical derivative of f along d with step h."""
         if self.method == "complex":
-            return float(self.moved(T, original, at, 1j * h * d).imag.sum() / h)
-        return float((self.moved(T, original, at, h * d) - self.moved(T, original, at, -h * d)).sum() / (2 * h))
+            return float(self.terms_at(T, original, at, 1j * h * d).imag.sum() / h)
+        return float((self.terms_at(T, original, at, h * d) - self.terms_at(T, original, at, -h * d)).sum() / (2 * h))
 
     def one_sided(self, T, original, at, d, h, base) -> tuple[float, float]:
-        right = (self.moved(T, original, at, h * d) - base).sum() / h
-        left = (base - self.moved(T, original, at, -h * d)).sum() / h
+        """Return the left and the right difference quotient."""
+        right = (self.terms_at(T, original, at, h * d) - base).sum() / h
+        left = (base - self.terms_at(T, original, at, -h * d)).sum() / h
         return float(left), float(right)
 
     def right_nearby(self, gradient) -> bool:
-        """Is every gradient right, and no kink in sight, at a point near this one? Three points are tried."""
+        """Return whether every gradient is right, without kinks, at one of three random points near this one."""
         originals = {name: self.backend.to_numpy(T).copy() for name, T in self.tensors.items()}
         try:
             for _ in range(3):
                 for name, T in self.tensors.items():
-                    nudge = 0.01 * self.rng.standard_normal(T.shape)
-                    T[...] = self.backend.asarray(originals[name] + nudge)
+                    change = 0.01 * self.rng.standard_normal(T.shape)
+                    T[...] = self.backend.asarray(originals[name] + change)
                 if all(row.verdict == "right" for row in self.rows("", gradient())):
                     return True
             return False

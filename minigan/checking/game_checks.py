@@ -1,4 +1,4 @@
-"""Checks of the game: whole steps of both players, and the penalties on the discriminator."""
+"""Checks of whole training steps of both players, and of the penalties on the discriminator."""
 
 import math
 from collections.abc import Iterator
@@ -33,12 +33,15 @@ from minigan.layers import (
     fuse,
 )
 
-# One random direction shows any mistake; `preset_steps` tries more.
+# One random direction is enough to find a mistake; `preset_steps` uses more.
 FEW: dict[str, Any] = {"coordinates": 2, "directions": 1}
 
 
 def small_game(backend, rng) -> tuple:
-    """(G, D, real, z): every kind of layer in both players, batch norm in D too, and unequal batches."""
+    """Return (G, D, real, z): small networks with every kind of layer, and a real batch larger than that of the noise.
+
+    D has a batch norm too.
+    """
     G = Sequential(
         Dense(3, 8, bias=False, rng=rng),
         BatchNorm(8),
@@ -66,16 +69,16 @@ def small_game(backend, rng) -> tuple:
     for network in (G, D):
         randomize(network.to(backend, np.float64), rng)
     real, z = backend.asarray(rng.standard_normal((5, 8, 8, 1))), backend.asarray(rng.standard_normal((4, 3)))
-    put_back = gradcheck.keeper(G, D)
-    D.forward(real)  # takes dropout's first mask, as in a step
+    restore = gradcheck.save_buffers(G, D)
+    D.forward(real)  # uses dropout's first mask, as a step does
     fake_logits = backend.to_numpy(D.forward(G.forward(z)[0])[0])
-    put_back()
-    D.params["9.b"] -= np.median(fake_logits)  # so that there are fakes on both sides of 0
+    restore()
+    D.params["9.b"] -= np.median(fake_logits)  # so that the logits of the fakes have both signs
     return G, D, real, z
 
 
 def whole_steps(backend) -> Iterator[Row]:
-    """The gradients of whole steps, batch norm in both modes, dropout's mask held."""
+    """Check the gradients of whole steps, with batch norm in both modes and a fixed dropout mask."""
     smoothed = losses.smoothed(losses.minimax, 0.1)
     for which, loss, train in (
         ("discriminator", losses.non_saturating, True),
@@ -85,14 +88,15 @@ def whole_steps(backend) -> Iterator[Row]:
         ("simultaneous", losses.non_saturating, True),
     ):
         G, D, real, z = small_game(backend, np.random.default_rng(55))
-        # Equal batches once, or a cache of the wrong batch would only be a shape error.
+        # With train=True both batches have the same size. Otherwise using the wrong batch's cache would be a shape
+        # error.
         game = G, D, real[: len(z)] if train else real, z
         name = f"{which} step" if train else f"{which} step, running statistics"
         yield from gradcheck.check_step(which, *game, loss, train=train, subject=name, **FEW)
 
 
 def penalised_steps(backend) -> Iterator[Row]:
-    """The gradients of whole steps with each penalty, plain and fused."""
+    """Check the gradients of whole steps with each penalty, with plain and with fused networks."""
     for which, name, train, fused in (
         ("discriminator", "r1", True, False),
         ("discriminator", "wgan-gp", False, True),
@@ -102,7 +106,7 @@ def penalised_steps(backend) -> Iterator[Row]:
         G, D, real, z = small_game(backend, np.random.default_rng(38))
         G, D = (fuse(G), fuse(D)) if fused else (G, D)
 
-        def penalty(*batch, name=name):  # the same random points in every evaluation
+        def penalty(*batch, name=name):  # uses the same random points in every evaluation
             return penalties.named(name, weight=3.0, rng=np.random.default_rng(20))(*batch)
 
         subject = f"{which} step with {name}" + ", fused" * fused + ", running statistics" * (not train)
@@ -116,7 +120,7 @@ def penalised_steps(backend) -> Iterator[Row]:
 
 
 def isolation(backend) -> Iterator[Row]:
-    """Each step moves every parameter of its own player, and leaves every bit of the other's; and what it reports."""
+    """Check that each step changes all parameters of its own player and no bit of the other's, and check its report."""
     for which in ("discriminator", "generator", "simultaneous"):
         G, D, real, z = small_game(backend, np.random.default_rng(38))
         networks = {"G": G, "D": D}
@@ -144,7 +148,7 @@ def isolation(backend) -> Iterator[Row]:
 
 
 def compared_logits(backend) -> Iterator[Row]:
-    """A generator step hands D's logits of the real batch to a loss that compares them with those of the fakes."""
+    """Check that a generator step passes D's logits of the real batch to a loss that needs them."""
     G, D, real, z = small_game(backend, np.random.default_rng(21))
     seen = []
 
@@ -153,32 +157,32 @@ def compared_logits(backend) -> Iterator[Row]:
             seen.append(real_logits)
             return super().generator(fake_logits)
 
-    put_back = gradcheck.keeper(G, D)
-    D.forward(G.forward(z)[0])  # draws dropout's mask of the fakes
+    restore = gradcheck.save_buffers(G, D)
+    D.forward(G.forward(z)[0])  # draws the dropout mask of the fakes
     expected = backend.to_numpy(D.forward(real)[0])
-    put_back()
+    restore()
     step.generator_step(G, D, gradcheck.Recorder(), z, Comparing(), real=real)
     yield compare("generator step", "real logits", "D", backend.to_numpy(seen[0]), expected, EXACT)
 
 
 def bits(network) -> dict:
-    """Every parameter and statistic, to the bit. (Counters of dropout draws move with every draw.)"""
-    kept = {**network.params, **{name: b for name, b in network.buffers.items() if b.dtype.kind == "f"}}
-    return {name: network.backend.to_numpy(a).tobytes() for name, a in kept.items()}
+    """Return the bytes of every parameter and running statistic. Dropout's counters are left out."""
+    arrays = {**network.params, **{name: b for name, b in network.buffers.items() if b.dtype.kind == "f"}}
+    return {name: network.backend.to_numpy(a).tobytes() for name, a in arrays.items()}
 
 
 def statistics(network) -> dict:
-    """Batch norm's running statistics, as copies."""
+    """Return copies of batch norm's running statistics."""
     return {k: network.backend.to_numpy(b).copy() for k, b in network.buffers.items() if b.dtype.kind == "f"}
 
 
 def expected_report(which, G, D, real, z) -> dict:
-    """The losses and mean probabilities that the step must report, from plain formulas; leaves everything as it was."""
-    put_back = gradcheck.keeper(G, D)
+    """Compute the losses and mean probabilities that a step must report, from closed formulas; restores the buffers."""
+    restore = gradcheck.save_buffers(G, D)
     fake = G.forward(z)[0]
     real_logits: Any = None if which == "generator" else D.backend.to_numpy(D.forward(real)[0])
     fake_logits = D.backend.to_numpy(D.forward(fake)[0])
-    put_back()
+    restore()
     report = {}
     if which != "generator":
         report["d_loss"] = np.log(1 + np.exp(-real_logits)).mean() + np.log(1 + np.exp(fake_logits)).mean()
@@ -190,21 +194,24 @@ def expected_report(which, G, D, real, z) -> dict:
 
 
 def expected_statistics(which, G, D, real, z) -> dict:
-    """The running statistics after the step: a player's move in its own step only, D's on real, then on fakes."""
-    put_back = gradcheck.keeper(G, D)
+    """Compute the running statistics after a step; restores the buffers.
+
+    A player's statistics change in its own step only. D updates its statistics on the real batch and then on the fakes.
+    """
+    restore = gradcheck.save_buffers(G, D)
     before = {"G": statistics(G), "D": statistics(D)}
     fake = G.forward(z)[0]
     if which != "generator":
         D.forward(real)
     D.forward(fake)
     after = {"G": statistics(G), "D": statistics(D)}
-    put_back()
+    restore()
     return {p: after[p] if which in (gradcheck.PLAYERS[p], "simultaneous") else before[p] for p in before}
 
 
 def preset_steps(backend) -> Iterator[Row]:
-    """Whole steps of every architecture in `models`, fused, on small samples, without labels and with them."""
-    names = {preset.build: name for name, preset in models.PRESETS.items()}.values()  # one name for each table
+    """Check whole steps of every architecture in `models`, fused, on small batches, with and without labels."""
+    names = {preset.build: name for name, preset in models.PRESETS.items()}.values()  # one preset of each architecture
     for preset in names:
         shape = datasets.KINDS[models.PRESETS[preset].kind].example_shape
         for which, train, classes in (
@@ -217,13 +224,13 @@ def preset_steps(backend) -> Iterator[Row]:
             rng = np.random.default_rng(13)
             try:
                 G, D = models.build(preset, rng=rng, sample_shape=shape, classes=classes)
-            except UserError:  # this architecture takes no labels
+            except UserError:  # this architecture does not support labels
                 classes = 0
                 G, D = models.build(preset, rng=rng, sample_shape=shape)
             for network in (G, D):
                 randomize(network.to(backend, np.float64), rng)
             real, z = rng.standard_normal((4, *shape)), rng.standard_normal((4, *(G.noise_shape or ())))
-            G, D = fuse(G), fuse(D)  # as in a training; `small_game` above is plain
+            G, D = fuse(G), fuse(D)  # as in training; the networks of `small_game` are not fused
             subject = f"{preset}: {which}" + ("" if train else ", running statistics")
             yield from gradcheck.check_step(
                 which,
@@ -245,7 +252,7 @@ def preset_steps(backend) -> Iterator[Row]:
 
 
 def smooth_critic(backend, rng) -> Sequential:
-    """A discriminator through which all the terms of second derivatives pass."""
+    """Return a discriminator whose second derivatives contain every kind of term."""
     D = Sequential(
         SpectralNorm(Conv2d(1, 2, 3, stride=2, pad=1, rng=rng), rng=rng),
         BatchNorm(2),
@@ -263,7 +270,10 @@ def smooth_critic(backend, rng) -> Sequential:
 
 
 def penalty_gradients(backend) -> Iterator[Row]:
-    """Weight gradients of R1, R2 and WGAN-GP, i.e. second derivatives; their values; and the zero norm."""
+    """Check the values and weight gradients of R1, R2 and WGAN-GP, and WGAN-GP at gradient norm zero.
+
+    The weight gradients of a penalty are second derivatives of D.
+    """
     rng = np.random.default_rng(14)
     D = smooth_critic(backend, rng)
     real, fake = (backend.asarray(rng.standard_normal((3, 4, 4, 1))) for _ in range(2))
@@ -272,9 +282,9 @@ def penalty_gradients(backend) -> Iterator[Row]:
         return penalties.wgan_gp(D, real, fake, rng=np.random.default_rng(15), weight=7.0, train=train)
 
     before = bits(D)
-    put_back = gradcheck.keeper(D)
+    restore = gradcheck.save_buffers(D)
     value, grads = penalties.r1(D, real)
-    put_back()  # the same dropout mask
+    restore()  # the same dropout mask
     fused_value, fused_grads = penalties.r1(fuse(D), real)
     yield compare("R1 of a fused D", "value", "plain D", float(fused_value), float(value), 1e-12)
     for name, g in grads.items():
@@ -289,7 +299,7 @@ def penalty_gradients(backend) -> Iterator[Row]:
         yield from gradcheck.check_penalty(penalty, D, subject=what, **FEW)
         penalty(D)
         yield fact(what, "statistics", bits(D) == before, "the penalty moves D's parameters or running statistics")
-    # Values: the gradients of the images by central differences, sample by sample (running statistics: no crosstalk).
+    # Values: the image gradient of each sample by central differences. Running statistics keep the samples independent.
     share = backend.asarray(np.random.default_rng(15).random((3, 1, 1, 1)))
     for what, x, value, function in (
         ("R1", real, penalties.r1(D, real, weight=3.0, train=False)[0], lambda norm: 1.5 * norm**2),
@@ -297,8 +307,8 @@ def penalty_gradients(backend) -> Iterator[Row]:
         ("WGAN-GP", share * real + (1 - share) * fake, gp(D, False)[0], lambda norm: 7 * (norm - 1) ** 2),
     ):
         norms = np.linalg.norm(numeric_input_gradient(D, backend, x).reshape(3, -1), axis=1)
-        yield compare(what, "value", "central", float(value), function(norms).mean(), gradcheck.WHOLE)
-    # Labels, and second derivatives that begin at the images, with and without a gradient from above.
+        yield compare(what, "value", "central", float(value), function(norms).mean(), gradcheck.NETWORK_TOLERANCE)
+    # Labels, and second derivatives of the first layer, with and without a gradient from the layers above.
     labels = backend.asarray(np.array([1, 0, 1]))
     conditional = Sequential(
         Tanh(),
@@ -324,8 +334,8 @@ def penalty_gradients(backend) -> Iterator[Row]:
     yield from gradcheck.check_penalty(
         lambda D: penalties.r1(D, rows, weight=3.0), early, subject="R1 of the minibatch standard deviation", **FEW
     )
-    penalties.expect_second_derivatives(fuse(D))  # raises if a layer of it has none
-    # The penalties by name, as a step of the game takes them.
+    penalties.expect_second_derivatives(fuse(D))  # raises if a layer has no second derivative
+    # The penalties by name, as a training step calls them.
     plain = Sequential(*D.layers[:2], Tanh(), Flatten(), Dense(8, 1, rng=rng)).to(backend, np.float64)
     on_real, on_fake = (float(penalties.r1(plain, x, weight=3.0)[0]) for x in (real, fake))
     points = float(penalties.wgan_gp(plain, real, fake, rng=np.random.default_rng(15), weight=3.0)[0])
@@ -336,11 +346,14 @@ def penalty_gradients(backend) -> Iterator[Row]:
 
 
 def flat_discriminators(backend, rng) -> Iterator[Row]:
-    """WGAN-GP where D is flat at some samples or at all of them: their norm is 0, and its slope is taken as 0."""
+    """Check WGAN-GP if D is constant around some or all samples.
+
+    The gradient norm of such a sample is 0, and the derivative of the norm is defined as 0.
+    """
     D = Sequential(Flatten(), Dense(4, 3, bias=False, rng=rng), ReLU(), Dense(3, 1, rng=rng))
     randomize(D.to(backend, np.float64), rng)
     D.params["1.w"][...] = abs(D.params["1.w"])
-    sign = np.array([1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)  # all units are on, off, on
+    sign = np.array([1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)  # all hidden units are on, off, on in the three samples
     real, fake = (backend.asarray(sign * rng.uniform(0.5, 2, (3, 2, 2, 1))) for _ in range(2))
     value, _ = penalties.wgan_gp(D, real, fake, rng=np.random.default_rng(15), weight=7.0)
     norm = np.linalg.norm(backend.to_numpy(D.params["1.w"] @ D.params["3.w"]))
@@ -361,10 +374,10 @@ def flat_discriminators(backend, rng) -> Iterator[Row]:
 
 
 def numeric_input_gradient(D, backend, x, h=1e-5) -> np.ndarray:
-    """d(sum of logits)/dx by central differences."""
+    """Compute d(sum of logits)/dx by central differences."""
     x = backend.to_numpy(x)
     g = np.zeros_like(x)
-    for at in np.ndindex(x.shape[1:]):  # the same pixel of all samples at once: samples do not mix
+    for at in np.ndindex(x.shape[1:]):  # changes one pixel of all samples at once, because samples are independent
         step = np.zeros_like(x)
         step[:, *at] = h
         up, down = (backend.to_numpy(D.forward(backend.asarray(x + s), train=False)[0]) for s in (step, -step))

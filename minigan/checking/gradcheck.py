@@ -1,15 +1,16 @@
-"""Is a derivative right? Ask the function itself: move an input a little, and see how much the value moves.
+"""Compare the gradients of layers, networks, losses, penalties and training steps with numerical derivatives.
 
     for row in gradcheck.check_layer(Tanh(), x):
         print(row)
 
-`check` compares any gradient with numerical derivatives (see `derivatives`, which explains them); `check_layer`,
-`check_network`, `check_loss`, `check_step` and `check_penalty` set it up for each part of a GAN. All work in float64,
-on a copy, or put back what they move.
+`check` compares any gradient with numerical derivatives, which `derivatives` explains. `check_layer`, `check_network`,
+`check_loss`, `check_step` and `check_penalty` call it for each part of a GAN. They compute in float64. They work on a
+copy, or restore what they change.
 
-The value. A layer's y is an array, but a gradient belongs to a number: f = <c, y>, with a RANDOM cotangent c. With
-c = 1 everywhere, f = sum(y), whole classes of mistakes pass: behind a batch norm sum(y) is constant, so that dx = 0 and
-dx times 37 both look right, and a transposed or permuted gradient has the same sum.
+The value of a layer. The output y is an array, but a gradient is defined for a number. The checks therefore
+differentiate f = <c, y> with a RANDOM cotangent c. A cotangent of ones, which gives f = sum(y), misses whole classes of
+mistakes. For example, the sum of a batch norm's output is constant, so dx = 0 and dx times 37 both pass, and a
+transposed or permuted gradient has the same sum.
 """
 
 import copy
@@ -20,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 
 from minigan import backends, game
-from minigan.checking.derivatives import WHOLE, check
+from minigan.checking.derivatives import NETWORK_TOLERANCE, check
 from minigan.checking.rows import Row, compare, digest, table
 from minigan.layers import Layer
 from minigan.layers.base import Grads
@@ -31,8 +32,8 @@ from minigan.penalties import Penalty
 L = TypeVar("L", bound=Layer)
 
 __all__ = [
+    "NETWORK_TOLERANCE",
     "PLAYERS",
-    "WHOLE",
     "Recorder",
     "Row",
     "check",
@@ -43,15 +44,16 @@ __all__ = [
     "check_step",
     "compare",
     "digest",
-    "keeper",
     "random_cotangent",
     "randomize",
     "run_step",
+    "save_buffers",
     "table",
 ]
 
 
 def random_cotangent(rng, shape) -> np.ndarray:
+    """Draw a cotangent from the standard normal distribution."""
     return rng.standard_normal(shape)
 
 
@@ -67,34 +69,34 @@ def check_layer(
     subject: str | None = None,
     **options,
 ) -> list[Row]:
-    """dx and the gradient of every parameter, against the derivatives of f = <c, layer.forward(x)>.
+    """Compare dx and the gradient of every parameter with the derivatives of f = <c, layer.forward(x)>.
 
-    Works on a float64 copy. Buffers are put back before each pass, so that batch norm's statistics stay and dropout
-    draws the same mask. `options` are those of `check`.
+    Works on a float64 copy of the layer. Buffers are restored before each pass, so that batch norm keeps its running
+    statistics and dropout draws the same mask. `options` are passed to `check`.
     """
     rng = np.random.default_rng(0) if rng is None else rng
     backend = layer.backend
     exact = _copy(layer)
     x = backend.asarray(backend.to_numpy(x).astype(np.float64))
-    put_back = keeper(exact)
-    how = {"train": train} | ({} if labels is None else {"labels": labels})
-    c = backend.asarray(cotangent(rng, exact.forward(x, **how)[0].shape))
-    put_back()
+    restore = save_buffers(exact)
+    kwargs = {"train": train} | ({} if labels is None else {"labels": labels})
+    c = backend.asarray(cotangent(rng, exact.forward(x, **kwargs)[0].shape))
+    restore()
 
     def gradient():
-        put_back()
-        _, cache = exact.forward(x, **how)
+        restore()
+        _, cache = exact.forward(x, **kwargs)
         dx, grads = exact.backward(c.copy(), cache)
         return {"x": dx, **grads}
 
-    moving, moving_x, put_back_moving = exact, x, put_back
+    moving, moving_x, restore_moving = exact, x, restore
     if method == "complex":
         moving, moving_x = _copy(layer, np.complex128), backend.asarray(x, dtype=np.complex128)
-        put_back_moving = keeper(moving)
+        restore_moving = save_buffers(moving)
 
     def value():
-        put_back_moving()
-        return c * moving.forward(moving_x, **how)[0]
+        restore_moving()
+        return c * moving.forward(moving_x, **kwargs)[0]
 
     return check(
         value,
@@ -109,14 +111,14 @@ def check_layer(
 
 
 def check_network(network: Layer, x, *, tolerance: float | None = None, subject: str | None = None, **options):
-    """`check_layer` for a whole network, with a whole network's tolerance."""
+    """Run `check_layer` on a network, with the tolerance of networks."""
     if tolerance is None and options.get("method") != "complex":
-        tolerance = WHOLE
+        tolerance = NETWORK_TOLERANCE
     return check_layer(network, x, tolerance=tolerance, subject=subject or "network", **options)
 
 
 def check_loss(loss: Loss, real_logits, fake_logits, *, backend=None, **options) -> list[Row]:
-    """Both players' gradients of the logits against the derivatives of their losses, on the backend."""
+    """Compare the logits' gradients of both players' losses with the derivatives of the losses."""
     backend = backend or backends.reference()
     loss, options = loss.to(backend), {"backend": backend, **options}
     real, fake = (backend.asarray(np.array(l, np.float64)) for l in (real_logits, fake_logits))
@@ -141,13 +143,15 @@ def check_loss(loss: Loss, real_logits, fake_logits, *, backend=None, **options)
     )
 
 
-def check_penalty(penalty: Callable, D: Layer, *, tolerance: float = WHOLE, subject: str = "penalty", **options):
-    """The weight gradients of `penalty(D) -> (value, grads)` against the derivatives of its value."""
+def check_penalty(
+    penalty: Callable, D: Layer, *, tolerance: float = NETWORK_TOLERANCE, subject: str = "penalty", **options
+) -> list[Row]:
+    """Compare the weight gradients of `penalty(D) -> (value, grads)` with the derivatives of its value."""
     D = _copy(D)
-    put_back = keeper(D)
+    restore = save_buffers(D)
 
     def run(which):
-        put_back()
+        restore()
         return penalty(D)[which]
 
     return check(
@@ -172,47 +176,48 @@ def check_step(
     train: bool = True,
     labels=None,
     penalty: Penalty | None = None,
-    tolerance: float = WHOLE,
+    tolerance: float = NETWORK_TOLERANCE,
     subject: str | None = None,
     **options,
 ) -> list[Row]:
-    """The gradients that a whole step hands to its optimizers, against the derivatives of the player's true loss.
+    """Compare the gradients that a whole step passes to its optimizers with the derivatives of the player's loss.
 
-    `which` is "discriminator", "generator" or "simultaneous": the functions of `game`, run as they are, with optimizers
-    that record instead of moving anything. The true loss is the plain sentence: noise, fakes, logits, loss. Dropout has
-    the same masks in both, since the networks are called in the same order and its counters are put back. With
-    train=False both players compute with their running statistics and drop nothing.
+    `which` is "discriminator", "generator" or "simultaneous". It selects a function of `game`, which runs unchanged
+    with optimizers that record the gradients and change no weight. The expected loss is computed from its definition:
+    noise, fakes, logits, loss. Dropout has the same masks in both computations, because the networks are called in the
+    same order and the counters are restored. With train=False both players use their running statistics and no dropout.
+    Raises ValueError if `which` has another value.
     """
     if which not in (*PLAYERS.values(), "simultaneous"):
         raise ValueError(f"a step is discriminator, generator or simultaneous, got {which!r}")
     backend = G.backend
     G, D = _copy(G), _copy(D)
     real, z = (backend.asarray(backend.to_numpy(a).astype(np.float64)) for a in (real, z))
-    put_back = keeper(G, D)
-    as_asked = (lambda network: network) if train else _Evaluating
+    restore = save_buffers(G, D)
+    in_mode = (lambda network: network) if train else _EvalMode
 
     def gradient():
-        put_back()
+        restore()
         opt_g, opt_d = Recorder(), Recorder()
-        run_step(which, as_asked(G), as_asked(D), opt_g, opt_d, real, z, loss, labels, penalty)
+        run_step(which, in_mode(G), in_mode(D), opt_g, opt_d, real, z, loss, labels, penalty)
         grads = {}
         for player, optimizer in (("G", opt_g), ("D", opt_d)):
             grads |= {f"{player} {name}": grad for name, grad in (optimizer.grads or {}).items()}
         return grads
 
-    def play():
-        put_back()
+    def forward_passes():
+        restore()
         fake = G.forward(z, train, labels=labels)[0]
         real_logits = None if which == "generator" else D.forward(real, train, labels=labels)[0]
         return fake, real_logits, D.forward(fake, train, labels=labels)[0]
 
     def d_value():
-        fake, *logits = play()
+        fake, *logits = forward_passes()
         value = loss.discriminator(*logits)[0]
-        return value if penalty is None else value + penalty(as_asked(D), real, fake, labels)[0]
+        return value if penalty is None else value + penalty(in_mode(D), real, fake, labels)[0]
 
     rows = []
-    for player, network, value in (("D", D, d_value), ("G", G, lambda: loss.generator(play()[2])[0])):
+    for player, network, value in (("D", D, d_value), ("G", G, lambda: loss.generator(forward_passes()[2])[0])):
         if which in (PLAYERS[player], "simultaneous"):
             rows += check(
                 value,
@@ -230,19 +235,20 @@ PLAYERS = {"D": "discriminator", "G": "generator"}
 
 
 class Recorder(Optimizer):
-    """An optimizer that keeps the gradients and moves nothing."""
+    """An optimizer that records the gradients and changes no weight."""
 
     grads: Grads | None = None
 
     def __init__(self):
-        """Needs no network, because nothing moves."""
+        """Create the recorder. It needs no network."""
 
     def step(self, grads: Grads) -> None:
+        """Record the gradients."""
         self.grads = grads
 
 
 def run_step(which: str, G, D, opt_g, opt_d, real, z, loss: Loss, labels=None, penalty: Penalty | None = None) -> dict:
-    """The step of that name in `game`."""
+    """Run the step of `game` that `which` names, and return its report."""
     if which == "discriminator":
         return game.discriminator_step(G, D, opt_d, real, z, loss, labels, penalty)
     if which == "generator":
@@ -250,8 +256,8 @@ def run_step(which: str, G, D, opt_g, opt_d, real, z, loss: Loss, labels=None, p
     return game.simultaneous_step(G, D, opt_d, opt_g, real, z, loss, labels, penalty)
 
 
-class _Evaluating:
-    """A network that computes with train=False, whatever it is asked."""
+class _EvalMode:
+    """A wrapper that always runs the network with train=False."""
 
     def __init__(self, network):
         self.network = network
@@ -264,11 +270,11 @@ class _Evaluating:
 
 
 def randomize(network: L, rng: np.random.Generator) -> L:
-    """The network with every parameter and statistic drawn anew, in place; returns it.
+    """Draw new random values for every parameter and running statistic, in place; return the network.
 
-    A fresh network hides mistakes: biases are 0, gammas 1, running means 0, and DCGAN's weights are so small that all
-    derivatives are. Here no number is special: weights keep signals at about their size, the others are near their
-    usual values.
+    A fresh network hides mistakes, because its biases and running means are 0, its gammas are 1, and the weights of
+    DCGAN are so small that all derivatives are small too. The random weights keep the scale of the signal, and the
+    other tensors are close to their usual values.
     """
 
     def draw(name, shape):
@@ -291,12 +297,12 @@ def _copy(layer: L, dtype=np.float64) -> L:
     return copy.deepcopy(layer).to(layer.backend, dtype)
 
 
-def keeper(*networks: Layer) -> Callable:
-    """A function that puts every buffer back to what it is now."""
-    kept = [(b, net.backend.to_numpy(b).copy(), net.backend) for net in networks for b in net.buffers.values()]
+def save_buffers(*networks: Layer) -> Callable:
+    """Save the values of all buffers; return a function that restores them."""
+    saved = [(b, net.backend.to_numpy(b).copy(), net.backend) for net in networks for b in net.buffers.values()]
 
-    def put_back():
-        for buffer, value, backend in kept:
-            buffer[...] = value if isinstance(buffer, np.ndarray) else backend.asarray(value)  # counters: on the host
+    def restore():
+        for buffer, value, backend in saved:  # counters are NumPy arrays on every backend
+            buffer[...] = value if isinstance(buffer, np.ndarray) else backend.asarray(value)
 
-    return put_back
+    return restore

@@ -1,4 +1,4 @@
-"""Checks of the layers: gradients, values, the contract, the statistics and the fresh weights."""
+"""Checks of the layers: gradients, values, the layer contract, running statistics and initial weights."""
 
 import copy
 import math
@@ -19,6 +19,7 @@ from minigan.layers import (
     Dropout,
     Flatten,
     Identity,
+    LayerNorm,
     LeakyReLU,
     MinibatchStdDev,
     OneHot,
@@ -35,9 +36,12 @@ from minigan.layers import (
 
 
 def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.Layer, tuple, dict]]:
-    """(what, layer, shape of x, arguments of forward): every kind of layer in every mode, with random parameters."""
+    """Yield (what, layer, shape of x, keyword arguments of forward) for every kind of layer in every mode.
+
+    The parameters are random.
+    """
     labels = backend.asarray(np.array([2, 0, 1, 1]))
-    for what, layer, shape, how in (
+    for what, layer, shape, kwargs in (
         ("Dense", Dense(5, 3, rng=rng), (4, 5), {}),
         ("Dense, no bias", Dense(5, 3, bias=False, rng=rng), (4, 5), {}),
         ("Conv2d 3x3", Conv2d(2, 3, 3, pad=1, rng=rng), (2, 4, 3, 2), {}),
@@ -56,6 +60,8 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
         ("BatchNorm of images", BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
         ("BatchNorm of rows", BatchNorm(4), (5, 4), {}),
         ("BatchNorm, running statistics", BatchNorm(4, eps=1e-3), (5, 4), {"train": False}),
+        ("LayerNorm of images", LayerNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
+        ("LayerNorm of rows", LayerNorm(4), (5, 4), {}),
         ("OneHot", OneHot(3), (4, 5), {"labels": labels}),
         ("Projection", Projection(5, 3, rng=rng), (4, 5), {"labels": labels}),
         ("MinibatchStdDev", MinibatchStdDev(3, strength=2.0), (4, 6), {"labels": labels}),
@@ -82,16 +88,16 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
             {"labels": labels},
         ),
         ("Identity", Identity(), (4, 5), {}),
-        *((f"fused {what}", network, shape, how) for what, network, shape, how in fusable(rng)),
+        *((f"fused {what}", network, shape, kwargs) for what, network, shape, kwargs in fusable(rng)),
     ):
         layer = randomize(layer.to(backend, dtype), rng)
-        yield what, fuse(layer) if isinstance(layer, Sequential) and what.startswith("fused") else layer, shape, how
+        yield what, fuse(layer) if isinstance(layer, Sequential) and what.startswith("fused") else layer, shape, kwargs
 
 
 def fusable(rng) -> Iterator[tuple[str, Sequential, tuple, dict]]:
-    """(what, network, shape of x, arguments of forward): every pair of layers that `fuse` merges, in every mode."""
+    """Yield (what, network, shape of x, keyword arguments of forward) for each pair of layers that `fuse` merges."""
     for activation in (LeakyReLU(0.3), ReLU()):
-        for layer, shape, how in (
+        for layer, shape, kwargs in (
             (Dense(5, 3, rng=rng), (4, 5), {}),
             (Conv2d(2, 3, 3, pad=1, rng=rng), (2, 3, 3, 2), {}),
             (ConvTranspose2d(3, 2, 4, stride=2, pad=1, rng=rng), (2, 3, 2, 3), {}),
@@ -100,24 +106,26 @@ def fusable(rng) -> Iterator[tuple[str, Sequential, tuple, dict]]:
             (BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
             (BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {"train": False}),
         ):
-            mode = ", running statistics" if how else ""
-            yield f"{layer!r} + {activation!r}{mode}", Sequential(layer, activation), shape, how
+            mode = ", running statistics" if kwargs else ""
+            yield f"{layer!r} + {activation!r}{mode}", Sequential(layer, activation), shape, kwargs
 
 
 def fused_equals_plain(backend) -> Iterator[Row]:
-    """A fused pair computes what the two layers do: y, gradients, statistics and second derivatives, to 1e-12."""
+    """Check that a fused pair computes the same as its two layers, to 1e-12.
+
+    This includes y, the gradients, the running statistics and the second derivatives.
+    """
     rng = np.random.default_rng(17)
-    for what, plain, shape, how in fusable(rng):
+    for what, plain, shape, kwargs in fusable(rng):
         randomize(plain.to(backend, np.float64), rng)
-        twin = copy.deepcopy(plain)
-        fused = fuse(twin)
+        fused = fuse(copy.deepcopy(plain))
         merged = type(fused.layers[1]) is Identity and fused.params.keys() == plain.params.keys()
         yield fact(what, "merged", merged, "the two layers were not merged, or a parameter has another name")
         x, tx = (backend.asarray(rng.standard_normal(shape)) for _ in range(2))
         results = []
         for network in (plain, fused):
             draw = np.random.default_rng(18)
-            y, cache = network.forward(x, **how)
+            y, cache = network.forward(x, **kwargs)
             dy, dty = (backend.asarray(draw.standard_normal(y.shape)) for _ in range(2))
             dx, grads = network.backward(dy, cache)
             only_dx, no_grads = network.backward(dy, cache, need_grads=False)
@@ -130,14 +138,14 @@ def fused_equals_plain(backend) -> Iterator[Row]:
             found |= {f"tangent d{name}": g for name, g in second[2].items()}
             found |= {f"buffer {name}": b for name, b in network.buffers.items()}
             results.append({name: backend.to_numpy(a) for name, a in found.items()})
-            yield fact(what, "not needed", no_grads is None and no_dx is None, "what was not asked for is not None")
+            yield fact(what, "not needed", no_grads is None and no_dx is None, "an unneeded gradient is not None")
         for name, expected in results[0].items():
             yield compare(what, name, "plain layers", results[1][name], expected, 1e-12)
     yield from unfusable(backend)
 
 
 def unfusable(backend) -> Iterator[Row]:
-    """What `fuse` must leave alone."""
+    """Check that `fuse` leaves other layers unchanged."""
     rng = np.random.default_rng(22)
     for layer in (
         Dense(3, 2, bias=False, rng=rng),
@@ -145,25 +153,29 @@ def unfusable(backend) -> Iterator[Row]:
         Tanh(),
     ):
         network = Sequential(layer, LeakyReLU(0.2)).to(backend)
-        alone = fuse(network).layers == network.layers
-        yield fact(f"{layer!r} + LeakyReLU", "left alone", alone, "there is no pass to share, and it was merged")
+        unchanged = fuse(network).layers == network.layers
+        yield fact(f"{layer!r} + LeakyReLU", "not merged", unchanged, "layers without a fused pass were merged")
 
 
 def layer_gradients(backend) -> Iterator[Row]:
-    """dx and every parameter's gradient; on the reference by complex step too."""
+    """Check dx and the gradient of every parameter. The reference backend is also checked by complex step."""
     rng = np.random.default_rng(1)
-    for what, layer, shape, how in layer_cases(backend, rng):
+    for what, layer, shape, kwargs in layer_cases(backend, rng):
         x = rng.standard_normal(shape)
         for method in ("central", "complex") if backend.takes_complex else ("central",):
-            yield from gradcheck.check_layer(layer, x, **how, method=method, subject=what, coordinates=24, rng=rng)
+            yield from gradcheck.check_layer(layer, x, **kwargs, method=method, subject=what, coordinates=24, rng=rng)
 
 
 def layer_contract(backend) -> Iterator[Row]:
-    """float32 in, float32 out; a gradient that is not needed is None and changes no other; inputs stay as they are."""
+    """Check the layer contract.
+
+    float32 in gives float32 out. A gradient that is not needed is None, and its absence does not change the other
+    gradients. x and dy are not written to.
+    """
     rng = np.random.default_rng(2)
-    for what, layer, shape, how in layer_cases(backend, rng, np.float32):
+    for what, layer, shape, kwargs in layer_cases(backend, rng, np.float32):
         x = backend.asarray(rng.standard_normal(shape), dtype=np.float32)
-        y, cache = layer.forward(x, **how)
+        y, cache = layer.forward(x, **kwargs)
         dy = backend.asarray(rng.standard_normal(y.shape), dtype=np.float32)
         x_before, dy_before = backend.to_numpy(x).copy(), backend.to_numpy(dy).copy()
         dx, grads = layer.backward(dy, cache)
@@ -173,24 +185,25 @@ def layer_contract(backend) -> Iterator[Row]:
         yield fact(what, "inputs", untouched, "x or dy was written to")
         dx_only, no_grads = layer.backward(dy, cache, need_grads=False)
         no_dx, grads_only = layer.backward(dy, cache, need_dx=False)
-        spared = no_grads is None and no_dx is None and grads_only.keys() == grads.keys() == layer.params.keys()
-        yield fact(what, "not needed", spared, "what was not asked for is not None")
+        omitted = no_grads is None and no_dx is None and grads_only.keys() == grads.keys() == layer.params.keys()
+        yield fact(what, "not needed", omitted, "an unneeded gradient is not None")
         same = [(dx, dx_only), *((grads[name], grads_only[name]) for name in grads)]
         alike = all(np.array_equal(*map(backend.to_numpy, pair)) for pair in same)
-        yield fact(what, "frozen", alike, "a gradient depends on what else was asked for")
+        yield fact(what, "frozen", alike, "a gradient depends on which other gradients are needed")
 
 
 def second_derivative_contract(backend) -> Iterator[Row]:
-    """`tangent` is the adjoint of `backward`, and `tangent_backward` is additive in (dy, dty).
+    """Check that `tangent` is the adjoint of `backward`, and `tangent_backward` against numerical derivatives.
 
-    A dy of None is zero, and what is not needed is None.
+    The numerical derivatives are those of <dy, y> + <dty, ty>. `tangent_backward` is additive in
+    (dy, dty), a dy of None counts as zero, and a gradient that is not needed is None.
     """
     rng = np.random.default_rng(23)
-    for what, layer, shape, how in layer_cases(backend, rng):
+    for what, layer, shape, kwargs in layer_cases(backend, rng):
         if any(type(inner).tangent is layers.Layer.tangent for inner in (layer, *layer.inner())):
-            continue  # it, or a layer of it, has no rule for second derivatives
+            continue  # the layer, or a layer inside it, has no rule for second derivatives
         x, tx = (backend.asarray(rng.standard_normal(shape)) for _ in range(2))
-        y, cache = layer.forward(x, **how)
+        y, cache = layer.forward(x, **kwargs)
         dy, dty = (backend.asarray(rng.standard_normal(y.shape)) for _ in range(2))
         dx, grads = layer.backward(dy, cache)
         ty, tangent_cache = layer.tangent(tx, cache)
@@ -198,37 +211,59 @@ def second_derivative_contract(backend) -> Iterator[Row]:
         yield compare(what, "<dy,ty>=<dx,tx>", "adjoint", left, right, EXACT)
         both = layer.tangent_backward(dy, dty, cache, tangent_cache)
         alone = layer.tangent_backward(None, dty, cache, tangent_cache)
-        spared = layer.tangent_backward(dy, dty, cache, tangent_cache, need_dx=False)
+        grads_only = layer.tangent_backward(dy, dty, cache, tangent_cache, need_dx=False)
         expected = dx if alone[0] is None else alone[0] + dx
         yield compare(what, "dx", "sum", backend.to_numpy(both[0]), backend.to_numpy(expected), EXACT)
         yield compare(what, "dtx", "sum", backend.to_numpy(both[1]), backend.to_numpy(alone[1]), EXACT)
-        keys = list(both[2]) == list(alone[2]) == list(spared[2]) == list(layer.params)
-        yield fact(what, "not needed", keys and spared[0] is None and spared[1] is None, "dx is not None, or the keys")
+        keys = list(both[2]) == list(alone[2]) == list(grads_only[2]) == list(layer.params)
+        omitted = grads_only[0] is None and grads_only[1] is None
+        yield fact(what, "not needed", keys and omitted, "dx or dtx is not None, or the keys differ")
         for name, g in grads.items():
-            yield compare(
-                what, name, "sum", backend.to_numpy(both[2][name]), backend.to_numpy(alone[2][name] + g), EXACT
+            whole, apart, without_dx = (
+                backend.to_numpy(v) for v in (both[2][name], alone[2][name] + g, grads_only[2][name])
             )
-            yield compare(
-                what, name, "alone", backend.to_numpy(spared[2][name]), backend.to_numpy(both[2][name]), EXACT
-            )
+            yield compare(what, name, "sum", whole, apart, EXACT)
+            yield compare(what, name, "alone", without_dx, whole, EXACT)
+        yield from second_derivatives(what, layer, kwargs, {"x": x, "tx": tx}, {"y": dy, "ty": dty})
+
+
+def second_derivatives(what, layer, kwargs, variables: dict, cotangents: dict) -> list[Row]:
+    """Compare (dx, dtx, grads) of `tangent_backward` with numerical derivatives of <dy, y> + <dty, ty>."""
+    backend, restore = layer.backend, gradcheck.save_buffers(layer)
+    x, tx, dy, dty = variables["x"], variables["tx"], cotangents["y"], cotangents["ty"]
+
+    def value():
+        restore()
+        y, cache = layer.forward(x, **kwargs)
+        return backend.xp.stack([dy * y, dty * layer.tangent(tx, cache)[0]])
+
+    def gradient():
+        restore()
+        _, cache = layer.forward(x, **kwargs)
+        _, tangent_cache = layer.tangent(tx, cache)
+        dx, dtx, grads = layer.tangent_backward(dy, dty, cache, tangent_cache)
+        return {"x": dx, "tx": dtx, **grads}
+
+    tensors = {**variables, **layer.params}
+    return gradcheck.check(value, gradient, tensors, subject=what, backend=backend, coordinates=2, directions=1)
 
 
 def forward_values(backend) -> Iterator[Row]:
-    """What each layer computes, against plain loops and formulas."""
+    """Compare the output of each layer with plain loops and formulas."""
     rng = np.random.default_rng(3)
-    for what, layer, shape, how in layer_cases(backend, rng):
+    for what, layer, shape, kwargs in layer_cases(backend, rng):
         if isinstance(layer, Dropout | Sequential):
             continue
         x = rng.standard_normal(shape)
-        expected = plain_forward(layer, x, **how)
-        y, _ = layer.forward(backend.asarray(x), **how)
-        # Spectral norm adds 1e-12 under its root.
+        expected = plain_forward(layer, x, **kwargs)
+        y, _ = layer.forward(backend.asarray(x), **kwargs)
+        # Spectral norm adds 1e-12 under its square root.
         tolerance = 10 * EXACT if isinstance(layer, SpectralNorm) else EXACT
         yield compare(what, "y", "plain loops", backend.to_numpy(y), expected, tolerance)
 
 
 def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.ndarray:
-    """The layer's y as its definition says it, slowly."""
+    """Compute the layer's y slowly, directly from its definition."""
     if isinstance(layer, SpectralNorm):
         inner = copy.copy(layer.layer)
         w = layer.backend.to_numpy(layer.params["w"])
@@ -262,6 +297,9 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         rows = x.reshape(-1, layer.channels)
         mean, var = (np.mean(rows, 0), np.var(rows, 0)) if train else (buffers["mean"], buffers["var"])
         return p["gamma"] * (x - mean) / np.sqrt(var + layer.eps) + p["beta"]
+    if isinstance(layer, LayerNorm):
+        xhat = [(sample - np.mean(sample)) / np.sqrt(np.var(sample) + layer.eps) for sample in x]
+        return p["gamma"] * np.array(xhat) + p["beta"]
     if isinstance(layer, LeakyReLU | ReLU):
         return np.maximum(x, 0) + layer.slope * np.minimum(x, 0)
     if isinstance(layer, Tanh):
@@ -270,12 +308,14 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         return 1 / (1 + np.exp(-x))
     if isinstance(layer, Upsample):
         return np.kron(x, np.ones((1, layer.factor, layer.factor, 1)))
+    if not isinstance(layer, Flatten | Identity | Reshape):
+        raise NotImplementedError(f"plain_forward does not know {layer!r}: add its formula")
     shape = layer.shape if isinstance(layer, Reshape) else (-1,)
     return np.stack([np.array(list(sample.flat)).reshape(shape) for sample in x])
 
 
 def plain_conv(x, w, stride, pad) -> np.ndarray:
-    """The sum of `minigan.backends`, one product at a time."""
+    """Compute the convolution that `minigan.backends` defines, one product at a time."""
     (N, H, W, _), (K, _, _, O), (before, after) = x.shape, w.shape, pad
     P, Q = ((size + before + after - K) // stride + 1 for size in (H, W))
     y = np.zeros((N, P, Q, O), x.dtype)
@@ -287,7 +327,7 @@ def plain_conv(x, w, stride, pad) -> np.ndarray:
 
 
 def plain_conv_transpose(x, w, stride, pad, output_pad) -> np.ndarray:
-    """Each pixel of x paints its multiple of the kernel onto y."""
+    """Add to y, for each pixel of x, the kernel multiplied by that pixel."""
     (N, H, W, _), (K, _, O, _), (before, after) = x.shape, w.shape, pad
     P, Q = (stride * (size - 1) + K - before - after + output_pad for size in (H, W))
     y = np.zeros((N, P, Q, O), x.dtype)
@@ -299,24 +339,27 @@ def plain_conv_transpose(x, w, stride, pad, output_pad) -> np.ndarray:
 
 
 def adjointness(backend) -> Iterator[Row]:
-    """<conv(x), y> = <x, conv_transpose(y)> with one weight in both layers."""
+    """Check that <conv(x), y> = <x, conv_transpose(y)> if both layers have the same weight."""
     rng = np.random.default_rng(4)
     for K, stride, pad, H in ((3, 1, 1, 5), (4, 2, 1, 6), (5, 2, (1, 2), 6), (5, 3, 0, 9)):
         conv = Conv2d(3, 5, K, stride=stride, pad=pad, bias=False, rng=rng).to(backend, np.float64)
         output_pad = (H + sum(conv.pad) - K) % stride  # the pixels that the last window does not reach
-        back = ConvTranspose2d(5, 3, K, stride=stride, pad=pad, output_pad=output_pad, bias=False, rng=rng)
-        back.to(backend, np.float64)
-        back.params["w"] = conv.params["w"]
+        transpose = ConvTranspose2d(5, 3, K, stride=stride, pad=pad, output_pad=output_pad, bias=False, rng=rng)
+        transpose.to(backend, np.float64)
+        transpose.params["w"] = conv.params["w"]
         x = rng.standard_normal((2, H, H, 3))
         conv_x = backend.to_numpy(conv.forward(backend.asarray(x))[0])
         y = rng.standard_normal(conv_x.shape)
-        back_y = backend.to_numpy(back.forward(backend.asarray(y))[0])
-        left, right = (conv_x * y).sum(), (x * back_y).sum()
+        transpose_y = backend.to_numpy(transpose.forward(backend.asarray(y))[0])
+        left, right = (conv_x * y).sum(), (x * transpose_y).sum()
         yield compare(f"{conv!r}", "<Cx,y>=<x,C'y>", "adjoint", left, right, EXACT)
 
 
 def batch_statistics(backend) -> Iterator[Row]:
-    """running = momentum * running + (1 - momentum) * batch, when training and tracking, else unmoved."""
+    """Check that running = momentum * running + (1 - momentum) * batch with train=True and track=True.
+
+    Otherwise the running statistics do not change.
+    """
     rng = np.random.default_rng(5)
     layer = randomize(BatchNorm(3, momentum=0.8).to(backend, np.float64), rng)
     x = rng.standard_normal((6, 2, 2, 3))
@@ -339,13 +382,17 @@ def batch_statistics(backend) -> Iterator[Row]:
 
 
 def dropped_units(backend) -> Iterator[Row]:
-    """Kept units are scaled to keep the mean, draws differ, the counter counts, and 4 draws are the known bits."""
+    """Check dropout's scaling, rates and draws.
+
+    Kept units are scaled so that the mean is unchanged, each pass draws another mask, and the counter of draws decides
+    the mask.
+    """
     rate, n = 0.25, 40_000
     layer = Dropout(rate, rng=np.random.default_rng(6)).to(backend, np.float64)
     ones = backend.asarray(np.ones((4, n // 4)))
     first, second = (backend.to_numpy(layer.forward(ones)[0]) for _ in range(2))
     yield compare("Dropout", "values", "formula", np.unique(first), np.array([0.0, 1 / (1 - rate)]), EXACT)
-    sigma = math.sqrt(rate / (1 - rate) / n)  # of the mean of n units
+    sigma = math.sqrt(rate / (1 - rate) / n)  # standard deviation of the mean of n units
     yield compare("Dropout", "mean of y", "statistics", first.mean(), 1.0, 4 * sigma)
     both = ((first > 0) & (second > 0)).mean()
     yield compare("Dropout", "kept twice", "statistics", both, (1 - rate) ** 2, 4 * sigma)
@@ -353,18 +400,18 @@ def dropped_units(backend) -> Iterator[Row]:
     yield compare("Dropout", "neighbours kept", "statistics", neighbours, (1 - rate) ** 2, 4 * sigma)
     yield fact("Dropout", "draws", int(layer.buffers["draws"]) == 2, "the counter of draws is not 2 after 2 passes")
     layer.buffers["draws"][...] = 0
-    again = backend.to_numpy(layer.forward(ones)[0])
-    yield fact("Dropout", "same again", np.array_equal(first, again), "the same count of draws gives another mask")
+    repeated = backend.to_numpy(layer.forward(ones)[0])
+    yield fact("Dropout", "same counter", np.array_equal(first, repeated), "the same count of draws gives another mask")
     kept, _ = Dropout(0.0, rng=np.random.default_rng(6)).to(backend).forward(ones)
     yield fact("Dropout", "rate 0", np.array_equal(backend.to_numpy(kept), np.ones((4, n // 4))), "it drops units")
     few, _ = Dropout(1 - 1e-9, rng=np.random.default_rng(6)).to(backend).forward(ones)  # the rate is rounded
     yield fact("Dropout", "rate near 1", np.isfinite(backend.to_numpy(few)).all(), "a unit is infinite")
     layer.forward(ones, train=False)
-    yield fact("Dropout", "no draw", int(layer.buffers["draws"]) == 1, "a pass that does not train took a draw")
+    yield fact("Dropout", "no draw", int(layer.buffers["draws"]) == 1, "a pass with train=False advances the counter")
 
 
 def initial_weights(backend) -> Iterator[Row]:
-    """The spread of fresh weights."""
+    """Check the mean and standard deviation of initial weights."""
     n, n_in, n_out = 300 * 200, 300, 200
     for what, init, std in (
         ("normal(0.02)", layers.normal(0.02), 0.02),

@@ -11,13 +11,18 @@ from minigan.checking.derivatives import EXACT
 from minigan.checking.rows import Row, compare, fact
 from minigan.layers import BatchNorm, Dense, Dropout, Sequential
 
-# Both signs, and both sides of the margins of hinge, 1 for real and -1 for fake; unequal batches.
+# The logits have both signs and are on both sides of the hinge margins, 1 for real and -1 for fake. The batch sizes
+# differ.
 REAL_LOGITS = np.array([[-2.6], [-0.4], [0.3], [1.7], [3.1]])
 FAKE_LOGITS = np.array([[-3.2], [-1.4], [-0.6], [2.3]])
 
 
 def loss_values(backend) -> Iterator[Row]:
-    """The players' losses against log(1 + exp) written out, their gradients against derivatives, and the extremes."""
+    """Check the losses and their gradients.
+
+    The values are compared with formulas of log(1 + exp), the gradients with numerical derivatives, and the results at
+    logits of +-100 with the limits.
+    """
     rng = np.random.default_rng(8)
     real, fake = REAL_LOGITS, FAKE_LOGITS
     ours = [backend.asarray(l) for l in (real, fake)]
@@ -25,7 +30,8 @@ def loss_values(backend) -> Iterator[Row]:
     def log1pexp(l):
         return np.logaddexp(0, l)
 
-    plain = {  # -log sigmoid(l) = log(1 + exp(-l)), -log(1 - sigmoid(l)) = log(1 + exp(l)); 0.9 and 0.1: smoothing
+    # -log sigmoid(l) = log(1 + exp(-l)) and -log(1 - sigmoid(l)) = log(1 + exp(l)). Smoothed labels are 0.9 and 0.1.
+    plain = {
         "non_saturating": (log1pexp(-real).mean() + log1pexp(fake).mean(), log1pexp(-fake).mean()),
         "minimax": (log1pexp(-real).mean() + log1pexp(fake).mean(), -log1pexp(fake).mean()),
         "smoothed": (
@@ -34,8 +40,8 @@ def loss_values(backend) -> Iterator[Row]:
         ),
         "hinge": (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(), -fake.mean()),
     }
-    tried = {**losses.LOSSES, "smoothed": losses.smoothed(losses.non_saturating, 0.1)}
-    for name, loss in tried.items():
+    tested = {**losses.LOSSES, "smoothed": losses.smoothed(losses.non_saturating, 0.1)}
+    for name, loss in tested.items():
         for method in ("central", "complex") if backend.takes_complex else ("central",):
             yield from gradcheck.check_loss(loss, real, fake, backend=backend, method=method, subject=name)
         got = [float(loss.discriminator(*ours)[0]), float(loss.generator(ours[1])[0])]
@@ -58,7 +64,10 @@ def loss_values(backend) -> Iterator[Row]:
 
 
 def classifier_loss(rng, backend) -> Iterator[Row]:
-    """-log of the label's share of exp(logit), and that it neither overflows nor changes its dtype."""
+    """Check the cross entropy, its gradient and its dtype, and that it does not overflow.
+
+    The cross entropy is -log of the label's share of the sum of exp(logit).
+    """
     plain, labels = rng.standard_normal((5, 4)), np.array([3, 0, 1, 1, 2])
     logits, ours = backend.asarray(plain), backend.asarray(labels)
     for method in ("central", "complex") if backend.takes_complex else ("central",):
@@ -84,7 +93,7 @@ def classifier_loss(rng, backend) -> Iterator[Row]:
 
 
 def optimizer_steps(backend) -> Iterator[Row]:
-    """Five steps against the sums that the recursions stand for."""
+    """Compare five steps of each optimizer with explicit sums over the past gradients."""
     rng = np.random.default_rng(9)
     T = 5
     dws = rng.standard_normal((T, 3, 2))
@@ -117,7 +126,7 @@ def optimizer_steps(backend) -> Iterator[Row]:
             untouched = np.array_equal(backend.to_numpy(grad), dw)
         yield compare(what, "w after 5 steps", "formula", start - backend.to_numpy(w), 0.1 * moved, EXACT)
         yield compare(what, "b after 5 steps", "formula", -backend.to_numpy(b), 0.1 * moved[0], EXACT)
-        yield fact(what, "t", int(optimizer.state["t"]) == T, "t does not count the steps")
+        yield fact(what, "t", int(optimizer.state["t"]) == T, "t is not the number of steps")
         yield fact(what, "gradients", untouched, "the gradient was written to")
         net = Dense(3, 2, rng=rng).to(backend)
         make(net).step({name: backend.asarray(np.ones(p.shape), dtype=p.dtype) for name, p in net.params.items()})
@@ -125,18 +134,21 @@ def optimizer_steps(backend) -> Iterator[Row]:
 
 
 def moving_average(backend) -> Iterator[Row]:
-    """average = the sum over the past of (1 - d_s) d_(s+1) ... d_t value_s; d_t = min(decay, (1 + t) / (10 + t))."""
+    """Check that average_t is the sum over s <= t of (1 - d_s) d_(s+1) ... d_t value_s.
+
+    The decay of update t is d_t = min(decay, (1 + t) / (10 + t)).
+    """
     rng = np.random.default_rng(10)
     decay, T = 0.3, 6
     net = Sequential(Dense(3, 2, rng=rng), BatchNorm(2), Dropout(0.5, rng=rng)).to(backend, np.float64)
     average = optim.MovingAverage(net, decay)
-    kept = [net.params["0.w"], net.buffers["1.mean"]]
-    history = [[backend.to_numpy(a).copy() for a in kept]]
+    tracked = [net.params["0.w"], net.buffers["1.mean"]]
+    history = [[backend.to_numpy(a).copy() for a in tracked]]
     for _ in range(T):
-        for a in kept:
+        for a in tracked:
             a[...] = backend.asarray(rng.standard_normal(a.shape))
-        net.forward(backend.asarray(rng.standard_normal((4, 3))), track=False)  # one draw of the dropout
-        history.append([backend.to_numpy(a).copy() for a in kept])
+        net.forward(backend.asarray(rng.standard_normal((4, 3))), track=False)  # advances the counter of dropout
+        history.append([backend.to_numpy(a).copy() for a in tracked])
         average.update()
     d = [min(decay, (1 + t) / (10 + t)) for t in range(T)]
     weights = [math.prod(d), *((1 - d[t]) * math.prod(d[t + 1 :]) for t in range(T))]

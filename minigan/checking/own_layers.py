@@ -1,7 +1,7 @@
-"""Check a reader's own layers against the whole contract: `minigan gradcheck FILE.py`.
+"""Check user-defined layers against the complete layer contract: `minigan gradcheck FILE.py`.
 
 The file defines subclasses of `minigan.layers.Layer` and a function `examples(rng)`, which
-yields (layer, shape of x, options). The options are what forward takes besides x: `train`,
+yields (layer, shape of x, options). The options are keyword arguments of forward: `train`,
 and `labels` for a layer with `takes_labels`::
 
     def examples(rng):
@@ -9,9 +9,9 @@ and `labels` for a layer with `takes_labels`::
         yield Scale(5), (4, 5), {"train": False}
         yield Embedding(3, 5, rng=rng), (4, 5), {"labels": [0, 2, 1, 1]}
 
-`check_file` runs every check of `layer_contract` on every example and backend. It does so in a
-process of its own, which is killed after LIMIT seconds, because a layer that is being
-written may never end or may crash the interpreter.
+`check_file` runs every check of `layer_contract` on every example and backend. The checks run
+in a separate process, which is killed after LIMIT seconds, because an unfinished layer may
+loop forever or crash the interpreter.
 """
 
 import importlib.machinery
@@ -39,7 +39,7 @@ LIMIT = 60.0  # seconds that the checks of one file may take
 
 @dataclass(frozen=True)
 class Example:
-    """One example of a file, as text, and the results of its checks."""
+    """One example of a file, as text, with the results of its checks."""
 
     layer: str
     shape: tuple[int, ...]
@@ -48,11 +48,12 @@ class Example:
 
     @property
     def passed(self) -> bool:
+        """Whether every check passed."""
         return all(result.passed for result in self.results)
 
 
 def table(path: str, examples: list[Example]) -> str:
-    """A table for each example: a line for each check, with its first failure if it has one."""
+    """Format a table for each example, with one line for each check and the first failure of the check."""
     lines = []
     for number, example in enumerate(examples, 1):
         options = f", {example.options}" if example.options else ""
@@ -77,11 +78,12 @@ def table(path: str, examples: list[Example]) -> str:
 
 
 def check_file(path: Path, names: list[str] | None = None) -> list[Example]:
-    """The examples of a file with the results of their checks.
+    """Check all examples of a file, and return them with their results.
 
-    They run on the named backends, or on all that run here. Raises UserError where there is
-    nothing to check: a file that is missing, is not Python or raises on import, no
-    `examples`, examples of another form, no end within LIMIT seconds, or a process that dies.
+    The checks run on the named backends, or on all available backends. Raises UserError if
+    the file is missing, is not Python or raises an exception on import, if `examples` is
+    missing or yields examples of another form, if the checks do not end within LIMIT seconds,
+    or if the process dies.
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such file: give a Python file that defines layers and examples(rng)")
@@ -89,7 +91,7 @@ def check_file(path: Path, names: list[str] | None = None) -> list[Example]:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(str(path), names, sender), daemon=True)
     process.start()
-    sender.close()  # so that the end of the process is the end of the pipe
+    sender.close()  # so that the pipe closes when the process ends
     examples: list[Example] = []
     deadline = time.monotonic() + LIMIT
     try:
@@ -100,7 +102,7 @@ def check_file(path: Path, names: list[str] | None = None) -> list[Example]:
                 process.join()
                 raise UserError(
                     f"{path}{_during(examples)}: the process ended with exit code {process.exitcode}: "
-                    "the checks need a layer that raises an exception where it fails"
+                    "a layer that fails must raise an exception"
                 ) from None
             if kind == "started":
                 deadline = time.monotonic() + LIMIT
@@ -113,7 +115,8 @@ def check_file(path: Path, names: list[str] | None = None) -> list[Example]:
             else:
                 return examples
         raise UserError(
-            f"{path}{_during(examples)}: no end within {LIMIT:g} s: look for an endless loop, or give smaller examples"
+            f"{path}{_during(examples)}: the checks did not end within {LIMIT:g} s: "
+            "look for an endless loop, or give smaller examples"
         )
     finally:
         process.kill()
@@ -122,6 +125,7 @@ def check_file(path: Path, names: list[str] | None = None) -> list[Example]:
 
 
 def _during(examples: list[Example]) -> str:
+    """Return the words that say which example and check came last."""
     if not examples:
         return ", before its first example"
     example = examples[-1]
@@ -130,9 +134,9 @@ def _during(examples: list[Example]) -> str:
 
 
 def _work(path: str, names: list[str] | None, sender) -> None:
-    """The other process: sends what it finds, piece by piece."""
-    os.dup2(2, 1)  # standard output belongs to the results: what the file prints goes to standard error
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the command, which kills this process
+    """Run the checks in the separate process, and send each result when it is ready."""
+    os.dup2(2, 1)  # standard output is for the results, so the output of the file goes to standard error
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the command ends and kills this process
     sys.dont_write_bytecode = True
     try:
         loaded = [load(name) for name in dict.fromkeys(names or backends.available())]
@@ -149,6 +153,7 @@ def _work(path: str, names: list[str] | None, sender) -> None:
 
 
 def _name(layer: Layer) -> str:
+    """Return the repr of the layer in one line, or the name of its class if repr fails."""
     try:
         return " ".join(repr(layer).split())
     except Exception:
@@ -156,7 +161,7 @@ def _name(layer: Layer) -> str:
 
 
 def _examples(path: str) -> Iterator[tuple[Layer, tuple[int, ...], dict]]:
-    """The examples of a file. Raises UserError, with one sentence, where there are none."""
+    """Yield the examples of a file. Raises UserError with one sentence if the file has no valid examples."""
     sys.path.insert(0, str(Path(path).resolve().parent))  # as `python FILE.py` does
     loader = importlib.machinery.SourceFileLoader("__own_layers__", path)
     module = types.ModuleType(loader.name)
@@ -174,7 +179,7 @@ def _examples(path: str) -> Iterator[tuple[Layer, tuple[int, ...], dict]]:
         for example in module.examples(np.random.default_rng(0)):
             number += 1
             yield _validated(example)
-    except _NoExample as cause:
+    except _InvalidExample as cause:
         raise UserError(f"{path}, example {number}: {cause}: expected that {form}") from cause
     except (Exception, SystemExit) as error:
         raise UserError(f"{path}: examples(rng) ended in {sentence(error, path)}: expected that {form}") from error
@@ -182,22 +187,23 @@ def _examples(path: str) -> Iterator[tuple[Layer, tuple[int, ...], dict]]:
         raise UserError(f"{path}: examples(rng) yields nothing: expected that {form}")
 
 
-class _NoExample(Exception):
-    """Something else than (layer, shape of x, options)."""
+class _InvalidExample(Exception):
+    """An example is not (layer, shape of x, options)."""
 
 
 def _validated(example) -> tuple[Layer, tuple[int, ...], dict]:
+    """Return the example. Raises _InvalidExample if it has another form."""
     if not isinstance(example, tuple | list) or len(example) != 3:
-        raise _NoExample(f"got {kind_of(example)}")
+        raise _InvalidExample(f"got {kind_of(example)}")
     layer, shape, options = example
     if not isinstance(layer, Layer):
-        raise _NoExample(f"a {kind_of(layer)} is no subclass of minigan.layers.Layer")
+        raise _InvalidExample(f"{kind_of(layer)} is not a subclass of minigan.layers.Layer")
     try:
         shape = tuple(map(operator.index, shape))
     except TypeError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise _NoExample(f"the shape of x is {example[1]!r}, not a tuple of positive whole numbers")
+        raise _InvalidExample(f"the shape of x is {example[1]!r}, not a tuple of positive whole numbers")
     if not isinstance(options, dict) or not options.keys() <= {"labels", "train"}:
-        raise _NoExample(f"the options are {options!r}, not a dict of `labels` and `train`")
+        raise _InvalidExample(f"the options are {options!r}, not a dict of `labels` and `train`")
     return layer, shape, options

@@ -1,12 +1,12 @@
-"""Plant mistakes in minigan's own source, one by one, and see whether the checks catch them.
+"""Plant mistakes in minigan's own source, one at a time, and report whether the checks catch them.
 
-A `Mistake` is a small change of the source, of the kind that popular from-scratch projects have shipped with passing
-tests. The files in `mistakes/` hold them, one file for each family: edit those to add or change one. A mistake is
-made in memory: a second copy of the package is imported with one module changed, the copy's `checks` run, and the copy
-is discarded. `minigan gradcheck --planted` prints the results. For comparison the `weak` checks run too: what such
-projects usually test with.
+A `Mistake` is a small change of the source. It is like the mistakes that popular from-scratch projects have published
+although their tests passed. The files in `mistakes/` contain the mistakes, one file for each family. Edit these files
+to add or change a mistake. A mistake is planted in memory: a second copy of the package is imported with one changed
+module, the `checks` of the copy run, and the copy is discarded. `minigan gradcheck --planted` prints the results. The
+`weak` checks, which such projects usually have, also run for comparison.
 
-A mistake whose text is not found exactly once raises an error, so that the list cannot go out of date unnoticed.
+A mistake whose text does not occur exactly once in the source raises an error, so that outdated mistakes are noticed.
 """
 
 import concurrent.futures
@@ -30,7 +30,10 @@ from minigan.files import write_atomically
 
 @dataclass(frozen=True)
 class Mistake:
-    """`old` in the source of minigan.`module` becomes `new`; `imitates` says how people make this mistake."""
+    """A mistake: `old` is replaced by `new` in the source of minigan.`module`.
+
+    `imitates` says how people make this mistake.
+    """
 
     family: str
     module: str
@@ -38,7 +41,7 @@ class Mistake:
     old: str
     new: str
     imitates: str
-    file: str  # the name of the file that holds it
+    file: str  # the name of the file that contains it
 
 
 # ---------------------------------------------------------------- reading
@@ -59,10 +62,10 @@ KEYS = ("title", "where", "from", "to", "imitates")
 
 
 def read(paths: Iterable[Path]) -> list[Mistake]:
-    """The mistakes in these files, in order.
+    """Read the mistakes in these files, in order.
 
-    Raises UserError, which names file and entry, if a file cannot be read, if a key is missing or unknown, if a value
-    is not text, or if an earlier entry has the same title.
+    Raises UserError, which names the file and the entry, if a file cannot be read, if a key is missing or unknown, if a
+    value is not text, or if an earlier entry has the same title.
     """
     mistakes: dict[str, Mistake] = {}
     for path in paths:
@@ -74,7 +77,7 @@ def read(paths: Iterable[Path]) -> list[Mistake]:
         right = content.keys() == {"family", "mistake"} and isinstance(family, str) and isinstance(entries, list)
         if not right or not all(isinstance(entry, dict) for entry in entries):
             came = ", ".join(content) or "nothing"
-            raise UserError(f"{path} holds {came}: expected the text `family` and [[mistake]] entries, and no more")
+            raise UserError(f"{path} contains {came}: expected the text `family` and [[mistake]] entries only")
         for number, entry in enumerate(entries, 1):
             what = f"{path}, mistake {number} ({entry.get('title', 'without a title')!r})"
             for key in KEYS:
@@ -99,11 +102,11 @@ MISTAKES = read(FOLDER / name for name in FILES)
 
 @contextlib.contextmanager
 def planted(mistake: Mistake) -> Iterator:
-    """The `checks` of a fresh copy of minigan with the mistake in it; afterwards the real one is back in its place."""
-    changed(mistake)  # raises here, where nothing has been replaced yet
+    """Import a new copy of minigan with the mistake and return its `checks`; at the end, restore the real package."""
+    changed(mistake)  # raises an error before anything is replaced
     planter = _Planter(mistake)
-    mine = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "minigan"}
-    for name in mine:
+    originals = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "minigan"}
+    for name in originals:
         del sys.modules[name]
     sys.meta_path.insert(0, planter)
     try:
@@ -112,16 +115,17 @@ def planted(mistake: Mistake) -> Iterator:
         sys.meta_path.remove(planter)
         for name in [name for name in sys.modules if name.split(".")[0] == "minigan"]:
             del sys.modules[name]
-        sys.modules.update(mine)
+        sys.modules.update(originals)
 
 
 class _Planter(importlib.abc.MetaPathFinder):
-    """Finds the one module, and changes its source on the way in."""
+    """An import hook that loads one module from its changed source."""
 
     def __init__(self, mistake: Mistake):
         self.name, self.mistake = f"minigan.{mistake.module}", mistake
 
     def find_spec(self, name, path, target=None):
+        """Return a spec with the changed source for the module of the mistake, and None for every other module."""
         if name != self.name:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
@@ -130,37 +134,44 @@ class _Planter(importlib.abc.MetaPathFinder):
 
 
 class _ChangedSource(importlib.machinery.SourceFileLoader):
+    """A loader that compiles the changed source."""
+
     def __init__(self, name, path, mistake):
         super().__init__(name, path)
         self.mistake = mistake
 
-    def get_code(self, name):  # and no bytecode on disk
+    def get_code(self, name):
+        """Compile the changed source, without writing bytecode to disk."""
         return compile(changed(self.mistake), self.path, "exec", dont_inherit=True)
 
 
 def changed(mistake: Mistake) -> str:
-    """The source of the module with the mistake in it. Raises UserError unless the old text is there exactly once."""
+    """Return the source of the module with the mistake. Raises UserError unless the old text occurs exactly once."""
     path = PACKAGE.joinpath(*mistake.module.split("."))
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     what = f"the planted mistake {mistake.title!r} in {FOLDER.name}/{mistake.file}"
     if not path.is_file():
-        raise UserError(f"{what} changes minigan.{mistake.module}, and there is no such module: correct its `where`")
+        raise UserError(f"{what} changes minigan.{mistake.module}, which does not exist: correct its `where`")
     source = path.read_text(encoding="utf-8")
     count = source.count(mistake.old)
     if count != 1:
         raise UserError(
             f"{what} expects its text once in minigan.{mistake.module}, found it {count} times: "
-            f"bring its `from` up to date with the source; the text is {mistake.old!r}"
+            f"update its `from` to the source; the text is {mistake.old!r}"
         )
     return source.replace(mistake.old, mistake.new)
 
 
-# ---------------------------------------------------------------- trying
+# ---------------------------------------------------------------- running the checks
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Which checks found it. `wrong`: those with a wrong row; `crashed`: those that ended in an error."""
+    """The result for one mistake.
+
+    `wrong` names the checks with a wrong row, `crashed` the checks that raised an exception. `weak` says whether the
+    weak checks caught the mistake.
+    """
 
     mistake: Mistake
     wrong: tuple[str, ...]
@@ -169,11 +180,12 @@ class Outcome:
 
     @property
     def caught_by(self) -> tuple[str, ...]:
+        """The names of all checks that caught the mistake."""
         return self.wrong + self.crashed
 
 
 def attempt(mistake: Mistake) -> Outcome:
-    """Plants it and runs every check."""
+    """Plant the mistake and run every check."""
     wrong, crashed = [], []
     with planted(mistake) as checks, np.errstate(all="ignore"):
         backend = checks.load("numba" if "numba" in mistake.module else "numpy")
@@ -191,21 +203,21 @@ def attempt(mistake: Mistake) -> Outcome:
 
 
 def attempt_all(mistakes: list[Mistake] | None = None) -> list[Outcome]:
-    """All of them, one process for each core."""
+    """Try all mistakes, in one process for each core, but at most four."""
     mistakes = MISTAKES if mistakes is None else mistakes
     for mistake in mistakes:
-        changed(mistake)  # an entry that is out of date raises before minutes of work
+        changed(mistake)  # raises an error for an outdated entry before minutes of work
     context = multiprocessing.get_context("spawn")
     workers = min(os.cpu_count() or 1, 4)
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
         return list(pool.map(attempt, mistakes, chunksize=4))
 
 
-# ---------------------------------------------------------------- telling
+# ---------------------------------------------------------------- reporting
 
 
 def details(outcomes: list[Outcome]) -> str:
-    """One line a mistake: what caught it, and whether the weak checks would have."""
+    """Format one line for each mistake: the checks that caught it, and whether the weak checks caught it."""
     titles = [f"{o.mistake.family}: {o.mistake.title}" for o in outcomes]
     width = max(map(len, titles), default=0)
     lines = [f"{'planted mistake':<{width}}  {'weak checks':<13}caught by"]
@@ -215,7 +227,7 @@ def details(outcomes: list[Outcome]) -> str:
 
 
 def summary(outcomes: list[Outcome]) -> str:
-    """A Markdown table: by family, how many were planted and caught."""
+    """Format a Markdown table with the number of planted and caught mistakes of each family."""
     lines = [
         "| where the mistake is | planted | caught | by one check only | caught by weak checks |",
         "|---|---:|---:|---:|---:|",
@@ -233,14 +245,14 @@ BEGIN, END = "<!-- planted:begin -->", "<!-- planted:end -->"
 
 
 def block(text: str) -> str:
-    """What stands between the markers in a README. Raises UserError where they are not there once each, in order."""
+    """Return the text between the markers. Raises UserError unless each marker occurs once, in this order."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UserError(f"expected one {BEGIN} and after it one {END}: put these two lines where the table belongs")
+        raise UserError(f"expected one {BEGIN} and after it one {END}: add these two lines where the table belongs")
     return text.split(BEGIN)[1].split(END)[0].strip()
 
 
 def update(path: Path, outcomes: list[Outcome]) -> None:
-    """Writes the summary between the markers of that file."""
+    """Write the summary between the markers of the file."""
     text = path.read_text(encoding="utf-8")
     block(text)
     head, tail = text.split(BEGIN)[0], text.split(END)[1]

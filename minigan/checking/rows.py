@@ -1,4 +1,4 @@
-"""Rows: what one comparison found, and the table that shows them."""
+"""Rows, which hold the results of comparisons, and the table that prints them."""
 
 import math
 from dataclasses import dataclass, replace
@@ -8,13 +8,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """What one comparison found. `analytic` is the value under test, `numeric` what it is measured against."""
+    """The result of one comparison. `analytic` is the value under test and `numeric` the expected value."""
 
     subject: str
     tensor: str
     method: str
-    compared: int  # how many numbers
-    error: float  # the worst relative one
+    compared: int  # number of values compared
+    error: float  # the largest relative error
     where: str
     analytic: float
     numeric: float
@@ -23,17 +23,18 @@ class Row:
 
     @property
     def ok(self) -> bool:
+        """Whether the verdict is "right" or "kink"."""
         return self.verdict != "wrong"
 
     def __str__(self) -> str:
         text = f"{self.subject}, {self.tensor}: {self.verdict}, worst relative error {self.error:.1e}"
         if self.verdict == "right":
             return text
-        return f"{text} at {self.where}: {self.analytic:.9g} by hand, {self.numeric:.9g} by {self.method}"
+        return f"{text} at {self.where}: got {self.analytic:.9g}, expected {self.numeric:.9g} ({self.method})"
 
 
 def compare(subject: str, tensor: str, method: str, got, expected, tolerance: float) -> Row:
-    """A row for numbers whose right values are known: the worst |got - expected| / max |expected|."""
+    """Return a row that compares `got` with `expected`. The error is max |got - expected| / max |expected|."""
     got, expected = np.asarray(got), np.asarray(expected)
     if got.shape != expected.shape:
         where = f"shape {got.shape} for {expected.shape}"
@@ -48,13 +49,13 @@ def compare(subject: str, tensor: str, method: str, got, expected, tolerance: fl
 
 
 def fact(subject: str, tensor: str, true: bool, otherwise: str) -> Row:
-    """A row for what is either so or not."""
+    """Return a row for a condition. `otherwise` says what is wrong if the condition is not true."""
     error, verdict = (0.0, "right") if true else (math.inf, "wrong")
     return Row(subject, tensor, "exact", 1, error, "" if true else otherwise, math.nan, math.nan, verdict)
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as aligned text, and below it what was found wrong, with both values."""
+    """Format the rows as aligned text, followed by a line with both values for each row that is wrong."""
     lines = [f"{'subject':<44}{'tensor':<16}{'compared':>8}{'worst error':>13}  {'method':<12}{'verdict':<9}     time"]
     for row in rows:
         lines.append(
@@ -65,7 +66,10 @@ def table(rows: list[Row]) -> str:
 
 
 def digest(rows: list[Row]) -> list[Row]:
-    """The rows of one subject and method as one: its worst tensor, with the numbers and the time of all."""
+    """Merge the rows of each subject and method into one row.
+
+    The merged row is that of the worst tensor, with the number of compared values and the time of all tensors.
+    """
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault((row.subject, row.method), []).append(row)

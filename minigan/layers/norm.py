@@ -128,7 +128,7 @@ class SpectralNorm(Layer):
     matrix (..., O), sigma = u' w v, where u and v are the first left and right singular vectors.
     They are buffers that approximate the singular vectors. Each forward pass with train and track
     updates them by one power iteration: u = w v / |w v|, v = w' u / |w' u|. The backward pass
-    treats u and v as constants: d sigma / dw = u v', hence dw = (dW - <dW, W> u v') / sigma for
+    treats u and v as constants: d sigma / dw = u v', so dw = (dW - <dW, W> u v') / sigma for
     W = w / sigma.
     """
 

@@ -1,6 +1,6 @@
-"""For the type checker: each backend is what the contract says, and each kind of data what the protocol says.
+"""Type checks: each backend implements the backend contract, and each kind of data the data protocol.
 
-`mypy` fails here if a class lacks an operation, or if a signature differs. Nothing runs this file.
+`mypy` reports an error here if a class lacks an operation or has another signature. This file is never run.
 """
 
 from minigan.backends import Backend
@@ -13,12 +13,15 @@ from minigan.datasets.points import PointsCodec
 
 
 def backends() -> list[Backend]:
+    """Return each backend as a Backend."""
     return [NumpyBackend(), NumbaBackend(threads=1), CupyBackend()]
 
 
 def data(images: Images, points: Points) -> list[Data]:
+    """Return each kind of data as Data."""
     return [images, points]
 
 
 def codecs() -> list[Codec]:
+    """Return each codec as a Codec."""
     return [ImageCodec(), PointsCodec("ring")]

@@ -1,4 +1,4 @@
-"""The GPU backend. `start` loads it; importing this package imports neither CuPy nor a kernel."""
+"""The GPU backend. `start` loads it. Importing this package imports neither CuPy nor any kernel."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -8,10 +8,10 @@ if TYPE_CHECKING:
 
 
 def start(device: int = 0, tf32: bool = False, memory: float = 0.0) -> "CupyBackend":
-    """The backend on the GPU of this number, after a small computation on it to see that everything is there.
+    """Return the backend on the GPU with the number `device`, after a small test computation.
 
-    `tf32` lets matrix products round their float32 inputs to 10 bits, which is several times
-    faster on tensor cores. `memory` limits, in GiB, how much of the GPU's memory is kept; 0
-    is no limit. Raises BackendUnavailable with the cause and the fix.
+    `tf32` allows matrix products to round their float32 inputs to 10 bits, which is several
+    times faster on tensor cores. `memory` is the limit of the memory pool in GiB; 0 means no
+    limit. Raises BackendUnavailable, with the cause and the fix, if the test fails.
     """
     return importlib.import_module("minigan.backends.cupy.backend").CupyBackend(device, tf32, memory)

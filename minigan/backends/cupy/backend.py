@@ -1,12 +1,12 @@
-"""The GPU backend: CuPy's matrix products around the kernels of kernels.cu; README.md in this folder explains them.
+"""The GPU backend: matrix products of CuPy and the kernels of kernels.cu. README.md in this folder explains them.
 
 Each convolution is one matrix product, as in the reference: im2col writes the windows of x
-into a matrix, col2im gathers them back. What surrounds the products (batch norm with its
-activation, dropout, losses, Adam, ...) is a kernel each, because on a GPU an operation on a
-small array costs its launch, about ten microseconds of the CPU, and not its size.
+into a matrix, and col2im adds the gradients of the windows. Each other operation (batch norm
+with its activation, dropout, losses, Adam, ...) is one or two kernels, because the time of an
+operation on a small array is the time of its launches, about ten microseconds of the CPU each.
 
-Only `to_numpy` and `synchronize` wait for the GPU: the CPU queues work ahead and keeps it
-busy.
+Only `to_numpy` and `synchronize` wait for the GPU. So the CPU can queue work ahead, which
+keeps the GPU busy.
 """
 
 import functools
@@ -32,18 +32,18 @@ from minigan.backends.contract import (
     put_in_force,
 )
 
-THREADS, LANES, ROWS = 256, 32, 8  # of a block, as in kernels.cu
-LARGEST = 2**31 - 1  # elements of an array: the kernels count in 32 bits
+THREADS, LANES, ROWS = 256, 32, 8  # block sizes, as in kernels.cu
+LARGEST = 2**31 - 1  # elements of an array, because the kernels use 32-bit indices
 REAL = {"f": "float", "d": "double"}  # float32 to train, float64 to check gradients
-KINDS = {"softplus": 0, "hinge": 1, "linear": 2}  # of loss
+KINDS = {"softplus": 0, "hinge": 1, "linear": 2}  # kinds of loss
 
 
 class CupyBackend(Backend):
     """The contract on one NVIDIA GPU.
 
-    Batch norm and the losses sum over the batch inside of their kernels, so `batch_sum` is
-    not called there: the contract's sums over several processes need kernels that are split
-    at this point.
+    The kernels of batch norm and of the losses sum over the batch themselves and do not call
+    `batch_sum`. So several processes cannot share a batch: this would need kernels that are
+    split at these sums.
     """
 
     name = "cupy"
@@ -51,13 +51,13 @@ class CupyBackend(Backend):
     steps_ahead = 50
 
     def __init__(self, device: int = 0, tf32: bool = False, memory: float = 0.0):
-        """Raises BackendUnavailable with the cause and the fix if a small computation on this device fails."""
+        """Test the device. Raises BackendUnavailable, with the cause and the fix, if a small computation fails."""
         self.settings = {"device": device, "tf32": tf32, "memory": memory}
         _expect_device(device)
         self._try()
 
     def activate(self) -> None:
-        """Takes the device, its precision of matrix products and the limit of its memory."""
+        """Select the device, the precision of its matrix products and the limit of its memory pool."""
         cupy.cuda.Device(self.settings["device"]).use()
         linalg = cupy._core._routines_linalg
         kind = linalg.COMPUTE_TYPE_TF32 if self.settings["tf32"] else linalg.COMPUTE_TYPE_DEFAULT
@@ -65,7 +65,7 @@ class CupyBackend(Backend):
         cupy.get_default_memory_pool().set_limit(size=int(self.settings["memory"] * 2**30))  # 0: no limit
 
     def _try(self) -> None:
-        """Sets the device up, then a kernel of each precision, a matrix product and the way back, each with its fix."""
+        """Test the setup, a kernel and a matrix product in each precision, and a copy to the host."""
         extra = f"pip install 'minigan[cuda{cupy.cuda.runtime.runtimeGetVersion() // 1000}]'"
         doing, fix = "be set up", "see `nvidia-smi`"
         try:
@@ -78,15 +78,16 @@ class CupyBackend(Backend):
                 y = self.matmul(y, x)
                 doing = "compute"
                 if self.to_numpy(y).tolist() != [[6.5, 7.0], [9.0, 22.0]]:
-                    raise RuntimeError("2 x 2 matrices multiply to something else")
+                    raise RuntimeError("a product of 2 x 2 matrices is wrong")
         except MemoryError as error:
             raise BackendUnavailable(
-                "the GPU's memory is full: end what else uses it (`nvidia-smi` lists it), or raise --gpu-memory"
+                "the GPU's memory is full: end other programs on it (`nvidia-smi` lists them), or raise --gpu-memory"
             ) from error
-        except Exception as error:  # a missing library shows in more than one way
-            raise BackendUnavailable(f"there is a GPU, which cannot {doing}: {_line(error)}: {fix}") from error
+        except Exception as error:  # a missing library raises errors of several types
+            raise BackendUnavailable(f"the GPU cannot {doing}: {_line(error)}: {fix}") from error
 
     def describe(self) -> str:
+        """Return the name, memory and compute capability of the GPU, and the versions of CUDA and driver."""
         runtime, device = cupy.cuda.runtime, self.settings["device"]
         p = runtime.getDeviceProperties(device)
         versions = (runtime.runtimeGetVersion(), runtime.driverGetVersion())
@@ -100,32 +101,36 @@ class CupyBackend(Backend):
 
     @in_force
     def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """Return x as an array on the GPU."""
         return cupy.asarray(x, dtype=dtype)
 
     def to_numpy(self, x: Array) -> np.ndarray:
+        """Copy x to the host. This waits for the GPU."""
         return cupy.asnumpy(x)
 
     def synchronize(self) -> None:
+        """Wait until the GPU has done all queued work."""
         cupy.cuda.get_current_stream().synchronize()
 
     @in_force
     def concatenate(self, arrays: Sequence[Array]) -> Array:
-        """CuPy's own launches a copy for each array."""
-        arrays = _take_in(*arrays)
+        """Flatten the arrays and join them in order. One launch copies eight arrays, but only one in CuPy's version."""
+        arrays = _contiguous(*arrays)
         out = cupy.empty(sum(a.size for a in arrays), arrays[0].dtype)
-        begin = 0
+        start = 0
         for i in range(0, len(arrays), 8):
-            some = arrays[i : i + 8]
-            n = sum(a.size for a in some)
-            pairs = [(a, _int(a.size)) for a in some] + [(some[0], _int(0))] * (8 - len(some))
+            group = arrays[i : i + 8]
+            n = sum(a.size for a in group)
+            pairs = [(a, _int(a.size)) for a in group] + [(group[0], _int(0))] * (8 - len(group))
             grid = (-(-n // THREADS),)
-            part = out[begin : begin + n]
+            part = out[start : start + n]
             _launch("concatenate", out.dtype, grid, (THREADS,), part, _int(n), *(a for pair in pairs for a in pair))
-            begin += n
+            start += n
         return out
 
     @in_force
     def gather(self, images: Array, index: Array) -> Array:
+        """Compute images[index] / 127.5 - 1: uint8 (count, ...), int64 (N,) -> float32 (N, ...) in [-1, 1]."""
         for a, dtype in ((images, np.uint8), (index, np.int64)):
             if not isinstance(a, cupy.ndarray) or a.dtype != dtype:
                 raise TypeError(f"gather expects uint8 images and int64 indices on the GPU, got {type(a)} of {a.dtype}")
@@ -139,12 +144,13 @@ class CupyBackend(Backend):
 
     @in_force
     def matmul(self, a: Array, b: Array) -> Array:
+        """Compute a @ b: (M, K), (K, N) -> (M, N)."""
         return a @ b
 
     @in_force
     def conv2d(self, x: Array, w: Array, stride: int, pad: Pad) -> Array:
-        """y = windows of x times w; (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)"""
-        x, w = _take_in(x, w)
+        """Compute y = windows of x times w; (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)"""
+        x, w = _contiguous(x, w)
         K, _, C, O = w.shape
         _expect(x.shape[3] == C, "x", x.shape, "w", w.shape)
         col, (N, P, Q) = _im2col(x, K, stride, pad)
@@ -152,8 +158,8 @@ class CupyBackend(Backend):
 
     @in_force
     def conv2d_grad_w(self, dy: Array, x: Array, w_shape: Shape, stride: int, pad: Pad) -> Array:
-        """dw = windows of x, transposed, times dy; (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)"""
-        dy, x = _take_in(dy, x)
+        """Compute dw = transposed windows of x times dy; (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)"""
+        dy, x = _contiguous(dy, x)
         K, _, C, O = w_shape
         _expect(x.shape[3] == C and dy.shape[3] == O, "x", x.shape, "dy", dy.shape, "w", w_shape)
         col, windows = _im2col(x, K, stride, pad)
@@ -162,8 +168,8 @@ class CupyBackend(Backend):
 
     @in_force
     def conv2d_grad_x(self, dy: Array, w: Array, x_shape: Shape, stride: int, pad: Pad) -> Array:
-        """dwindows = dy times w, transposed; where windows overlap they add. (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)"""
-        dy, w = _take_in(dy, w)
+        """Compute dwindows = dy times transposed w, and add overlapping windows; (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)"""
+        dy, w = _contiguous(dy, w)
         (K, _, C, O), (N, H, W, _) = w.shape, x_shape
         P, Q = (conv_size(size, K, stride, pad) for size in (H, W))
         _expect(dy.shape == (N, P, Q, O) and x_shape[3] == C, "x", x_shape, "dy", dy.shape, "w", w.shape)
@@ -177,29 +183,34 @@ class CupyBackend(Backend):
 
     @in_force
     def sum_rows(self, dy: Array) -> Array:
+        """Sum over all axes but the last: (..., C) -> (C,)."""
         return dy.reshape(-1, dy.shape[-1]).sum(axis=0)
 
     @in_force
     def leaky_relu(self, x: Array, slope: float) -> Array:
-        (x,) = _take_in(x)
+        """Compute y = x where x > 0, else slope * x."""
+        (x,) = _contiguous(x)
         y = cupy.empty(x.shape, x.dtype)
         _each("leaky_relu", x.size, x.dtype, x, y, x.dtype.type(slope))
         return y
 
     @in_force
     def leaky_relu_grad(self, dy: Array, y: Array, slope: float) -> Array:
-        dy, y = _take_in(dy, y)
+        """Compute dx = dy where y > 0, else slope * dy."""
+        dy, y = _contiguous(dy, y)
         dx = cupy.empty(dy.shape, dy.dtype)
         _each("leaky_relu_grad", dy.size, dy.dtype, dy, y, dx, dy.dtype.type(slope))
         return dx
 
     @in_force
     def add_bias(self, y: Array, b: Array, slope: float = 1.0) -> Array:
+        """Compute leaky_relu(y + b): (..., C), (C,) -> (..., C). Overwrites y."""
         y += b
         return y if slope == 1 else self.leaky_relu(y, slope)
 
     @in_force
     def bias_grad(self, dy: Array, y: Array, slope: float = 1.0) -> tuple[Array, Array]:
+        """Compute the gradients of y + b (..., C) and of b (C,) in leaky_relu(y + b)."""
         dy = dy if slope == 1 else self.leaky_relu_grad(dy, y, slope)
         return dy, self.sum_rows(dy)
 
@@ -207,7 +218,8 @@ class CupyBackend(Backend):
     def batchnorm(
         self, x: Array, gamma: Array, beta: Array, eps: float, slope: float = 1.0
     ) -> tuple[Array, Array, Array]:
-        x, gamma, beta = _take_in(x, gamma, beta)
+        """Compute leaky_relu(y) (..., C), and the mean (C,) and biased variance (C,) of x (..., C), in two kernels."""
+        x, gamma, beta = _contiguous(x, gamma, beta)
         grid, sizes, partial = _chunks(x)
         y, mean, var = cupy.empty(x.shape, x.dtype), cupy.empty(gamma.shape, x.dtype), cupy.empty(gamma.shape, x.dtype)
         _launch("batchnorm_partial", x.dtype, grid, (LANES, ROWS), x, partial, *sizes)
@@ -220,8 +232,9 @@ class CupyBackend(Backend):
     def batchnorm_grad(
         self, dy: Array, x: Array, norm: Normalisation, slope: float = 1.0
     ) -> tuple[Array, Array, Array]:
+        """Compute dx (..., C), dgamma (C,) and dbeta (C,) in two kernels."""
         gamma, beta, mean, var, eps = norm
-        inputs = _take_in(dy, x, gamma, beta, mean, var)
+        inputs = _contiguous(dy, x, gamma, beta, mean, var)
         _, x, gamma, *_ = inputs
         grid, sizes, partial = _chunks(x)
         dx, dgamma, dbeta = (cupy.empty(a.shape, x.dtype) for a in (x, gamma, gamma))
@@ -233,15 +246,16 @@ class CupyBackend(Backend):
 
     @in_force
     def track(self, running_mean: Array, running_var: Array, mean: Array, var: Array, momentum: float) -> None:
-        _take_in(running_mean, running_var, mean, var)
+        """Update in place: running = momentum * running + (1 - momentum) * batch."""
+        _contiguous(running_mean, running_var, mean, var)
         real = mean.dtype.type
         arrays = running_mean, running_var, mean, var
         _each("track", mean.size, mean.dtype, *arrays, real(momentum), real(1 - momentum))
 
     @in_force
     def dropout(self, x: Array, threshold: int, stream: int) -> Array:
-        """The mask is bit for bit that of the reference."""
-        (x,) = _take_in(x)
+        """Compute y = x * mask * 65536 / (65536 - threshold). The mask is identical to that of the reference."""
+        (x,) = _contiguous(x)
         y = cupy.empty(x.shape, x.dtype)
         kept = x.dtype.type(65536 / (65536 - threshold))
         _each("dropout", x.size, x.dtype, x, y, np.uint64(stream), _int(threshold), kept)
@@ -253,17 +267,20 @@ class CupyBackend(Backend):
     def discriminator_loss(
         self, kind: str, real_logits: Array, fake_logits: Array, smoothing: float = 0.0
     ) -> tuple[Array, Array, Array]:
-        a, b = _take_in(real_logits, fake_logits)
+        """Compute mean f(-l_real) + smoothing * mean l_real + mean f(l_fake), and the gradients of both logits."""
+        a, b = _contiguous(real_logits, fake_logits)
         return _loss(kind, a, -1, smoothing, b, 1)
 
     @in_force
     def generator_loss(self, kind: str, fake_logits: Array, sign: int, weight: int) -> tuple[Array, Array]:
-        (a,) = _take_in(fake_logits)
+        """Compute weight * mean f(sign * l_fake), and the gradient of the logits."""
+        (a,) = _contiguous(fake_logits)
         return _loss(kind, a, sign, 0.0, cupy.empty(0, a.dtype), weight)[:2]
 
     @in_force
     def mean_sigmoid(self, logits: Array) -> Array:
-        (l,) = _take_in(logits)
+        """Compute the mean of 1 / (1 + exp(-l)), a 0-d array."""
+        (l,) = _contiguous(logits)
         value = cupy.empty((), l.dtype)
         _launch("mean_sigmoid", l.dtype, (1,), (THREADS,), l, value, _int(l.size))
         return value
@@ -272,7 +289,8 @@ class CupyBackend(Backend):
 
     @in_force
     def adam(self, w: Array, dw: Array, m: Array, v: Array, step: AdamStep) -> None:
-        dw = _take_in(dw, w, m, v)[0]
+        """Make one step of Adam: update w, m and v in place."""
+        dw = _contiguous(dw, w, m, v)[0]
         lr, beta1, beta2, eps, t = step
         rate, unbias = lr / (1 - beta1**t), 1 / (1 - beta2**t)
         scalars = map(w.dtype.type, (rate, beta1, 1 - beta1, beta2, 1 - beta2, unbias, eps))
@@ -280,7 +298,8 @@ class CupyBackend(Backend):
 
     @in_force
     def moving_average(self, average: Array, now: Array, share: float) -> None:
-        now = _take_in(now, average)[0]
+        """Update in place: average += share * (now - average)."""
+        now = _contiguous(now, average)[0]
         _each("moving_average", average.size, average.dtype, average, now, average.dtype.type(share))
 
 
@@ -288,7 +307,7 @@ class CupyBackend(Backend):
 
 
 def _expect_device(device: int) -> None:
-    """Raises BackendUnavailable, with the cause and the fix, unless the driver has this device."""
+    """Raise BackendUnavailable, with the cause and the fix, if the driver does not have this device."""
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -302,14 +321,14 @@ def _expect_device(device: int) -> None:
                 f"driver{older if driver >= 12000 else ''}"
             )
         else:
-            cause = f"the NVIDIA driver gives no GPU ({_line(error)}): see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+            cause = f"the NVIDIA driver finds no GPU ({_line(error)}): see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
         raise BackendUnavailable(cause) from error
     if not 0 <= device < count:
-        raise BackendUnavailable(f"there is no GPU {device}: --device is 0" + f" to {count - 1}" * (count > 1))
+        raise BackendUnavailable(f"there is no GPU {device}: --device must be 0" + f" to {count - 1}" * (count > 1))
 
 
 def _line(error: Exception) -> str:
-    """The first line of what an error says."""
+    """Return the first line of an error message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
@@ -318,6 +337,7 @@ def _line(error: Exception) -> str:
 
 @functools.cache
 def _module(char: str) -> cupy.RawModule:
+    """Compile kernels.cu for a precision, "f" or "d"."""
     code = resources.files("minigan.backends.cupy").joinpath("kernels.cu").read_text(encoding="utf-8")
     return cupy.RawModule(code=code, options=("--std=c++17", f"-DREAL={REAL[char]}"))
 
@@ -328,35 +348,38 @@ def _kernel(name: str, char: str) -> cupy.RawKernel:
 
 
 def _int(n: int) -> np.int32:
-    """n as an `int` of the kernels, which count in 32 bits. Raises ValueError where they cannot."""
+    """Return n as a 32-bit `int` of the kernels. Raises ValueError if it is too large."""
     if n > LARGEST:
-        raise ValueError(f"an array with {n:,} elements is more than the kernels count to: choose a smaller batch")
+        raise ValueError(f"got an array of {n:,} elements, expected at most {LARGEST:,}: choose a smaller batch")
     return np.int32(n)
 
 
 def _launch(name: str, dtype: np.dtype, grid: tuple, block: tuple, *arguments) -> None:
-    """Queues a kernel. Arguments are arrays on the GPU, contiguous, or NumPy scalars of the very type in kernels.cu:
-    a kernel reads them by place and size, whatever they are."""
+    """Queue a kernel. Its arguments are contiguous arrays on the GPU and NumPy scalars.
+
+    Scalars must have exactly the type of the parameter in kernels.cu, because a kernel reads their bytes without
+    conversion.
+    """
     for a in arguments:
         if isinstance(a, np.generic):
             continue
         if not isinstance(a, cupy.ndarray):
-            raise TypeError(f"{name} computes on the GPU, got {type(a).__name__}: pass it through backend.asarray")
+            raise TypeError(f"{name} expects GPU arrays, got {type(a).__name__}: pass it through backend.asarray")
         if a.dtype.kind == "f":
             _int(a.size)
         if not a.flags.c_contiguous:
-            raise ValueError(f"{name}: an array {a.shape} with gaps cannot go to a kernel")
+            raise ValueError(f"{name} expects contiguous arrays, got a strided one: use cupy.ascontiguousarray")
     if all(grid):  # nothing to do for an empty batch
         _kernel(name, dtype.char)(grid, block, arguments)
 
 
 def _each(name: str, n: int, dtype: np.dtype, *arguments) -> None:
-    """A kernel with one thread for each of n elements; n is its last argument."""
+    """Queue a kernel with one thread for each of n elements. Its last argument is n."""
     _launch(name, dtype, (-(-n // THREADS),), (THREADS,), *arguments, _int(n))
 
 
-def _take_in(*arrays) -> list[cupy.ndarray]:
-    """The arrays without gaps, all of one precision that the kernels have."""
+def _contiguous(*arrays) -> list[cupy.ndarray]:
+    """Return the arrays in C order. Raises TypeError if they are not all float32 or all float64 arrays on the GPU."""
     for a in arrays:
         if not isinstance(a, cupy.ndarray):
             raise TypeError(f"expected arrays on the GPU, got {type(a).__name__}: pass it through backend.asarray")
@@ -365,11 +388,11 @@ def _take_in(*arrays) -> list[cupy.ndarray]:
     return [cupy.ascontiguousarray(a) for a in arrays]
 
 
-# ---------------------------------------------------------------- what operations share
+# ---------------------------------------------------------------- helpers of the operations
 
 
 def _im2col(x: cupy.ndarray, K: int, stride: int, pad) -> tuple[cupy.ndarray, tuple[int, int, int]]:
-    """The windows of x as a matrix (N*P*Q, K*K*C), and (N, P, Q)."""
+    """Return the windows of x as a matrix (N*P*Q, K*K*C), and (N, P, Q)."""
     N, H, W, C = x.shape
     P, Q = (conv_size(size, K, stride, pad) for size in (H, W))
     windows = N * P * Q
@@ -380,14 +403,18 @@ def _im2col(x: cupy.ndarray, K: int, stride: int, pad) -> tuple[cupy.ndarray, tu
 
 
 def _expect(fits: bool, *shapes) -> None:
+    """Raise ValueError, with names and shapes, unless the shapes fit together."""
     if not fits:
         named = ", ".join(f"{name} {tuple(shape)}" for name, shape in zip(shapes[::2], shapes[1::2], strict=True))
         raise ValueError(f"shapes do not fit together: {named}")
 
 
 def _chunks(x: cupy.ndarray):
-    """How batch norm divides the M rows and C channels of x: the grid, the kernels' (M, C, rows in a chunk), and room
-    for two numbers a chunk and channel. At most 64 chunks, for every block adds them up."""
+    """Divide the M rows and C channels of x for batch norm.
+
+    Returns the grid, the kernel arguments (M, C, rows per chunk), and an array for the two partial sums of each chunk
+    and channel. There are at most 64 chunks, because every block adds all of them.
+    """
     C = x.shape[-1]
     M = x.size // C
     chunk = max(64, -(-M // 64))
@@ -396,7 +423,7 @@ def _chunks(x: cupy.ndarray):
 
 
 def _loss(kind: str, a: Array, sign_a: int, smoothing: float, b: Array, weight: int) -> tuple[Array, Array, Array]:
-    """weight * (mean (f(sign_a * a) + smoothing * a) + mean f(b)) and both gradients, in one kernel."""
+    """Compute weight * (mean (f(sign_a * a) + smoothing * a) + mean f(b)) and both gradients, in one kernel."""
     real, value = a.dtype.type, cupy.empty((), a.dtype)
     da, db = cupy.empty(a.shape, a.dtype), cupy.empty(b.shape, a.dtype)
     term_a = a, da, _int(a.size), real(sign_a), real(smoothing)

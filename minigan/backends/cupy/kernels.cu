@@ -1,12 +1,11 @@
-// The kernels of backend.py: CUDA C without includes, compiled when first used, for float and, with -DREAL=double,
-// for the gradient checks. Images are NHWC: x (N, H, W, C), the last axis closest in memory.
+// The kernels of backend.py, in CUDA C without includes. They are compiled when they are first used: for float, and
+// with -DREAL=double for the gradient checks. Images are NHWC: x (N, H, W, C), and the last axis is contiguous.
 //
-// Each number that a kernel writes is gathered by one thread in a fixed order. No atomics, so a result does not depend
-// on who comes first. Threads that must wait for each other do so all together: a barrier stands in no branch, and a
-// shuffle takes the whole warp.
+// One thread computes each number that a kernel writes, in a fixed order. There are no atomic operations, so results
+// do not depend on the order of threads. Barriers are outside of branches, and shuffles include all threads of a warp.
 //
-// Indices are 32 bits wide, for divisions by H, W and C are many and 64 bits make them several times slower. The host
-// refuses arrays of 2^31 elements and more before it launches anything.
+// Indices have 32 bits, because the kernels often divide by H, W and C, and 64-bit divisions are several times slower.
+// The host raises an error for arrays of 2^31 elements or more.
 
 #ifndef REAL
 #define REAL float
@@ -14,21 +13,21 @@
 typedef REAL real;
 typedef unsigned long long u64;
 
-#define LANES 32  // threadIdx.x of the two-dimensional blocks: neighbours in memory
-#define ROWS 8    // threadIdx.y
-#define THREADS 256  // of a one-dimensional block
+#define LANES 32     // size of two-dimensional blocks along x: contiguous in memory
+#define ROWS 8       // size of two-dimensional blocks along y
+#define THREADS 256  // size of one-dimensional blocks
 #define FULL 0xffffffffu
 
-// Begins a kernel that has a thread for each of n elements.
+// The first statement of a kernel with one thread for each of n elements.
 #define FOR_ELEMENT(i, n)                                  \
     const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x); \
     if (i >= (n)) return;
 
 // ---------------------------------------------------------------- convolutions
 
-// col[m, t] = xpad[n, p*stride+i, q*stride+j, c]: row m = (n, p, q) is a window, column t = (i, j, c) a place in it.
-// conv2d is col times w, its weight gradient col' times dy. One row i of a window is K*C neighbours in x, so a bound is
-// checked on w*C + c at once. LANES threads share a window.
+// im2col: col[m, t] = xpad[n, p*stride+i, q*stride+j, c]. Row m = (n, p, q) is a window, and column t = (i, j, c) is a
+// position in it. conv2d is col times w, and its weight gradient is col' times dy. One row i of a window is K*C
+// contiguous numbers of x, so one test of v = w*C + c checks its bounds. LANES threads copy a window.
 extern "C" __global__ void im2col(const real* __restrict__ x, real* __restrict__ col, int windows, int H, int W, int C,
                                   int K, int stride, int before, int P, int Q) {
     const int m = (int)(blockIdx.x * blockDim.y + threadIdx.y);
@@ -37,15 +36,15 @@ extern "C" __global__ void im2col(const real* __restrict__ x, real* __restrict__
     const int top = p * stride - before, left = (q * stride - before) * C;
     const int KC = K * C, WC = W * C;
     for (int t = (int)threadIdx.x; t < K * KC; t += LANES) {
-        const int i = t / KC, h = top + i, v = left + t - i * KC;  // v = w*C + c
+        const int i = t / KC, h = top + i, v = left + t - i * KC;
         const bool inside = h >= 0 && h < H && v >= 0 && v < WC;
         col[m * (K * KC) + t] = inside ? x[(n * H + h) * WC + v] : real(0);
     }
 }
 
-// The adjoint: x[n, h, w, c] = the sum of col over all the places where a window read that pixel. A window (p, q) reads
-// pixel (h, w) at (i, j) where p*stride + i = h + before: i and p begin with remainder and quotient, and as i goes up
-// by a stride, p goes down by one.
+// col2im, the adjoint of im2col: x[n, h, w, c] is the sum of col over all windows that read this pixel. Window (p, q)
+// reads pixel (h, w) at (i, j) if p*stride + i = h + before, and likewise for q, j and w. So i and p start with the
+// remainder and the quotient of (h + before) / stride. When i increases by stride, p decreases by one.
 extern "C" __global__ void col2im(const real* __restrict__ col, real* __restrict__ x, int size, int H, int W, int C,
                                   int K, int stride, int before, int P, int Q) {
     FOR_ELEMENT(e, size)
@@ -61,24 +60,24 @@ extern "C" __global__ void col2im(const real* __restrict__ col, real* __restrict
     x[e] = sum;
 }
 
-// ---------------------------------------------------------------- batch norm, with the leaky ReLU behind it
+// ---------------------------------------------------------------- batch norm with its leaky ReLU
 
-// Blocks are (LANES, ROWS), the grid (channels / LANES, chunks): a block sees LANES channels of one chunk of the M rows.
-// What needs all rows is summed over each chunk by a first kernel; the second one adds up the chunks, each block for
-// itself, and goes on. No block waits for another.
+// Blocks are (LANES, ROWS) and the grid is (channels / LANES, chunks), so a block reads LANES channels of one chunk of
+// the M rows. Sums over all rows need two kernels, because a block cannot wait for other blocks: the first kernel sums
+// each chunk, and every block of the second kernel adds the sums of all chunks.
 
-// The sum of v over threadIdx.y, for each threadIdx.x. The whole block must come here.
+// Returns the sum of v over threadIdx.y, for each threadIdx.x. All threads of the block must call it.
 __device__ real column_sum(real v) {
     __shared__ real part[ROWS][LANES];
     part[threadIdx.y][threadIdx.x] = v;
     __syncthreads();
     real sum = 0;
     for (int row = 0; row < ROWS; ++row) sum += part[row][threadIdx.x];
-    __syncthreads();  // before anyone writes the next one's parts
+    __syncthreads();  // before the next call writes to part
     return sum;
 }
 
-// partial (2, chunks, C): each chunk's mean, and its sum of squared deviations from that mean.
+// Computes partial (2, chunks, C): the mean of each chunk, and the sum of squared deviations from this mean.
 extern "C" __global__ void batchnorm_partial(const real* __restrict__ x, real* __restrict__ partial, int M, int C,
                                              int chunk) {
     const int c = (int)(blockIdx.x * LANES + threadIdx.x);
@@ -100,8 +99,8 @@ extern "C" __global__ void batchnorm_partial(const real* __restrict__ x, real* _
     }
 }
 
-// y = leaky(gamma * (x - mean) / sqrt(var + eps) + beta). The squares about each chunk's own mean are moved to the
-// whole's: sum (x - mean)^2 = sum over chunks of (squares + rows * (chunk's mean - mean)^2). (Chan et al. 1983)
+// Computes y = leaky_relu(gamma * (x - mean) / sqrt(var + eps) + beta). The sums of squares of the chunks are combined
+// by sum (x - mean)^2 = sum over chunks of (squares + rows * (mean of the chunk - mean)^2). (Chan et al. 1983)
 extern "C" __global__ void batchnorm_apply(const real* __restrict__ x, const real* __restrict__ gamma,
                                            const real* __restrict__ beta, const real* __restrict__ partial,
                                            real* __restrict__ y, real* __restrict__ mean_out,
@@ -132,12 +131,12 @@ extern "C" __global__ void batchnorm_apply(const real* __restrict__ x, const rea
     }
 }
 
-// dy as it is before the activation, which went the way of the sign of v as batchnorm_apply computed it.
-__device__ real before_activation(real dy, real centred, real scale, real shift, real slope) {
+// Multiplies dy by the derivative of the leaky ReLU, whose input is computed exactly as in batchnorm_apply.
+__device__ real activation_grad(real dy, real centred, real scale, real shift, real slope) {
     return scale * centred + shift > 0 ? dy : slope * dy;
 }
 
-// partial (2, chunks, C): over each chunk, the sums of dy and of dy * xhat.
+// Computes partial (2, chunks, C): the sums of dy and of dy * xhat over each chunk.
 extern "C" __global__ void batchnorm_grad_partial(const real* __restrict__ dy, const real* __restrict__ x,
                                                   const real* __restrict__ gamma, const real* __restrict__ beta,
                                                   const real* __restrict__ mean, const real* __restrict__ var,
@@ -151,7 +150,7 @@ extern "C" __global__ void batchnorm_grad_partial(const real* __restrict__ dy, c
         const real scale = gamma[c] / sqrt(var[c] + eps), shift = beta[c];
         for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) {
             const real centred = x[m * C + c] - mu;
-            const real d = before_activation(dy[m * C + c], centred, scale, shift, slope);
+            const real d = activation_grad(dy[m * C + c], centred, scale, shift, slope);
             sum_dy += d;
             sum_dy_xhat += d * (inv_std * centred);
         }
@@ -192,12 +191,12 @@ extern "C" __global__ void batchnorm_grad_apply(const real* __restrict__ dy, con
     const int begin = (int)blockIdx.y * chunk, end = min(begin + chunk, M);
     for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) {
         const int i = m * C + c;
-        const real centred = x[i] - mu, d = before_activation(dy[i], centred, scale, shift, slope);
+        const real centred = x[i] - mu, d = activation_grad(dy[i], centred, scale, shift, slope);
         dx[i] = gamma[c] * inv_std * (d - sum_dy - inv_std * centred * sum_dy_xhat);
     }
 }
 
-// running = momentum * running + (1 - momentum) * batch, for mean and var in one launch.
+// Updates running = momentum * running + share * batch with share = 1 - momentum, for mean and var in one launch.
 extern "C" __global__ void track(real* __restrict__ running_mean, real* __restrict__ running_var,
                                  const real* __restrict__ mean, const real* __restrict__ var, real momentum,
                                  real share, int C) {
@@ -206,7 +205,7 @@ extern "C" __global__ void track(real* __restrict__ running_mean, real* __restri
     running_var[c] = momentum * running_var[c] + share * var[c];
 }
 
-// ---------------------------------------------------------------- element by element
+// ---------------------------------------------------------------- elementwise operations
 
 extern "C" __global__ void leaky_relu(const real* __restrict__ x, real* __restrict__ y, real slope, int n) {
     FOR_ELEMENT(i, n)
@@ -219,8 +218,8 @@ extern "C" __global__ void leaky_relu_grad(const real* __restrict__ dy, const re
     dx[i] = y[i] > 0 ? dy[i] : slope * dy[i];
 }
 
-// Element i is kept if the i-th 16-bit number of the stream is at least the threshold. Four such numbers, lowest
-// first, come from each SplitMix64 finaliser.
+// Element i is kept if the i-th 16-bit number of the stream is at least the threshold. Each hash (the finaliser of
+// SplitMix64) provides four such numbers, the lowest bits first.
 extern "C" __global__ void dropout(const real* __restrict__ x, real* __restrict__ y, u64 stream, int threshold,
                                    real kept, int n) {
     FOR_ELEMENT(i, n)
@@ -232,7 +231,7 @@ extern "C" __global__ void dropout(const real* __restrict__ x, real* __restrict_
     y[i] = x[i] * (number >= threshold ? kept : real(0));
 }
 
-// rate = lr / (1 - beta1^t) and unbias = 1 / (1 - beta2^t) come from the host, in double precision.
+// The host computes rate = lr / (1 - beta1^t) and unbias = 1 / (1 - beta2^t) in double precision.
 extern "C" __global__ void adam(real* __restrict__ w, const real* __restrict__ dw, real* __restrict__ m,
                                 real* __restrict__ v, real rate, real beta1, real share1, real beta2, real share2,
                                 real unbias, real eps, int n) {
@@ -247,7 +246,7 @@ extern "C" __global__ void moving_average(real* __restrict__ average, const real
     average[i] += share * (now[i] - average[i]);
 }
 
-// Up to eight arrays end to end. Those that are not needed have size 0.
+// Copies up to eight arrays into out, one after the other. Unused arrays have size 0.
 extern "C" __global__ void concatenate(real* __restrict__ out, int n, const real* a0, int n0, const real* a1, int n1,
                                        const real* a2, int n2, const real* a3, int n3, const real* a4, int n4,
                                        const real* a5, int n5, const real* a6, int n6, const real* a7, int n7) {
@@ -262,8 +261,8 @@ extern "C" __global__ void concatenate(real* __restrict__ out, int n, const real
     }
 }
 
-// x = pixels / 127.5 - 1 of the images with these indices, `size` numbers each. A data set may have more pixels than
-// 32 bits count, hence the 64.
+// Computes x = pixels / 127.5 - 1 for the images with these indices, which have `size` pixels each. Offsets into images
+// have 64 bits, because a data set may have more than 2^31 pixels.
 extern "C" __global__ void gather(const unsigned char* __restrict__ images, const long long* __restrict__ index,
                                   real* __restrict__ x, int size, int n) {
     FOR_ELEMENT(i, n)
@@ -272,8 +271,8 @@ extern "C" __global__ void gather(const unsigned char* __restrict__ images, cons
 
 // ---------------------------------------------------------------- losses
 
-// The sum of v over a block of THREADS threads, which must all come here: within each warp by shuffles, then over the
-// warps through shared memory.
+// Returns the sum of v over a block of THREADS threads, which must all call it: first over each warp by shuffles, then
+// over the warps through shared memory.
 __device__ real block_sum(real v) {
     __shared__ real part[THREADS / 32];
 #pragma unroll
@@ -282,7 +281,7 @@ __device__ real block_sum(real v) {
     __syncthreads();
     real sum = 0;
     for (int warp = 0; warp < THREADS / 32; ++warp) sum += part[warp];
-    __syncthreads();  // before anyone writes the next one's parts
+    __syncthreads();  // before the next call writes to part
     return sum;
 }
 
@@ -297,7 +296,7 @@ __device__ real softplus(real l) { return (l > 0 ? l : real(0)) + log1p(exp(-fab
 #define HINGE 1     // f(l) = max(0, 1 + sign * l)
 #define LINEAR 2    // f(l) = sign * l
 
-// This thread's share of the mean of weight * f over n logits; dl = weight * f'(l) / n.
+// Returns the part of this thread in the mean of weight * f over n logits, and writes dl = weight * f'(l) / n.
 __device__ real loss_term(int kind, const real* __restrict__ l, real* __restrict__ dl, int n, real sign, real smoothing,
                           real weight) {
     real sum = 0;
@@ -317,7 +316,8 @@ __device__ real loss_term(int kind, const real* __restrict__ l, real* __restrict
     return n > 0 ? sum / real(n) : sum;
 }
 
-// A loss over the logits a, with smoothing, and the logits b, if there are any: value (1,), da and db. One block.
+// Computes a loss over the logits a, with smoothing, and the logits b, of which there may be none: value (1,), da and
+// db. The grid is one block.
 extern "C" __global__ void loss(int kind, const real* __restrict__ a, real* __restrict__ da, int n_a, real sign_a,
                                 real smoothing, const real* __restrict__ b, real* __restrict__ db, int n_b, real sign_b,
                                 real weight, real* __restrict__ value) {
@@ -326,7 +326,7 @@ extern "C" __global__ void loss(int kind, const real* __restrict__ a, real* __re
     if (threadIdx.x == 0) value[0] = total;
 }
 
-// The mean of sigmoid(l) over n logits: value (1,). One block.
+// Computes the mean of sigmoid(l) over n logits: value (1,). The grid is one block.
 extern "C" __global__ void mean_sigmoid(const real* __restrict__ l, real* __restrict__ value, int n) {
     real sum = 0;
     for (int i = (int)threadIdx.x; i < n; i += THREADS) sum += sigmoid(l[i]);

@@ -1,4 +1,4 @@
-"""The compiled CPU backend. `start` loads it; importing this package imports neither Numba nor a kernel."""
+"""The compiled CPU backend. `start` loads it. Importing this package imports neither Numba nor any kernel."""
 
 import contextlib
 import ctypes
@@ -13,39 +13,41 @@ from minigan.backends.contract import cores
 if TYPE_CHECKING:
     from minigan.backends.numba.backend import NumbaBackend
 
-_users_threads: str | None = None  # NUMBA_NUM_THREADS as the user set it
+_users_threads: str | None = None  # the value of NUMBA_NUM_THREADS that the user set
 
 
 def start(threads: int | None = None) -> "NumbaBackend":
-    """The backend whose compiled loops run on so many threads; None: NUMBA_NUM_THREADS, else one for each core.
+    """Return the Numba backend with this number of threads (None: NUMBA_NUM_THREADS, else one per core).
 
-    The first call sets up the process: variables that Numba and OpenMP read once, memory,
-    and where compiled kernels are kept. BLAS gets one thread when the backend computes.
+    The first call sets up the process: the environment variables that Numba and OpenMP
+    read once, the memory allocator, and the folder of compiled kernels. BLAS is limited to
+    one thread when the backend is activated.
     """
     global _users_threads
     if "minigan.backends.numba.backend" not in sys.modules:
         _users_threads = _set_environment()
         _keep_freed_memory()
-        with _kernels_kept_on_disk():
+        with _kernels_cached_on_disk():
             from minigan.backends.numba import backend
-        backend.forget_stale_kernels()
+        backend.delete_stale_kernels()
     from minigan.backends.numba.backend import NumbaBackend
 
     return NumbaBackend(threads=threads or (int(_users_threads) if _users_threads else None))
 
 
 def _set_environment() -> str | None:
-    """Sets what Numba and OpenMP read from the environment once. Returns the user's own NUMBA_NUM_THREADS, or None.
+    """Set the environment variables that Numba and OpenMP read once.
 
-    Numba fixes its largest number of threads when it is imported, from NUMBA_NUM_THREADS: 16
-    or more, so that a backend may ask for more threads than cores. MINIGAN_THREAD_POOL tells
-    a child process that this was not the user's choice.
+    Returns the value of NUMBA_NUM_THREADS that the user set, or None.
 
-    The threads of OpenMP wait for one another asleep or in a busy loop. Always busy, their
-    default, is many times slower on a machine that has anything else to do, because the
-    waiting thread occupies a core that another one needs. Always asleep, each of the hundred
-    waits of a training step begins with waking up. So they are busy for about 0.2 ms, then
-    asleep.
+    When Numba is imported, it takes its maximum number of threads from NUMBA_NUM_THREADS.
+    The value set here is at least 16, so that a backend can use more threads than cores.
+    MINIGAN_THREAD_POOL tells a child process that the user did not set NUMBA_NUM_THREADS.
+
+    A waiting OpenMP thread either sleeps or spins in a busy loop. Spinning is the default. It
+    is many times slower if other programs run, because a waiting thread occupies a core that
+    another thread needs. If the threads sleep at once, each of about a hundred waits in a
+    training step starts with waking them up. So they spin for about 0.2 ms, then sleep.
     """
     users = os.environ.get("NUMBA_NUM_THREADS")
     if users == os.environ.get("MINIGAN_THREAD_POOL"):
@@ -58,11 +60,11 @@ def _set_environment() -> str | None:
 
 
 def _keep_freed_memory() -> None:
-    """Tells glibc to keep the memory of freed arrays for the next ones (mallopt: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD).
+    """Tell glibc to reuse the memory of freed arrays (mallopt: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD).
 
-    A step frees and asks for the same large arrays again and again. If they are returned to
-    the system each time, every page has to be cleared and mapped again, which takes as long
-    as filling it. Without glibc nothing changes.
+    Every step allocates and frees the same large arrays. If they are returned to the system
+    each time, every page has to be cleared and mapped again, which takes as long as filling
+    it. Without glibc this function does nothing.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -71,12 +73,13 @@ def _keep_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def _kernels_kept_on_disk():
-    """Kernels defined in here are kept in the user's cache folder, where an installation that is read-only works too.
+def _kernels_cached_on_disk():
+    """Cache the kernels that are defined in this context in the user's cache folder.
 
-    A user's own NUMBA_CACHE_DIR wins. If the folder cannot be written, Numba takes another.
-    Numba reads the setting where a kernel is defined, so the user's own kernels are not
-    affected.
+    So they are cached even if the installation is read-only. NUMBA_CACHE_DIR takes
+    precedence if the user set it. If the folder cannot be written, Numba uses another one.
+    Numba reads the setting when a kernel is defined, so kernels that the user defines are
+    not affected.
     """
     import numba
 

@@ -1,17 +1,17 @@
-"""The compiled CPU backend; README.md in this folder explains the kernels.
+"""The compiled CPU backend. README.md in this folder explains the kernels.
 
-Four ways to the same sums, each the check of the next:
+Four algorithms compute the same convolutions. Each one is tested against the one before it:
 
-    *_loops        the plain loops: the specification, and the way of dtypes and machines that the tile does not serve
-    microkernel    a register tile: the same products at the CPU's full speed
-    toomcook       fewer products along the rows of an image, on the same tile
-    fourier        fewer products still, for small maps with many channels
+    *_loops        plain loops: the specification, and the fallback where the tile does not support dtype or machine
+    microkernel    a register tile: the same products at the full speed of the CPU
+    toomcook       fewer products along the rows of an image, computed by the same tile
+    fourier        even fewer products, for small feature maps with many channels
 
-`passes` has what only reads and writes, and `parallel` shares the work of all of them
-among the threads.
+`passes` contains the operations that are limited by memory, such as batch norm. `parallel`
+distributes the work of all of them over the threads.
 
-The results do not depend on the number of threads, to the bit: work is cut into pieces
-whose size never depends on it, each output is summed by one thread in one order, and
+The bits of the results do not depend on the number of threads: work is divided into pieces
+of a size that does not depend on it, one thread sums each output in a fixed order, and
 partial sums are added in a fixed order.
 """
 
@@ -39,33 +39,38 @@ from minigan.backends.numpy_backend import NumpyBackend, limit_blas
 
 
 class NumbaBackend(NumpyBackend):
-    """The operations that take time, compiled; the others are the reference's."""
+    """The reference backend with compiled versions of the operations that take most of the time."""
 
     name = "numba"
     takes_complex = False
     compiles = True
 
     def activate(self) -> None:
-        """BLAS gets one thread: its threads wait in a busy loop after each product, on the cores that the compiled
-        loops need, and their number changes its bits."""
+        """Set the number of Numba threads, and limit BLAS to one thread.
+
+        BLAS threads spin after each product, on cores that the compiled loops need. The bits of
+        a BLAS product also depend on its number of threads.
+        """
         threads = self.settings["threads"] or contract.cores()
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         limit_blas(1)
 
     def describe(self) -> str:
+        """Return the version of Numba and the number of threads."""
         return f"Numba {numba.__version__} on {self.settings['threads'] or contract.cores()} threads"
 
-    # ---- compiling ahead
+    # ---- compilation ahead of time
 
     def kernels_on_disk(self) -> bool:
-        """Whether kernels have been compiled on this machine before."""
+        """Return whether kernels were compiled on this machine before."""
         return any(kernel_folder().glob("*.nbi"))
 
-    def prepare(self, play: Callable[[Backend], object]) -> None:
-        """If nothing is compiled yet, a second process compiles what a step needs last, while this one begins it.
+    def prepare(self, run_step: Callable[[Backend], object]) -> None:
+        """Compile the kernels of a training step by running one.
 
-        Each finds on disk what the other has compiled. If the second process fails, for
-        whatever reason, this one does all the work.
+        If nothing is compiled yet, a second process compiles the kernels that a step needs last
+        while this process compiles the first ones. Each process loads from disk what the other
+        one has compiled. If the second process fails, this process compiles everything.
         """
         second = None
         if not self.kernels_on_disk() and contract.cores() > 1:
@@ -76,10 +81,10 @@ class NumbaBackend(NumpyBackend):
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            threading.Thread(target=_hand_over, args=(play, second.stdin), daemon=True).start()
+            threading.Thread(target=_send, args=(run_step, second.stdin), daemon=True).start()
         try:
             with _no_garbage_collection():
-                play(self)
+                run_step(self)
         finally:
             if second:
                 second.kill()
@@ -89,126 +94,141 @@ class NumbaBackend(NumpyBackend):
 
     @in_force
     def conv2d(self, x: Array, w: Array, stride: int, pad: Pad) -> Array:
-        """y[n,p,q,o] = sum_ijc xpad[n, p*stride+i, q*stride+j, c] * w[i,j,c,o]; (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)"""
+        """Compute y[n,p,q,o] = sum_ijc xpad[n, p*stride+i, q*stride+j, c] * w[i,j,c,o].
+
+        (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)
+        """
         x, w = contiguous(x, w)
         (_, H, W, C), K = x.shape, len(w)
-        agree("x and w", C, w.shape[2])
+        expect_equal("x and w", C, w.shape[2])
         P, Q, before = conv_size(H, K, stride, pad), conv_size(W, K, stride, pad), pads(pad)[0]
-        if not tiled(x, w):
+        if not tile_supports(x, w):
             return conv2d_loops(x, w, stride, before, P, Q)
-        return quickest(x.shape, w.shape, stride, before, P, Q, x.dtype).conv2d(x, w, stride, before, P, Q)
+        return choose_algorithm(x.shape, w.shape, stride, before, P, Q, x.dtype).conv2d(x, w, stride, before, P, Q)
 
     @in_force
     def conv2d_grad_x(self, dy: Array, w: Array, x_shape: Shape, stride: int, pad: Pad) -> Array:
-        """dx[n,h,v,c] = sum of dy[n,p,q,o] * w[i,j,c,o] where p*stride+i is row h and q*stride+j column v of xpad.
+        """Compute dx[n,h,v,c] = sum of dy[n,p,q,o] * w[i,j,c,o] where p*stride+i = h+before and q*stride+j = v+before.
 
         (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)
         """
         dy, w = contiguous(dy, w)
         (_, P, Q, O), (_, H, W, C), before = dy.shape, x_shape, pads(pad)[0]
-        agree("dy and w", O, w.shape[3])
-        agree("x and w", C, w.shape[2])
-        if not tiled(dy, w):
+        expect_equal("dy and w", O, w.shape[3])
+        expect_equal("x and w", C, w.shape[2])
+        if not tile_supports(dy, w):
             return conv2d_grad_x_loops(dy, w, H, W, stride, before)
-        way = quickest(tuple(x_shape), w.shape, stride, before, P, Q, dy.dtype)
-        return way.conv2d_grad_x(dy, w, H, W, stride, before)
+        algorithm = choose_algorithm(tuple(x_shape), w.shape, stride, before, P, Q, dy.dtype)
+        return algorithm.conv2d_grad_x(dy, w, H, W, stride, before)
 
     @in_force
     def conv2d_grad_w(self, dy: Array, x: Array, w_shape: Shape, stride: int, pad: Pad) -> Array:
-        """dw[i,j,c,o] = sum_npq xpad[n, p*stride+i, q*stride+j, c] * dy[n,p,q,o]; (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)"""
+        """Compute dw[i,j,c,o] = sum_npq xpad[n, p*stride+i, q*stride+j, c] * dy[n,p,q,o].
+
+        (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)
+        """
         dy, x = contiguous(dy, x)
         (N, P, Q, O), C, K, before = dy.shape, x.shape[3], w_shape[0], pads(pad)[0]
-        agree("dy and x", N, len(x))
-        agree("dy and w", O, w_shape[3])
-        agree("x and w", C, w_shape[2])
-        if not tiled(dy, x):
+        expect_equal("dy and x", N, len(x))
+        expect_equal("dy and w", O, w_shape[3])
+        expect_equal("x and w", C, w_shape[2])
+        if not tile_supports(dy, x):
             return conv2d_grad_w_loops(dy, x, K, stride, before)
-        way = quickest(x.shape, tuple(w_shape), stride, before, P, Q, dy.dtype)
-        return way.conv2d_grad_w(dy, x, K, stride, before)
+        algorithm = choose_algorithm(x.shape, tuple(w_shape), stride, before, P, Q, dy.dtype)
+        return algorithm.conv2d_grad_w(dy, x, K, stride, before)
 
     @in_force
     def matmul(self, a: Array, b: Array) -> Array:
-        """a @ b, (M,K), (K,N) -> (M,N), with the same bits for any number of threads, which BLAS does not promise."""
+        """Compute a @ b: (M,K), (K,N) -> (M,N). Unlike with BLAS, the bits do not depend on the number of threads."""
         if a.shape[1] != b.shape[0]:
             raise ValueError(f"matmul: {a.shape} @ {b.shape} do not fit together")
         if a.shape[1] == 1:
             return a * b
-        return microkernel.matmul(a, b) if tiled(a, b) and a.dtype == b.dtype else a @ b
+        return microkernel.matmul(a, b) if tile_supports(a, b) and a.dtype == b.dtype else a @ b
 
     # ---- passes over memory
 
     @in_force
     def sum_rows(self, dy: Array) -> Array:
+        """Sum over all axes but the last: (..., C) -> (C,)."""
         return passes.sum_rows(dy)
 
     @in_force
     def leaky_relu(self, x: Array, slope: float) -> Array:
+        """Compute y = x where x > 0, else slope * x."""
         return passes.leaky_relu(x, slope)
 
     @in_force
     def leaky_relu_grad(self, dy: Array, y: Array, slope: float) -> Array:
+        """Compute dx = dy where y > 0, else slope * dy."""
         return passes.leaky_relu_grad(dy, y, slope)
 
     @in_force
     def add_bias(self, y: Array, b: Array, slope: float = 1.0) -> Array:
+        """Compute leaky_relu(y + b) in one pass: (..., C), (C,) -> (..., C). May overwrite y."""
         return passes.add_bias(y, b, slope)
 
     @in_force
     def bias_grad(self, dy: Array, y: Array, slope: float = 1.0) -> tuple[Array, Array]:
+        """Compute the gradients of y + b (..., C) and of b (C,) in leaky_relu(y + b)."""
         return passes.bias_grad(dy, y, slope)
 
     @in_force
     def batchnorm(
         self, x: Array, gamma: Array, beta: Array, eps: float, slope: float = 1.0
     ) -> tuple[Array, Array, Array]:
+        """Compute leaky_relu(y) (..., C), and the mean (C,) and biased variance (C,) of x (..., C)."""
         return passes.batchnorm(x, gamma, beta, eps, slope, self.batch_sum)
 
     @in_force
     def batchnorm_grad(
         self, dy: Array, x: Array, norm: Normalisation, slope: float = 1.0
     ) -> tuple[Array, Array, Array]:
+        """Compute dx (..., C), dgamma (C,) and dbeta (C,)."""
         return passes.batchnorm_grad(dy, x, norm, slope, self.batch_sum)
 
     @in_force
     def dropout(self, x: Array, threshold: int, stream: int) -> Array:
+        """Compute y = x * mask * 65536 / (65536 - threshold), with the mask of the reference."""
         return passes.dropout(x, threshold, stream)
 
     # ---- updates in place
 
     @in_force
     def adam(self, w: Array, dw: Array, m: Array, v: Array, step: AdamStep) -> None:
+        """Make one step of Adam: update w, m and v in place."""
         if w.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous:
             passes.adam(w, dw, m, v, step)
-        else:  # reshape would give a copy, and the update would be lost
+        else:  # reshape would return a copy, and the update would be lost
             super().adam(w, dw, m, v, step)
 
 
-def _hand_over(play: Callable[[Backend], object], pipe: IO[bytes]) -> None:
-    """Writes `play` to the second process, which may read it late, or never if it ended or `play` cannot be pickled."""
+def _send(run_step: Callable[[Backend], object], pipe: IO[bytes]) -> None:
+    """Send `run_step` to the second process. Ignore errors, because `prepare` also works without that process."""
     with contextlib.suppress(OSError, ValueError, pickle.PicklingError, AttributeError, TypeError), pipe:
-        pickle.dump(play, pipe)
+        pickle.dump(run_step, pipe)
 
 
 class GradientCompiler(NumpyBackend):
-    """The reference, with the four compiled operations that a training step needs last."""
+    """The reference backend with the four compiled operations that a training step needs last."""
 
     def __init__(self, compiled: NumbaBackend):
+        """Take the four operations from `compiled`."""
         super().__init__()
         self.bias_grad, self.conv2d_grad_w = compiled.bias_grad, compiled.conv2d_grad_w  # type: ignore[method-assign]
         self.batchnorm_grad, self.adam = compiled.batchnorm_grad, compiled.adam  # type: ignore[method-assign]
 
 
 def compile_gradients() -> None:
-    """The part of the second process: `play` from the standard input, run so that only the gradients are compiled."""
-    play = pickle.load(sys.stdin.buffer)
+    """Compile the gradient operations: the entry point of the second process, which reads `run_step` from stdin."""
+    run_step = pickle.load(sys.stdin.buffer)
     with _no_garbage_collection():
-        play(GradientCompiler(NumbaBackend(threads=None)))
+        run_step(GradientCompiler(NumbaBackend(threads=None)))
 
 
 @contextlib.contextmanager
 def _no_garbage_collection():
-    """Turns off the garbage collector, because a compiler makes many objects that live on, and repeated collections
-    are slow."""
+    """Disable the garbage collector. Compilation creates many long-lived objects, and each collection scans them."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -219,22 +239,22 @@ def _no_garbage_collection():
 
 
 @functools.lru_cache(maxsize=256)
-def quickest(x_shape, w_shape, stride: int, before: int, P: int, Q: int, dtype):
-    """The module whose three operations have the least work for a convolution of these shapes."""
-    ways = (fourier, toomcook, microkernel)
-    return min(ways, key=lambda way: way.work(x_shape, w_shape, stride, before, P, Q, dtype))
+def choose_algorithm(x_shape, w_shape, stride: int, before: int, P: int, Q: int, dtype):
+    """Return the module whose `work` is least for a convolution of these shapes. Ties go to the first one."""
+    algorithms = (fourier, toomcook, microkernel)
+    return min(algorithms, key=lambda algorithm: algorithm.work(x_shape, w_shape, stride, before, P, Q, dtype))
 
 
 def contiguous(*arrays: np.ndarray) -> list[np.ndarray]:
-    """The arrays in C order and of one dtype."""
+    """Return the arrays in C order, converted to one dtype."""
     dtype = np.result_type(*arrays)
     return [np.ascontiguousarray(array, dtype) for array in arrays]
 
 
-def agree(names: str, a: int, b: int) -> None:
-    """Compiled loops check no bounds, so sizes that must be equal are compared here."""
+def expect_equal(names: str, a: int, b: int) -> None:
+    """Raise ValueError if two sizes differ. Compiled loops do not check bounds, so sizes are checked first."""
     if a != b:
-        raise ValueError(f"{names} do not belong together: {a} against {b}")
+        raise ValueError(f"sizes of {names} do not match: got {a} and {b}, expected them to be equal")
 
 
 # The plain loops ------------------------------------------------------------------------------------------------------
@@ -242,6 +262,7 @@ def agree(names: str, a: int, b: int) -> None:
 
 @njit(parallel=True, cache=True)
 def conv2d_loops(x, w, stride, before, P, Q):
+    """Compute `conv2d` with plain loops: (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)."""
     N, H, W, C = x.shape
     K, O = w.shape[1], w.shape[3]
     y = np.zeros((N, P, Q, O), x.dtype)
@@ -262,6 +283,7 @@ def conv2d_loops(x, w, stride, before, P, Q):
 
 @njit(parallel=True, cache=True)
 def conv2d_grad_x_loops(dy, w, H, W, stride, before):
+    """Compute `conv2d_grad_x` with plain loops: (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)."""
     N, P, Q, O = dy.shape
     K, C = w.shape[1], w.shape[2]
     dx = np.zeros((N, H, W, C), dy.dtype)
@@ -282,10 +304,11 @@ def conv2d_grad_x_loops(dy, w, H, W, stride, before):
 
 @njit(parallel=True, cache=True)
 def conv2d_grad_w_loops(dy, x, K, stride, before):
+    """Compute `conv2d_grad_w` with plain loops: (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)."""
     N, P, Q, O = dy.shape
     _, H, W, C = x.shape
     dw = np.zeros((K, K, C, O), x.dtype)
-    for tap in prange(K * K):  # each thread owns its taps: nothing is shared, nothing depends on their number
+    for tap in prange(K * K):  # only one thread writes each tap, so the result does not depend on their number
         i, j = tap // K, tap % K
         for n in range(N):
             for p in range(P):
@@ -300,40 +323,42 @@ def conv2d_grad_w_loops(dy, x, K, stride, before):
     return dw
 
 
-# The tile -------------------------------------------------------------------------------------------------------------
+# The tile and its compiled kernels ------------------------------------------------------------------------------------
 
 
-def tiled(*arrays: np.ndarray) -> bool:
-    """Whether the tile serves these arrays: float32 or float64, none of them empty."""
+def tile_supports(*arrays: np.ndarray) -> bool:
+    """Return whether the tile supports these arrays: float32 or float64, and none of them empty."""
     return arrays[0].dtype in (np.float32, np.float64) and all(array.size for array in arrays) and tile_works()
 
 
 @functools.cache
 def tile_works() -> bool:
-    """Compiles the tile on a small product; on a machine where that fails, says so once."""
+    """Compile the tile and test it on a small product. If that fails, warn once and return False."""
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     try:
         if np.array_equal(microkernel.matmul(x, x.T), [[5, 14], [14, 50]]):
             return True
         cause = "its results are wrong"
-    except Exception as error:  # whatever the compiler may say: the loops serve
+    except Exception as error:  # any error of the compiler: the loops are used instead
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
-    warning = f"the fast convolutions do not run on this machine, plain loops take over ({cause})"
+    warning = f"the fast convolutions do not run on this machine, so slower plain loops are used ({cause})"
     warnings.warn(warning, RuntimeWarning, stacklevel=2)
     return False
 
 
 def kernel_folder() -> Path:
+    """Return the folder in which Numba caches the compiled kernels."""
     return Path(microkernel.products.stats.cache_path)
 
 
-def forget_stale_kernels() -> None:
-    """Deletes kernels that were compiled from other sources than today's.
+def delete_stale_kernels() -> None:
+    """Delete the kernels that were compiled from other versions of the source files.
 
-    Numba compiles a kernel again when the kernel's own file has changed. But the tile, and
-    how loops share their tasks, are in other files and are compiled into it. (Indices are
-    deleted first, then what they point to: a process that comes between finds nothing, and
-    no new index, written before its kernel, can point to an old one.)
+    Numba compiles a kernel again if the file of the kernel has changed. But the code of the
+    tile and of `in_parallel` is in other files and is compiled into the kernel. Index files
+    are deleted before the files that they point to, so that another process that starts in
+    between finds no index. Numba writes an index before its kernel, and this order also
+    prevents a new index from pointing to an old kernel.
     """
     folder = kernel_folder()
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))

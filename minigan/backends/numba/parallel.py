@@ -1,16 +1,18 @@
-"""How compiled loops share their work among threads: `in_parallel(tasks, body, arguments)`.
+"""Distribute the tasks of compiled loops over threads: `in_parallel(tasks, body, arguments)`.
 
     @njit(**INNER)                                      @njit(**COMPILED)
     def piece(task, x, y):                              def double(x, y):
         part = slice(task * 100, (task + 1) * 100)          in_parallel((x.size + 99) // 100, piece, (x, y))
         y[part] = 2 * x[part]
 
-calls piece(0, x, y), piece(1, x, y), ... and every thread has its share of them. It does what `prange` does, and by it:
-there is one `prange`, below, which serves all loops. With one in each, as is usual, Numba makes and compiles for each
-loop a second function that unpacks its arrays; that took longer than all the rest of the compilation.
+calls piece(0, x, y), piece(1, x, y), ... and distributes these calls over the threads. It works like `prange`, and all
+loops use the same `prange`, which is in `share_tasks` below. If each loop has a `prange`, as is usual, Numba generates
+and compiles for each of them a second function that unpacks the arrays. This took longer than all the rest of the
+compilation.
 
-The way there: the arguments lie side by side in memory; a function (address of arguments, task) that takes them from
-there and calls the body is added to the caller's module; the `prange` gets its address and theirs.
+Implementation: the arguments are stored in one structure in memory. `in_parallel` adds a function (address of the
+arguments, task) to the caller's module. This function loads the arguments and calls the body. `share_tasks` gets the
+addresses of the function and of the arguments.
 """
 
 from typing import Any
@@ -22,26 +24,29 @@ from numba import get_num_threads, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# x / 0 is no exception, which every loop would look for
+# x / 0 raises nothing, so loops do not have to test for it
 PLAIN: dict[str, Any] = dict(error_model="numpy", no_cfunc_wrapper=True)
 COMPILED: dict[str, Any] = PLAIN | dict(cache=True)
-INNER: dict[str, Any] = PLAIN | dict(no_cpython_wrapper=True)  # called by compiled code alone
+INNER: dict[str, Any] = PLAIN | dict(no_cpython_wrapper=True)  # called from compiled code only
 
-LINE = 8  # numbers of 8 bytes in a cache line: threads that write to the same line wait for one another
+LINE = 8  # 8-byte numbers in a cache line; threads that write to the same line wait for each other
 ADDRESS = ir.IntType(64)
 TASK = ir.FunctionType(ir.VoidType(), [ADDRESS, ADDRESS])  # (address of the arguments, number of the task)
 
-get_num_threads()  # starts them; a function read from disk with a `prange` in it would, but its callers do not
+# Starts the threads. Loading a cached function with a `prange` starts them too, but loading its callers does not.
+get_num_threads()
 
 
 @intrinsic
 def in_parallel(typing_context, tasks, body, arguments):
-    """body(task, *arguments) for each task of 0 ... tasks - 1, in any order, by all threads; returns after the last.
+    """Call body(task, *arguments) for each task in 0 ... tasks - 1 on all threads, and return when all are done.
 
-    body is a compiled function whose result is dropped. An array among the arguments that a task writes to shares no
-    memory with the others: what is read from these need not be read again after each number written to that one.
+    The order of the tasks is arbitrary. body is a compiled function whose result is ignored. An array that a task
+    writes to must not share memory with the other arguments: the compiler relies on this and does not reload what it
+    has read from them after each write.
+
     Raises MemoryError if a task fails. Allocation is the only thing that can fail, because loops compiled with INNER
-    raise nothing of their own.
+    raise no exceptions.
     """
     body_signature = body.get_call_type(typing_context, (types.int64, *arguments.types), {})
     sharing = typing_context.resolve_value_type(share_tasks)
@@ -49,17 +54,17 @@ def in_parallel(typing_context, tasks, body, arguments):
 
     def codegen(context, builder, signature, values):
         count, _, packed = values
-        shared = cgutils.pack_struct(builder, [cgutils.false_byte, packed])  # has a task failed?; the arguments
+        shared = cgutils.pack_struct(builder, [cgutils.false_byte, packed])  # (whether a task failed, the arguments)
         shared = cgutils.alloca_once_value(builder, shared)
 
-        # the function (address of `shared`, task), which the caller does not call but hands on
+        # the function (address of `shared`, task), whose address the caller passes to `share_tasks`
         task = ir.Function(builder.module, TASK, builder.module.get_unique_name("task"))
         task.linkage = "internal"
         inside = ir.IRBuilder(task.append_basic_block())
-        shared_there = inside.inttoptr(task.args[0], shared.type)
-        failed, packed = (cgutils.gep_inbounds(inside, shared_there, 0, field) for field in (0, 1))
+        shared_inside = inside.inttoptr(task.args[0], shared.type)
+        failed, packed = (cgutils.gep_inbounds(inside, shared_inside, 0, field) for field in (0, 1))
         unpacked = cgutils.unpack_tuple(inside, inside.load(packed), len(arguments.types))
-        unpacked = [borrowed(context, inside, *pair) for pair in zip(arguments.types, unpacked, strict=True)]
+        unpacked = [without_refcount(context, inside, *pair) for pair in zip(arguments.types, unpacked, strict=True)]
         compiled = body.dispatcher.overloads[body_signature.args]
         context.add_linking_libs([compiled.library])
         status, _ = context.call_conv.call_function(
@@ -73,7 +78,7 @@ def in_parallel(typing_context, tasks, body, arguments):
             inside.store(cgutils.true_byte, failed)
         inside.ret_void()
 
-        # and the caller again
+        # the code of the caller
         share = context.get_function(sharing, sharing_signature)
         context.add_linking_libs(share.libs)
         count = context.cast(builder, count, signature.args[0], types.int64)
@@ -86,12 +91,15 @@ def in_parallel(typing_context, tasks, body, arguments):
     return types.void(tasks, body, arguments), codegen
 
 
-def borrowed(context, builder, kind, value):
-    """An array, or each array of a tuple, without its counter of references, which the caller holds: each slice of it
-    counts up and down there, and threads would wait for one another at every row."""
+def without_refcount(context, builder, kind, value):
+    """Return an array, or a tuple of arrays, without reference counters.
+
+    The caller keeps the arrays alive. With a counter, every slice would increment and decrement it, and threads would
+    wait for each other at every row.
+    """
     if isinstance(kind, types.BaseTuple):
         for i, field in enumerate(kind.types):
-            part = borrowed(context, builder, field, builder.extract_value(value, i))
+            part = without_refcount(context, builder, field, builder.extract_value(value, i))
             value = builder.insert_value(value, part, i)
         return value
     if not isinstance(kind, types.Array):
@@ -103,25 +111,29 @@ def borrowed(context, builder, kind, value):
 
 @njit(parallel=True, **COMPILED)
 def share_tasks(function, arguments, tasks):
-    """Each thread begins with a share of its own, the same in every loop, part of whose data may still be in its cache;
-    and goes on with what is left of the others', for one of them may have been held up."""
+    """Run all tasks on all threads.
+
+    Each thread starts with its own range of tasks. The range is the same in every loop, because part of its data may
+    still be in the cache of the thread. Then the thread takes the tasks that are left in the ranges of other threads,
+    because one of them may have been delayed.
+    """
     threads = number_of_threads()
-    taken = np.empty(threads * LINE, np.int64)
+    next_task = np.empty(threads * LINE, np.int64)
     for owner in range(threads):
-        taken[owner * LINE] = owner * tasks // threads
+        next_task[owner * LINE] = owner * tasks // threads
     for thread in prange(threads):
         for turn in range(threads):
             owner = (thread + turn) % threads
             last = (owner + 1) * tasks // threads
-            task = take(taken, owner * LINE)
+            task = fetch_add(next_task, owner * LINE)
             while task < last:
-                call(function, arguments, task)
-                task = take(taken, owner * LINE)
+                call_task(function, arguments, task)
+                task = fetch_add(next_task, owner * LINE)
 
 
 @intrinsic
 def number_of_threads(typing_context):
-    """numba.get_num_threads(), by the name under which a `prange` calls it: only so can the caller be kept on disk."""
+    """Call numba.get_num_threads() by its C symbol, as a `prange` does. Only then can the caller be cached on disk."""
 
     def codegen(context, builder, signature, values):
         kind = ir.FunctionType(ADDRESS, [])
@@ -131,21 +143,21 @@ def number_of_threads(typing_context):
 
 
 @intrinsic
-def take(typing_context, numbers, i):
-    """numbers[i], and then one more there, which no other thread can come between."""
+def fetch_add(typing_context, numbers, i):
+    """Return numbers[i] and increment it by one, in one atomic operation."""
 
     def codegen(context, builder, signature, values):
         kinds = signature.args
         first = context.make_array(kinds[0])(context, builder, values[0]).data
-        there = builder.gep(first, [context.cast(builder, values[1], kinds[1], types.int64)])
-        return builder.atomic_rmw("add", there, ir.Constant(ADDRESS, 1), "monotonic")
+        address = builder.gep(first, [context.cast(builder, values[1], kinds[1], types.int64)])
+        return builder.atomic_rmw("add", address, ir.Constant(ADDRESS, 1), "monotonic")
 
     return types.int64(numbers, i), codegen
 
 
 @intrinsic
-def call(typing_context, function, arguments, task):
-    """Calls the TASK at the address `function`."""
+def call_task(typing_context, function, arguments, task):
+    """Call the function of type TASK at the address `function`."""
 
     def codegen(context, builder, signature, values):
         function, *numbers = (
