@@ -16,7 +16,7 @@ BACKENDS = ["numpy", "numba", "emulation", pytest.param("cupy", marks=pytest.mar
 
 
 # Why a test may be skipped on a machine with every extra but without a GPU: `pytest --no-unexpected-skips`.
-EXPECTED_SKIPS = re.compile("GPU|CUDA")
+EXPECTED_SKIPS = re.compile("GPU|CUDA|NVIDIA")
 
 
 def pytest_addoption(parser) -> None:
@@ -29,8 +29,9 @@ def pytest_terminal_summary(terminalreporter) -> None:
     """Reports when the CUDA kernels were tested in emulation only."""
     if "cupy_standin" in sys.modules and backends.status()["cupy"] is not None:
         terminalreporter.write_line("CUDA kernels run on a CPU emulation; no GPU was used")
-    for reason in sorted(unexpected_skips(terminalreporter.stats)):
-        terminalreporter.write_line(f"unexpected skip: {reason}", red=True)
+    if terminalreporter.config.getoption("no_unexpected_skips"):
+        for reason in sorted(unexpected_skips(terminalreporter.stats)):
+            terminalreporter.write_line(f"unexpected skip: {reason}", red=True)
 
 
 def unexpected_skips(stats: dict) -> set[str]:

@@ -20,6 +20,7 @@ from minigan.layers import (
     Dropout,
     Flatten,
     Layer,
+    LayerNorm,
     LeakyReLU,
     MinibatchStdDev,
     OneHot,
@@ -129,6 +130,24 @@ def test_a_cache_keeps_the_running_statistics_of_its_forward_pass(backend, rng):
     dx_later, grads_later = layer.backward(dy, cache)
     np.testing.assert_array_equal(backend.to_numpy(dx), backend.to_numpy(dx_later))
     np.testing.assert_array_equal(backend.to_numpy(grads["gamma"]), backend.to_numpy(grads_later["gamma"]))
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (4, 2, 5, 3)])
+def test_layer_norm_gives_each_sample_mean_0_and_variance_1(shape, backend, rng):
+    layer = LayerNorm(3, eps=1e-3).to(backend, np.float64)
+    x = 5 + 3 * rng.standard_normal(shape)
+    y, _ = layer.forward(backend.asarray(x))
+    samples, var = backend.to_numpy(y).reshape(len(x), -1), x.reshape(len(x), -1).var(1)
+    np.testing.assert_allclose(samples.mean(1), 0, atol=1e-14)
+    np.testing.assert_allclose(samples.var(1), var / (var + 1e-3), rtol=1e-12)
+
+
+def test_layer_norm_of_a_sample_depends_on_no_other_sample_and_not_on_the_mode(backend, rng):
+    layer = LayerNorm(3).to(backend, np.float64)
+    x = backend.asarray(rng.standard_normal((4, 2, 2, 3)))
+    y, _ = layer.forward(x)
+    for one in (layer.forward(x[:1])[0], layer.forward(x[:1], train=False)[0]):
+        np.testing.assert_array_equal(backend.to_numpy(one), backend.to_numpy(y)[:1])
 
 
 @pytest.mark.parametrize(
@@ -624,6 +643,13 @@ def test_a_new_batch_norm_is_the_identity():
     assert (layer.momentum, layer.eps) == (0.9, 1e-5)
 
 
+def test_a_new_layer_norm_has_gamma_1_and_beta_0():
+    layer = LayerNorm(3)
+    assert {k: v.tolist() for k, v in layer.params.items()} == {"gamma": [1.0] * 3, "beta": [0.0] * 3}
+    assert layer.eps == 1e-5 and not layer.buffers and repr(layer) == "LayerNorm(3)"
+    assert {p.dtype for p in layer.params.values()} == {np.dtype(np.float32)}
+
+
 # ---------------------------------------------------------------- error messages
 
 
@@ -661,6 +687,8 @@ def test_a_new_batch_norm_is_the_identity():
         ),
         (lambda r: BatchNorm(3), (5, 4), r"BatchNorm expects x \(N, 3\), got \(5, 4\): its last axis has 3 channels"),
         (lambda r: BatchNorm(3), (5, 2, 2, 4), r"BatchNorm expects x \(N, H, W, 3\), got \(5, 2, 2, 4\)"),
+        (lambda r: LayerNorm(3), (5, 4), r"LayerNorm expects x \(N, 3\), got \(5, 4\): its last axis has 3 channels"),
+        (lambda r: LayerNorm(3), (3,), r"LayerNorm expects x \(N, 3\), got \(3,\)"),
         (
             lambda r: Reshape(2, 3),
             (5, 7),

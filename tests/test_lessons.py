@@ -67,6 +67,7 @@ def read(name: str) -> str:
     return (LESSONS / f"{name}.py").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_claim_of_the_lesson_is_true_and_its_exercises_can_be_solved(name, tmp_path):
     result = run(tmp_path, name, solved(read(name), ANSWERS[name]))

@@ -16,7 +16,7 @@ from minigan.errors import UserError
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 HARMLESS = Mistake(
-    "none", "game", "a word", "D learns to tell", "D learns to see", "Nothing: it changes a comment.", "none.toml"
+    "none", "game", "a word", "Update D once", "Change D once", "Nothing: it changes a comment.", "none.toml"
 )
 ENTRY = 'title = "t"\nwhere = "losses"\nfrom = "a"\nto = "b"\nimitates = "Somebody slips."\n'
 
@@ -25,6 +25,7 @@ def identifier(mistake):
     return f"{mistake.module}: {mistake.title}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES, ids=identifier)
 def test_a_planted_mistake_is_caught(mistake, outcomes):
     outcome = outcomes[mistake]
@@ -38,6 +39,7 @@ def test_there_are_enough_mistakes_and_all_differ():
     assert places == {"layers", "losses", "optim", "game", "penalties", "backends"}
 
 
+@pytest.mark.slow
 def test_the_weak_checks_miss_most(outcomes):
     """A cotangent of ones and a loose tolerance miss more than half of the mistakes."""
     assert sum(outcome.weak for outcome in outcomes.values()) < len(outcomes) / 2
@@ -136,6 +138,7 @@ def test_the_package_is_restored_after_planting(rng):
     assert layers.Tanh().backward(np.ones(1), cache)[0] == 1 - y * y
 
 
+@pytest.mark.slow
 def test_the_tables_count_the_outcomes(outcomes):
     some = list(outcomes.values())
     details, summary = planted.details(some), planted.summary(some)
@@ -145,6 +148,7 @@ def test_the_tables_count_the_outcomes(outcomes):
     assert last == ["**all**", *(str(n) for n in (len(some), len(some), single, sum(o.weak for o in some)))]
 
 
+@pytest.mark.slow
 def test_the_table_in_the_readme_is_generated(outcomes):
     """`minigan gradcheck --planted --update README.md` writes it."""
     assert planted.block(README.read_text(encoding="utf-8")) == planted.summary(list(outcomes.values()))

@@ -32,6 +32,7 @@ EXCEPTIONS = {
     ("checking", "models"): "whole steps of every preset are checked",
     ("checking", "datasets"): "each kind of data has its own shape of samples",
     ("layers", "losses"): "layers and losses check labels with the same function",
+    ("optim", "layers"): "an optimizer updates the parameters of a layer",
     ("penalties", "layers"): "a penalty differentiates layers and adds their gradients",
     ("options", "errors"): "an invalid value raises UserError",
 }
@@ -189,6 +190,7 @@ LOCAL = {
         "same_label.sum(axis=1, keepdims=True)",
     ): "the samples are gathered, see the comment there",
     ("conditional.py", "t.reshape(len(t), -1, self.channels).mean(axis=1)"): "of each sample",
+    ("layer_norm.py", "t.mean(axis=tuple(range(1, t.ndim)), keepdims=True)"): "of each sample",
     ("norm.py", "(dW * W).sum()"): "over weights",
     ("shape.py", "dy.reshape(N, H, self.factor, W, self.factor, C).sum(axis=(2, 4))"): "of each sample",
     ("losses.py", "xp.exp(shifted).sum(axis=1, keepdims=True)"): "of each sample",

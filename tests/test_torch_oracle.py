@@ -20,6 +20,7 @@ from minigan.layers import (
     Dropout,
     Flatten,
     Identity,
+    LayerNorm,
     LeakyReLU,
     MinibatchStdDev,
     OneHot,
@@ -111,6 +112,9 @@ class Twin:
                                 b[name].lerp_(now, 1 - layer.momentum)
                 else:
                     y = F.batch_norm(channels_first, b["mean"], b["var"], p["gamma"], p["beta"], False, 0.0, layer.eps)
+                return y.movedim(1, -1)
+            case LayerNorm():  # with one group of all channels, gamma and beta per channel
+                y = F.group_norm(x.movedim(-1, 1), 1, p["gamma"], p["beta"], layer.eps)
                 return y.movedim(1, -1)
             case SpectralNorm():
                 if train and track:

@@ -43,7 +43,7 @@ from minigan.checking.layer_checks import (
 )
 from minigan.checking.loss_optim_checks import loss_values, moving_average, optimizer_steps
 from minigan.checking.rows import Row, fact
-from minigan.layers import BatchNorm
+from minigan.layers import BatchNorm, LayerNorm
 
 __all__ = [
     "CHECKS",
@@ -107,8 +107,8 @@ def weak(backend) -> Iterator[Row]:
     """
     rng = np.random.default_rng(16)
     for what, layer, shape, kwargs in layer_cases(backend, rng):
-        if isinstance(layer, BatchNorm):
-            layer = BatchNorm(layer.channels, eps=layer.eps).to(backend, np.float64)
+        if isinstance(layer, BatchNorm | LayerNorm):
+            layer = type(layer)(layer.channels, eps=layer.eps).to(backend, np.float64)
         x = rng.standard_normal(shape)
         yield from gradcheck.check_layer(
             layer, x, **kwargs, cotangent=lambda rng, shape: np.ones(shape), tolerance=0.1, subject=what, coordinates=12

@@ -177,7 +177,7 @@ def read(path: Path, dims: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def check_magic(magic: bytes, path: Path, dims: tuple[int, ...]) -> tuple[np.dtype, int]:
+def check_magic(magic: bytes | bytearray, path: Path, dims: tuple[int, ...]) -> tuple[np.dtype, int]:
     """The element type and the number of dimensions that the file's first four bytes announce.
 
     Raises DataError unless that number is one of `dims`, and the type unsigned bytes or, for labels, whole numbers.

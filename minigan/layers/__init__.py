@@ -12,6 +12,7 @@ from minigan.layers.dense import Dense
 from minigan.layers.dropout import Dropout
 from minigan.layers.fuse import fuse
 from minigan.layers.init import glorot_uniform, he_normal, normal
+from minigan.layers.layer_norm import LayerNorm
 from minigan.layers.norm import BatchNorm, SpectralNorm
 from minigan.layers.sequential import Sequential
 from minigan.layers.shape import Flatten, Identity, Reshape, Upsample
@@ -25,6 +26,7 @@ __all__ = [
     "Flatten",
     "Identity",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "MinibatchStdDev",
     "OneHot",

@@ -120,7 +120,7 @@ def half(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def ups(sides: list[tuple[int, int]], channels: list[int], inner_kernel: int, **how) -> list:
-    """Returns transposed convolutions of stride 2 from the last of `sides` up to the first, and from channel to channel.
+    """Returns transposed convolutions of stride 2, from the last of `sides` up to the first.
 
     Kernels are 4x4, but 3x3 to an odd side, and `inner_kernel` at the last of `sides`. All but
     the last layer are followed by batch norm and LeakyReLU.

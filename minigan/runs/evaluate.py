@@ -87,9 +87,8 @@ def _evaluate_any(config, facts: dict, sampler: Sampler, count: int, seed: int, 
     try:
         real = runs.load_data(config if place is None else replace(config, data_moved_to=place))
     except datasets.DataError as error:
-        report["missing"] = [
-            f"distances, coverage and nearest images need the training data ({error}): give their place with --data PATH"
-        ]
+        advice = "give their place with --data PATH"
+        report["missing"] = [f"distances, coverage and nearest images need the training data ({error}): {advice}"]
         return report
     checked, saved = real.fingerprint(), facts["fingerprint"]
     ignored = {"name": "", "labels": None, "crc32": None}
@@ -118,7 +117,9 @@ def draw(sampler: Sampler, count: int, seed: int = 0) -> tuple[np.ndarray, np.nd
     """
     rng, n, labels = np.random.default_rng(seed), sampler.classes, None
     if n == CLASSES:
-        digits = np.sort(datasets.mnist("train").labels)
+        digits = datasets.mnist("train").labels
+        assert digits is not None  # MNIST has labels
+        digits = np.sort(digits)
         labels = digits[evenly_spaced(count, len(digits))]
     elif n:
         labels = np.arange(count) % n
@@ -171,6 +172,7 @@ def real_scores(
 ) -> dict:
     """Returns the mean scores of disjoint subsets of `count` training images."""
     train = datasets.mnist("train")
+    assert train.labels is not None  # MNIST has labels
     subsets = stratified_subsets(train.labels, min(count, len(train)), rng)
     return mean_scores(
         [
