@@ -140,11 +140,11 @@ def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = ())
     inner = [entry for entry in path.iterdir() if entry.is_dir() and not pictures.is_system(entry.name)]
     if len(inner) == 1 and not held:
         return _load_folder(inner[0], options, (*notes, f"the data are in the folder {inner[0]}"))
-    found = "neither" if any(path.iterdir()) else "an empty folder"
+    content = "neither" if any(path.iterdir()) else "an empty folder"
     hint = f"give the file itself, such as {held[0]}" if held else "is this the right folder?"
     raise DataError(
         f"{path}: expected IDX image files (named like train-images-idx3-ubyte.gz) or pictures "
-        f"({listing(sorted(pictures.suffixes()), 8)}) in this folder, found {found}: {hint}"
+        f"({listing(sorted(pictures.suffixes()), 8)}) in this folder, found {content}: {hint}"
     )
 
 

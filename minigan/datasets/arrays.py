@@ -65,8 +65,8 @@ def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
     Nothing is ever unpickled. A DataError names what is wrong, with its index where single values are.
     """
     where, notes, labels, origin = str(path), [], None, ""
-    if not options.keys and (images := images_of(path)):
-        raise DataError(f"{path}: these are the labels of {images.name}: give that file, and they are found")
+    if not options.keys and (other := images_of(path)):
+        raise DataError(f"{path}: these are the labels of {other.name}: give that file, and they are found")
     with open_file(path) as file:
         zipped = read_bytes(file, 2, path) == b"PK"
         file.seek(0)
@@ -83,7 +83,7 @@ def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
     elif labels is None:
         labels, origin = _labels_of_sibling(path, len(x))
     images, more = to_bytes(_opaque(x, options, notes), where, options.limits)
-    notes += more if images.dtype != x.dtype or options.limits or images is not x else []
+    notes += more if x.dtype != np.uint8 or images is not x or options.limits else []
     images, more = fitted(images, options)
     notes += more
     names = None
@@ -167,7 +167,7 @@ def _labels_of_sibling(path: Path, count: int) -> tuple[np.ndarray | None, str]:
     return None, ""
 
 
-def read(stream: BinaryIO, size: int, where: str | Path, text: bool = False) -> np.ndarray:
+def read(stream: IO[bytes], size: int, where: str | Path, text: bool = False) -> np.ndarray:
     """The array of a .npy stream of `size` bytes: what `np.load` gives, but sized up before anything is allocated."""
     shape, fortran, dtype, start = read_header(stream, where)
     if dtype.kind not in ("biufUS" if text else "biuf"):
@@ -191,7 +191,7 @@ def read(stream: BinaryIO, size: int, where: str | Path, text: bool = False) -> 
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def read_header(stream: BinaryIO, where: str | Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+def read_header(stream: IO[bytes], where: str | Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Shape, whether in Fortran's order, dtype, and the offset at which the elements start."""
     try:
         with warnings.catch_warnings():
@@ -317,13 +317,13 @@ def _usual_keys(path: Path, shapes: dict, options: ImageOptions) -> tuple[str, s
             "--keys IMAGES,LABELS"
         )
     count = shapes[likely[0]][0]
-    labels = [key for key, shape in shapes.items() if key != likely[0] and shape in ((count,), (count, 1))]
+    candidates = [key for key, shape in shapes.items() if key != likely[0] and shape in ((count,), (count, 1))]
     notes = [f"array {likely[0]!r} is the only one that can be images"]
-    if len(labels) == 1:
-        notes.append(f"array {labels[0]!r} has one value for each image: its labels")
-    elif labels:
-        notes.append(f"arrays {', '.join(labels)} have one value for each image: name the labels with --keys")
-    return likely[0], labels[0] if len(labels) == 1 else None, notes
+    if len(candidates) == 1:
+        notes.append(f"array {candidates[0]!r} has one value for each image: its labels")
+    elif candidates:
+        notes.append(f"arrays {', '.join(candidates)} have one value for each image: name the labels with --keys")
+    return likely[0], candidates[0] if len(candidates) == 1 else None, notes
 
 
 def _listed(shapes: dict) -> str:

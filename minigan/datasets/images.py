@@ -133,7 +133,7 @@ class Images:
     def description(self) -> list[tuple[str, str]]:
         """What was read, in lines of (topic, sentence), for people."""
         lines = [("read", self.origin or self.name)]
-        if self.labels is None:
+        if self.labels is None or self.class_names is None:
             lines.append(("labels", self.labels_from or "none were found"))
         else:
             counts = np.bincount(self.labels, minlength=len(self.class_names))

@@ -32,6 +32,7 @@ from minigan.datasets.pixels import to_bytes
 # Formats that Pillow hands to other programs or only identifies, and documents.
 LEFT_OUT = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "PDF", "PALM"}
 SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r"}  # left by operating systems
+NO_PIXELS = np.empty((0, 0, 1), np.uint8)
 CHUNK = 64  # pictures that a thread reads at a time
 FIRST = 5  # files that a message names
 
@@ -106,7 +107,7 @@ def split_folder(path: Path, split: str) -> tuple[Path, list[str]]:
     Subfolders are splits if one is called like a training split and each other one like
     another split.
     """
-    splits = {}
+    splits: dict[str, Path] = {}
     folders = sorted((entry for entry in path.iterdir() if entry.is_dir() and not is_system(entry.name)), key=str)
     for folder in folders:
         for name, words in SPLITS.items():
@@ -157,7 +158,7 @@ def classes_of(found: Folder) -> tuple[np.ndarray | None, list[str] | None, list
 class Picture:
     """One decoded picture, or why it cannot be read."""
 
-    pixels: np.ndarray | None  # (H, W, C); C is 1, 2 (grey, alpha), 3 or 4 (RGB, alpha)
+    pixels: np.ndarray  # (H, W, C); C is 1, 2 (grey, alpha), 3 or 4 (RGB, alpha); without pixels after an error
     error: str = ""
     size: tuple[int, int] = (0, 0)  # (H, W) before resizing
     frames: int = 1
@@ -197,7 +198,7 @@ def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] |
     files, pictures = [found.files[i] for i in kept], [pictures[i] for i in kept]
     if labels is not None:
         labels = labels[kept]
-        empty = [name for i, name in enumerate(names) if not (labels == i).any()]
+        empty = [name for i, name in enumerate(names or ()) if not (labels == i).any()]
         if empty:
             raise DataError(f"{path}: no picture of the classes {listing(empty)} can be read: remove these folders")
     _expect_equal_sizes(path, files, pictures)
@@ -225,7 +226,7 @@ def decoded(files: list[Path], options: ImageOptions) -> Iterator[Picture]:
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     stop, target = threading.Event(), _Target(options, files)
     first = read(files[0], options, target.side)
-    room = (first.pixels.size if first.pixels is not None else 0) * len(files)
+    room = (first.pixels.size) * len(files)
     expect_room(room, f"{files[0].parent}: {len(files):,} pictures", "use fewer pictures, or a smaller --size")
 
     def read_chunk(chunk: list[Path]) -> list[Picture]:
@@ -299,13 +300,13 @@ def read(path: Path, options: ImageOptions = DEFAULTS, side: int | None = None) 
         reason = str(error).removeprefix("it: ")
     except OSError as error:
         # An error of the operating system has a number; one of a decoder has none.
-        reason = error.strerror if error.errno is not None else str(error)
+        reason = str(error.strerror) if error.errno is not None else str(error)
     except Exception as error:  # decoders fail on damaged files in many ways
         reason = f"{type(error).__name__}: {error}"
     reason = str(reason).replace(repr(str(path)), "this file").replace(str(path), "this file")
     if os.path.exists(path) and os.path.getsize(path) == 0:
         reason = "the file is empty"
-    return Picture(None, " ".join(reason.split())[:120] or "it cannot be decoded")
+    return Picture(NO_PIXELS, " ".join(reason.split())[:120] or "it cannot be decoded")
 
 
 def _plain(image):
@@ -358,7 +359,7 @@ def _assembled(pictures: list[np.ndarray], where: str, options: ImageOptions) ->
     x = np.empty(shape, pictures[0].dtype if len(kinds) == 1 else np.uint8)
     for i, each in enumerate(pictures):
         x[i] = each[..., :1] if not colours else each  # a grey picture is repeated in three channels
-        pictures[i] = None
+        pictures[i] = NO_PIXELS
     if x.dtype in (np.int32, np.uint32):  # Pillow widens 16 bits of some formats
         x = _as_16_bits(x)
     if x.dtype != np.uint8 or options.limits or x.max() <= 1:

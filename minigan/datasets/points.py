@@ -118,8 +118,8 @@ def load(spec: str, options: PointsOptions, seed: int, labels: bool = True) -> P
     if spec not in MIXTURES:
         raise DataError(f"points are drawn from {' or '.join(MIXTURES)}, got {spec!r}: give --data one of these")
     mixture: Mixture = MIXTURES[spec]
-    points, labels = mixture.labelled(options.points, np.random.default_rng([seed, 5]))
-    return Points(points, labels, spec)
+    points, modes = mixture.labelled(options.points, np.random.default_rng([seed, 5]))
+    return Points(points, modes, spec)
 
 
 KIND = Kind(

@@ -6,6 +6,7 @@ PRESETS, at the end, adds the recipe of each preset.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from minigan.errors import UserError
 from minigan.layers import (
@@ -15,6 +16,7 @@ from minigan.layers import (
     Dense,
     Dropout,
     Flatten,
+    Layer,
     LeakyReLU,
     MinibatchStdDev,
     Reshape,
@@ -119,20 +121,22 @@ def half(size: tuple[int, int]) -> tuple[int, int]:
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
-def ups(sides: list[tuple[int, int]], channels: list[int], inner_kernel: int, **how) -> list:
+def ups(sides: list[tuple[int, int]], channels: list[int], inner_kernel: int, **how: Any) -> list[Layer]:
     """Returns transposed convolutions of stride 2, from the last of `sides` up to the first.
 
     Kernels are 4x4, but 3x3 to an odd side, and `inner_kernel` at the last of `sides`. All but
     the last layer are followed by batch norm and LeakyReLU.
     """
-    layers, last = [], len(sides) - 2
+    layers: list[Layer] = []
+    last = len(sides) - 2
     for stage, (side, _) in enumerate(reversed(sides[:-1])):
         kernel = 3 if side % 2 else inner_kernel if stage == 0 else 4
         output_pad = 1 if kernel == 3 and side % 2 == 0 else 0
-        pads = dict(stride=2, pad=1, output_pad=output_pad)
-        layers.append(ConvTranspose2d(*channels[stage : stage + 2], kernel, bias=stage == last, **pads, **how))
+        c_in, c_out = channels[stage : stage + 2]
+        bias = stage == last
+        layers.append(ConvTranspose2d(c_in, c_out, kernel, stride=2, pad=1, output_pad=output_pad, bias=bias, **how))
         if stage < last:
-            layers += [BatchNorm(channels[stage + 1]), LeakyReLU(0.2)]
+            layers += [BatchNorm(c_out), LeakyReLU(0.2)]
     return layers
 
 
@@ -144,8 +148,9 @@ def downs(sides: list[tuple[int, int]], channels: list[int], normalise: list, in
     layers = []
     for stage, (side, _) in enumerate(sides[:-1]):
         kernel = 3 if side % 2 else inner_kernel if stage == len(sides) - 2 else 4
-        layer = Conv2d(*channels[stage : stage + 2], kernel, stride=2, pad=1, rng=rng, **how)
-        layers += [*normalise[stage](layer, channels[stage + 1], rng), LeakyReLU(0.2)]
+        c_in, c_out = channels[stage : stage + 2]
+        layer = Conv2d(c_in, c_out, kernel, stride=2, pad=1, rng=rng, **how)
+        layers += [*normalise[stage](layer, c_out, rng), LeakyReLU(0.2)]
     return layers
 
 
