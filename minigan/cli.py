@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from minigan import __version__
 from minigan.errors import UserError
@@ -162,7 +163,7 @@ def _choices(arguments) -> dict:
     from minigan.training.config import SHORTHANDS, Config
 
     given = {name: value for name, value in vars(arguments).items() if value is not None}
-    choices = {}
+    choices: dict[str, Any] = {}
     for short, fields in SHORTHANDS.items():
         if short in given:
             choices |= dict.fromkeys(fields, given[short])
@@ -360,7 +361,8 @@ def _check_files(arguments) -> int:
 
     from minigan.checking import own_layers
 
-    code, reports = 0, []
+    code = 0
+    reports: list[dict] = []
     for path in arguments.files:
         try:
             examples = own_layers.check_file(path, arguments.backend)

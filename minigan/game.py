@@ -9,12 +9,27 @@ For labelled images, pass labels (N,). A discriminator step generates its fakes 
 of the real images. A generator step generates its fakes with the labels passed to it.
 """
 
-from minigan.layers.base import add
+from minigan.backends import Array
+from minigan.layers.base import Grads, add
+from minigan.layers.sequential import Sequential
 from minigan.losses import Loss
+from minigan.optim import Optimizer
 from minigan.penalties import Penalty
 
+Labels = Array | None
+Report = dict[str, Array]  # 0-d arrays, by name
 
-def discriminator_step(G, D, opt_d, real, z, loss: Loss, labels=None, penalty: Penalty | None = None) -> dict:
+
+def discriminator_step(
+    G: Sequential,
+    D: Sequential,
+    opt_d: Optimizer,
+    real: Array,
+    z: Array,
+    loss: Loss,
+    labels: Labels = None,
+    penalty: Penalty | None = None,
+) -> Report:
     """Update D once, with target 1 for real images and target 0 for G's fakes. The two gradients are added.
 
     real (N, H, W, C), z (N, noise). Returns a dictionary of 0-d arrays: `d_loss`, and `d_real`
@@ -33,7 +48,15 @@ def discriminator_step(G, D, opt_d, real, z, loss: Loss, labels=None, penalty: P
     return {"d_loss": d_loss, "d_real": mean_sigmoid(real_logits), "d_fake": mean_sigmoid(fake_logits)} | penalty_report
 
 
-def generator_step(G, D, opt_g, z, loss: Loss, labels=None, real=None) -> dict:
+def generator_step(
+    G: Sequential,
+    D: Sequential,
+    opt_g: Optimizer,
+    z: Array,
+    loss: Loss,
+    labels: Labels = None,
+    real: Array | None = None,
+) -> Report:
     """Update G once, with the current D. D computes dx, but no gradients of its parameters.
 
     z (N, noise). Pass `real` (N, H, W, C) for a loss that compares real and fake logits.
@@ -49,7 +72,17 @@ def generator_step(G, D, opt_g, z, loss: Loss, labels=None, real=None) -> dict:
     return {"g_loss": g_loss}
 
 
-def simultaneous_step(G, D, opt_d, opt_g, real, z, loss: Loss, labels=None, penalty: Penalty | None = None) -> dict:
+def simultaneous_step(
+    G: Sequential,
+    D: Sequential,
+    opt_d: Optimizer,
+    opt_g: Optimizer,
+    real: Array,
+    z: Array,
+    loss: Loss,
+    labels: Labels = None,
+    penalty: Penalty | None = None,
+) -> Report:
     """Update D and G once, from one forward pass. The gradient of G is computed with D before its update.
 
     This costs one forward pass through each network less than a discriminator step followed by a
@@ -77,7 +110,9 @@ def simultaneous_step(G, D, opt_d, opt_g, real, z, loss: Loss, labels=None, pena
     } | penalty_report
 
 
-def _add_penalty(grads: dict, penalty: Penalty | None, D, real, fake, labels) -> tuple[dict, dict]:
+def _add_penalty(
+    grads: Grads, penalty: Penalty | None, D: Sequential, real: Array, fake: Array, labels: Labels
+) -> tuple[Grads, Report]:
     """Return D's gradients plus those of the penalty, and {"penalty": value}, or {} without a penalty."""
     if penalty is None:
         return grads, {}

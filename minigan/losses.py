@@ -94,11 +94,11 @@ class NonSaturating(Loss):
     name = "non_saturating"
     equilibrium = 2 * math.log(2), math.log(2)
 
-    def discriminator(self, real_logits, fake_logits):
+    def discriminator(self, real_logits: Array, fake_logits: Array) -> tuple[Array, Array, Array]:
         backend = self._backend(real_logits=real_logits, fake_logits=fake_logits)
         return backend.discriminator_loss("softplus", real_logits, fake_logits, self.smoothing)
 
-    def generator(self, fake_logits, real_logits=None):
+    def generator(self, fake_logits: Array, real_logits: Array | None = None) -> tuple[Array, Array]:
         return self._backend(fake_logits=fake_logits).generator_loss("softplus", fake_logits, sign=-1, weight=1)
 
 
@@ -112,11 +112,11 @@ class Minimax(Loss):
     name = "minimax"
     equilibrium = 2 * math.log(2), -math.log(2)
 
-    def discriminator(self, real_logits, fake_logits):
+    def discriminator(self, real_logits: Array, fake_logits: Array) -> tuple[Array, Array, Array]:
         backend = self._backend(real_logits=real_logits, fake_logits=fake_logits)
         return backend.discriminator_loss("softplus", real_logits, fake_logits, self.smoothing)
 
-    def generator(self, fake_logits, real_logits=None):
+    def generator(self, fake_logits: Array, real_logits: Array | None = None) -> tuple[Array, Array]:
         return self._backend(fake_logits=fake_logits).generator_loss("softplus", fake_logits, sign=1, weight=-1)
 
 
@@ -130,11 +130,11 @@ class Hinge(Loss):
     name = "hinge"
     equilibrium = 2.0, 0.0
 
-    def discriminator(self, real_logits, fake_logits):
+    def discriminator(self, real_logits: Array, fake_logits: Array) -> tuple[Array, Array, Array]:
         backend = self._backend(real_logits=real_logits, fake_logits=fake_logits)
         return backend.discriminator_loss("hinge", real_logits, fake_logits)
 
-    def generator(self, fake_logits, real_logits=None):
+    def generator(self, fake_logits: Array, real_logits: Array | None = None) -> tuple[Array, Array]:
         return self._backend(fake_logits=fake_logits).generator_loss("linear", fake_logits, sign=-1, weight=1)
 
 

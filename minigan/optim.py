@@ -12,13 +12,15 @@ import math
 
 import numpy as np
 
-from minigan.backends import AdamStep
+from minigan.backends import AdamStep, Array
+from minigan.layers.base import Grads, Layer
+from minigan.layers.sequential import Sequential
 
 
 class Optimizer:
     """Base class of optimizers: the network, the number of steps t, and arrays of state for each parameter."""
 
-    def __init__(self, network, lr: float, *moments: str):
+    def __init__(self, network: Layer, lr: float, *moments: str):
         if not 0 < lr < math.inf:
             raise ValueError(f"a learning rate is positive and finite, got {lr}")
         self.network, self.lr = network, lr
@@ -30,7 +32,7 @@ class Optimizer:
             offset += p.size
         self.state["t"] = np.zeros((), np.int64)
 
-    def step(self, grads: dict) -> None:
+    def step(self, grads: Grads) -> None:
         """Update every parameter once. Raises ValueError unless grads has the names and shapes of the parameters."""
         params = self.network.params
         if grads.keys() != params.keys():
@@ -42,7 +44,7 @@ class Optimizer:
         dw = self.network.backend.concatenate([grads[name] for name in params])
         self._update(self.network.pack(), dw, *self.moments)
 
-    def _update(self, w, dw, *moments) -> None:
+    def _update(self, w: Array, dw: Array, *moments: Array) -> None:
         """Update all parameters w (n,) in place, given the gradients dw (n,)."""
         raise NotImplementedError
 
@@ -53,11 +55,12 @@ class SGD(Optimizer):
     With momentum 0 it is plain gradient descent.
     """
 
-    def __init__(self, network, *, lr: float, momentum: float = 0.0):
+    def __init__(self, network: Layer, *, lr: float, momentum: float = 0.0):
         super().__init__(network, lr, "v")
         self.momentum = momentum
 
-    def _update(self, w, dw, v):
+    def _update(self, w: Array, dw: Array, *moments: Array) -> None:
+        (v,) = moments
         v *= self.momentum
         v += dw
         w -= self.lr * v
@@ -69,11 +72,12 @@ class RMSProp(Optimizer):
     w -= lr * dw / (sqrt(v) + eps) with v = decay * v + (1 - decay) * dw^2.
     """
 
-    def __init__(self, network, *, lr: float, decay: float = 0.9, eps: float = 1e-8):
+    def __init__(self, network: Layer, *, lr: float, decay: float = 0.9, eps: float = 1e-8):
         super().__init__(network, lr, "v")
         self.decay, self.eps = decay, eps
 
-    def _update(self, w, dw, v):
+    def _update(self, w: Array, dw: Array, *moments: Array) -> None:
+        (v,) = moments
         v *= self.decay
         v += (1 - self.decay) * dw * dw
         w -= self.lr * dw / (v**0.5 + self.eps)
@@ -86,11 +90,12 @@ class Adam(Optimizer):
     mhat = m / (1 - beta1^t) and vhat = v / (1 - beta2^t) correct the bias that comes from starting m and v at 0.
     """
 
-    def __init__(self, network, *, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
+    def __init__(self, network: Layer, *, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
         super().__init__(network, lr, "m", "v")
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
-    def _update(self, w, dw, m, v):
+    def _update(self, w: Array, dw: Array, *moments: Array) -> None:
+        m, v = moments
         t = int(self.state["t"])
         self.network.backend.adam(w, dw, m, v, AdamStep(self.lr, self.beta1, self.beta2, self.eps, t))
 
@@ -103,7 +108,7 @@ class MovingAverage:
     step (Yazici et al. 2019).
     """
 
-    def __init__(self, network, decay: float):
+    def __init__(self, network: Sequential, decay: float):
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of a moving average is at least 0 and below 1, got {decay}")
         network.pack()
@@ -112,7 +117,7 @@ class MovingAverage:
         self.t = np.zeros((), np.int64)
 
     @property
-    def state(self) -> dict:
+    def state(self) -> dict[str, Array]:
         """The arrays that a checkpoint must store, by name."""
         return {"t": self.t, **self.network.params, **{f"buffer.{k}": v for k, v in self.network.buffers.items()}}
 
@@ -126,7 +131,7 @@ class MovingAverage:
         for name, average in self.network.buffers.items():
             self._average(average, current[name], d)
 
-    def _average(self, average, current, d: float) -> None:
+    def _average(self, average: Array, current: Array, d: float) -> None:
         """Update one array of the average in place. Counters are copied."""
         if average.dtype.kind == "u":  # a counter
             average[...] = current

@@ -74,6 +74,14 @@ def options(kind: type) -> dict[str, Option]:
     return found
 
 
+def _types(kind: type) -> dict[str, Any]:
+    """Return the declared types of a dataclass, by field name. A type such as dict[str, Any] is returned as dict."""
+    return {
+        name: typing.get_origin(hint) if typing.get_origin(hint) is dict else hint
+        for name, hint in typing.get_type_hints(kind).items()
+    }
+
+
 # ---------------------------------------------------------------- validation
 
 
@@ -84,7 +92,7 @@ def check(instance: Any) -> None:
     out of range.
     """
     kind = type(instance)
-    hints = typing.get_type_hints(kind)
+    hints = _types(kind)
     for name, spec in options(kind).items():
         object.__setattr__(instance, name, checked(name, getattr(instance, name), hints[name], spec))
 
@@ -134,7 +142,7 @@ def parsed(kind: type, given: dict[str, Any], what: str) -> Any:
 
     Raises UserError if a name is not a field. The message starts with `what`.
     """
-    known, hints = options(kind), typing.get_type_hints(kind)
+    known, hints = options(kind), _types(kind)
     if unknown := sorted(given.keys() - known.keys()):
         raise UserError(f"{what} have no option {unknown[0]}, only {', '.join(known) or 'none'}")
     values = {name: from_text(value, hints[name]) if isinstance(value, str) else value for name, value in given.items()}
@@ -161,7 +169,7 @@ def from_text(text: str, hint: Any) -> Any:
 
 def add_arguments(parser: Any, kind: type, only: Iterable[str] | None = None) -> None:
     """Add the options of the dataclass to an argument parser. An option that is not given is None in the result."""
-    hints, defaults = typing.get_type_hints(kind), {f.name: f.default for f in dataclasses.fields(kind)}
+    hints, defaults = _types(kind), {f.name: f.default for f in dataclasses.fields(kind)}
     for name, spec in options(kind).items():
         if spec.flag is None or (only is not None and name not in only):
             continue
@@ -198,7 +206,7 @@ def _off_flag(spec: Option) -> str:
 
 def table(kind: type) -> str:
     """Return the options as a Markdown table."""
-    hints, lines = typing.get_type_hints(kind), ["| option | takes | default | what it does |", "|---|---|---|---|"]
+    hints, lines = _types(kind), ["| option | takes | default | what it does |", "|---|---|---|---|"]
     for field in dataclasses.fields(kind):
         spec = options(kind)[field.name]
         if spec.flag is None:

@@ -26,9 +26,11 @@ import numpy as np
 
 from minigan.backends import Array
 from minigan.errors import UserError
-from minigan.layers.base import Layer, add
+from minigan.layers.base import Cache, Grads, Layer, add
+from minigan.layers.sequential import Sequential
 
-Penalty = Callable[[Layer, Array, Array, Array | None], tuple[Array, dict]]  # (D, real, fake, labels) -> value, grads
+Value = tuple[Array, Grads]  # (value, grads)
+Penalty = Callable[[Sequential, Array, Array, Array | None], Value]  # of (D, real, fake, labels)
 NAMES = ("r1", "r2", "r1+r2", "wgan-gp")
 
 
@@ -52,7 +54,7 @@ def named(name: str, *, weight: float, rng: np.random.Generator) -> Penalty:
     raise UserError(f"a penalty is {', '.join(NAMES)}, got {name!r}")
 
 
-def _sum(a: tuple[Array, dict], b: tuple[Array, dict]) -> tuple[Array, dict]:
+def _sum(a: Value, b: Value) -> Value:
     """Add the values and the gradients of two penalties."""
     return a[0] + b[0], add(a[1], b[1])
 
@@ -68,7 +70,7 @@ def expect_second_derivatives(D: Layer) -> None:
         )
 
 
-def r1(D, real, *, weight: float = 10.0, train: bool = True, labels=None):
+def r1(D: Sequential, real: Array, *, weight: float = 10.0, train: bool = True, labels: Array | None = None) -> Value:
     """Compute the R1 penalty weight/2 * mean |g_n|^2 on real images (N, H, W, C), and its gradients.
 
     It penalises the input gradient of D at the data (Mescheder et al. 2018, section 4.1).
@@ -79,7 +81,7 @@ def r1(D, real, *, weight: float = 10.0, train: bool = True, labels=None):
     return value, _weight_gradient(D, cache, weight / N * g)
 
 
-def r2(D, fake, *, weight: float = 10.0, train: bool = True, labels=None):
+def r2(D: Sequential, fake: Array, *, weight: float = 10.0, train: bool = True, labels: Array | None = None) -> Value:
     """Compute the R2 penalty weight/2 * mean |g_n|^2 on fake images (N, H, W, C), and its gradients.
 
     It penalises the input gradient of D at the fakes (Mescheder et al. 2018, section 4.1).
@@ -87,7 +89,16 @@ def r2(D, fake, *, weight: float = 10.0, train: bool = True, labels=None):
     return r1(D, fake, weight=weight, train=train, labels=labels)
 
 
-def wgan_gp(D, real, fake, *, rng, weight: float = 10.0, train: bool = True, labels=None):
+def wgan_gp(
+    D: Sequential,
+    real: Array,
+    fake: Array,
+    *,
+    rng: np.random.Generator,
+    weight: float = 10.0,
+    train: bool = True,
+    labels: Array | None = None,
+) -> Value:
     """Compute the WGAN-GP penalty weight * mean (|g_n| - 1)^2, and its gradients (Gulrajani et al. 2017, algorithm 1).
 
     g_n is taken at a random point on the line between the real image n and the fake image n. The norm is not
@@ -105,20 +116,20 @@ def wgan_gp(D, real, fake, *, rng, weight: float = 10.0, train: bool = True, lab
     return value, _weight_gradient(D, cache, slope.reshape(alpha.shape) * g)
 
 
-def _input_gradient(D, x, train, labels):
+def _input_gradient(D: Sequential, x: Array, train: bool, labels: Array | None) -> tuple[Array, Cache]:
     """Return g = dS/dx, the input gradient of the sum S of all logits, and the cache of the forward pass."""
     logits, cache = D.forward(x, train=train, track=False, labels=labels)  # (N, 1)
     g, _ = D.backward(D.backend.xp.ones_like(logits), cache, need_grads=False)
     return g, cache
 
 
-def _weight_gradient(D, cache, v):
+def _weight_gradient(D: Sequential, cache: Cache, v: Array) -> Grads:
     """Return d<v, dS/dx>/dw for every weight w, with v (N, H, W, C) held constant."""
     tlogits, tangent_cache = D.tangent(v, cache)  # (N, 1), with the sum <v, g>
     _, _, grads = D.tangent_backward(None, D.backend.xp.ones_like(tlogits), cache, tangent_cache, need_dx=False)
     return grads
 
 
-def _square_norms(g):
+def _square_norms(g: Array) -> Array:
     """Return |g_n|^2 of each sample, (N,)."""
     return (g * g).reshape(len(g), -1).sum(axis=1)

@@ -16,7 +16,7 @@ from minigan.errors import UserError
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 HARMLESS = Mistake(
-    "none", "game", "a word", "D learns to tell", "D learns to see", "Nothing: it changes a comment.", "none.toml"
+    "none", "game", "a word", "Update D once", "Change D once", "Nothing: it changes a comment.", "none.toml"
 )
 ENTRY = 'title = "t"\nwhere = "losses"\nfrom = "a"\nto = "b"\nimitates = "Somebody slips."\n'
 

@@ -55,9 +55,7 @@ def test_convolution_and_its_gradients_match_plain_loops(backend, convolution, i
     dy = rng.standard_normal(expected.shape)
     X, W, DY = (backend.asarray(scattered(a) if in_pieces else a) for a in (x, w, dy))
     y = backend.to_numpy(backend.conv2d(X, W, stride, pad))
-    scale = np.sqrt(
-        np.prod(w_shape[:3])
-    )  # standard deviation of a sum of K * K * C products of standard normal numbers
+    scale = np.sqrt(np.prod(w_shape[:3]))  # standard deviation of a sum of K * K * C products of normal numbers
     np.testing.assert_allclose(y, expected, atol=1e-13 * scale * 10)
     dx = backend.to_numpy(backend.conv2d_grad_x(DY, W, x_shape, stride, pad))
     dw = backend.to_numpy(backend.conv2d_grad_w(DY, X, w_shape, stride, pad))

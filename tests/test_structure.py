@@ -32,6 +32,7 @@ EXCEPTIONS = {
     ("checking", "models"): "whole steps of every preset are checked",
     ("checking", "datasets"): "each kind of data has its own shape of samples",
     ("layers", "losses"): "layers and losses check labels with the same function",
+    ("optim", "layers"): "an optimizer updates the parameters of a layer",
     ("penalties", "layers"): "a penalty differentiates layers and adds their gradients",
     ("options", "errors"): "an invalid value raises UserError",
 }

@@ -28,7 +28,7 @@ Array: TypeAlias = Any  # an array of the backend: numpy.ndarray or cupy.ndarray
 Shape: TypeAlias = tuple[int, ...]
 Pad: TypeAlias = int | tuple[int, int]
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class BackendUnavailable(UserError):
@@ -96,11 +96,11 @@ class Backend(Protocol):
         """Return the backend itself, as `__deepcopy__` does."""
         return self
 
-    def __deepcopy__(self, memo: dict) -> "Backend":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Backend":
         """Return the backend itself, so that a copied network uses the same backend."""
         return self
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the name and the settings. Unpickling loads the backend again."""
         from minigan.backends import reload
 
@@ -268,7 +268,7 @@ def in_force(operation: F) -> F:
     """Decorate an operation so that the settings of its backend are applied before it runs."""
 
     @functools.wraps(operation)
-    def run(self, *arguments, **named):
+    def run(self: Backend, *arguments: Any, **named: Any) -> Any:
         if _active is not self:
             put_in_force(self)
         return operation(self, *arguments, **named)

@@ -41,6 +41,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from minigan import backends
+from minigan.backends import Backend
 from minigan.checking.rows import Row
 
 STEP = {"central": 1e-5, "complex": 1e-20}
@@ -104,7 +105,7 @@ class _Probe:
     coordinates: int
     directions: int
     rng: np.random.Generator
-    backend: object
+    backend: Backend
 
     def terms(self) -> np.ndarray:
         """Return the terms of f on the host."""

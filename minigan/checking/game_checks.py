@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,8 @@ from minigan.layers import (
     fuse,
 )
 
-FEW = {"coordinates": 2, "directions": 1}  # one random direction is enough to find a mistake; `preset_steps` uses more
+# One random direction is enough to find a mistake; `preset_steps` uses more.
+FEW: dict[str, Any] = {"coordinates": 2, "directions": 1}
 
 
 def small_game(backend, rng) -> tuple:
@@ -178,7 +180,7 @@ def expected_report(which, G, D, real, z) -> dict:
     """Compute the losses and mean probabilities that a step must report, from closed formulas; restores the buffers."""
     restore = gradcheck.save_buffers(G, D)
     fake = G.forward(z)[0]
-    real_logits = None if which == "generator" else D.backend.to_numpy(D.forward(real)[0])
+    real_logits: Any = None if which == "generator" else D.backend.to_numpy(D.forward(real)[0])
     fake_logits = D.backend.to_numpy(D.forward(fake)[0])
     restore()
     report = {}
@@ -227,7 +229,7 @@ def preset_steps(backend) -> Iterator[Row]:
                 G, D = models.build(preset, rng=rng, sample_shape=shape)
             for network in (G, D):
                 randomize(network.to(backend, np.float64), rng)
-            real, z = rng.standard_normal((4, *shape)), rng.standard_normal((4, *G.noise_shape))
+            real, z = rng.standard_normal((4, *shape)), rng.standard_normal((4, *(G.noise_shape or ())))
             G, D = fuse(G), fuse(D)  # as in training; the networks of `small_game` are not fused
             subject = f"{preset}: {which}" + ("" if train else ", running statistics")
             yield from gradcheck.check_step(
@@ -286,7 +288,9 @@ def penalty_gradients(backend) -> Iterator[Row]:
     fused_value, fused_grads = penalties.r1(fuse(D), real)
     yield compare("R1 of a fused D", "value", "plain D", float(fused_value), float(value), 1e-12)
     for name, g in grads.items():
-        yield compare("R1 of a fused D", name, "plain D", *map(backend.to_numpy, (fused_grads[name], g)), 1e-12)
+        yield compare(
+            "R1 of a fused D", name, "plain D", backend.to_numpy(fused_grads[name]), backend.to_numpy(g), 1e-12
+        )
     for what, penalty in (
         ("R1", lambda D: penalties.r1(D, real, weight=3.0)),
         ("R2, running statistics", lambda D: penalties.r2(D, fake, weight=3.0, train=False)),
@@ -336,8 +340,8 @@ def penalty_gradients(backend) -> Iterator[Row]:
     on_real, on_fake = (float(penalties.r1(plain, x, weight=3.0)[0]) for x in (real, fake))
     points = float(penalties.wgan_gp(plain, real, fake, rng=np.random.default_rng(15), weight=3.0)[0])
     for name, value in (("r1", on_real), ("r2", on_fake), ("r1+r2", on_real + on_fake), ("wgan-gp", points)):
-        penalty = penalties.named(name, weight=3.0, rng=np.random.default_rng(15))
-        yield compare(f"{name} by name", "value", "formula", float(penalty(plain, real, fake, None)[0]), value, EXACT)
+        by_name = penalties.named(name, weight=3.0, rng=np.random.default_rng(15))
+        yield compare(f"{name} by name", "value", "formula", float(by_name(plain, real, fake, None)[0]), value, EXACT)
     yield from flat_discriminators(backend, rng)
 
 

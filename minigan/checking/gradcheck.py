@@ -16,6 +16,7 @@ transposed or permuted gradient has the same sum.
 import copy
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,8 +24,12 @@ from minigan import backends, game
 from minigan.checking.derivatives import NETWORK_TOLERANCE, check
 from minigan.checking.rows import Row, compare, digest, table
 from minigan.layers import Layer
+from minigan.layers.base import Grads
 from minigan.losses import Loss
+from minigan.optim import Optimizer
 from minigan.penalties import Penalty
+
+L = TypeVar("L", bound=Layer)
 
 __all__ = [
     "NETWORK_TOLERANCE",
@@ -229,12 +234,15 @@ def check_step(
 PLAYERS = {"D": "discriminator", "G": "generator"}
 
 
-class Recorder:
+class Recorder(Optimizer):
     """An optimizer that records the gradients and changes no weight."""
 
-    grads = None
+    grads: Grads | None = None
 
-    def step(self, grads: dict) -> None:
+    def __init__(self):
+        """Create the recorder. It needs no network."""
+
+    def step(self, grads: Grads) -> None:
         """Record the gradients."""
         self.grads = grads
 
@@ -261,7 +269,7 @@ class _EvalMode:
         return getattr(self.network, name)
 
 
-def randomize(network: Layer, rng: np.random.Generator) -> Layer:
+def randomize(network: L, rng: np.random.Generator) -> L:
     """Draw new random values for every parameter and running statistic, in place; return the network.
 
     A fresh network hides mistakes, because its biases and running means are 0, its gammas are 1, and the weights of
@@ -285,7 +293,7 @@ def randomize(network: Layer, rng: np.random.Generator) -> Layer:
     return network
 
 
-def _copy(layer: Layer, dtype=np.float64) -> Layer:
+def _copy(layer: L, dtype=np.float64) -> L:
     return copy.deepcopy(layer).to(layer.backend, dtype)
 
 

@@ -114,11 +114,11 @@ def _load_folder(path: Path) -> Images:
     if pictures.find(path):
         return pictures.load(path)
     arrays_found = sorted(file.name for file in path.iterdir() if file.suffix.lower() in (".npy", ".npz"))
-    found = "neither" if any(path.iterdir()) else "an empty folder"
+    content = "neither" if any(path.iterdir()) else "an empty folder"
     hint = f"give the file itself, such as {path / arrays_found[0]}" if arrays_found else "is this the right folder?"
     raise DataError(
         f"{path}: expected IDX image files (named like train-images-idx3-ubyte.gz) or pictures "
-        f"({', '.join(pictures.SUFFIXES)}) in this folder, found {found}: {hint}"
+        f"({', '.join(pictures.SUFFIXES)}) in this folder, found {content}: {hint}"
     )
 
 

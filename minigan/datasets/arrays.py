@@ -5,7 +5,7 @@ import os
 import warnings
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -46,7 +46,7 @@ def load(path: Path) -> Images:
     return Images(images, labels, name=path.stem, source=source)
 
 
-def read(stream: BinaryIO, size: int, where: str | Path) -> np.ndarray:
+def read(stream: IO[bytes], size: int, where: str | Path) -> np.ndarray:
     """Reads the array of a .npy stream of `size` bytes. Unlike `np.load`, checks the size before allocating memory."""
     shape, fortran, dtype, start = read_header(stream, where)
     if dtype.kind not in "biuf":
@@ -69,7 +69,7 @@ def read(stream: BinaryIO, size: int, where: str | Path) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def read_header(stream: BinaryIO, where: str | Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+def read_header(stream: IO[bytes], where: str | Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Returns (shape, whether the order is Fortran's, dtype, offset of the first element) of a .npy stream."""
     try:
         with warnings.catch_warnings():

@@ -4,7 +4,7 @@ import gzip
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from minigan.errors import UserError
 
@@ -36,7 +36,7 @@ def open_file(path: Path) -> BinaryIO:
         raise explain(path, error) from None
 
 
-def read_bytes(stream: BinaryIO, count: int, path: str | Path, at: int = 0) -> bytearray:
+def read_bytes(stream: IO[bytes] | gzip.GzipFile, count: int, path: str | Path, at: int = 0) -> bytearray:
     """Reads the next `count` bytes of `stream`, or fewer if it ends before. `at` is its current offset, for errors.
 
     The bytes are read in chunks, because `count` may come from a damaged header: the memory used grows with the bytes

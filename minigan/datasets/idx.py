@@ -144,7 +144,7 @@ def read(path: Path, dims: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def check_magic(magic: bytes, path: Path, dims: int) -> None:
+def check_magic(magic: bytes | bytearray, path: Path, dims: int) -> None:
     """Raises DataError unless the first four bytes of the file declare unsigned bytes in `dims` dimensions."""
     expected = f"expected the IDX magic number 0x{0x0800 + dims:08x} (unsigned bytes, {_count(dims)})"
     if not magic:

@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ PAUSE, BURST = 0.05, 0.2  # seconds
 
 
 def take_turns(
-    functions: list[Callable[[], object]], seconds: float, before: list[Callable[[], object]] | None = None
+    functions: Sequence[Callable[[], object]], seconds: float, before: Sequence[Callable[[], object]] | None = None
 ) -> list[list[float]]:
     """Times functions in alternation until `seconds` per function have passed, in at least three turns each.
 
@@ -94,6 +94,7 @@ class Step:
         self.D.to(backend)
         self.players = fuse(self.G), fuse(self.D)
         self.opt_g, self.opt_d = (Adam(network, lr=2e-4, beta1=0.5) for network in (self.G, self.D))
+        assert self.G.noise_shape is not None  # every preset's generator has one
         noise = (batch, self.G.noise_shape[0])
         self.real = backend.asarray(rng.uniform(-1, 1, (batch, 28, 28, 1)).astype(np.float32))
         self.z_d, self.z_g = (backend.asarray(rng.standard_normal(noise, dtype=np.float32)) for _ in range(2))

@@ -1,6 +1,7 @@
 """Elementwise activations."""
 
-from minigan.layers.base import Layer
+from minigan.backends import Array
+from minigan.layers.base import Backward, Cache, Forward, Layer, TangentBackward
 
 
 class Elementwise(Layer):
@@ -11,25 +12,27 @@ class Elementwise(Layer):
     linearisation is ty = gradient(tx, cache). Layers that change the shape override `tangent`.
     """
 
-    def gradient(self, dy, cache):
+    def gradient(self, dy: Array, cache: Cache) -> Array:
         """Return dx, computed from dy."""
         raise NotImplementedError
 
-    def curvature(self, dty, tx, cache):
+    def curvature(self, dty: Array, tx: Array, cache: Cache) -> Array | None:
         """Return the contribution of ty = f'(x) tx to dx, dty * tx * f''(x), or None if f is piecewise linear."""
         return None
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return (dx, {}). dx is computed only if it is needed."""
         return self.gradient(dy, cache) if need_dx else None, {} if need_grads else None
 
     # ---- second derivatives
 
-    def tangent(self, tx, cache):
+    def tangent(self, tx: Array, cache: Cache) -> Forward:
         """Return ty = f'(x) tx."""
         return self.gradient(tx, cache), tx
 
-    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+    def tangent_backward(
+        self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
+    ) -> TangentBackward:
         """Return dx = f'(x) dy + dty * tx * f''(x) and dtx = f'(x) dty."""
         if not need_dx:
             return None, None, {}
@@ -44,12 +47,12 @@ class Rectifier(Elementwise):
 
     slope: float
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y and the cache y."""
         y = self.backend.leaky_relu(x, self.slope)
         return y, y
 
-    def gradient(self, dy, y):
+    def gradient(self, dy: Array, y: Array) -> Array:
         """Return dx = dy where y > 0, else slope * dy. y is positive exactly where x is."""
         return self.backend.leaky_relu_grad(dy, y, self.slope)
 
@@ -76,16 +79,16 @@ class ReLU(Rectifier):
 class Tanh(Elementwise):
     """Hyperbolic tangent, y = tanh(x)."""
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y = tanh(x) and the cache y."""
         y = self.backend.xp.tanh(x)
         return y, y
 
-    def gradient(self, dy, y):
+    def gradient(self, dy: Array, y: Array) -> Array:
         """Return dx = dy * tanh'(x), where tanh' = 1 - tanh^2."""
         return dy * (1 - y * y)
 
-    def curvature(self, dty, tx, y):
+    def curvature(self, dty: Array, tx: Array, y: Array) -> Array:
         """Return dty * tx * tanh''(x), where tanh'' = -2 tanh tanh'."""
         return -2 * dty * tx * y * (1 - y * y)
 
@@ -97,15 +100,15 @@ class Sigmoid(Elementwise):
     include the sigmoid.
     """
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y = (1 + tanh(x/2)) / 2 and the cache y."""
         y = 0.5 * (1 + self.backend.xp.tanh(0.5 * x))
         return y, y
 
-    def gradient(self, dy, y):
+    def gradient(self, dy: Array, y: Array) -> Array:
         """Return dx = dy * sigmoid'(x), where sigmoid' = sigmoid (1 - sigmoid)."""
         return dy * (y * (1 - y))
 
-    def curvature(self, dty, tx, y):
+    def curvature(self, dty: Array, tx: Array, y: Array) -> Array:
         """Return dty * tx * sigmoid''(x), where sigmoid'' = sigmoid' (1 - 2 sigmoid)."""
         return dty * tx * (y * (1 - y)) * (1 - 2 * y)

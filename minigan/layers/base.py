@@ -28,14 +28,20 @@ weights. A layer class is either abstract or final: do not subclass a concrete l
 what it computes.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from minigan import backends
 from minigan.backends import Array, Backend
 
-Grads = dict[str, Array]
+# Types of arguments and results. In Backward, `Any` stands for None, so that a caller that needs gradients can use them
+# without a test for None.
+Grads = dict[str, Array]  # gradients, by the names of the parameters
+Cache = Any  # what `forward` stores for `backward`: each layer has its own
+Forward = tuple[Array, Cache]  # (y, cache), or (ty, tangent_cache)
+Backward = tuple[Array | None, Grads | Any]  # (dx, grads)
+TangentBackward = tuple[Array | None, Array | None, Grads]  # (dx, dtx, grads)
 
 
 class Layer:
@@ -48,23 +54,21 @@ class Layer:
         self.buffers = buffers or {}
         self.backend: Backend = backends.reference()
 
-    def forward(self, x: Array, train: bool = True, track: bool = True) -> tuple[Array, Any]:
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return (y, cache). `backward` needs the cache. A layer that takes labels also has an argument `labels`."""
         raise NotImplementedError
 
-    def backward(
-        self, dy: Array, cache: Any, need_dx: bool = True, need_grads: bool = True
-    ) -> tuple[Array | None, Grads | None]:
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return (dx, grads), where grads maps parameter names to gradients. A result that is not needed is None."""
         raise NotImplementedError
 
-    def tangent(self, tx: Array, cache: Any) -> tuple[Array, Any]:
+    def tangent(self, tx: Array, cache: Cache) -> Forward:
         """Return (ty, tangent_cache) with ty = (dy/dx) tx, the change of y when x changes by tx."""
         raise NotImplementedError(f"{self!r} has no rule for second derivatives: give it `tangent`")
 
     def tangent_backward(
-        self, dy: Array | None, dty: Array, cache: Any, tangent_cache: Any, need_dx: bool = True
-    ) -> tuple[Array | None, Array | None, Grads]:
+        self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
+    ) -> TangentBackward:
         """Return (dx, dtx, grads) from the gradients dy of y and dty of ty.
 
         A dy or dx of None means zero. Linear layers return a dx of None if dy is None.
@@ -73,7 +77,7 @@ class Layer:
 
     # ---- backend, and the parameters as one array
 
-    def to(self, backend: Backend | str, dtype: Any = None) -> "Layer":
+    def to(self, backend: Backend | str, dtype: Any = None) -> Self:
         """Move parameters and buffers to a backend, given as an object or by name, and return the layer.
 
         If a dtype is given, convert them to it. Integer buffers (counters) are neither moved nor converted.
@@ -128,7 +132,7 @@ class Layer:
         return f"{type(self).__name__}()"
 
 
-def expect_input(layer: Layer, x: Array, shape: tuple, advice: str) -> None:
+def expect_input(layer: Layer, x: Array, shape: tuple[int | str, ...], advice: str) -> None:
     """Raise ValueError unless x has this shape and the dtype of the layer's weights.
 
     Strings such as "N" in `shape` match any size. `advice` ends the message about a wrong shape.
@@ -145,8 +149,8 @@ def expect_input(layer: Layer, x: Array, shape: tuple, advice: str) -> None:
 
 
 def affine_tangent_backward(
-    layer: Layer, dy: Array | None, dty: Array, cache: Any, tangent_cache: Any, need_dx: bool
-) -> tuple[Array | None, Array | None, Grads]:
+    layer: Layer, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool
+) -> TangentBackward:
     """Compute `tangent_backward` of a layer y = A(w) x + b with A linear in w, so that ty = A(w) tx.
 
     ty is the same map without the bias, so `backward` applies to both outputs. From dty it

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from minigan.layers.base import Layer, affine_tangent_backward, expect_input
-from minigan.layers.init import glorot_uniform
+from minigan.backends import Array
+from minigan.layers.base import Backward, Cache, Forward, Layer, TangentBackward, affine_tangent_backward, expect_input
+from minigan.layers.init import Init, glorot_uniform
 from minigan.losses import expect_labels
 
 
@@ -16,12 +17,12 @@ class OneHot(Layer):
         super().__init__()
         self.classes = classes
 
-    def forward(self, x, train=True, track=True, labels=None):
+    def forward(self, x: Array, train: bool = True, track: bool = True, labels: Array | None = None) -> Forward:
         """Return y = [x, one_hot(labels)] and the shape of x as cache."""
         expect_input(self, x, ("N", "n"), "put it before the first Dense")
         return self.backend.xp.concatenate([x, one_hot(self, labels, x)], axis=1), x.shape
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx, the first n columns of dy, and no gradients."""
         return dy[:, : cache[1]] if need_dx else None, {} if need_grads else None
 
@@ -38,7 +39,7 @@ class Projection(Layer):
 
     takes_labels = True
 
-    def __init__(self, n_in: int, classes: int, *, rng, init=glorot_uniform):
+    def __init__(self, n_in: int, classes: int, *, rng: np.random.Generator, init: Init = glorot_uniform):
         super().__init__(
             {
                 "w": init(rng, (n_in, 1), n_in, 1),
@@ -48,17 +49,17 @@ class Projection(Layer):
         )
         self.n_in, self.classes = n_in, classes
 
-    def forward(self, x, train=True, track=True, labels=None):
+    def forward(self, x: Array, train: bool = True, track: bool = True, labels: Array | None = None) -> Forward:
         """Return y = x w + b + <x, onehot e>, (N, 1), and the cache (x, onehot)."""
         expect_input(self, x, ("N", self.n_in), "put Flatten() before it")
         onehot = one_hot(self, labels, x)  # (N, classes)
         return self._linear(x, onehot) + self.params["b"], (x, onehot)
 
-    def _linear(self, x, onehot):
+    def _linear(self, x: Array, onehot: Array) -> Array:
         """Return x w + <x, onehot e>, (N, 1)."""
         return x @ self.params["w"] + (x * (onehot @ self.params["e"])).sum(axis=1, keepdims=True)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx and the gradients of w, b and e, where y = x w + b + <x, onehot e>."""
         (x, onehot), dx, grads = cache, None, None
         if need_dx:
@@ -69,12 +70,14 @@ class Projection(Layer):
 
     # ---- second derivatives
 
-    def tangent(self, tx, cache):
+    def tangent(self, tx: Array, cache: Cache) -> Forward:
         """Return ty = tx w + <tx, onehot e>, (N, 1)."""
         _, onehot = cache
         return self._linear(tx, onehot), (tx, onehot)
 
-    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+    def tangent_backward(
+        self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
+    ) -> TangentBackward:
         """Return (dx, dtx, grads) of the pair (y, ty)."""
         return affine_tangent_backward(self, dy, dty, cache, tangent_cache, need_dx)
 
@@ -104,7 +107,7 @@ class MinibatchStdDev(Layer):
         super().__init__()
         self.channels, self.strength, self.eps = channels, strength, eps
 
-    def forward(self, x, train=True, track=True, labels=None):
+    def forward(self, x: Array, train: bool = True, track: bool = True, labels: Array | None = None) -> Forward:
         """Return y = [x, s] and the cache (A, r, std)."""
         expect_input(self, x, ("N", "n"), "put Flatten() before it")
         if x.shape[1] % self.channels:
@@ -123,11 +126,11 @@ class MinibatchStdDev(Layer):
         std = (matmul(A, r * r) + self.eps) ** 0.5  # (N, n)
         return xp.concatenate([x, self._mean_over_pixels(std)], axis=1), (A, r, std)
 
-    def _mean_over_pixels(self, t):
+    def _mean_over_pixels(self, t: Array) -> Array:
         """Return strength * the mean over the pixels of each sample, (N, n) -> (N, channels)."""
         return self.strength * t.reshape(len(t), -1, self.channels).mean(axis=1)
 
-    def _to_pixels(self, ds, std):
+    def _to_pixels(self, ds: Array, std: Array) -> Array:
         """Return twice the gradient of v, computed from the gradient of s: (N, channels) -> (N, n).
 
         The factor 2 is the derivative of r^2, which the callers then leave out.
@@ -135,7 +138,7 @@ class MinibatchStdDev(Layer):
         std = std.reshape(len(std), -1, self.channels)
         return (self.strength / std.shape[1] * ds[:, None, :] / std).reshape(len(std), -1)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx and no gradients. The mean xbar contributes nothing to dx, because A r = 0."""
         dx = None
         if need_dx:
@@ -146,14 +149,16 @@ class MinibatchStdDev(Layer):
 
     # ---- second derivatives
 
-    def tangent(self, tx, cache):
+    def tangent(self, tx: Array, cache: Cache) -> Forward:
         """Return ty = [tx, ts], where ts is the mean over pixels of the tangent of std."""
         A, r, std = cache
         tr = tx - A @ tx
         tstd = A @ (r * tr) / std  # (N, n)
         return self.backend.xp.concatenate([tx, self._mean_over_pixels(tstd)], axis=1), (tr, tstd)
 
-    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+    def tangent_backward(
+        self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
+    ) -> TangentBackward:
         """Return (dx, dtx, {}) of the pair (y, ty)."""
         if not need_dx:
             return None, None, {}
@@ -168,7 +173,7 @@ class MinibatchStdDev(Layer):
         return f"MinibatchStdDev({self.channels}, strength {self.strength:g})"
 
 
-def one_hot(layer: Layer, labels, x):
+def one_hot(layer: "OneHot | Projection", labels: Array, x: Array) -> Array:
     """Return the one-hot encoding of the labels, (N, classes), in the dtype of x.
 
     Raises ValueError if there is not one label for each row of x, or if a label is out of range.
@@ -178,7 +183,7 @@ def one_hot(layer: Layer, labels, x):
     return (labels[:, None] == layer.backend.xp.arange(layer.classes)).astype(x.dtype)
 
 
-def expect_one_label_per_row(layer: Layer, labels, x) -> None:
+def expect_one_label_per_row(layer: Layer, labels: Array | None, x: Array) -> None:
     """Raise ValueError unless labels has shape (N,) for x (N, n)."""
     if labels is None or tuple(labels.shape) != (len(x),):
         came = "none" if labels is None else tuple(labels.shape)

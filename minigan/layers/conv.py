@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from minigan.backends import pads
-from minigan.layers.base import Layer, affine_tangent_backward, expect_input
-from minigan.layers.init import glorot_uniform
+from minigan.backends import Array, pads
+from minigan.layers.base import Backward, Cache, Forward, Layer, TangentBackward, affine_tangent_backward, expect_input
+from minigan.layers.init import Init, glorot_uniform
 
 
 class Conv2d(Layer):
@@ -27,8 +27,8 @@ class Conv2d(Layer):
         stride: int = 1,
         pad: int | tuple[int, int] = 0,
         bias: bool = True,
-        rng,
-        init=glorot_uniform,
+        rng: np.random.Generator,
+        init: Init = glorot_uniform,
     ):
         params = {"w": init(rng, (kernel, kernel, c_in, c_out), kernel**2 * c_in, kernel**2 * c_out)}
         if bias:
@@ -36,7 +36,7 @@ class Conv2d(Layer):
         super().__init__(params)
         self.c_in, self.c_out, self.kernel, self.stride, self.pad = c_in, c_out, kernel, stride, pads(pad)
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y = conv2d(x, w) + b, (N, P, Q, c_out), and the cache x."""
         expect_input(self, x, ("N", "H", "W", self.c_in), image_advice(x, self.c_in))
         y = self.backend.conv2d(x, self.params["w"], self.stride, self.pad)  # (N, P, Q, c_out)
@@ -44,7 +44,7 @@ class Conv2d(Layer):
             y = self.backend.add_bias(y, self.params["b"])
         return y, x
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx and the gradients of w and b, where y = conv2d(x, w) + b."""
         x, w, dx, grads = cache, self.params["w"], None, None
         if need_dx:  # each pixel of the window of y[n,p,q,o] receives dy[n,p,q,o] times its weight
@@ -57,11 +57,13 @@ class Conv2d(Layer):
 
     # ---- second derivatives
 
-    def tangent(self, tx, cache):
+    def tangent(self, tx: Array, cache: Cache) -> Forward:
         """Return ty = conv2d(tx, w), (N, P, Q, c_out)."""
         return self.backend.conv2d(tx, self.params["w"], self.stride, self.pad), tx
 
-    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+    def tangent_backward(
+        self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
+    ) -> TangentBackward:
         """Return (dx, dtx, grads) of the pair (y, ty)."""
         return affine_tangent_backward(self, dy, dty, cache, tangent_cache, need_dx)
 
@@ -88,8 +90,8 @@ class ConvTranspose2d(Layer):
         pad: int | tuple[int, int] = 0,
         output_pad: int = 0,
         bias: bool = True,
-        rng,
-        init=glorot_uniform,
+        rng: np.random.Generator,
+        init: Init = glorot_uniform,
     ):
         if not 0 <= output_pad < stride:
             raise ValueError(f"output_pad is at least 0 and below the stride {stride}, got {output_pad}")
@@ -100,7 +102,7 @@ class ConvTranspose2d(Layer):
         self.c_in, self.c_out, self.kernel, self.stride = c_in, c_out, kernel, stride
         self.pad, self.output_pad = pads(pad), output_pad
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y = conv2d_grad_x(x, w) + b, (N, P, Q, c_out), and the cache x."""
         expect_input(self, x, ("N", "H", "W", self.c_in), image_advice(x, self.c_in))
         y = self._transposed(x)  # (N, P, Q, c_out)
@@ -108,7 +110,7 @@ class ConvTranspose2d(Layer):
             y = self.backend.add_bias(y, self.params["b"])
         return y, x
 
-    def _transposed(self, x):
+    def _transposed(self, x: Array) -> Array:
         """(N, H, W, c_in) -> (N, P, Q, c_out), without the bias."""
         N, H, W, _ = x.shape
         P, Q = (self.stride * (size - 1) + self.kernel - sum(self.pad) + self.output_pad for size in (H, W))
@@ -116,7 +118,7 @@ class ConvTranspose2d(Layer):
             raise ValueError(f"{self!r} with pad {self.pad} has no output pixels for x {tuple(x.shape)}: reduce pad")
         return self.backend.conv2d_grad_x(x, self.params["w"], (N, P, Q, self.c_out), self.stride, self.pad)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx and the gradients of w and b, where y = conv2d_grad_x(x, w) + b."""
         x, w, dx, grads = cache, self.params["w"], None, None
         if need_dx:  # the adjoint of a transposed convolution is the convolution
@@ -129,11 +131,13 @@ class ConvTranspose2d(Layer):
 
     # ---- second derivatives
 
-    def tangent(self, tx, cache):
+    def tangent(self, tx: Array, cache: Cache) -> Forward:
         """Return ty = conv2d_grad_x(tx, w), (N, P, Q, c_out)."""
         return self._transposed(tx), tx
 
-    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+    def tangent_backward(
+        self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
+    ) -> TangentBackward:
         """Return (dx, dtx, grads) of the pair (y, ty)."""
         return affine_tangent_backward(self, dy, dty, cache, tangent_cache, need_dx)
 
@@ -141,7 +145,7 @@ class ConvTranspose2d(Layer):
         return f"ConvTranspose2d({self.c_in} -> {self.c_out}, {self.kernel}x{self.kernel}, stride {self.stride})"
 
 
-def image_advice(x, channels: int) -> str:
+def image_advice(x: Array, channels: int) -> str:
     """Return the end of the error message for an x that is not a batch of images with this number of channels."""
     if len(x.shape) == 2:
         side = math.isqrt(x.shape[1] // channels)

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from minigan.backends import GOLDEN, mix64
+from minigan.backends import GOLDEN, Array, mix64
 from minigan.layers.activations import Elementwise
+from minigan.layers.base import Cache, Forward
 
 
 class Dropout(Elementwise):
@@ -16,14 +17,14 @@ class Dropout(Elementwise):
     The rate is rounded to a multiple of 1/65536.
     """
 
-    def __init__(self, rate: float, *, rng):
+    def __init__(self, rate: float, *, rng: np.random.Generator):
         if not 0 <= rate < 1:
             raise ValueError(f"a dropout rate is at least 0 and below 1, got {rate}")
         key = rng.integers(2**64, dtype=np.uint64)
         super().__init__(buffers={"key": np.array(key), "draws": np.zeros((), np.uint64)})
         self.rate = rate
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y = x * mask and the cache (threshold, stream), or x and None if no unit is dropped."""
         threshold = min(round(65536 * self.rate), 65535)
         if not train or threshold == 0:
@@ -32,7 +33,7 @@ class Dropout(Elementwise):
         self.buffers["draws"] += np.uint64(1)
         return self.backend.dropout(x, threshold, stream), (threshold, stream)
 
-    def gradient(self, dy, cache):
+    def gradient(self, dy: Array, cache: Cache) -> Array:
         """Return dx = dy * mask. The mask is recomputed, so that it need not be stored."""
         return dy if cache is None else self.backend.dropout(dy, *cache)
 

@@ -13,9 +13,9 @@ a network to its backend before fusing it.
 import copy
 import itertools
 
-from minigan.backends import Normalisation
-from minigan.layers.activations import LeakyReLU, ReLU
-from minigan.layers.base import Layer
+from minigan.backends import Array, Backend, Normalisation
+from minigan.layers.activations import LeakyReLU, Rectifier, ReLU
+from minigan.layers.base import Backward, Cache, Forward, Layer, TangentBackward
 from minigan.layers.conv import Conv2d, ConvTranspose2d
 from minigan.layers.dense import Dense
 from minigan.layers.norm import BatchNorm, SpectralNorm
@@ -43,7 +43,7 @@ def fused_pair(layer: Layer, activation: Layer) -> Layer | None:
 
     The types must match exactly, because a subclass may compute something else.
     """
-    if type(activation) not in (LeakyReLU, ReLU):
+    if not (type(activation) is LeakyReLU or type(activation) is ReLU):
         return None
     if type(layer) is SpectralNorm:
         inner = fused_pair(layer.layer, activation)
@@ -65,32 +65,32 @@ class Fused(Layer):
     where y is also the cache of the activation.
     """
 
-    def __init__(self, layer: Layer, activation: Layer):
+    def __init__(self, layer: Layer, activation: Rectifier):
         self.layer, self.activation = layer, activation
 
     @property
-    def params(self) -> dict:
+    def params(self) -> dict[str, Array]:
         """The parameters of the layer."""
         return self.layer.params
 
     @params.setter
-    def params(self, params: dict) -> None:
+    def params(self, params: dict[str, Array]) -> None:
         """Set the parameters of this object only. `SpectralNorm` sets w / sigma on a copy of its inner layer."""
         self.layer = copy.copy(self.layer)
         self.layer.params = params
 
     @property
-    def buffers(self) -> dict:
+    def buffers(self) -> dict[str, Array]:  # type: ignore[override]  # the layer's own, so not to be set
         """The buffers of the layer."""
         return self.layer.buffers
 
     @property
-    def backend(self):
+    def backend(self) -> Backend:
         """The backend of the layer."""
         return self.layer.backend
 
     @backend.setter
-    def backend(self, backend) -> None:
+    def backend(self, backend: Backend) -> None:
         self.layer.backend = self.activation.backend = backend
 
     def inner(self) -> tuple[Layer, ...]:
@@ -103,14 +103,16 @@ class Fused(Layer):
 
     # ---- second derivatives, computed without merging
 
-    def tangent(self, tx, cache):
+    def tangent(self, tx: Array, cache: Cache) -> Forward:
         """Return ty, computed by the layer and then the activation."""
         layer_cache, y = cache
         tz, layer_tangent = self.layer.tangent(tx, layer_cache)
         ty, activation_tangent = self.activation.tangent(tz, y)
         return ty, (layer_tangent, activation_tangent)
 
-    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+    def tangent_backward(
+        self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
+    ) -> TangentBackward:
         """Return (dx, dtx, grads), computed by the activation and then the layer."""
         (layer_cache, y), (layer_tangent, activation_tangent) = cache, tangent_cache
         dz, dtz, _ = self.activation.tangent_backward(dy, dty, y, activation_tangent)
@@ -129,13 +131,13 @@ class FusedBias(Fused):
         layer.params = {name: value for name, value in self.layer.params.items() if name != "b"}
         return layer
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y = leaky_relu(A(w) x + b) and the cache (cache of the layer, y)."""
         z, cache = self._without_bias().forward(x, train, track)
         y = self.backend.add_bias(z, self.params["b"], self.activation.slope)
         return y, (cache, y)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx and the gradients of w and b."""
         cache, y = cache
         if need_grads:
@@ -149,7 +151,9 @@ class FusedBias(Fused):
 class FusedBatchNorm(Fused):
     """Batch norm and its activation in one pass, y = leaky_relu(gamma * xhat + beta)."""
 
-    def forward(self, x, train=True, track=True):
+    layer: BatchNorm
+
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y = leaky_relu(gamma * xhat + beta) and the cache (cache of the layer, y)."""
         norm = self.layer
         if not train:
@@ -164,7 +168,7 @@ class FusedBatchNorm(Fused):
             self.backend.track(self.buffers["mean"], self.buffers["var"], mean, var, norm.momentum)
         return y, ((x, mean, var, train), y)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx and the gradients of gamma and beta."""
         (x, mean, var, train), y = cache
         if not train:

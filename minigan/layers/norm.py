@@ -4,8 +4,8 @@ import copy
 
 import numpy as np
 
-from minigan.backends import Normalisation
-from minigan.layers.base import Layer, add, expect_input
+from minigan.backends import Array, Backend, Normalisation
+from minigan.layers.base import Backward, Cache, Forward, Grads, Layer, TangentBackward, add, expect_input
 
 
 class BatchNorm(Layer):
@@ -25,12 +25,12 @@ class BatchNorm(Layer):
         )
         self.channels, self.momentum, self.eps = channels, momentum, eps
 
-    def expect(self, x) -> None:
+    def expect(self, x: Array) -> None:
         """Raise ValueError unless x is (N, ..., channels) with the dtype of the weights."""
         channels = self.channels
         expect_input(self, x, (*"NHW"[: len(x.shape) - 1], channels), f"its last axis has {channels} channels")
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y and the cache (x, mean, var, train)."""
         self.expect(x)
         gamma, beta = self.params["gamma"], self.params["beta"]
@@ -43,7 +43,7 @@ class BatchNorm(Layer):
             y = gamma / (var + self.eps) ** 0.5 * (x - mean) + beta
         return y, (x, mean, var, train)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx and the gradients of gamma and beta.
 
         In training, y depends on x in three ways, and dx is the sum of three terms (M rows,
@@ -70,7 +70,7 @@ class BatchNorm(Layer):
 
     # ---- second derivatives
 
-    def tangent(self, tx, cache):
+    def tangent(self, tx: Array, cache: Cache) -> Forward:
         """Return ty = gamma * txhat with txhat = inv_std * P tx, where P is `_remove_statistics`."""
         x, mean, var, train = cache
         inv_std = 1 / (var + self.eps) ** 0.5  # (channels,)
@@ -78,7 +78,9 @@ class BatchNorm(Layer):
         txhat = inv_std * (self._remove_statistics(tx, xhat) if train else tx)
         return self.params["gamma"] * txhat, (tx, txhat, xhat, inv_std)
 
-    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+    def tangent_backward(
+        self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
+    ) -> TangentBackward:
         """Return (dx, dtx, grads) of the pair (y, ty).
 
         Let s = inv_std, P = `_remove_statistics` (its own transpose), u = gamma * dty, and let
@@ -103,7 +105,7 @@ class BatchNorm(Layer):
             grads = add(grads, grads_y)
         return dx, dtx, grads
 
-    def _remove_statistics(self, t, xhat):
+    def _remove_statistics(self, t: Array, xhat: Array) -> Array:
         """Return P t = t - mean(t) - xhat mean(xhat * t).
 
         P removes the part of a change t of x that changes only the mean and variance of the
@@ -111,7 +113,7 @@ class BatchNorm(Layer):
         """
         return t - self._mean(t) - xhat * self._mean(xhat * t)
 
-    def _mean(self, t):
+    def _mean(self, t: Array) -> Array:
         """Return the mean over all axes but the last, (..., channels) -> (channels,)."""
         return self.backend.batch_mean(t, tuple(range(t.ndim - 1)))
 
@@ -130,7 +132,7 @@ class SpectralNorm(Layer):
     W = w / sigma.
     """
 
-    def __init__(self, layer: Layer, *, rng):
+    def __init__(self, layer: Layer, *, rng: np.random.Generator):
         self.layer, self.takes_labels = layer, layer.takes_labels
         v = rng.standard_normal(layer.params["w"].shape[-1], dtype=np.float32)
         super().__init__(layer.params, {"u": np.zeros(layer.params["w"][..., 0].size, np.float32), "v": v})
@@ -138,15 +140,15 @@ class SpectralNorm(Layer):
             self._power_iteration()
 
     @property
-    def backend(self):
+    def backend(self) -> Backend:
         """The backend of the inner layer."""
         return self.layer.backend
 
     @backend.setter
-    def backend(self, backend) -> None:
+    def backend(self, backend: Backend) -> None:
         self.layer.backend = backend
 
-    def forward(self, x, train=True, track=True, **labels):
+    def forward(self, x: Array, train: bool = True, track: bool = True, **labels: Array) -> Forward:
         """Return the inner layer's y with the weight w / sigma, and the cache (layer, its cache, u, v, sigma)."""
         if train and track:
             self._power_iteration()
@@ -158,13 +160,13 @@ class SpectralNorm(Layer):
         y, cache = layer.forward(x, train, track, **labels)
         return y, (layer, cache, u, v, sigma)
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx and grads of the inner layer, with dw in place of dW."""
         layer, cache, u, v, sigma = cache
         dx, grads = layer.backward(dy, cache, need_dx, need_grads)
         return dx, self._through_sigma(grads, layer, u, v, sigma) if need_grads else None
 
-    def _through_sigma(self, grads, layer, u, v, sigma):
+    def _through_sigma(self, grads: Grads, layer: Layer, u: Array, v: Array, sigma: Array) -> Grads:
         """Replace the gradient dW of W = w / sigma by the gradient dw of w."""
         dW, W = grads["w"], layer.params["w"]
         sigma_term = (dW * W).sum() * (u[:, None] * v).reshape(W.shape)
@@ -174,9 +176,8 @@ class SpectralNorm(Layer):
         """Update u and v in place by one power iteration."""
         w, u, v = self.params["w"], self.buffers["u"], self.buffers["v"]
         matrix = w.reshape(-1, w.shape[-1])  # (..., O)
-        for vector, multiply in ((u, lambda: matrix @ v), (v, lambda: matrix.T @ u)):
-            product = multiply()
-            vector[...] = product / ((product @ product) ** 0.5 + 1e-30)
+        u[...] = _unit(matrix @ v)
+        v[...] = _unit(matrix.T @ u)
 
     def inner(self) -> tuple[Layer, ...]:
         """Return the inner layer as a tuple."""
@@ -191,12 +192,14 @@ class SpectralNorm(Layer):
 
     # ---- second derivatives
 
-    def tangent(self, tx, cache):
+    def tangent(self, tx: Array, cache: Cache) -> Forward:
         """Return ty of the inner layer with the weight w / sigma."""
-        layer, layer_cache, *_ = cache
-        return layer.tangent(tx, layer_cache)
+        layer: Layer = cache[0]
+        return layer.tangent(tx, cache[1])
 
-    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+    def tangent_backward(
+        self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
+    ) -> TangentBackward:
         """Return (dx, dtx, grads) of the inner layer, with dw in place of dW."""
         layer, cache, u, v, sigma = cache
         dx, dtx, grads = layer.tangent_backward(dy, dty, cache, tangent_cache, need_dx)
@@ -204,3 +207,8 @@ class SpectralNorm(Layer):
 
     def __repr__(self) -> str:
         return f"SpectralNorm({self.layer!r})"
+
+
+def _unit(t: Array) -> Array:
+    """Return t (n,) divided by its length |t|. A t of zeros stays zero."""
+    return t / ((t @ t) ** 0.5 + 1e-30)

@@ -1,6 +1,9 @@
 """A network of layers in sequence."""
 
-from minigan.layers.base import Layer
+from typing import Any, Self
+
+from minigan.backends import Array, Backend
+from minigan.layers.base import Backward, Cache, Forward, Grads, Layer, TangentBackward
 
 
 class Sequential(Layer):
@@ -17,24 +20,24 @@ class Sequential(Layer):
         self.backend = layers[0].backend
 
     @property
-    def params(self) -> dict:
+    def params(self) -> dict[str, Array]:  # type: ignore[override]  # the layers' own, so not to be set
         """The parameters of all layers, by name."""
         return self._named("params")
 
     @property
-    def buffers(self) -> dict:
+    def buffers(self) -> dict[str, Array]:  # type: ignore[override]  # the same
         """The buffers of all layers, by name."""
         return self._named("buffers")
 
-    def _named(self, kind: str) -> dict:
+    def _named(self, kind: str) -> dict[str, Array]:
         return by_position([getattr(layer, kind) for layer in self.layers])
 
     @property
-    def takes_labels(self) -> bool:
+    def takes_labels(self) -> bool:  # type: ignore[override]  # the same
         """Whether any layer takes labels."""
         return any(layer.takes_labels for layer in self.layers)
 
-    def forward(self, x, train=True, track=True, labels=None):
+    def forward(self, x: Array, train: bool = True, track: bool = True, labels: Array | None = None) -> Forward:
         """Return y and the list of the layers' caches. Labels are passed to the layers that take them."""
         caches = []
         for layer in self.layers:
@@ -43,9 +46,9 @@ class Sequential(Layer):
             caches.append(cache)
         return x, caches
 
-    def backward(self, dy, cache, need_dx=True, need_grads=True):
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx and the gradients of all layers, by name."""
-        grads = [{} for _ in self.layers]
+        grads: list[Grads] = [{} for _ in self.layers]
         # No layer up to the first one with parameters needs to compute dx, unless the caller needs it.
         first = next((i for i, layer in enumerate(self.layers) if layer.params), 0) if need_grads else len(self.layers)
         dx = dy
@@ -57,7 +60,7 @@ class Sequential(Layer):
 
     # ---- second derivatives
 
-    def tangent(self, tx, cache):
+    def tangent(self, tx: Array, cache: Cache) -> Forward:
         """Return ty and the list of the layers' tangent caches."""
         tangent_caches = []
         for layer, layer_cache in zip(self.layers, cache, strict=True):
@@ -65,9 +68,11 @@ class Sequential(Layer):
             tangent_caches.append(tangent_cache)
         return tx, tangent_caches
 
-    def tangent_backward(self, dy, dty, cache, tangent_cache, need_dx=True):
+    def tangent_backward(
+        self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
+    ) -> TangentBackward:
         """Return (dx, dtx, grads) of the pair (y, ty)."""
-        grads = [{} for _ in self.layers]
+        grads: list[Grads] = [{} for _ in self.layers]
         for i in reversed(range(len(self.layers))):
             need = need_dx or any(layer.params for layer in self.layers[:i])
             dy, dty, grads[i] = self.layers[i].tangent_backward(dy, dty, cache[i], tangent_cache[i], need)
@@ -85,7 +90,7 @@ class Sequential(Layer):
         """Return the layers, with nested networks replaced by their layers."""
         return [leaf for layer in self.layers for leaf in layer.leaves()]
 
-    def to(self, backend, dtype=None) -> "Sequential":
+    def to(self, backend: Backend | str, dtype: Any = None) -> Self:
         """Move all layers to a backend, pack the parameters and return the network."""
         for layer in self.layers:
             layer.to(backend, dtype)
@@ -97,6 +102,6 @@ class Sequential(Layer):
         return "Sequential(\n" + "".join(f"    {i}: {layer!r}\n" for i, layer in enumerate(self.layers)) + ")"
 
 
-def by_position(tensors: list[dict]) -> dict:
+def by_position(tensors: list[dict[str, Array]]) -> dict[str, Array]:
     """Merge the layers' dictionaries, naming by position: [{"w": a}, {}, {"w": b}] -> {"0.w": a, "2.w": b}."""
     return {f"{i}.{name}": value for i, named in enumerate(tensors) for name, value in named.items()}

@@ -2,18 +2,19 @@
 
 import math
 
+from minigan.backends import Array, Shape
 from minigan.layers.activations import Elementwise
-from minigan.layers.base import expect_input
+from minigan.layers.base import Cache, Forward, expect_input
 
 
 class Identity(Elementwise):
     """Identity, y = x. `fuse` replaces a merged layer by it, so that later layers keep their position."""
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return x and no cache."""
         return x, None
 
-    def gradient(self, dy, cache):
+    def gradient(self, dy: Array, cache: Cache) -> Array:
         """Return dx = dy."""
         return dy
 
@@ -25,7 +26,7 @@ class Reshape(Elementwise):
         super().__init__()
         self.shape = shape
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y (N, *shape) and the shape of x as cache."""
         if math.prod(x.shape[1:]) != math.prod(self.shape):
             raise ValueError(
@@ -33,11 +34,11 @@ class Reshape(Elementwise):
             )
         return x.reshape(len(x), *self.shape), x.shape
 
-    def gradient(self, dy, x_shape):
+    def gradient(self, dy: Array, x_shape: Shape) -> Array:
         """Return dx, which is dy in the shape of x."""
         return dy.reshape(x_shape)
 
-    def tangent(self, tx, x_shape):
+    def tangent(self, tx: Array, x_shape: Shape) -> Forward:
         """Return ty, which is tx in the shape of y."""
         return tx.reshape(len(tx), *self.shape), tx
 
@@ -48,15 +49,15 @@ class Reshape(Elementwise):
 class Flatten(Elementwise):
     """Flatten each sample to a row, x (N, H, W, C) -> y (N, H*W*C)."""
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y (N, H*W*C) and the shape of x as cache."""
         return x.reshape(len(x), -1), x.shape
 
-    def gradient(self, dy, x_shape):
+    def gradient(self, dy: Array, x_shape: Shape) -> Array:
         """Return dx, which is dy in the shape of x."""
         return dy.reshape(x_shape)
 
-    def tangent(self, tx, x_shape):
+    def tangent(self, tx: Array, x_shape: Shape) -> Forward:
         """Return ty, which is tx in the shape of y."""
         return tx.reshape(len(tx), -1), tx
 
@@ -73,23 +74,23 @@ class Upsample(Elementwise):
         super().__init__()
         self.factor = factor
 
-    def forward(self, x, train=True, track=True):
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
         """Return y (N, factor*H, factor*W, C) and the shape of x as cache."""
         expect_input(self, x, ("N", "H", "W", "C"), "images have four axes")
         return self._repeat(x), x.shape
 
-    def _repeat(self, x):
+    def _repeat(self, x: Array) -> Array:
         """Repeat each pixel. `broadcast_to` is used because CuPy's `repeat` launches one copy for each row."""
         N, H, W, C = x.shape
         blocks = self.backend.xp.broadcast_to(x[:, :, None, :, None], (N, H, self.factor, W, self.factor, C))
         return blocks.reshape(N, H * self.factor, W * self.factor, C)
 
-    def gradient(self, dy, x_shape):
+    def gradient(self, dy: Array, x_shape: Shape) -> Array:
         """Return dx, the sum of dy over each block, because y[n, f*h+i, f*w+j, c] = x[n,h,w,c]."""
         N, H, W, C = x_shape
         return dy.reshape(N, H, self.factor, W, self.factor, C).sum(axis=(2, 4))
 
-    def tangent(self, tx, x_shape):
+    def tangent(self, tx: Array, x_shape: Shape) -> Forward:
         """Return ty, which is tx with repeated pixels."""
         return self._repeat(tx), tx
 

@@ -60,7 +60,9 @@ def draw(sampler: Sampler, count: int, seed: int = 0) -> tuple[np.ndarray, np.nd
     """
     rng, n, labels = np.random.default_rng(seed), sampler.classes, None
     if n == CLASSES:
-        digits = np.sort(datasets.mnist("train").labels)
+        digits = datasets.mnist("train").labels
+        assert digits is not None  # MNIST has labels
+        digits = np.sort(digits)
         labels = digits[evenly_spaced(count, len(digits))]
     elif n:
         labels = np.arange(count) % n
@@ -113,6 +115,7 @@ def real_scores(
 ) -> dict:
     """Returns the mean scores of disjoint subsets of `count` training images."""
     train = datasets.mnist("train")
+    assert train.labels is not None  # MNIST has labels
     subsets = stratified_subsets(train.labels, min(count, len(train)), rng)
     return mean_scores(
         [

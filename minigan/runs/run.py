@@ -254,7 +254,7 @@ class _ProgressBar:
         self.samples_per_step = training.samples_per_step
         last, minutes = training.steps_in_all(), training.config.minutes
         self.by_time = minutes is not None
-        unit = dict(total=round(60 * minutes), unit="s") if self.by_time else dict(total=last, unit="step")
+        unit = dict(total=last, unit="step") if minutes is None else dict(total=round(60 * minutes), unit="s")
         done = training.seconds if self.by_time else training.step
         layout = "{percentage:3.0f}%|{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
         interval = 0.25 if sys.stderr.isatty() else 30  # seconds between updates, fewer in a log file
@@ -267,7 +267,8 @@ class _ProgressBar:
         if self.quiet:
             return
         for name in Training.CURVES:  # a running mean, because per-step values are noisy
-            self.recent[name] = 0.98 * self.recent.get(name, record[name]) + 0.02 * record[name]
+            value: float = record[name]  # type: ignore[literal-required]  # CURVES are keys of a Record
+            self.recent[name] = 0.98 * self.recent.get(name, value) + 0.02 * value
         done = min(self.training.seconds, self.bar.total) if self.by_time else record["step"]
         self.bar.set_postfix_str(
             f"{self.samples_per_step * self._speed():,.0f} img/s, "

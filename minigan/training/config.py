@@ -35,8 +35,8 @@ class Config:
         help="images: IDX files, .npy, .npz, or a folder of pictures; points: ring or grid",
         metavar="mnist|PATH",
     )
-    data_options: dict = option({}, help="options of the kind of data", flag=None)
-    network: dict = option(
+    data_options: dict[str, Any] = option({}, help="options of the kind of data", flag=None)
+    network: dict[str, Any] = option(
         {}, help="an option of the preset's networks: see `minigan train --list`; may be repeated", metavar="NAME=VALUE"
     )
     conditional: bool = option(False, help="give both networks the labels, if the data have any", off="--unconditional")
@@ -143,7 +143,7 @@ class Config:
             raise UserError(f"unknown option {unknown[0]}: choose from {', '.join(options(cls))}")
         return cls(preset=preset, kind=kind, kind_reason=reason, **recipe | choices)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self)
         given = [total for total in TOTALS if getattr(self, total) is not None]
         for valid, message in (

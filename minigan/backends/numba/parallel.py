@@ -15,6 +15,8 @@ arguments, task) to the caller's module. This function loads the arguments and c
 addresses of the function and of the arguments.
 """
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from llvmlite.ir.values import ArgumentAttributes
@@ -22,9 +24,10 @@ from numba import get_num_threads, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-PLAIN = dict(error_model="numpy", no_cfunc_wrapper=True)  # x / 0 raises nothing, so loops do not have to test for it
-COMPILED = PLAIN | dict(cache=True)
-INNER = PLAIN | dict(no_cpython_wrapper=True)  # called from compiled code only
+# x / 0 raises nothing, so loops do not have to test for it
+PLAIN: dict[str, Any] = dict(error_model="numpy", no_cfunc_wrapper=True)
+COMPILED: dict[str, Any] = PLAIN | dict(cache=True)
+INNER: dict[str, Any] = PLAIN | dict(no_cpython_wrapper=True)  # called from compiled code only
 
 LINE = 8  # 8-byte numbers in a cache line; threads that write to the same line wait for each other
 ADDRESS = ir.IntType(64)
