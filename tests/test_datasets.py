@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minigan import datasets
-from minigan.datasets import DataError, arrays, pictures
+from minigan.datasets import DataError, arrays, pictures, pixels
 from minigan.errors import UserError
 
 RNG = np.random.default_rng(7)
@@ -50,7 +50,7 @@ def error_of(path):
 
 
 def same(data, x, labels):
-    """Asserts that `data` has the images `x` and the labels."""
+    """Asserts that `data` has the images `x` and the labels, by the names of their classes."""
     x = x if x.ndim == 4 else x[..., None]
     assert data.images.dtype == np.uint8 and data.images.flags.c_contiguous and data.images.flags.writeable
     np.testing.assert_array_equal(data.images, x, strict=True)
@@ -58,7 +58,7 @@ def same(data, x, labels):
         assert data.labels is None
     else:
         assert data.labels.dtype == np.int64
-        np.testing.assert_array_equal(data.labels, labels)
+        assert [data.class_names[label] for label in data.labels] == [str(label) for label in labels]
 
 
 # MNIST ------------------------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def test_mnist_files_are_the_originals():
 def test_mnist_is_credited():
     for text in (datasets.mnist.__doc__, datasets.MNIST_SOURCE, (datasets.MNIST_FOLDER / "README").read_text()):
         assert "Yann LeCun and Corinna Cortes" in text
-    assert "CC BY-SA 3.0" in datasets.MNIST_SOURCE and datasets.mnist("test").source == datasets.MNIST_SOURCE
+    assert "CC BY-SA 3.0" in datasets.MNIST_SOURCE and datasets.mnist("test").origin == datasets.MNIST_SOURCE
 
 
 def test_mnist_splits():
@@ -160,7 +160,7 @@ def test_unscale_rounds_and_clips():
 def test_scale_refuses_wrong_dtypes_and_nan():
     with pytest.raises(DataError, match="scale expects uint8 pixels, got float32"):
         datasets.scale(datasets.scale(EVERY))
-    with pytest.raises(DataError, match="got the dtype uint8"):
+    with pytest.raises(DataError, match="it cannot give uint8"):
         datasets.scale(EVERY, np.uint8)
     with pytest.raises(DataError, match=r"unscale expects floats.*got uint8"):
         datasets.unscale(EVERY)
@@ -239,7 +239,7 @@ def test_emnist_is_transposed(tmp_path):
     write(tmp_path / "emnist-letters-train-labels-idx1-ubyte.gz", idx_bytes(Y), compressed=True)
     data = datasets.load(tmp_path)
     same(data, X.transpose(0, 2, 1), Y)
-    assert data.name == "emnist-letters-train" and "rows and columns exchanged" in data.source
+    assert data.name == "emnist-letters-train" and "rows and columns are exchanged back" in data.source
 
 
 def header(*dims, magic=b"\0\0\x08\x03"):
@@ -257,14 +257,13 @@ BROKEN_IDX = {  # case: (content, pattern of the message)
     "zip": (b"PK\3\4....", "zip archive"),
     "float32": (header(5, 6, 6, magic=b"\0\0\x0d\3") + BODY * 4, "at offset 2, expected element type 0x08.*is float32"),
     "int8": (header(5, 6, 6, magic=b"\0\0\x09\3") + BODY, "got 0x09, which is int8"),
-    "unknown type": (header(5, 6, 6, magic=b"\0\0\x07\3") + BODY, "got 0x07, which is not an IDX type"),
+    "unknown type": (header(5, 6, 6, magic=b"\0\0\x07\3") + BODY, "got 0x07, which IDX does not define"),
     "labels": (
         idx_bytes(Y),
         "at offset 3, expected 3 dimensions for images, got 1 dimension: is this a file of labels",
     ),
     "four dimensions": (idx_bytes(X[..., None]), "got 4 dimensions: save images of other shapes"),
     "no images": (header(0, 6, 6), "at offset 4: expected at least one image"),
-    "not square": (header(5, 9, 4) + BODY, "at offset 8: expected square images, got 9 rows x 4 columns"),
     "no pixels": (header(5, 0, 0), "at offset 8: expected images of at least 4 x 4 pixels, got 0 x 0"),
     "too small": (header(20, 3, 3) + BODY, "at least 4 x 4 pixels, got 3 x 3"),
     "truncated": (header(5, 6, 6) + BODY[1:], "header declares 5 x 6 x 6 = 180 bytes of images, but only 179 follow"),
@@ -413,13 +412,13 @@ def test_npy_uint8(tmp_path, x):
     np.save(tmp_path / "x.npy", x)
     data = datasets.load(tmp_path / "x.npy")
     same(data, x, None)
-    assert data.name == "x" and "uint8" in data.source
+    assert data.name == "x" and "array x.npy" in data.source
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "f4 fortran"])
 def test_npy_floats(tmp_path, dtype):
     x = EVERY[..., 0].astype(np.float64)
-    for values, span in [(x / 255, "[0, 1]"), (x / 127.5 - 1, "[-1, 1]")]:
+    for values, span in [(x / 255, "0 to 1"), (x / 127.5 - 1, "-1 to 1"), (x, "0 to 255")]:
         values = np.asarray(values, dtype[:3].strip(), order="F" if "fortran" in dtype else "C")
         np.save(tmp_path / "x.npy", values)
         data = datasets.load(tmp_path / "x.npy")
@@ -433,39 +432,35 @@ def test_npy_fortran_order_uint8(tmp_path):
 
 
 def test_npy_range_is_decided_on_the_whole_array(tmp_path):
-    x = np.full((arrays.BLOCK + 2, 4, 4), 0.5, np.float32)
+    x = np.full((pixels.BLOCK + 2, 4, 4), 0.5, np.float32)
     np.save(tmp_path / "x.npy", x)
     assert (datasets.load(tmp_path / "x.npy").images == 128).all()  # 127.5, rounded to even
-    x[-1, 3, 3] = -0.25  # in the last block, but it decides the range of all
+    x[-1, 3, 3] = -1.0  # in the last block, but it decides the range of all
     np.save(tmp_path / "x.npy", x)
     images = datasets.load(tmp_path / "x.npy").images
-    assert (images[:-1] == 191).all() and images[-1, 3, 3, 0] == 96
+    assert (images[:-1] == 191).all() and images[-1, 3, 3, 0] == 0
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1.001, -1.001, 200.0])
-def test_npy_names_the_first_bad_value(tmp_path, bad):
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_npy_names_the_first_value_that_is_not_finite(tmp_path, bad):
     x = np.full((9, 4, 4), 0.5)
     x[4, 2, 1] = x[7, 0, 0] = bad
     np.save(tmp_path / "x.npy", x)
-    text = error_of(tmp_path / "x.npy")
-    assert f"got {bad} at index (4, 2, 1)" in text and ("astype(np.uint8)" in text) == (bad > 1)
+    assert f"got {bad} at index (4, 2, 1, 0)" in error_of(tmp_path / "x.npy")
 
 
 @pytest.mark.parametrize(
     "x, message",
     [
-        (np.zeros((5, 6, 6), np.int64), "expected uint8 pixels, or floats .*got int64: save x.astype"),
-        (np.zeros((5, 6, 6), bool), "got bool"),
         (np.zeros((5, 6, 6), complex), "expected an array of numbers, got complex128"),
-        (np.zeros((5, 6, 6), "U3"), "expected an array of numbers"),
+        (np.zeros((5, 6, 6), "U3"), "expected .*numbers"),
         (np.zeros((5, 6, 6), [("r", "u1")]), "expected an array of numbers"),
-        (np.zeros((5, 36), np.uint8), r"got shape \(5, 36\): give each image its rows and columns"),
-        (np.zeros((), np.uint8), r"got shape \(\)"),
-        (np.zeros((2, 2, 6, 6, 3), np.uint8), "got shape"),
-        (np.zeros((5, 3, 6, 6), np.uint8), r"got shape \(5, 3, 6, 6\): put the channels last"),
-        (np.zeros((5, 6, 6, 4), np.uint8), r"got shape \(5, 6, 6, 4\)"),
+        (np.zeros((5, 35), np.uint8), r"got shape \(5, 35\): 35 is not a square number"),
+        (np.zeros((5, 108), np.uint8), r"got shape \(5, 108\): if each row is an image in colours"),
+        (np.zeros((), np.uint8), r"\(\)"),
+        (np.zeros((2, 2, 6, 6, 3), np.uint8), r"\(2, 2, 6, 6, 3\)"),
+        (np.zeros((5, 6, 6, 5), np.uint8), r"got shape \(5, 6, 6, 5\)"),
         (np.zeros((0, 6, 6), np.uint8), "expected at least one image, got 0"),
-        (np.zeros((5, 6, 7), np.uint8), "expected square images, got 6 rows x 7 columns"),
         (np.zeros((5, 3, 3), np.uint8), "at least 4 x 4 pixels, got 3 x 3"),
     ],
 )
@@ -490,9 +485,9 @@ def test_nothing_is_unpickled(tmp_path):
     x[:] = Bomb()
     np.save(tmp_path / "x.npy", x, allow_pickle=True)
     np.savez(tmp_path / "x.npz", images=x)
-    np.savez(tmp_path / "y.npz", images=X, labels=x)
+    np.savez(tmp_path / "y1.npz", images=X, labels=x)
     (tmp_path / "z.npy").write_bytes(pickle.dumps(Bomb()))
-    for name in ("x.npy", "x.npz", "y.npz"):
+    for name in ("x.npy", "x.npz", "y1.npz"):
         assert "never unpickled" in error_of(tmp_path / name)
     assert "expected the header of a NumPy array" in error_of(tmp_path / "z.npy")
     assert "MINIGAN_TEST_UNPICKLED" not in os.environ
@@ -535,7 +530,7 @@ def test_npz_keys(tmp_path):
     same(datasets.load(file), X, Y)
     np.savez(file, x=other, x_train=other, images=X, y=Y[::-1], y_train=Y[::-1], labels=Y)  # images is preferred
     same(datasets.load(file), X, Y)
-    np.savez(file, x=X, x_test=other, labels=Y[::-1], y=Y)  # y belongs to x
+    np.savez(file, x=X, labels=Y[::-1], y=Y)  # y belongs to x
     same(datasets.load(file), X, Y)
     np.savez(file, images=X, y=Y)
     same(datasets.load(file), X, Y)
@@ -548,21 +543,21 @@ def test_npz_keys(tmp_path):
 def test_npz_with_ambiguous_keys(tmp_path):
     file = tmp_path / "x.npz"
     np.savez(file, a=X, b=X, c=Y)
-    assert "found a (5, 6, 6), b (5, 6, 6), c (5,): save the images under the key images" in error_of(file)
+    assert "it has a (5, 6, 6), b (5, 6, 6), c (5,): name them with --keys IMAGES,LABELS" in error_of(file)
     np.savez(file, c=Y)
-    assert "found c (5,)" in error_of(file)
+    assert "it has c (5,)" in error_of(file)
     np.savez(file)
-    assert "found no arrays" in error_of(file)
+    assert "it has no arrays" in error_of(file)
 
 
 @pytest.mark.parametrize(
     "labels, message",
     [
         (Y[:4], "expected 5 labels, one for each image, got 4"),
-        (np.eye(6)[Y], "expected integer labels .*argmax"),
-        (Y.astype(np.float32), "expected integer labels .*got float32"),
-        (np.array([0, 1, -1, 0, 1]), "from 0 up, got -1 at index 2"),
-        (np.array([0, 1, 1, 2**63, 1], np.uint64), "from 0 up, got 9223372036854775808 at index 3"),
+        (np.ones((5, 3)), "rows are not one-hot"),
+        (np.array([0, 1, 1.5, 0, 1]), "expected whole numbers or text for labels, got 1.5 at index 2"),
+        (np.array([0, np.nan, 1, 0, 1]), "got nan at index 1"),
+        (np.array(["a", "", "b", "a", "b"]), "got an empty text at index 1"),
     ],
 )
 def test_npz_wrong_labels(tmp_path, labels, message):
@@ -655,23 +650,26 @@ def test_one_picture_in_colour_makes_all_rgb(tmp_path):
     same(datasets.load(tmp_path), np.stack([np.stack([X[0]] * 3, -1), RGB[0], np.stack([X[1]] * 3, -1)]), None)
 
 
-def test_transparent_pixels_are_blended_with_black(tmp_path):
+def test_transparent_pixels_are_blended_with_the_background(tmp_path):
     rgba = np.zeros((4, 4, 4), np.uint8)
-    rgba[...] = [200, 100, 50, 255]
+    rgba[...] = [200, 100, 150, 255]
     rgba[0, 0, 3], rgba[0, 1, 3] = 0, 128
     draw(tmp_path / "a.png", rgba)
-    image = datasets.load(tmp_path).images[0]
-    assert image[0, 0].tolist() == [0, 0, 0] and image[1, 1].tolist() == [200, 100, 50]
-    np.testing.assert_allclose(image[0, 1], np.array([200, 100, 50]) * 128 / 255, atol=1)
+    for options, behind in (({}, 0), ({"background": "white"}, 255), ({"background": "#0000ff"}, [0, 0, 255])):
+        image = datasets.load(tmp_path, datasets.ImageOptions(**options)).images[0]
+        behind = np.broadcast_to(behind, 3)
+        assert image[0, 0].tolist() == behind.tolist() and image[1, 1].tolist() == [200, 100, 150]
+        mixed = np.array([200, 100, 150]) * 128 / 255 + behind * 127 / 255
+        np.testing.assert_allclose(image[0, 1], mixed, atol=1)
 
 
-def test_a_transparent_palette_entry_is_black(tmp_path):
+def test_a_transparent_palette_entry_shows_the_background(tmp_path):
     image = Image.new("P", (4, 4), 1)
     image.putpalette([255, 255, 255, 90, 90, 90])
     image.putpixel((2, 1), 0)
     image.save(tmp_path / "a.gif", transparency=0)
-    x = datasets.load(tmp_path).images[0, ..., 0]
-    assert x[1, 2] == 0 and (np.delete(x.ravel(), 6) == 90).all()
+    x = datasets.load(tmp_path).images[0, ..., 0]  # dark drawings are put on white
+    assert x[1, 2] == 255 and (np.delete(x.ravel(), 6) == 90).all()
 
 
 def test_bits(tmp_path):
@@ -686,9 +684,12 @@ def test_bits(tmp_path):
 
 def test_pictures_of_too_many_bits(tmp_path):
     draw(tmp_path / "0.tif", X[0].astype(np.int32) + 70_000)
-    assert "0.tif: expected 8 or 16 bits per pixel, got 32" in error_of(tmp_path)
-    draw(tmp_path / "0.tif", X[0].astype(np.float32))
-    assert "0.tif: expected 8 or 16 bits per pixel, got floats" in error_of(tmp_path)
+    assert "say which values are black and white, for example with --range" in error_of(tmp_path)
+    assert (
+        datasets.load(tmp_path, datasets.ImageOptions(range="70000,70255")).images[0, ..., 0].tolist() == X[0].tolist()
+    )
+    draw(tmp_path / "0.tif", X[0].astype(np.float32) / 255)
+    same(datasets.load(tmp_path), X[:1], None)
 
 
 def test_first_frame_of_an_animation(tmp_path):
@@ -714,16 +715,25 @@ def test_subfolders_are_classes(tmp_path):
     write(tmp_path / "cats" / "._a.png", b"metadata of macOS")
     write(tmp_path / "notes.txt", b"not a picture")
     data = datasets.load(tmp_path)
-    same(data, X[[2, 1, 0]], [0, 0, 1])
-    assert data.source.endswith("labels 0 cats, 1 dogs")
+    same(data, X[[2, 1, 0]], ["cats", "cats", "dogs"])
+    assert data.class_names == ["cats", "dogs"]
+    assert "cats, dogs" in data.source and "1 .txt" in data.source and "3 hidden and system files" in data.source
 
 
-def test_one_subfolder_or_mixed_levels_give_no_labels(tmp_path):
+def test_one_subfolder_gives_no_labels(tmp_path):
     draw(tmp_path / "all" / "a.png", X[0])
     same(datasets.load(tmp_path), X[:1], None)
+    draw(tmp_path / "b.png", X[2])
+    same(datasets.load(tmp_path), X[[0, 2]], None)
+
+
+def test_a_picture_next_to_class_folders_is_left_out_and_reported(tmp_path):
+    draw(tmp_path / "all" / "a.png", X[0])
     draw(tmp_path / "z" / "a.png", X[1])
     draw(tmp_path / "b.png", X[2])
-    same(datasets.load(tmp_path), X[[0, 2, 1]], None)
+    data = datasets.load(tmp_path)
+    same(data, X[:2], ["all", "z"])
+    assert "1 picture next to the class folders (b.png) has no class and is left out" in data.source
 
 
 def test_idx_files_are_preferred_to_pictures(tmp_path):
@@ -732,18 +742,17 @@ def test_idx_files_are_preferred_to_pictures(tmp_path):
     same(datasets.load(tmp_path), X, None)
 
 
-def test_first_picture_that_differs_is_named(tmp_path):
-    a = draw(tmp_path / "a.png", X[0])
-    b = draw(tmp_path / "b.png", np.zeros((7, 6), np.uint8))
+def test_pictures_of_different_sizes_are_refused_with_the_options_that_help(tmp_path):
+    draw(tmp_path / "a.png", X[0])
+    draw(tmp_path / "b.png", np.zeros((7, 6), np.uint8))
     draw(tmp_path / "c.png", np.zeros((9, 9), np.uint8))
-    assert f"{b}: this picture has 7 rows x 6 columns, but {a} has 6 x 6: bring all" in error_of(tmp_path)
+    text = error_of(tmp_path)
+    assert "got 3 sizes: 1 have 6 x 6 (rows x columns), b.png has 7 x 6" in text and "--size 32 --fit crop" in text
 
 
-def test_pictures_too_small_or_not_square(tmp_path):
-    a = draw(tmp_path / "a.png", np.zeros((7, 6), np.uint8))
-    assert f"{a}: expected square images, got 7 rows x 6 columns" in error_of(tmp_path)
+def test_pictures_too_small(tmp_path):
     draw(tmp_path / "a.png", np.zeros((3, 3), np.uint8))
-    assert f"{a}: expected images of at least 4 x 4 pixels, got 3 x 3" in error_of(tmp_path)
+    assert "expected images of at least 4 x 4 pixels, got 3 x 3" in error_of(tmp_path)
 
 
 def test_broken_pictures(tmp_path):
@@ -761,12 +770,7 @@ def test_broken_pictures(tmp_path):
         ):
             file.write_bytes(content)
             text = error_of(folder)
-            assert text.startswith(f"{file}: cannot be read as a picture (") and text.count(str(file)) == 1
-
-
-def test_other_formats_than_the_listed_are_refused(tmp_path):
-    draw(tmp_path / "a.png", X[0], format="PCX")  # Pillow detects formats by content, which must be limited
-    assert "a.png: cannot be read as a picture" in error_of(tmp_path)
+            assert text.startswith(f"{folder}: 1 of 1 pictures cannot be read (x{suffix}: ") and "--skip-bad" in text
 
 
 def test_a_picture_of_huge_declared_size_is_not_decoded(tmp_path):
@@ -774,7 +778,7 @@ def test_a_picture_of_huge_declared_size_is_not_decoded(tmp_path):
     ihdr = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + good[24:29]
     huge = good[:12] + ihdr + zlib.crc32(ihdr).to_bytes(4, "big") + good[33:]
     write(tmp_path / "b.png", huge)
-    assert "b.png: cannot be read as a picture (DecompressionBombError" in error_of(tmp_path)
+    assert "b.png: DecompressionB" in error_of(tmp_path)
 
 
 # Paths ------------------------------------------------------------------------------------------------------------
@@ -813,8 +817,9 @@ def test_folder_without_images(tmp_path):
     assert "found an empty folder: is this the right folder?" in error_of(tmp_path)
     write(tmp_path / "notes.txt", b"hello")
     assert "found neither: is this the right folder?" in error_of(tmp_path)
-    np.save(tmp_path / "x.npy", X)
-    assert f"give the file itself, such as {tmp_path / 'x.npy'}" in error_of(tmp_path)
+    np.save(tmp_path / "a.npy", X)
+    np.save(tmp_path / "b.npy", X)
+    assert f"give the file itself, such as {tmp_path / 'a.npy'}" in error_of(tmp_path)
 
 
 def test_directory_where_a_file_is_expected(tmp_path):
@@ -838,7 +843,7 @@ def test_a_pipe_is_refused_without_waiting(tmp_path):
 
 def test_picture_that_is_a_broken_link(tmp_path):
     (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
-    assert f"{tmp_path / 'a.png'}: there is no such file" in error_of(tmp_path)
+    assert "a.png: No such file" in error_of(tmp_path)
 
 
 @contextlib.contextmanager
@@ -874,12 +879,12 @@ def test_permission_denied():
                 for path, named in [
                     (idx, labels),
                     (top / "x.npy", top / "x.npy"),
-                    (top / "pictures", picture),
                     (closed, closed),
                     (closed / "a.png", closed / "a.png"),
                     (inner.parent, inner),
                 ]:
                     assert error_of(path).startswith(f"{named}: permission denied: make it readable")
+                assert "(a.png: Permission denied)" in error_of(top / "pictures")
         finally:
             for path in refused:
                 path.chmod(0o755)
@@ -888,7 +893,7 @@ def test_permission_denied():
 def test_out_of_memory_is_one_sentence(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", X)
 
-    def no_memory(path):
+    def no_memory(path, options):
         raise MemoryError
 
     monkeypatch.setattr(arrays, "load", no_memory)
@@ -906,4 +911,4 @@ def test_disk_error_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_suffixes_are_lower_case():
-    assert all(suffix == suffix.lower() for suffix in pictures.SUFFIXES)
+    assert all(suffix == suffix.lower() for suffix in pictures.suffixes())

@@ -176,13 +176,13 @@ def read(stream: IO[bytes], size: int, where: str | Path, text: bool = False) ->
             "save plain uint8 or float arrays"
         )
     promised = math.prod(shape) * dtype.itemsize
-    expect_room(math.prod(shape), str(where), "use fewer or smaller images")
     if size - start != promised:
         shorter = size - start < promised
         raise DataError(
-            f"{where}: the header promises {shape} of {dtype} = {promised} bytes from offset {start}, but there are "
+            f"{where}: the header declares {shape} of {dtype} = {promised} bytes from offset {start}, but there are "
             f"{size - start}: it is {'truncated' if shorter else 'damaged'}, copy or save it again"
         )
+    expect_room(math.prod(shape), str(where), "use fewer or smaller images")
     data = read_bytes(stream, promised, where, at=start)
     if len(data) < promised:
         raise DataError(

@@ -78,7 +78,7 @@ def is_system(name: str) -> bool:
 
 
 def find(path: Path) -> Folder:
-    """The pictures in the folder and all folders below it, by suffix and in natural order; symbolic links count."""
+    """The pictures in the folder and all folders below it, by suffix, sorted by path; symbolic links count."""
     found, seen = Folder(path), set()
 
     def refuse(error: OSError) -> None:
@@ -91,13 +91,14 @@ def find(path: Path) -> Folder:
             continue
         seen.add(real)
         found.system += sum(map(is_system, [*folders, *names]))
-        folders[:] = sorted((name for name in folders if not is_system(name)), key=natural)
-        for name in sorted((name for name in names if not is_system(name)), key=natural):
+        folders[:] = [name for name in folders if not is_system(name)]
+        for name in (name for name in names if not is_system(name)):
             suffix = os.path.splitext(name)[1].lower()
             if suffix in suffixes():
                 found.files.append(Path(parent, name))
             else:
                 found.others[suffix] += 1
+    found.files.sort()
     return found
 
 
@@ -165,7 +166,7 @@ class Picture:
 
 
 def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] | None = None) -> Images:
-    """Images (N, H, W, C) from the pictures in a folder and below, in the natural order of their names.
+    """Images (N, H, W, C) from the pictures in a folder and below, sorted by path.
 
     C is 1 if every pixel of every picture is grey, else 3. Pictures are turned as their EXIF
     block says. Transparent pixels are put on one background, white or black, where the drawings
