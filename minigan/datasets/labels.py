@@ -51,7 +51,7 @@ def natural(text: str) -> list[tuple[int, int, str]]:
     """A sort key for natural order: numbers inside of a text compare as numbers, letters without regard to case."""
     parts = re.split(r"(\d+)", text)
     key = [(0, int(part), "") if i % 2 else (1, 0, part.casefold()) for i, part in enumerate(parts) if part]
-    return [*key, (2, 0, text)]
+    return [*key, (-1, 0, text)]
 
 
 def index_of(asked: str, names: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -184,7 +185,9 @@ def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] |
                         "folder?")  # fmt: skip
     labels, names, notes = classes_of(found) if options.labels else (None, None, [])
     notes = [*(folder_notes or []), *notes, *found.notes()]
-    pictures = list(decoded(found.files, options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF blocks, which are not used then
+        pictures = list(decoded(found.files, options))
     bad = [(file, each.error) for file, each in zip(found.files, pictures, strict=True) if each.error]
     if bad:
         said = f"{len(bad):,} of {len(pictures):,} pictures cannot be read"
