@@ -420,18 +420,7 @@ def _check_planted(arguments) -> int:
             planted.block(arguments.update.read_text(encoding="utf-8"))
     outcomes = planted.attempt_all()
     if arguments.json:
-        _print_json(
-            [
-                {
-                    "family": o.mistake.family,
-                    "title": o.mistake.title,
-                    "imitates": o.mistake.imitates,
-                    "caught_by": o.caught_by,
-                    "weak": o.weak,
-                }
-                for o in outcomes
-            ]
-        )
+        _print_json([outcome.facts() for outcome in outcomes])
     else:
         print(f"{planted.details(outcomes)}\n\n{planted.summary(outcomes)}")
     if arguments.update:
@@ -498,27 +487,9 @@ def bench(arguments) -> int:
     return 0
 
 
-# ---------------------------------------------------------------- doctor
-
-
 def doctor(arguments) -> int:
     """Prints versions, backends and the state of the data. Returns the exit code."""
-    import importlib.metadata
-    import platform
+    from minigan.doctor import report
 
-    from minigan import backends, datasets
-
-    print(f"minigan {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    distributions = importlib.metadata.packages_distributions()  # for CuPy, cupy-cuda13x or another name
-    for package in ("numpy", "numba", "cupy"):
-        found = [f"{importlib.metadata.version(d)} ({d})" for d in dict.fromkeys(distributions.get(package, []))]
-        print(f"{package:<8} {', '.join(found) or 'not installed'}")
-    print(f"cores    {backends.cores()} that this process may use")
-    print(f"data     {datasets.mnist('all').images.shape[0]:,} embedded MNIST images, whole")
-    status = backends.status()
-    for name, cause in status.items():
-        print(f"backend  {name:<6} {'runs here' if cause is None else 'does not run here: ' + cause}")
-    if status["cupy"] is None:
-        print(f"gpu      {backends.load('cupy').describe()}")
-    print(f"auto     takes {backends.choose()[1].removeprefix('backend ')}")
+    print(report())
     return 0

@@ -144,7 +144,8 @@ def parsed(kind: type, given: dict[str, Any], what: str) -> Any:
     """
     known, hints = options(kind), _types(kind)
     if unknown := sorted(given.keys() - known.keys()):
-        raise UserError(f"{what} have no option {unknown[0]}, only {', '.join(known) or 'none'}")
+        offered = [name for name, spec in known.items() if spec.flag is not None]
+        raise UserError(f"{what} have no option {unknown[0]}, only {', '.join(offered) or 'none'}")
     values = {name: from_text(value, hints[name]) if isinstance(value, str) else value for name, value in given.items()}
     return kind(**values)
 

@@ -1,5 +1,7 @@
 """The judge classifies digits, and each score detects the fault for which it is used."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -172,16 +174,20 @@ def test_the_bootstrap_of_labelled_samples_keeps_the_labels(test_digits):
         assert (found["high"] - found["low"] < 1e-12) is (asked is not None)
 
 
-def test_labels_of_other_data_get_no_agreement(tmp_path, capsys):
-    """Ten classes with labels 0 to 9 need not be digits."""
+def test_images_that_are_not_digits_are_compared_with_their_own_training_images(tmp_path, capsys):
+    """Ten classes with labels 0 to 9 need not be digits: a classifier is trained on them."""
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "x.npz", images=rng.integers(0, 256, (80, 28, 28), dtype=np.uint8), labels=np.arange(80) % 10)
     options = ["--data", str(tmp_path / "x.npz"), "--steps", "1", "--quiet", "--out", str(tmp_path / "run")]
     assert main(["train", *options]) == 0
     assert main(["evaluate", str(tmp_path / "run"), "--count", "100"]) == 0
     output = capsys.readouterr()
-    assert "the 10 labels of" in output.err and "no agreement" in output.err and "asked for" not in output.out
-    assert (tmp_path / "run" / "evaluate.png").exists()
+    assert "digits 0 to 9" not in output.out + output.err and "held-out real images" in output.out
+    report = json.loads((tmp_path / "run" / "evaluate.json").read_text())
+    assert 0 <= report["agreement"] <= 1 and report["real"]["frechet"] < report["samples"]["frechet"]
+    for name in ("evaluate.png", "nearest.png"):
+        with Image.open(tmp_path / "run" / name) as picture:
+            assert min(picture.size) > 50
 
 
 def test_cross_entropy_and_its_gradient():

@@ -138,9 +138,9 @@ def test_tutorial_pads_as_tensorflow_does():
     ("preset", "shape", "message"),
     [
         ("dcgan", (28, 28, 1), "unknown preset 'dcgan': choose digits"),
-        ("small", (28, 32, 1), "square, got 28 x 32"),
-        ("small", (30, 30, 1), "multiple of 4"),
-        ("tutorial", (4, 4, 1), "at least 8, got 4"),
+        ("digits", (28, 56, 1), "halved evenly, got 28 x 56"),
+        ("small", (30, 30, 1), "multiples of 4"),
+        ("tutorial", (4, 4, 1), "from 8 up, got 4 x 4"),
     ],
 )
 def test_an_invalid_preset_or_shape_is_rejected(preset, shape, message):

@@ -82,7 +82,7 @@ def test_points_are_learned_from_the_command_line(data, epochs, least, tmp_path,
     lines = (out / "s.csv").read_text().splitlines()
     assert lines[0] == "x,y" and len(lines) == 6
     assert main(["evaluate", str(out)]) == 2
-    assert "evaluate compares images with MNIST" in capsys.readouterr().err
+    assert "evaluate compares images, but" in capsys.readouterr().err
 
 
 def test_a_resumed_run_draws_the_same_points(tmp_path, capsys):
@@ -119,7 +119,10 @@ def test_conditional_points_are_near_the_requested_mode():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--data", "mnist", "--points", "9"], "data of the kind images have no option points, only none"),
+        (
+            ["--data", "mnist", "--points", "9"],
+            "data of the kind images have no option points, only split, keys, size, fit, range, background, skip_bad",
+        ),
         (["--preset", "points", "--data", "mnist"], "points are drawn from ring or grid, got"),
         (["--preset", "digits", "--kind", "points"], "preset digits is for images, got --kind points"),
         (["--data", "ring", "--preset", "small"], "ring: there is no such file or folder"),

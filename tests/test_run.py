@@ -275,7 +275,7 @@ def test_a_run_with_labels_draws_one_label_or_all(tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--data", tmp_path / "data.npz", "--batch", "8", "--steps", "30", "--backend", "numpy", "--out", out]
     assert main(["train", *map(str, options)]) == 0
-    assert "labels     4, given to both networks" in capsys.readouterr().out
+    assert "labels     4 classes of 10 images" in capsys.readouterr().out
     with Image.open(out / "final.png") as picture:
         assert picture.width == 4 * 26 + 2  # one column per label
     drawn = {}
@@ -287,12 +287,12 @@ def test_a_run_with_labels_draws_one_label_or_all(tmp_path, capsys):
     assert (
         same_label == [False, False, True, False] * 2
     )  # the noise is the same, and the label is the same for the twos only
-    assert "this run has the labels 0 to 3, got 4" in refused(capsys, "sample", out, "--digit", 4)
+    assert "there is no label '4': the labels are 0, 1, 2, 3" in refused(capsys, "sample", out, "--digit", 4)
 
 
 def test_training_without_labels_is_reported(data, tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--data", data, "--batch", "8", "--steps", "2", "--backend", "numpy", "--out", str(out)]
     assert main(["train", *options]) == 0
-    assert "labels     none in these data" in capsys.readouterr().out
+    assert "networks   the data have no labels, so the networks are unconditional" in capsys.readouterr().out
     assert "this run has no labels" in refused(capsys, "sample", out, "--digit", 1)

@@ -178,6 +178,12 @@ class Outcome:
     crashed: tuple[str, ...]
     weak: bool
 
+    def facts(self) -> dict:
+        """Returns what happened, as JSON values."""
+        m = self.mistake
+        facts = {"family": m.family, "title": m.title, "imitates": m.imitates}
+        return facts | {"caught_by": self.caught_by, "weak": self.weak}
+
     @property
     def caught_by(self) -> tuple[str, ...]:
         """The names of all checks that caught the mistake."""

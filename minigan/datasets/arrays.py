@@ -195,7 +195,7 @@ def read_header(stream: IO[bytes], where: str | Path) -> tuple[tuple[int, ...], 
     """Shape, whether in Fortran's order, dtype, and the offset at which the elements start."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # arrays that Python 2 saved are read all the same
+            warnings.simplefilter("ignore")  # arrays that Python 2 saved are read nevertheless
             version = npy.read_magic(stream)
             parse = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
             shape, fortran, dtype = parse(stream)

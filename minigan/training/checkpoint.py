@@ -17,10 +17,13 @@ The entry `facts` is JSON:
     noise, penalty            states of the random generators of the noise and of the points of wgan-gp
     classes, sample_shape     number of classes and sample shape with which the networks were built
     data                      name and fingerprint of the data
+    class_names               the names of the classes, in order, if the data have labels
+    description               what was read and assumed, as (topic, sentence)
     kind, codec               kind of data and fields of its codec, which decode samples
 
 Format 1 has a different fingerprint (`fingerprint_1`) and no horizon, penalty, sample_shape, kind
 or codec. `load` derives kind, codec and sample_shape, and the horizon is in the run's config.json.
+Early files of format 2 have no class_names and no description.
 """
 
 import array
