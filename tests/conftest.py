@@ -15,7 +15,7 @@ from minigan import backends
 BACKENDS = ["numpy", "numba", "emulation", pytest.param("cupy", marks=pytest.mark.gpu)]
 
 
-# Why a test may be skipped where every extra is installed, but no GPU, and root runs the tests: `pytest --no-unexpected-skips`.
+# Why a test may be skipped where all extras are installed, but no GPU, and root runs the tests (--no-unexpected-skips).
 EXPECTED_SKIPS = re.compile("GPU|CUDA|NVIDIA|root can write")
 
 
