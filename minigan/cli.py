@@ -13,7 +13,7 @@ from minigan.options import Parser, add_arguments
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command, and returns the exit code."""
+    """Run one command, and return the exit code."""
     try:
         arguments = _parser().parse_args(argv)
         return arguments.command(arguments) or 0
@@ -69,11 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_backend(sub)
 
     sub = add("evaluate", evaluate, "Compare a run's samples with real images.")
-    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run on 28 x 28 grey images")
+    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run on images")
     sub.add_argument("--count", type=int, default=10_000, metavar="N", help="number of samples (default 10000)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise and the bootstrap (default 0)")
     sub.add_argument("--json", action="store_true", help="print the results as JSON")
-    sub.add_argument("--data", metavar="PATH", help="where the training data are now, if they have moved")
+    sub.add_argument("--data", metavar="PATH", help="the path of the training data, if they were moved")
     _add_backend(sub)
 
     sub = add("gradcheck", gradcheck, "Check every gradient, or layers of your own; exit code 1 if a check fails.")
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("info", info, "Show a run: its data and classes, preset, progress and files.")
     sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    sub.add_argument("--json", action="store_true", help="print it as JSON")
+    sub.add_argument("--json", action="store_true", help="print the facts as JSON")
 
     add("doctor", doctor, "Show which backends run here, and why the others do not.")
     return parser
@@ -106,7 +106,7 @@ def _add_backend(sub: argparse.ArgumentParser) -> None:
 
 
 def _load_backend(arguments):
-    """Loads the backend according to the options of `_add_backend`."""
+    """Load the backend according to the options of `_add_backend`."""
     from minigan import runs
     from minigan.training import Config
     from minigan.training.config import BACKEND
@@ -120,7 +120,7 @@ def _load_backend(arguments):
 
 
 def _warn_unused(arguments, backend) -> None:
-    """Prints which GPU options have no effect because the backend does not use a GPU."""
+    """Print which GPU options have no effect because the backend does not use a GPU."""
     options = {"device": arguments.device, "tf32": arguments.tf32, "memory": arguments.gpu_memory}
     flags = {"device": "--device", "tf32": "--tf32", "memory": "--gpu-memory"}
     unused = [flags[key] for key, value in options.items() if value is not None and key not in backend.settings]
@@ -133,7 +133,7 @@ def _warn_unused(arguments, backend) -> None:
 
 
 def train(arguments) -> int:
-    """Trains a new run, or resumes one. Returns the exit code."""
+    """Train a new run, or resume one. Returns the exit code."""
     from minigan import runs  # commands import what they need when they run, so that `minigan --help` is fast
 
     if arguments.list:
@@ -162,7 +162,7 @@ def train(arguments) -> int:
 
 
 def _choices(arguments) -> dict:
-    """Returns the given options, by the names of the fields of Config."""
+    """Return the given options, by the names of the fields of Config."""
     from minigan.datasets import KINDS
     from minigan.options import options
     from minigan.training.config import SHORTHANDS, Config
@@ -185,7 +185,7 @@ def _choices(arguments) -> dict:
 
 
 def _preset(given: dict) -> str:
-    """Returns the name of the preset for these options."""
+    """Return the name of the preset for these options."""
     from minigan.training import Config
 
     return Config.of(**{name: given[name] for name in ("preset", "kind", "data") if name in given}).preset
@@ -249,7 +249,7 @@ def _print_header(training, out: Path, resumed: bool, echo) -> None:
 
 
 def _wrapped(topic: str, text: str) -> str:
-    """A line of the header, folded where it is long."""
+    """Format a topic and its text as one line. A long text is wrapped."""
     import textwrap
 
     return textwrap.fill(text, 110, initial_indent=f"{topic:<11}", subsequent_indent=" " * 11, break_on_hyphens=False)
@@ -287,7 +287,7 @@ def _list_presets() -> int:
 
 
 def sample(arguments) -> int:
-    """Draws samples of a run, and writes them to a file. Returns the exit code."""
+    """Draw samples of a run, and write them to a file. Returns the exit code."""
     import numpy as np
 
     from minigan import runs
@@ -316,7 +316,7 @@ def sample(arguments) -> int:
 
 
 def info(arguments) -> int:
-    """Shows a run. Returns the exit code."""
+    """Print the data, classes, preset, progress and files of a run. Returns the exit code."""
     from minigan import runs
 
     facts = runs.info(arguments.run)
@@ -332,7 +332,7 @@ def info(arguments) -> int:
 
 
 def evaluate(arguments) -> int:
-    """Evaluates the samples of a run, and prints the report. Returns the exit code."""
+    """Evaluate the samples of a run, and print the report. Returns the exit code."""
     import json
 
     from minigan.runs.evaluate import evaluate_run
@@ -352,7 +352,7 @@ def evaluate(arguments) -> int:
 
 
 def gradcheck(arguments) -> int:
-    """Checks gradients, planted mistakes, or layers of the reader. Returns the exit code."""
+    """Check gradients, planted mistakes, or layers of the reader. Returns the exit code."""
     if arguments.update and not arguments.planted:
         raise UserError("--update writes the table of planted mistakes: add --planted")
     if arguments.files and (arguments.planted or arguments.all):
@@ -386,7 +386,7 @@ def gradcheck(arguments) -> int:
 
 
 def _check_files(arguments) -> int:
-    """Checks the layers in files of the reader. After an error in one file, the next is still checked."""
+    """Check the layers in files of the reader. After an error in one file, the next is still checked."""
     import dataclasses
 
     from minigan.checking import own_layers
@@ -429,7 +429,7 @@ def _check_planted(arguments) -> int:
 
 
 def _print_json(value) -> None:
-    """Prints a value as JSON. NaN and infinity become null, because JSON does not have them."""
+    """Print a value as JSON. NaN and infinity become null, because JSON does not have them."""
     import json
     import math
 
@@ -445,7 +445,7 @@ def _print_json(value) -> None:
 
 @contextlib.contextmanager
 def _name_in_errors(path: Path):
-    """Converts an OSError into a UserError that names the file."""
+    """Convert an OSError into a UserError that names the file."""
     try:
         yield
     except OSError as error:
@@ -456,7 +456,7 @@ def _name_in_errors(path: Path):
 
 
 def bench(arguments) -> int:
-    """Times a training step on every backend. Returns the exit code."""
+    """Time a training step on every backend. Returns the exit code."""
     from minigan import backends, models
     from minigan.lab import bench as lab_bench
 
@@ -488,7 +488,7 @@ def bench(arguments) -> int:
 
 
 def doctor(arguments) -> int:
-    """Prints versions, backends and the state of the data. Returns the exit code."""
+    """Print versions, backends and the state of the data. Returns the exit code."""
     from minigan.doctor import report
 
     print(report())

@@ -7,7 +7,7 @@ from minigan import __version__, backends, datasets
 
 
 def report() -> str:
-    """Returns versions, backends and the state of the data, one line each."""
+    """Return versions, backends and the state of the data as text, one line each."""
     lines = [f"minigan {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     distributions = importlib.metadata.packages_distributions()  # for CuPy, cupy-cuda13x or another name
     for package in ("numpy", "numba", "cupy"):

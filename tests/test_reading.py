@@ -1,4 +1,4 @@
-"""Other people's images are read as they meant them, or refused with one sentence that says what to do."""
+"""Test that images from any source are read as intended, or refused with advice in one sentence."""
 
 import gzip
 import os
@@ -18,19 +18,19 @@ X = RNG.integers(0, 256, (12, 8, 8), dtype=np.uint8)
 
 
 def draw(path, x, **options):
-    """Writes a picture, and the folders above it."""
+    """Write a picture, and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(x).save(path, **options)
     return path
 
 
 def load(path, **options):
-    """Loads images with these options."""
+    """Load images with these options."""
     return datasets.load(path, ImageOptions(**options))
 
 
 def refused(path, **options):
-    """The sentence with which loading ends."""
+    """Return the message of the error that loading raises."""
     with pytest.raises(UserError) as caught:
         load(path, **options)
     assert "\n" not in str(caught.value)
@@ -38,7 +38,7 @@ def refused(path, **options):
 
 
 def names_of(data):
-    """The name of the class of each image."""
+    """Return the name of the class of each image."""
     return [data.class_names[label] for label in data.labels]
 
 
@@ -123,7 +123,7 @@ def test_a_folder_called_train_among_classes_is_a_class(tmp_path):
 
 
 def idx(x, kind=8, item="u1"):
-    """The bytes of an IDX file."""
+    """Return the bytes of an IDX file."""
     dims = b"".join(n.to_bytes(4, "big") for n in x.shape)
     return bytes([0, 0, kind, x.ndim]) + dims + x.astype(item).tobytes()
 
@@ -200,7 +200,7 @@ def test_system_files_are_passed_over_and_counted(tmp_path, name):
 
 
 def test_labels_are_not_read_if_they_are_not_wanted(tmp_path):
-    np.savez(tmp_path / "x.npz", images=X, labels=np.arange(5))  # wrong, but nobody looks
+    np.savez(tmp_path / "x.npz", images=X, labels=np.arange(5))  # too few labels, but they are not read
     data = load(tmp_path / "x.npz", labels=False)
     assert data.labels is None and "labels: not read" in data.source
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(X))
@@ -254,7 +254,7 @@ def test_size_and_fit(tmp_path, fit, shape):
         padded = fit == "pad" and shape[0] != shape[1]
         assert (int(data.images.min()) < 100) is padded and data.images.max() > 190
         assert load(path, fit=fit).images.shape[1:3] == (min(shape), min(shape))
-    assert load(tmp_path / "x.npy").images.shape == (3, *shape, 1)  # the preset decides
+    assert load(tmp_path / "x.npy").images.shape == (3, *shape, 1)  # not resized, because the presets check the size
 
 
 def test_pictures_of_any_sizes_are_fitted(tmp_path):
@@ -262,14 +262,14 @@ def test_pictures_of_any_sizes_are_fitted(tmp_path):
         draw(tmp_path / f"{i}.png", np.full(shape, 9 * i + 9, np.uint8))
     assert "--size 32 --fit crop" in refused(tmp_path)
     assert load(tmp_path, size=12).images.shape == (3, 12, 12, 1)
-    assert load(tmp_path, fit="crop").images.shape == (3, 8, 8, 1)  # the shortest side
+    assert load(tmp_path, fit="crop").images.shape == (3, 8, 8, 1)  # the shortest side of all pictures
 
 
 def test_resizing_has_antialiasing(tmp_path):
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
     np.save(tmp_path / "x.npy", stripes[None])
     image = load(tmp_path / "x.npy", size=16).images[0, 2:-2, 2:-2]
-    assert np.abs(image.astype(int) - 127).max() < 12  # without it, all pixels would be 0 or 255
+    assert np.abs(image.astype(int) - 127).max() < 12  # without antialiasing, all pixels would be 0 or 255
 
 
 @pytest.mark.parametrize("preset", ["digits", "digits-unlabelled", "small"])
@@ -453,12 +453,12 @@ def test_the_memory_of_this_machine_is_known():
     assert reading.memory() > 2**28
 
 
-# Moving a run, and looking at it ----------------------------------------------------------------------------------
+# Runs whose data were moved, and `minigan info` -------------------------------------------------------------------
 
 
 @pytest.fixture
 def moved(tmp_path, capsys):
-    """A run whose data have moved: (run, new place of the data)."""
+    """Return (folder of a run whose data were moved, new path of the data)."""
     for i in range(16):
         draw(tmp_path / "one" / "pics" / f"{i:02}.png", np.full((8, 8), 9 * i, np.uint8))
     run = tmp_path / "one" / "run"
@@ -470,7 +470,7 @@ def moved(tmp_path, capsys):
 
 
 def command(*words):
-    """Runs a command of minigan on the numpy backend."""
+    """Run a command of minigan with the numpy backend and one thread."""
     return main([*map(str, words), "--backend", "numpy", "--threads", "1"])
 
 
@@ -481,7 +481,7 @@ def test_a_run_whose_data_moved_resumes(moved, capsys):
     text = capsys.readouterr().err
     assert "which does not exist any more" in text and "--data PATH" in text and "pics" in text
     assert command(*resume, 3, "--data", new) == 0
-    assert command(*resume, 4) == 0  # the new place is remembered
+    assert command(*resume, 4) == 0  # the run stores the new path
     draw(new / "99.png", X[0])
     assert command(*resume, 5) == 2 and "has other contents" in capsys.readouterr().err
 
@@ -521,7 +521,7 @@ def test_labels_that_the_user_asks_for_must_exist(tmp_path, capsys):
     assert command(*start, tmp_path / "b") == command(*start, tmp_path / "c", "--unconditional") == 0
 
 
-# Shapes that are drawn here ---------------------------------------------------------------------------------------
+# The data set `shapes` --------------------------------------------------------------------------------------------
 
 
 def test_shapes_are_drawn_the_same_every_time():

@@ -1,14 +1,16 @@
-"""Training data: the embedded MNIST digits, image files of your own, and points from mixtures of Gaussians.
+"""Training data: the embedded MNIST digits, coloured shapes, your own image files, and points.
 
     data = datasets.load("mnist")              # or a path: IDX files, .npy, .npz, a folder of pictures
     x = datasets.scale(data.images[:128])      # (128, 28, 28, 1) uint8 -> float32 in [-1, 1]
     pixels = datasets.unscale(x)               # the exact inverse
 
-Images are kept in memory as uint8, which takes a quarter of the space of float32. Each batch is scaled when it is used.
+Images are kept in memory as uint8, which takes a quarter of the space of float32. Each batch is
+scaled when it is used.
 
-The module `data` defines the protocol that training needs, and KINDS lists the kinds of data. The kind in `images` is
-read from files by `idx`, `arrays` and `pictures`, which share the functions in `files`. The kind in `points` is drawn
-from `mixtures`.
+The module `data` defines the protocol that training needs, and KINDS lists the kinds of data.
+Images are defined in `images`. The modules `idx`, `arrays` and `pictures` read them from files, and
+share the modules `files` (errors), `labels` (classes) and `pixels` (ranges of values). The module
+`shapes` draws images. Points are defined in `points` and drawn from `mixtures`.
 """
 
 import os
@@ -51,12 +53,14 @@ MNIST_SOURCE = "MNIST by Yann LeCun and Corinna Cortes, CC BY-SA 3.0"
 
 
 def mnist(split: str = "train") -> Images:
-    """Loads the embedded MNIST digits: images (N, 28, 28, 1) uint8, white on black, and labels (N,) int64 from 0 to 9.
+    """Load the embedded MNIST digits: images (N, 28, 28, 1) uint8 and labels (N,) int64, 0 to 9.
 
-    `split` is "train" (N = 60,000), "test" (10,000) or "all" (70,000: train, then test). Each call reads the files
-    again, so that the caller may change the arrays. A DataError names an unknown split.
+    The digits are white on black. `split` is "train" (N = 60,000), "test" (10,000) or "all"
+    (70,000: train, then test). Each call reads the files again, so that the caller may change the
+    arrays. Raises DataError for other splits.
 
-    MNIST is by Yann LeCun and Corinna Cortes, who license it under Creative Commons Attribution-Share Alike 3.0.
+    MNIST is by Yann LeCun and Corinna Cortes, who license it under Creative Commons
+    Attribution-Share Alike 3.0.
     """
     parts = {"train": ["train"], "test": ["t10k"], "all": ["train", "t10k"]}.get(split)
     if parts is None:
@@ -69,22 +73,24 @@ def mnist(split: str = "train") -> Images:
     return Images(images, labels, f"mnist-{split}", MNIST_SOURCE, labels_from="MNIST")
 
 
-BUILTIN = {"mnist": mnist, "shapes": shapes.load}  # sets of images that come with the package, by split
+BUILTIN = {"mnist": mnist, "shapes": shapes.load}  # built-in images, as functions of the split
 
 
 def load(spec: str | Path, options: ImageOptions = DEFAULTS) -> Images:
-    """Images (N, H, W, C) uint8, of at least 4 x 4 pixels, with C = 1 (grey) or 3 (RGB).
+    """Load images (N, H, W, C) uint8 of at least 4 x 4 pixels, with C = 1 (grey) or 3 (RGB).
 
     `spec` is "mnist" or "shapes" (write ./mnist for a folder of that name), or a path to
 
-    - a folder with IDX files, as MNIST, Fashion-MNIST, KMNIST, EMNIST and QMNIST are distributed, plain or .gz; the
-      labels next to the images are read, too;
-    - one IDX images file, plain or .gz;
+    - a folder of IDX files, plain or .gz, as MNIST, Fashion-MNIST, KMNIST, EMNIST and QMNIST are
+      distributed; labels in the same folder are read as well;
+    - one IDX file of images, plain or .gz;
     - a .npy or .npz array of images: see `arrays.load`;
-    - a folder of pictures: see `pictures.load`.
+    - a folder of pictures: see `pictures.load`;
+    - a folder that contains a single .npy or .npz file of images.
 
-    A folder that has both IDX files and pictures is read for the IDX files. If the data are not in the folder itself
-    but in one folder further down, they are read there. `options` say how; `Images.description()` says what was done.
+    If a folder contains both IDX files and pictures, the IDX files are read. If a folder contains
+    no images, but exactly one subfolder, the subfolder is read. `options` select what is read and
+    how pixels are converted. `Images.description` returns what was assumed, changed and left out.
 
     Raises DataError, which says in one sentence which file is wrong, where and how, and what to do.
     """
@@ -107,22 +113,24 @@ def load(spec: str | Path, options: ImageOptions = DEFAULTS) -> Images:
 
 
 def _as_asked(data: Images, options: ImageOptions) -> Images:
-    """Built-in images in the size that the options ask for."""
+    """Apply the options to built-in images: resize them, and remove labels that are not used."""
     images, notes = fitted(data.images, options)
     data = replace(data, images=images, notes=(*data.notes, *notes))
     return data if options.labels else data.without_labels()
 
 
 def _load_file(path: Path, options: ImageOptions) -> Images:
+    """Load one file, whose format is recognised by its suffix."""
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
         return arrays.load(path, options)
     if suffix in pictures.suffixes():
         raise DataError(f"{path}: expected many images, got one picture: give the folder that holds the pictures")
-    return idx.load(path, options)  # IDX files have no common suffix; their first four bytes say what they are
+    return idx.load(path, options)  # IDX files have no standard suffix; `idx.load` checks their first four bytes
 
 
 def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = ()) -> Images:
+    """Load the images in a folder. Their notes start with `notes`."""
     if path.suffix.lower() in (".npy", ".npz", ".gz"):
         raise DataError(f"{path}: expected a file, got a directory: give a file inside it, or rename the directory")
     found, more = idx.find_images(path, options.split)
@@ -149,9 +157,9 @@ def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = ())
 
 
 def _load_for_training(spec: str, options: ImageOptions, seed: int, labels: bool = True) -> Images:
-    """`load`, and a DataError for data that come out as one single value: nothing can be learned from them.
+    """Load images for training. Raises DataError if all pixels of all images have the same value.
 
-    Data that were read by options are not refused, because then the user has looked at how they are read.
+    Such images are accepted if options are given, because the user then decided how they are read.
     """
     data = load(spec, replace(options, labels=labels))
     if data.images.min() == data.images.max() and options == DEFAULTS:
@@ -176,7 +184,7 @@ KINDS = {kind.name: kind for kind in (IMAGES, points.KIND)}
 
 
 def kind_of(spec: str) -> tuple[str, str]:
-    """Returns (the kind of data that the value of --data indicates, the reason)."""
+    """Return (the kind of data that the value of --data indicates, the reason)."""
     for kind in KINDS.values():
         if reason := kind.claims(spec):
             return kind.name, reason

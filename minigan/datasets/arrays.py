@@ -1,4 +1,4 @@
-"""Image arrays that NumPy saved: .npy (one array) and .npz (a zip archive of .npy files)."""
+"""Read image arrays saved by NumPy: .npy (one array) and .npz (a zip archive of .npy files)."""
 
 import math
 import os
@@ -20,8 +20,8 @@ from minigan.datasets.labels import encode
 from minigan.datasets.pictures import on_background
 from minigan.datasets.pixels import to_bytes
 
-# What archives call their images, each with the names of the labels next to them; upper and lower case are alike.
-# {split} stands for a name of SPLITS. The likeliest come first.
+# Keys of images in archives, each with the keys of the labels that belong to them. The first key that is found is used,
+# and its case is ignored. {split} stands for every name of the split in SPLITS.
 KEYS = [
     ("images", ("labels", "label", "targets", "y")),
     ("image", ("label", "labels", "target")),
@@ -42,7 +42,7 @@ KEYS = [
     ("pixels", ("labels", "label")),
     ("arr_0", ("arr_1",)),
 ]
-# What files call their images, and what the file of labels next to them is called.
+# A word in the name of a file of images, and the words that replace it in the name of the file of labels.
 SIBLINGS = [
     (re.compile(images, re.I), labels)
     for images, labels in (
@@ -55,14 +55,18 @@ SIBLINGS = [
 
 
 def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
-    """Images from an array in a .npy file or under a key of a .npz archive, with labels where they are found.
+    """Load images from a .npy file or from an array of a .npz archive, with labels, if any.
 
-    Shapes: (N, H, W), (N, H, W, C) and (N, C, H, W) with C = 1, 3 or, with transparency, 2 and 4;
-    and (N, H*W), rows of square images. Values: see `pixels.find_range`. Labels: see
-    `labels.encode`; they are read from the same archive (KEYS, or `options.keys`), or from a file
-    next to this one whose name differs in one word (SIBLINGS).
+    The array has the shape (N, H, W), (N, H, W, C), (N, C, H, W) or (N, H*W). C is 1 or 3, or with
+    an alpha channel 2 or 4. Rows (N, H*W) are square grey images. `pixels.to_bytes` converts the
+    values to uint8.
 
-    Nothing is ever unpickled. A DataError names what is wrong, with its index where single values are.
+    Labels are read from the same archive (see KEYS, or the option `keys`), or from a file in the
+    same folder whose name differs in one word (see SIBLINGS). `labels.encode` converts them to
+    classes.
+
+    Nothing is unpickled. Raises DataError for damaged files and for arrays that are not images or
+    labels. The message gives the index of a wrong value.
     """
     where, notes, labels, origin = str(path), [], None, ""
     if not options.keys and (other := images_of(path)):
@@ -100,7 +104,10 @@ def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
 
 
 def images_of(path: Path) -> Path | None:
-    """The file of images whose labels are in the file `path`, going by the names; None if there is none."""
+    """Return the file of images in the same folder whose labels are in `path`, or None.
+
+    Only the names of the files are compared: see SIBLINGS.
+    """
     for other in sorted(path.parent.iterdir()) if path.exists() else ():
         for pattern, words in SIBLINGS:
             if other != path and other.suffix in (".npy", ".npz") and pattern.search(other.stem):
@@ -110,7 +117,11 @@ def images_of(path: Path) -> Path | None:
 
 
 def channels_last(x: np.ndarray, where: str) -> tuple[np.ndarray, list[str]]:
-    """The array as (N, H, W, C), and in words what was assumed of its shape. Raises DataError for other shapes."""
+    """Return the array with the shape (N, H, W, C), and notes on how its shape was interpreted.
+
+    x has the shape (N, H, W), (N, H, W, C), (N, C, H, W) or (N, H*W), with C from 1 to 4. Raises
+    DataError for other shapes, for N = 0, and for images of less than MIN_SIDE pixels a side.
+    """
     notes = []
     if x.ndim == 2 and x.shape[1] and math.isqrt(x.shape[1]) ** 2 == x.shape[1]:
         side = math.isqrt(x.shape[1])
@@ -132,7 +143,11 @@ def channels_last(x: np.ndarray, where: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _opaque(x: np.ndarray, options: ImageOptions, notes: list[str]) -> np.ndarray:
-    """The array without its alpha channel, if it has one: the images are put on one background."""
+    """Blend images (N, H, W, 2 or 4), which have an alpha channel, with a background.
+
+    Returns images (N, H, W, 1 or 3), and appends what was done to `notes`. Images without an alpha
+    channel are returned unchanged.
+    """
     if x.shape[3] not in (2, 4):
         return x
     from minigan.datasets.pictures import background
@@ -146,7 +161,11 @@ def _opaque(x: np.ndarray, options: ImageOptions, notes: list[str]) -> np.ndarra
 
 
 def _labels_of_sibling(path: Path, count: int) -> tuple[np.ndarray | None, str]:
-    """The labels in a file next to this one, such as x-labels.npz next to x-images.npz, and where they are from."""
+    """Return labels from another file of the same folder, and their source, or (None, "").
+
+    The labels of x-images.npz are in x-labels.npy or x-labels.npz, for example: see SIBLINGS. In an
+    archive, they are the only array with the length `count`.
+    """
     for pattern, words in SIBLINGS:
         if not pattern.search(path.stem):
             continue
@@ -168,7 +187,11 @@ def _labels_of_sibling(path: Path, count: int) -> tuple[np.ndarray | None, str]:
 
 
 def read(stream: IO[bytes], size: int, where: str | Path, text: bool = False) -> np.ndarray:
-    """The array of a .npy stream of `size` bytes: what `np.load` gives, but sized up before anything is allocated."""
+    """Read the array of a .npy stream of `size` bytes.
+
+    Unlike `np.load`, this function checks the size before it allocates memory. Arrays of text are
+    accepted if `text` is True. Raises DataError for arrays of other types and for damaged streams.
+    """
     shape, fortran, dtype, start = read_header(stream, where)
     if dtype.kind not in ("biufUS" if text else "biuf"):
         raise DataError(
@@ -192,7 +215,10 @@ def read(stream: IO[bytes], size: int, where: str | Path, text: bool = False) ->
 
 
 def read_header(stream: IO[bytes], where: str | Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, whether in Fortran's order, dtype, and the offset at which the elements start."""
+    """Return (shape, whether the order is Fortran's, dtype, offset of the first element).
+
+    Raises DataError if the stream does not start with the header of a .npy file.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # arrays that Python 2 saved are read nevertheless
@@ -202,10 +228,10 @@ def read_header(stream: IO[bytes], where: str | Path) -> tuple[tuple[int, ...], 
         if min(shape, default=0) < 0:
             raise ValueError(f"shape {shape}")
     except DAMAGED:
-        raise  # the archive's trouble, and `_read_archive` explains it
+        raise  # an error of decompression, which `_archive` converts to a DataError
     except OSError as error:
         raise explain(where, error) from None
-    except Exception as error:  # a damaged header goes through Python's own parser and can fail in any way
+    except Exception as error:  # Python's parser reads the header, and a damaged one can raise any error
         reason = " ".join(str(error).split())[:100]
         raise DataError(
             f"{where}: at offset 0, expected the header of a NumPy array, got something else ({reason}): "
@@ -215,19 +241,19 @@ def read_header(stream: IO[bytes], where: str | Path) -> tuple[tuple[int, ...], 
 
 
 class _Members:
-    """The arrays of an open .npz archive."""
+    """The arrays of an open .npz archive, by key."""
 
     def __init__(self, archive: zipfile.ZipFile, path: Path):
         self.archive, self.path = archive, path
         self.infos = {info.filename[:-4]: info for info in archive.infolist() if info.filename.endswith(".npy")}
 
     def array(self, key: str) -> np.ndarray:
-        """The array of that key."""
+        """Read the array with this key."""
         with self.archive.open(self.infos[key]) as stream:
             return read(stream, self.infos[key].file_size, f"{self.path}: array {key!r}", text=True)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each array, from the headers."""
+        """Return the shape of each array. Only the headers are read."""
         found = {}
         for key, info in self.infos.items():
             with self.archive.open(info) as stream:
@@ -237,7 +263,7 @@ class _Members:
 
 @contextmanager
 def _archive(file: BinaryIO, path: Path) -> Iterator[_Members]:
-    """The members of a .npz archive; any damage becomes a DataError."""
+    """Yield the members of a .npz archive. Raises DataError if the archive is damaged."""
     try:
         with zipfile.ZipFile(file) as archive:
             yield _Members(archive, path)
@@ -245,14 +271,14 @@ def _archive(file: BinaryIO, path: Path) -> Iterator[_Members]:
         raise
     except OSError as error:
         raise explain(path, error) from None
-    except Exception as error:  # zipfile lets through whatever a damaged directory leads it into
+    except Exception as error:  # a damaged archive can raise many kinds of errors in zipfile
         reason = f"{type(error).__name__}: {error}"[:100]
         raise DataError(f"{path}: the .npz archive is damaged ({reason}): copy or save it again") from None
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in an archive."""
+    """The images and labels that were found in an archive, their keys, and notes on the choice."""
 
     images: np.ndarray
     key: str
@@ -262,7 +288,7 @@ class Found:
 
 
 def _read_archive(file: BinaryIO, path: Path, options: ImageOptions) -> Found:
-    """Images, and labels where they are found, with their keys as they are in the archive."""
+    """Read the images of an archive, and the labels if any are found."""
     with _archive(file, path) as members:
         shapes = members.shapes()
         key, labels_key, notes = (
@@ -273,7 +299,10 @@ def _read_archive(file: BinaryIO, path: Path, options: ImageOptions) -> Found:
 
 
 def _given_keys(path: Path, shapes: dict, options: ImageOptions) -> tuple[str, str | None, list[str]]:
-    """(images, labels or None, notes): the keys that --keys names."""
+    """Return (key of the images, key of the labels or None, notes) from the option --keys.
+
+    `shapes` contains the shape of each array, by key. Raises DataError if there is no such key.
+    """
     names = [part.strip() for part in options.keys.split(",")]
     if not 1 <= len(names) <= 2 or not names[0]:
         raise DataError(f"--keys takes the images' key and the labels', such as --keys x,y, got {options.keys!r}")
@@ -284,7 +313,12 @@ def _given_keys(path: Path, shapes: dict, options: ImageOptions) -> tuple[str, s
 
 
 def _usual_keys(path: Path, shapes: dict, options: ImageOptions) -> tuple[str, str | None, list[str]]:
-    """(images, labels or None, notes): the keys that KEYS knows, or those of the only array of images."""
+    """Return (key of the images, key of the labels or None, notes), without the option --keys.
+
+    The keys of KEYS come first. If none is found, the images are the only array with three or four
+    dimensions, and the labels are the only array with one value for each image. Raises DataError if
+    there is no such array of images.
+    """
     by_name = {key.casefold(): key for key in shapes}
 
     def under(names: tuple[str, ...], split: str) -> str | None:
@@ -300,11 +334,11 @@ def _usual_keys(path: Path, shapes: dict, options: ImageOptions) -> tuple[str, s
             continue
         labels = under(label_names, options.split)
         notes = [f"the archive is divided into splits: {key} is read"] if divided and "{" in name else []
-        if labels is None:  # any array of the right length that is called like labels
+        if labels is None:  # an array with the key of any labels in KEYS
             wanted = dict.fromkeys(other for _, names in KEYS for other in names)
             labels = next((by_name[w] for w in wanted if w in by_name and by_name[w] != key), None)
         if labels is not None and (shapes[labels][:1] != shapes[key][:1] or len(shapes[labels]) > 2):
-            if labels.casefold() in ("arr_1", "x", "data"):  # not necessarily labels
+            if labels.casefold() in ("arr_1", "x", "data"):  # these keys are not only used for labels
                 notes.append(f"array {labels!r} {shapes[labels]} is not one label for each image, and is not read")
                 labels = None
         return key, labels, notes
@@ -327,4 +361,5 @@ def _usual_keys(path: Path, shapes: dict, options: ImageOptions) -> tuple[str, s
 
 
 def _listed(shapes: dict) -> str:
+    """Return the keys and shapes of all arrays as text."""
     return ", ".join(f"{key} {shape}" for key, shape in shapes.items()) or "no arrays"

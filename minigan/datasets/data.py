@@ -30,11 +30,11 @@ class Codec(Protocol):
         ...
 
     def decode(self, samples: np.ndarray) -> Any:
-        """Decodes float samples (N, *sample_shape)."""
+        """Decode float samples (N, *sample_shape)."""
         ...
 
     def save(self, decoded: Any, path: Path) -> None:
-        """Writes decoded samples to a file with one of the `suffixes`. Raises OSError if writing fails."""
+        """Write decoded samples to a file with one of the `suffixes`. Raises OSError if writing fails."""
         ...
 
 
@@ -81,19 +81,22 @@ class Data(Protocol):
         ...
 
     def to(self, backend: Backend) -> "Data":
-        """Returns the same data, stored on the backend, so that `batch` computes there."""
+        """Return the same data, stored on the backend, so that `batch` computes there."""
         ...
 
     def batch(self, index: Array) -> Array:
-        """Returns scaled samples, float32 (N, *sample_shape), for index (N,) int64. Both arrays are on the backend."""
+        """Return scaled samples, float32 (N, *sample_shape), for index (N,) int64. Both arrays are on the backend."""
         ...
 
     def fingerprint(self) -> dict:
-        """Returns the shape, and checksums of values and labels, which identify the data. The name is not included."""
+        """Return the shape, and checksums of values and labels, which identify the data. The name is not included."""
         ...
 
     def description(self) -> list[tuple[str, str]]:
-        """Returns what was read, in (topic, sentence): where from, labels, and everything that was assumed."""
+        """Return what was read, as lines (topic, sentence) for people.
+
+        The lines name the source and the labels, and say what was assumed, changed and left out.
+        """
         ...
 
 
@@ -102,7 +105,7 @@ class Kind:
     """Describes a kind of data: how it is loaded and decoded, and its defaults."""
 
     name: str
-    load: Callable[[str, Any, int, bool], Data]  # (--data, the kind's options, the run's seed, whether labels are used)
+    load: Callable[[str, Any, int, bool], Data]  # (--data, the kind's options, the run's seed, whether to read labels)
     codec: Callable[..., Codec]  # takes the fields stored in a checkpoint
     default_preset: str
     builtin: tuple[str, ...]  # values of --data that are not paths, the default first
@@ -112,11 +115,11 @@ class Kind:
 
 
 def checksums(values: np.ndarray, labels: np.ndarray | None) -> dict:
-    """Returns the fingerprint of values (N, ...) and labels (N,)."""
+    """Return the fingerprint of values (N, ...) and labels (N,)."""
     found: dict = {"shape": list(values.shape), "dtype": str(values.dtype), "values": crc32(values)}
     return found | {"labels": None if labels is None else crc32(labels.astype(np.int64))}
 
 
 def crc32(array: np.ndarray) -> int:
-    """Returns the CRC-32 checksum of the elements of an array in C order."""
+    """Return the CRC-32 checksum of the elements of an array in C order."""
     return zlib.crc32(np.ascontiguousarray(array).data)

@@ -18,7 +18,7 @@ class DataError(UserError):
 
 
 def explain(path: str | Path, error: OSError) -> DataError:
-    """Converts an error of the operating system while reading `path` into a DataError that says what to do."""
+    """Convert an error of the operating system at `path` to a DataError that says what to do."""
     path = error.filename or path  # `path` may be a folder, and the error about a file in it
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: there is no such file or folder: check the name, or give the full path")
@@ -30,7 +30,7 @@ def explain(path: str | Path, error: OSError) -> DataError:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Opens `path` for reading bytes. Raises DataError if the operating system refuses."""
+    """Open `path` for reading bytes. Raises DataError if the operating system refuses."""
     try:
         return open(path, "rb")
     except OSError as error:
@@ -38,7 +38,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_bytes(stream: IO[bytes] | gzip.GzipFile, count: int, path: str | Path, at: int = 0) -> bytearray:
-    """Reads the next `count` bytes of `stream`, or fewer if it ends before. `at` is its current offset, for errors.
+    """Read the next `count` bytes of `stream`, or fewer if it ends before. `at` is its current offset, for errors.
 
     The bytes are read in chunks, because `count` may come from a damaged header: the memory used grows with the bytes
     that exist, not with `count`. Raises DataError if a gzip or zip stream is damaged.
@@ -60,11 +60,14 @@ def read_bytes(stream: IO[bytes] | gzip.GzipFile, count: int, path: str | Path, 
     return data
 
 
-MEMORY_SHARE = 0.5  # of this machine's memory: the largest decoded data set that is read
+MEMORY_SHARE = 0.5  # largest share of the memory that decoded data may take
 
 
 def memory() -> int | None:
-    """Bytes of memory that this process may use: the machine's, or its container's limit. None if nothing says it."""
+    """Return the memory that this process may use, in bytes, or None if it is unknown.
+
+    It is the memory of the machine, or the limit of the container if that is smaller.
+    """
     limits = []
     try:
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -73,13 +76,16 @@ def memory() -> int | None:
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             limits.append(int(Path(path).read_text()))
-        except (OSError, ValueError):  # no such file, or "max"
+        except (OSError, ValueError):  # there is no such file, or the limit is "max"
             pass
     return min(limits, default=None)
 
 
 def expect_room(size: int, where: str, advice: str) -> None:
-    """Raises DataError if decoded data of `size` bytes would take more than MEMORY_SHARE of the memory."""
+    """Raise DataError if decoded data of `size` bytes take more than MEMORY_SHARE of the memory.
+
+    The message starts with `where` and ends with `advice`.
+    """
     have = memory()
     if have is not None and size > MEMORY_SHARE * have:
         raise DataError(

@@ -41,11 +41,15 @@ HINTS = {
 
 
 def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
-    """The images (N, H, W, 1) in the IDX file `path`, with the labels next to it where the names say so.
+    """Load images (N, H, W, 1) from the IDX file `path`, with labels from the same folder, if any.
 
-    EMNIST stores each image with rows and columns exchanged. A file whose name starts with "emnist" is therefore
-    transposed to upright, and `notes` say so; the content cannot tell, so under any other name it is left alone.
-    Labels are (N,), or, as in QMNIST, (N, K), whose first column is the class.
+    EMNIST stores each image with rows and columns exchanged. A file whose name starts with "emnist"
+    is therefore transposed, and a note says so. The content of a file does not show whether it is
+    transposed, so files with other names are read as they are.
+
+    Labels have the shape (N,), or (N, K) as in QMNIST, where the first column is the class.
+    `find_labels` finds their file. Raises DataError if a file is damaged, or if the numbers of
+    images and labels differ.
     """
     x = read(path, dims=(3,))  # (N, H, W)
     notes: list[str] = []
@@ -77,10 +81,12 @@ def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
 
 
 def find_images(folder: Path, split: str = "train") -> tuple[Path | None, list[str]]:
-    """The IDX images file of that split in `folder` (None if there are no such files), and a note on the choice.
+    """Return the IDX file of the images of the split in `folder`, or None, and notes on the choice.
 
-    A file that is there both plain and as .gz counts once, and the plain one is read. A DataError lists the choice
-    where a folder has several, as EMNIST's does.
+    The result is None if the folder contains no IDX files of images. The name of a file shows its
+    split. If no file is named after the training split, all files are training images. If a file
+    exists both plain and as .gz, the plain one is used. Raises DataError, which lists the files, if
+    the folder contains several files of the split, as that of EMNIST does, or only other splits.
     """
     every = sorted(path for path in folder.iterdir() if IMAGES_NAME.fullmatch(path.name) and path.is_file())
     every = [path for path in every if path.suffix != ".gz" or path.with_suffix("") not in every]
@@ -99,12 +105,15 @@ def find_images(folder: Path, split: str = "train") -> tuple[Path | None, list[s
 
 
 def _names(paths: list[Path]) -> str:
+    """Return the names of the files as text."""
     return ", ".join(path.name for path in paths)
 
 
 def find_labels(path: Path) -> Path | None:
-    """The labels file that belongs to the images file `path`, plain or .gz; None if the name does not say or it is
-    not there. x-images-idx3-ubyte has x-labels-idx1-ubyte next to it, or QMNIST's x-labels-idx2-int."""
+    """Return the file, plain or .gz, with the labels of the images in `path`, or None.
+
+    The labels of x-images-idx3-ubyte are in x-labels-idx1-ubyte, or in x-labels-idx2-int in QMNIST.
+    """
     head, images, tail = path.name.rpartition("images")
     if not images:
         return None
@@ -119,14 +128,14 @@ def find_labels(path: Path) -> Path | None:
 
 
 def read(path: Path, dims: tuple[int, ...]) -> np.ndarray:
-    """The elements of an IDX file, plain or gzip, with one of these numbers of dimensions.
+    """Read the elements of an IDX file, plain or gzip, whose number of dimensions is in `dims`.
 
-    Images are unsigned bytes (N, H, W), dims (3,). Labels are unsigned bytes or other whole numbers (N,) or (N, K),
-    dims (1, 2).
+    Images are unsigned bytes (N, H, W), with dims (3,). Labels are unsigned bytes or other integers
+    (N,) or (N, K), with dims (1, 2).
 
-    The first bytes show whether the file is compressed. The name does not, because browsers decompress some downloads
-    and keep the suffix .gz. Raises DataError, which gives the offset of the first wrong byte. In a compressed file,
-    offsets count uncompressed bytes.
+    The first bytes show whether the file is compressed. The name does not, because browsers
+    decompress some downloads and keep the suffix .gz. Raises DataError, which gives the offset of
+    the first wrong byte. In a compressed file, offsets count uncompressed bytes.
     """
     with open_file(path) as file:
         compressed = read_bytes(file, 2, path) == b"\x1f\x8b"
@@ -178,9 +187,10 @@ def read(path: Path, dims: tuple[int, ...]) -> np.ndarray:
 
 
 def check_magic(magic: bytes | bytearray, path: Path, dims: tuple[int, ...]) -> tuple[np.dtype, int]:
-    """The element type and the number of dimensions that the file's first four bytes announce.
+    """Return the element type and the number of dimensions, from the first four bytes of the file.
 
-    Raises DataError unless that number is one of `dims`, and the type unsigned bytes or, for labels, whole numbers.
+    Raises DataError if the number is not in `dims`, or if the elements are not unsigned bytes.
+    Labels may also be other integers.
     """
     expected = f"expected the IDX magic number 0x{0x0800 + dims[0]:08x} (unsigned bytes, {_count(dims[0])})"
     if not magic:
@@ -210,4 +220,5 @@ def check_magic(magic: bytes | bytearray, path: Path, dims: tuple[int, ...]) -> 
 
 
 def _count(dims: int) -> str:
+    """Return "1 dimension", "2 dimensions", and so on."""
     return f"{dims} dimension{'' if dims == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What a set of images is: unsigned bytes, perhaps with labels; how images are read; the way to floats and back."""
+"""Images as unsigned bytes, with or without labels: options, sizes, and conversion to floats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,28 +25,28 @@ SPLITS = {  # what folders and keys call the parts of a data set
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """The options of data of the kind images: how they are read."""
+    """Options of data of the kind images: which images are read, and how."""
 
     split: str = option(
         "train",
-        help="images: the part to read, train, val or test, where the data are divided so (default {default})",
+        help="images: the part of divided data to read: train, val or test (default {default})",
         metavar="NAME",
         choices=tuple(SPLITS),
     )
     keys: str = option(
-        "", help="images: the arrays of an .npz file: the images' key, and the labels'", metavar="IMAGES,LABELS"
+        "", help="images: the keys of the images and of the labels in a .npz file", metavar="IMAGES,LABELS"
     )
     size: int = option(0, help="images: resize to N x N pixels", low=0, metavar="N")
     fit: str = option(
         "",
-        help="images: make them square: crop the middle (default with --size), pad, or stretch",
+        help="images: how to make them square: crop (default with --size), pad or stretch",
         metavar="HOW",
         choices=("", *FITS),
     )
-    range: str = option("", help="images: which values are black and white (default: recognised)", metavar="LOW,HIGH")
+    range: str = option("", help="images: the values of black and white (default: recognised)", metavar="LOW,HIGH")
     background: str = option(
         "",
-        help="images: behind transparent pixels: white, black or #rrggbb (default: where the drawing shows best)",
+        help="images: colour behind transparency, such as #ffcc00 (default: white behind dark drawings, else black)",
         metavar="COLOUR",
     )
     skip_bad: bool = option(False, help="images: leave out files that cannot be read")
@@ -63,7 +63,7 @@ class ImageOptions:
 
     @property
     def limits(self) -> tuple[float, float] | None:
-        """(black, white) as given by --range, or None."""
+        """The values (black, white) given by --range, or None."""
         return parse_range(self.range) if self.range else None
 
 
@@ -71,7 +71,10 @@ DEFAULTS = ImageOptions()
 
 
 def colour_of(text: str) -> tuple[int, int, int]:
-    """(red, green, blue) of a colour that Pillow knows by name, or of #rrggbb. Raises DataError for any other."""
+    """Return (red, green, blue) of #rrggbb, or of a colour name that Pillow knows.
+
+    Raises DataError for other texts.
+    """
     from PIL import ImageColor
 
     try:
@@ -82,15 +85,15 @@ def colour_of(text: str) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, eq=False)  # eq=False: arrays have no single truth value to compare by
 class Images:
-    """N images of one size, perhaps with labels, and how they were read."""
+    """N images of one size, with or without labels, and notes on how they were read."""
 
     images: np.ndarray  # (N, H, W, C) uint8, C-contiguous; C is 1 (grey) or 3 (RGB)
-    labels: np.ndarray | None  # (N,) int64, the class of each image; None where there are none
-    name: str  # short, for titles: "mnist-train"
-    origin: str = ""  # what was read
-    class_names: list[str] | None = None  # one for each class; by default the numbers 0, 1, ...
+    labels: np.ndarray | None  # (N,) int64, the class of each image; None without labels
+    name: str  # a short name for titles, such as "mnist-train"
+    origin: str = ""  # what was read, as text for people
+    class_names: list[str] | None = None  # a name for each class, by default 0, 1, ...
     labels_from: str = ""  # where the labels were found
-    notes: Sequence[str] = ()  # everything that was assumed, changed or left out
+    notes: Sequence[str] = ()  # what was assumed, changed or left out
     placed: tuple[Backend, Array] | None = None  # the images on a backend, for `batch`
 
     kind = "images"
@@ -101,37 +104,38 @@ class Images:
             object.__setattr__(self, "class_names", [str(label) for label in range(int(self.labels.max()) + 1)])
 
     def __len__(self) -> int:
+        """The number of images."""
         return len(self.images)
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)"""
+        """The shape (H, W, C) of one image."""
         return self.images.shape[1:]
 
     def without_labels(self) -> "Images":
-        """The same images without labels."""
+        """Return the same images without labels."""
         return replace(self, labels=None, class_names=None, labels_from="not read")
 
     @property
     def codec(self) -> "ImageCodec":
-        """Decodes floats as pixels."""
+        """The codec that converts generated floats to pixels."""
         return ImageCodec()
 
     def to(self, backend: Backend) -> "Images":
-        """The same images on a backend. They stay uint8, also on a GPU: a batch is gathered and scaled there."""
+        """Return the images stored on the backend. They stay uint8; `batch` scales them there."""
         return replace(self, placed=(backend, backend.asarray(self.images)))
 
     def batch(self, index: Array) -> Array:
-        """Images (N, H, W, C) in [-1, 1] of these indices (N,)."""
+        """Return the images (N, H, W, C) of index (N,), scaled to [-1, 1]."""
         backend, images = self.placed or (reference(), self.images)
         return backend.gather(images, index)
 
     def fingerprint(self) -> dict:
-        """Shape and checksums of images and labels."""
+        """Return the shape, and checksums of images and labels."""
         return checksums(self.images, self.labels)
 
     def description(self) -> list[tuple[str, str]]:
-        """What was read, in lines of (topic, sentence), for people."""
+        """Return what was read, as lines (topic, sentence) for people."""
         lines = [("read", self.origin or self.name)]
         if self.labels is None or self.class_names is None:
             lines.append(("labels", self.labels_from or "none were found"))
@@ -145,42 +149,43 @@ class Images:
 
     @property
     def source(self) -> str:
-        """The description in one line."""
+        """The description as one line."""
         return "; ".join(f"labels: {text}" if topic == "labels" else text for topic, text in self.description())
 
 
 @dataclass(frozen=True)
 class ImageCodec:
-    """Floats in [-1, 1] are pixels."""
+    """Converts floats in [-1, 1] to pixels, and saves them."""
 
     view = "grid"
     suffixes = (".npy",)
 
     def decode(self, samples: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, C)"""
+        """Convert float samples (N, H, W, C) in [-1, 1] to uint8."""
         return unscale(samples)
 
     def save(self, decoded: np.ndarray, path: Path) -> None:
-        """A .npy file of uint8 (N, H, W), or (N, H, W, 3) for colours."""
+        """Write a .npy file of uint8: (N, H, W) for grey images, (N, H, W, 3) for coloured ones."""
         write_array(path, decoded[..., 0] if decoded.shape[-1] == 1 else decoded)
 
 
 def scale(x: np.ndarray, dtype: type = np.float32) -> np.ndarray:
-    """x / 127.5 - 1: uint8 of any shape -> `dtype` in [-1, 1], the range of tanh; 0 -> -1 and 255 -> 1, exactly.
+    """Return x / 127.5 - 1: uint8 of any shape -> `dtype` in [-1, 1], the range of tanh.
 
-    A DataError refuses an `x` that is not uint8 (it may be scaled already) and a `dtype` that is not a float type.
+    0 -> -1 and 255 -> 1 exactly. Raises DataError if x is not uint8, because it may be scaled
+    already, and if `dtype` is not a float type.
     """
     if x.dtype != np.uint8:
         raise DataError(f"scale expects uint8 pixels, got {x.dtype}: were these scaled already?")
     if not np.issubdtype(dtype, np.floating):
         raise DataError(f"scale gives floats in [-1, 1], it cannot give {np.dtype(dtype)}: ask for float32 or float64")
-    return x.astype(dtype) / 127.5 - 1  # Python's own numbers do not widen the dtype
+    return x.astype(dtype) / 127.5 - 1  # Python numbers do not change the dtype
 
 
 def unscale(x: np.ndarray) -> np.ndarray:
-    """round((x + 1) * 127.5): floats of any shape -> uint8, the exact inverse of `scale`; outside [-1, 1] is clipped.
+    """Return round((x + 1) * 127.5): floats of any shape -> uint8, the exact inverse of `scale`.
 
-    A DataError refuses an `x` that is not float, and NaN, which is not a pixel.
+    Values outside [-1, 1] are clipped. Raises DataError if x is not a float array or contains NaN.
     """
     if not np.issubdtype(x.dtype, np.floating):
         raise DataError(f"unscale expects floats in [-1, 1], got {x.dtype}: are these pixels already?")
@@ -193,7 +198,10 @@ def unscale(x: np.ndarray) -> np.ndarray:
 
 
 def check_size(where: str, count: int, height: int, width: int) -> None:
-    """Raises DataError, which starts with `where`, unless there are images and they are large enough to learn from."""
+    """Raise DataError if there are no images, or if a side is smaller than MIN_SIDE.
+
+    The message starts with `where`.
+    """
     if count == 0:
         raise DataError(f"{where}: expected at least one image, got 0: is this the right file?")
     if min(height, width) < MIN_SIDE:
@@ -204,7 +212,10 @@ def check_size(where: str, count: int, height: int, width: int) -> None:
 
 
 def fitted(images: np.ndarray, options: ImageOptions) -> tuple[np.ndarray, list[str]]:
-    """Makes images (N, H, W, C) uint8 square and of the size that the options ask for; says what was done."""
+    """Resize images (N, H, W, C) uint8 to the square size that the options ask for, if they do.
+
+    Returns the images, and notes on what was done.
+    """
     target = target_side(images.shape[1:3], options)
     if target is None or images.shape[1:3] == (target, target):
         return images, []
@@ -218,14 +229,17 @@ def fitted(images: np.ndarray, options: ImageOptions) -> tuple[np.ndarray, list[
 
 
 def target_side(size: tuple[int, int], options: ImageOptions) -> int | None:
-    """The side that images of this size (H, W) are brought to; None if they stay as they are."""
+    """Return the side to which images of size (H, W) are resized, or None if they are not."""
     if options.size:
         return options.size
     return min(size) if options.fit else None
 
 
 def fit_picture(picture, side: int, options: ImageOptions):
-    """A Pillow picture as side x side pixels, by the options' --fit and with antialiasing."""
+    """Resize a Pillow picture to side x side pixels, with antialiasing.
+
+    The option `fit` says how to make it square. By default, the middle is cropped.
+    """
     from PIL import Image, ImageOps
 
     how, filter = options.fit or "crop", Image.Resampling.LANCZOS
@@ -241,7 +255,7 @@ def fit_picture(picture, side: int, options: ImageOptions):
 
 
 def said_fit(size: tuple[int, int], side: int, options: ImageOptions) -> str:
-    """What `fit_picture` does, in words."""
+    """Return a note on what `fit_picture` does to images of size (H, W)."""
     H, W = size
     how = {"crop": "the middle was cropped", "pad": "they were padded", "stretch": "they were stretched"}
     square = "" if H == W else f"{how[options.fit or 'crop']} to a square, then "

@@ -1,4 +1,4 @@
-"""Labels of any kind as classes 0, 1, ...: the values that occur, in natural order, keep their own names."""
+"""Convert labels of any kind to classes 0, 1, ... Every class is named after its original label."""
 
 import re
 
@@ -10,11 +10,14 @@ MAX_CLASSES = 10_000
 
 
 def encode(labels: np.ndarray, where: str) -> tuple[np.ndarray, list[str], list[str]]:
-    """Maps labels (N,), (N, 1) or one-hot (N, K) to classes.
+    """Convert labels (N,), (N, 1) or one-hot (N, K) to classes.
 
-    Returns the class of each sample, (N,) int64, the classes' names in order, and in words what
-    was assumed. Integers, whole floats and booleans are sorted by value, text in natural order
-    (2 before 10). Raises DataError for labels that are missing, fractional or of another shape.
+    Returns (the class of each sample, (N,) int64; the name of each class; notes on what was
+    assumed). Each value that occurs is a class. Integers, whole floats and booleans are sorted by
+    value, and text in natural order (2 before 10).
+
+    Raises DataError for missing labels, fractions, other shapes, and more than MAX_CLASSES classes.
+    The message starts with `where`.
     """
     labels, notes = np.asarray(labels), []
     if labels.dtype.kind == "S":
@@ -48,14 +51,18 @@ def encode(labels: np.ndarray, where: str) -> tuple[np.ndarray, list[str], list[
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
-    """A sort key for natural order: numbers inside of a text compare as numbers, letters without regard to case."""
+    """Return a sort key for natural order: digits compare as numbers, and case is ignored."""
     parts = re.split(r"(\d+)", text)
     key = [(0, int(part), "") if i % 2 else (1, 0, part.casefold()) for i, part in enumerate(parts) if part]
     return [*key, (-1, 0, text)]
 
 
 def index_of(asked: str, names: list[str]) -> int:
-    """The class that the user names. Raises DataError, with the names that exist, for any other."""
+    """Return the index of the class that the user asked for. Raises DataError if there is none.
+
+    Spaces around the name, leading zeros of a number, and upper and lower case are ignored if the
+    class is unambiguous. The error message lists the classes.
+    """
     for candidate in (asked, asked.strip(), str(int(asked)) if re.fullmatch(r"\s*[+-]?\d+\s*", asked) else asked):
         if candidate in names:
             return names.index(candidate)
@@ -66,13 +73,13 @@ def index_of(asked: str, names: list[str]) -> int:
 
 
 def listing(names: list[str], most: int = 30) -> str:
-    """The names in one line, the first ones if there are many."""
+    """Return the names as one line. Only the first `most` names are listed."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown}, ... ({len(names):,} in all)"
 
 
 def _from_one_hot(labels: np.ndarray, where: str) -> np.ndarray:
-    """(N, K) -> (N,)"""
+    """Convert one-hot rows (N, K) to classes (N,). Raises DataError if a row is not one-hot."""
     right = labels.dtype.kind in "biuf" and ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
     if not right:
         raise DataError(
@@ -83,7 +90,7 @@ def _from_one_hot(labels: np.ndarray, where: str) -> np.ndarray:
 
 
 def _whole(labels: np.ndarray, where: str) -> np.ndarray:
-    """Float labels as int64."""
+    """Convert float labels to int64. Raises DataError if a label is not a whole number."""
     wrong = ~np.isfinite(labels) | (labels != np.rint(labels)) | (np.abs(labels) > 2**53)
     if wrong.any():
         i = int(wrong.argmax())

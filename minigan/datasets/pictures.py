@@ -1,4 +1,4 @@
-"""A folder of pictures, in every format that Pillow reads. Pillow is imported when the first one is opened."""
+"""Read a folder of pictures in any format of Pillow, which is imported when it is first needed."""
 
 import os
 import threading
@@ -30,17 +30,17 @@ from minigan.datasets.images import (
 from minigan.datasets.labels import listing, natural
 from minigan.datasets.pixels import to_bytes
 
-# Formats that Pillow hands to other programs or only identifies, and documents.
+# Formats that are not read: documents, and formats that Pillow only identifies or passes to other programs.
 LEFT_OUT = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "PDF", "PALM"}
-SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r"}  # left by operating systems
+SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r"}  # of operating systems
 NO_PIXELS = np.empty((0, 0, 1), np.uint8)
-CHUNK = 64  # pictures that a thread reads at a time
-FIRST = 5  # files that a message names
+CHUNK = 64  # pictures that a thread reads in one task
+FIRST = 5  # maximum number of files that a message names
 
 
 @cache
 def suffixes() -> dict[str, str]:
-    """The format of each suffix, such as {".png": "PNG"}, that this Pillow reads as pictures."""
+    """Return the suffixes that Pillow reads here, with their formats: {".png": "PNG", ...}."""
     from PIL import Image
 
     Image.init()
@@ -53,15 +53,15 @@ def suffixes() -> dict[str, str]:
 
 @dataclass
 class Folder:
-    """The pictures that were found below a folder, and what was passed over."""
+    """The pictures in a folder and its subfolders, and the number of files that were skipped."""
 
     path: Path
     files: list[Path] = field(default_factory=list)
-    system: int = 0  # hidden files and those of operating systems
-    others: Counter = field(default_factory=Counter)  # files of other kinds, by suffix
+    system: int = 0  # number of hidden files and folders, and of those of operating systems
+    others: Counter = field(default_factory=Counter)  # number of other files, by suffix
 
     def notes(self) -> list[str]:
-        """What was passed over, in words."""
+        """Return notes on the files that were skipped."""
         lines = []
         if self.others:
             named = ", ".join(
@@ -74,20 +74,24 @@ class Folder:
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder of that name is hidden or belongs to the operating system."""
+    """Return whether a file or folder of this name is hidden or part of the operating system."""
     return name.startswith(".") or name.casefold() in SYSTEM
 
 
 def find(path: Path) -> Folder:
-    """The pictures in the folder and all folders below it, by suffix, sorted by path; symbolic links count."""
+    """Find the pictures in a folder and its subfolders by their suffixes, and sort them by path.
+
+    Symbolic links are followed, but every folder is read only once. Raises DataError if a folder
+    cannot be read.
+    """
     found, seen = Folder(path), set()
 
     def refuse(error: OSError) -> None:
-        raise explain(path, error)  # os.walk would pass over a folder that it may not read
+        raise explain(path, error)  # otherwise os.walk skips folders that it cannot read
 
     for parent, folders, names in os.walk(path, onerror=refuse, followlinks=True):
         real = os.path.realpath(parent)
-        if real in seen:  # a link that leads back
+        if real in seen:  # a link to a folder that was already read
             folders.clear()
             continue
         seen.add(real)
@@ -104,10 +108,11 @@ def find(path: Path) -> Folder:
 
 
 def split_folder(path: Path, split: str) -> tuple[Path, list[str]]:
-    """The subfolder of that split, where subfolders are splits, else the folder itself; says what was chosen.
+    """Return the subfolder of the split, or the folder itself if it is not divided, and notes.
 
-    Subfolders are splits if one is called like a training split and each other one like
-    another split.
+    A folder is divided into splits if one subfolder has a name of the training split in SPLITS, and
+    the other subfolders that contain pictures have names of the other splits. Raises DataError if
+    there is no folder for the split.
     """
     splits: dict[str, Path] = {}
     folders = sorted((entry for entry in path.iterdir() if entry.is_dir() and not is_system(entry.name)), key=str)
@@ -127,13 +132,15 @@ def split_folder(path: Path, split: str) -> tuple[Path, list[str]]:
 
 
 def _without_pictures(folders: list[Path], splits: dict[str, Path]) -> int:
+    """Return the number of folders that are not splits and contain no pictures."""
     return sum(folder not in splits.values() and not find(folder).files for folder in folders)
 
 
 def classes_of(found: Folder) -> tuple[np.ndarray | None, list[str] | None, list[str]]:
-    """(labels (N,), class names, notes) where two or more subfolders hold pictures; else no labels.
+    """Return (labels (N,), class names, notes), or (None, None, []) if there are no classes.
 
-    Pictures next to these folders have no class: they are taken out of `found` and counted.
+    Each subfolder with pictures is a class if there are at least two. Pictures outside these
+    subfolders have no class. They are removed from `found`, and a note says how many they are.
     """
     parts = [file.relative_to(found.path).parts for file in found.files]
     names = sorted({part[0] for part in parts if len(part) > 1}, key=natural)
@@ -158,26 +165,27 @@ def classes_of(found: Folder) -> tuple[np.ndarray | None, list[str] | None, list
 
 @dataclass(frozen=True)
 class Picture:
-    """One decoded picture, or why it cannot be read."""
+    """A decoded picture, or the reason why it cannot be read."""
 
-    pixels: np.ndarray  # (H, W, C); C is 1, 2 (grey, alpha), 3 or 4 (RGB, alpha); without pixels after an error
+    pixels: np.ndarray  # (H, W, C); C is 1, 2 (grey, alpha), 3 or 4 (RGB, alpha); empty after an error
     error: str = ""
     size: tuple[int, int] = (0, 0)  # (H, W) before resizing
     frames: int = 1
 
 
 def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] | None = None) -> Images:
-    """Images (N, H, W, C) from the pictures in a folder and below, sorted by path.
+    """Load images (N, H, W, C) from the pictures in a folder and its subfolders, sorted by path.
 
-    C is 1 if every pixel of every picture is grey, else 3. Pictures are turned as their EXIF
-    block says. Transparent pixels are put on one background, white or black, where the drawings
-    show best, unless the options name another. 16 bits are rounded to 8. Of an animation the
-    first frame is taken. Two or more subfolders with pictures are classes, named after them.
-    `notes` say all of this where it applies.
+    C is 1 if every pixel of every picture is grey, else 3. Pictures are rotated as their EXIF data
+    say, and 16 bits are rounded to 8. The first frame of an animation is used. Transparent pixels
+    are blended with one background for all pictures: the colour in the options, or by default white
+    behind dark drawings and black behind light ones. If two or more subfolders contain pictures,
+    each of them is a class with its name. The notes of the result start with `folder_notes` and say
+    what was assumed, changed and left out.
 
-    Raises DataError, in one sentence, for pictures of different sizes (the options --size and
-    --fit make them equal), for files that cannot be read (--skip-bad leaves them out), and for a
-    data set that would not fit in memory.
+    Raises DataError for pictures of different sizes (the options --size and --fit make them equal),
+    for files that cannot be read (--skip-bad leaves them out), and for a data set that does not fit
+    in memory.
     """
     found = find(path)
     if not found.files:
@@ -186,7 +194,7 @@ def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] |
     labels, names, notes = classes_of(found) if options.labels else (None, None, [])
     notes = [*(folder_notes or []), *notes, *found.notes()]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF blocks, which are not used then
+        warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data, which are ignored
         pictures = list(decoded(found.files, options))
     bad = [(file, each.error) for file, each in zip(found.files, pictures, strict=True) if each.error]
     if bad:
@@ -226,7 +234,11 @@ def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] |
 
 
 def decoded(files: list[Path], options: ImageOptions) -> Iterator[Picture]:
-    """The pictures in their order, read by several threads, with a progress bar where there are many."""
+    """Yield the decoded pictures in the order of the files. Several threads decode them.
+
+    A progress bar is shown for more than 500 files. Raises DataError if the pictures would not fit
+    in memory, which is estimated from the first one.
+    """
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     stop, target = threading.Event(), _Target(options, files)
     first = read(files[0], options, target.side)
@@ -241,7 +253,7 @@ def decoded(files: list[Path], options: ImageOptions) -> Iterator[Picture]:
     )
     with ThreadPoolExecutor(cores()) as pool, bar:
         try:
-            # Two chunks per thread wait at a time, so that memory stays bounded if the consumer is slow.
+            # At most two chunks per thread are in progress, which bounds the memory if the consumer is slow.
             waiting, rest = [], iter(chunks)
             for chunk in islice(rest, 2 * cores()):
                 waiting.append(pool.submit(read_chunk, chunk))
@@ -256,7 +268,10 @@ def decoded(files: list[Path], options: ImageOptions) -> Iterator[Picture]:
 
 
 class _Target:
-    """The side to which every picture is brought: that of --size; for --fit alone, the shortest side of all."""
+    """The side to which every picture is resized, or None if pictures are not resized.
+
+    It is the option --size, or the shortest side of all pictures if only --fit is given.
+    """
 
     def __init__(self, options: ImageOptions, files: list[Path]):
         self.side = options.size or None
@@ -266,31 +281,34 @@ class _Target:
 
 
 def _size_of(file: Path) -> tuple[int, int] | None:
-    """(width, height) from the header, or None if it cannot be read."""
+    """Return (width, height) from the header of a picture, or None if it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(file, formats=[*set(suffixes().values())]) as image:
             return image.size
-    except Exception:  # `read` says what is wrong
+    except Exception:  # `read` reports the error
         return None
 
 
 def read(path: Path, options: ImageOptions = DEFAULTS, side: int | None = None) -> Picture:
-    """Decodes one picture, upright, and brings it to side x side pixels if a side is given. Never raises an error of
-    the file: `error` says it."""
+    """Decode one picture, rotate it as its EXIF data say, and resize it to side x side pixels.
+
+    The picture keeps its size if `side` is None. If the file cannot be read, no exception is
+    raised, and `error` of the result contains the reason.
+    """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path, formats=[*dict.fromkeys(suffixes().values())]) as image:
-            # The size first, because decoding a picture of absurd size takes the memory that it promises.
+            # Check the size before decoding, because decoding allocates the memory for the declared size.
             check_size("it", 1, image.height, image.width) if side is None else None
             expect_room(image.height * image.width * 4, "it", "make it smaller")
             frames = getattr(image, "n_frames", 1)
             image.load()
             try:
                 upright = ImageOps.exif_transpose(image)
-            except Exception:  # a damaged EXIF block says nothing about orientation
+            except Exception:  # damaged EXIF data contain no orientation
                 upright = image
             plain = _plain(upright)
             size = (plain.height, plain.width)
@@ -303,9 +321,9 @@ def read(path: Path, options: ImageOptions = DEFAULTS, side: int | None = None) 
     except DataError as error:
         reason = str(error).removeprefix("it: ")
     except OSError as error:
-        # An error of the operating system has a number; one of a decoder has none.
+        # Errors of the operating system have a number, and errors of decoders have none.
         reason = str(error.strerror) if error.errno is not None else str(error)
-    except Exception as error:  # decoders fail on damaged files in many ways
+    except Exception as error:  # damaged files raise many kinds of errors in decoders
         reason = f"{type(error).__name__}: {error}"
     reason = str(reason).replace(repr(str(path)), "this file").replace(str(path), "this file")
     if os.path.exists(path) and os.path.getsize(path) == 0:
@@ -314,7 +332,7 @@ def read(path: Path, options: ImageOptions = DEFAULTS, side: int | None = None) 
 
 
 def _plain(image):
-    """The picture in a mode of L, LA, RGB or RGBA; 16 and 32 bits per pixel stay as they are."""
+    """Convert a Pillow picture to mode L, LA, RGB or RGBA. 16 and 32 bits per pixel are kept."""
     if image.mode.startswith("I") or image.mode == "F":
         return image
     transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
@@ -324,12 +342,13 @@ def _plain(image):
 
 
 def _is_grey(image) -> bool:
-    """Whether the palette has only greys."""
+    """Return whether the palette contains only greys."""
     colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     return bool(colours.size) and bool((colours == colours[:, :1]).all())
 
 
 def _expect_equal_sizes(path: Path, files: list[Path], pictures: list[Picture]) -> None:
+    """Raise DataError, which names a picture that differs, unless all pictures have one size."""
     sizes = Counter(each.pixels.shape[:2] for each in pictures)
     if len(sizes) > 1:
         (H, W), count = sizes.most_common(1)[0]
@@ -343,7 +362,10 @@ def _expect_equal_sizes(path: Path, files: list[Path], pictures: list[Picture]) 
 
 
 def _assembled(pictures: list[np.ndarray], where: str, options: ImageOptions) -> tuple[np.ndarray, list[str]]:
-    """All pictures as one array (N, H, W, C) uint8 with C = 1 or 3, and what was assumed. Empties the list."""
+    """Copy all pictures into one array (N, H, W, C) uint8 with C = 1 or 3. Returns it, and notes.
+
+    The elements of the list are replaced by empty arrays, which frees their memory.
+    """
     notes = []
     alpha = any(each.shape[2] in (2, 4) for each in pictures)
     if alpha:
@@ -353,7 +375,7 @@ def _assembled(pictures: list[np.ndarray], where: str, options: ImageOptions) ->
             if each.shape[2] in (2, 4):
                 pictures[i] = on_background(each, colour)
     kinds = {each.dtype for each in pictures}
-    if len(kinds) > 1:  # 8 bits next to 16 or 32
+    if len(kinds) > 1:  # some pictures have 8 bits, and some 16 or 32
         for i, each in enumerate(pictures):
             if each.dtype != np.uint8:
                 pictures[i] = to_bytes(_as_16_bits(each), where, options.limits)[0]
@@ -362,25 +384,30 @@ def _assembled(pictures: list[np.ndarray], where: str, options: ImageOptions) ->
     shape = (len(pictures), *pictures[0].shape[:2], 3 if colours else 1)
     x = np.empty(shape, pictures[0].dtype if len(kinds) == 1 else np.uint8)
     for i, each in enumerate(pictures):
-        x[i] = each[..., :1] if not colours else each  # a grey picture is repeated in three channels
+        x[i] = each[..., :1] if not colours else each  # a grey picture is broadcast to three channels
         pictures[i] = NO_PIXELS
-    if x.dtype in (np.int32, np.uint32):  # Pillow widens 16 bits of some formats
+    if x.dtype in (np.int32, np.uint32):  # Pillow reads 16 bits of some formats as 32
         x = _as_16_bits(x)
     if x.dtype != np.uint8 or options.limits or x.max() <= 1:
         x, more = to_bytes(x, where, options.limits)
         notes += more
-    if options.size and x.shape[1:3] != (options.size, options.size):  # 16 bits and floats are resized after rounding
+    if options.size and x.shape[1:3] != (options.size, options.size):  # `read` does not resize 16 bits and floats
         x, more = fitted(x, options)
         notes += more
     return x, notes
 
 
 def _as_16_bits(x: np.ndarray) -> np.ndarray:
+    """Convert integers from 0 to 65535 to uint16. Other arrays are returned unchanged."""
     return x.astype(np.uint16) if x.dtype.kind in "iu" and x.min() >= 0 and x.max() <= 65535 else x
 
 
 def background(pictures: list[np.ndarray], options: ImageOptions) -> tuple[tuple[int, int, int], str]:
-    """The colour behind transparent pixels, and a sentence that says so."""
+    """Return the colour (red, green, blue) behind transparent pixels, and a note.
+
+    The colour is that of --background. By default it is white if the mean brightness of the visible
+    pixels of all pictures (H, W, C) is below 127.5, else black.
+    """
     count = sum(each.shape[2] in (2, 4) and bool((each[..., -1] < 255).any()) for each in pictures)
     said = f"{count:,} of {len(pictures):,} pictures have transparent pixels, which are put on"
     if options.background:
@@ -391,13 +418,16 @@ def background(pictures: list[np.ndarray], options: ImageOptions) -> tuple[tuple
             opaque = each[..., -1].astype(np.float64)
             total += (each[..., :-1].mean(axis=2) * opaque).sum()
             weight += opaque.sum()
-    mean = total / max(weight, 1.0)  # the mean brightness of what is drawn
+    mean = total / max(weight, 1.0)  # mean brightness, weighted with alpha
     name = "white" if mean < 127.5 else "black"
     return colour_of(name), f"{said} {name}, because the drawings are {'dark' if name == 'white' else 'light'}"
 
 
 def on_background(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """alpha * picture + (1 - alpha) * colour: (H, W, 2 or 4) -> (H, W, 1 or 3)."""
+    """Return alpha * picture + (1 - alpha) * colour: uint8 (H, W, 2 or 4) -> uint8 (H, W, 1 or 3).
+
+    A grey picture stays grey if the colour is a grey.
+    """
     alpha = picture[..., -1:].astype(np.float32) / 255
     behind = np.array(colour, np.float32)
     front = picture[..., :-1]

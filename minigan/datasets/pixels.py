@@ -1,4 +1,4 @@
-"""Pixel values of any dtype as uint8. The range is decided from the dtype and all values, and said in words."""
+"""Convert pixels of any dtype to uint8. Their range is recognised from the dtype and all values."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from minigan.datasets.files import DataError
 
-BLOCK = 1024  # images that are converted at a time, so that the temporary floats stay small
-TOLERANCE = 1e-3  # of a range's width: rounding and resizing overshoot by less, and other ranges differ by more
+BLOCK = 1024  # images converted at a time, which limits the memory for temporary floats
+TOLERANCE = 1e-3  # share of a range's width. Rounding and resizing exceed a range by less, other ranges by more
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values that become 0 and 255, and why."""
+    """The values that are converted to 0 and 255, and the reason."""
 
     low: float
     high: float
@@ -23,11 +23,12 @@ class Range:
 
 
 def to_bytes(x: np.ndarray, where: str, given: tuple[float, float] | None = None) -> tuple[np.ndarray, list[str]]:
-    """Converts values of any numeric dtype, (N, ...), to uint8, and says in words what was assumed.
+    """Convert values (N, ...) of any numeric dtype to uint8, and return notes on what was assumed.
 
-    round(255 * (x - low) / (high - low)), clipped to [0, 255]. `given` is (low, high); without
-    it the range is decided by `find_range`. Raises DataError for values that are not finite,
-    and for ranges that cannot be recognised.
+        round(255 * (x - low) / (high - low)), clipped to [0, 255]
+
+    `given` is (low, high). If it is None, `find_range` chooses the range. Raises DataError for
+    values that are not finite and for ranges that cannot be recognised.
     """
     if x.dtype.kind not in "biuf":
         raise DataError(f"{where}: expected numbers for pixels, got {x.dtype}: save plain uint8 or float arrays")
@@ -50,12 +51,13 @@ def to_bytes(x: np.ndarray, where: str, given: tuple[float, float] | None = None
 
 
 def find_range(dtype: np.dtype, lowest: float, highest: float, where: str) -> Range:
-    """The range of pixels of this dtype whose smallest and largest values are given.
+    """Return the range of pixels, given their dtype, smallest value and largest value.
 
-    Booleans, and integers that are all 0 or 1, are black and white. Other integers are 0 to 255
-    if they fit in there, and uint16 is 0 to 65535. Floats are in [0, 1], [-1, 1] or [0, 255], to
-    within TOLERANCE of the range's width; the last two must be filled at least by half, because
-    0 to 16 and -0.5 to 0.5 occur as well. Raises DataError, which names --range, for anything else.
+    Booleans, and integers that are all 0 or 1, are black and white. Other integers from 0 to 255
+    have the range 0 to 255, and other uint16 values the range 0 to 65535. Floats have the range
+    0 to 1, -1 to 1 or 0 to 255, and may exceed it by TOLERANCE of its width. The range -1 to 1
+    requires a value below -0.55, and the range 0 to 255 a value above 127, because pixels from -0.5
+    to 0.5 and from 0 to 16 occur as well. Raises DataError, which names --range, for other values.
     """
     if dtype.kind == "b":
         return Range(0, 1, "black and white")
@@ -80,11 +82,13 @@ def find_range(dtype: np.dtype, lowest: float, highest: float, where: str) -> Ra
 
 
 def _fits(lowest: float, highest: float, low: float, high: float) -> bool:
+    """Return whether the values are between low and high, up to TOLERANCE of the width."""
     slack = TOLERANCE * (high - low)
     return lowest >= low - slack and highest <= high + slack
 
 
 def _expect_finite(x: np.ndarray, where: str) -> None:
+    """Raise DataError, which gives the index of the value, if a value of x is not finite."""
     if x.dtype.kind != "f":
         return
     for i in range(0, len(x), BLOCK):
@@ -98,7 +102,7 @@ def _expect_finite(x: np.ndarray, where: str) -> None:
 
 
 def parse_range(text: str) -> tuple[float, float]:
-    """(low, high) from "LOW,HIGH". Raises DataError for anything else."""
+    """Return (low, high) from the text "LOW,HIGH". Raises DataError unless low < high."""
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:

@@ -65,22 +65,22 @@ class Points:
         return PointsCodec(self.mixture)
 
     def to(self, backend: Backend) -> "Points":
-        """Returns the points stored on the backend."""
+        """Return the points stored on the backend."""
         return replace(self, placed=backend.asarray(self.points))
 
     def batch(self, index: Array) -> Array:
-        """Returns the points (N, 2) of index (N,). They are not scaled, because their magnitude is about 1."""
+        """Return the points (N, 2) of index (N,). They are not scaled, because their magnitude is about 1."""
         return (self.points if self.placed is None else self.placed)[index]
 
     def description(self) -> list[tuple[str, str]]:
-        """The mixture and its modes."""
+        """Return the mixture and its modes, as lines (topic, sentence) for people."""
         return [
             ("read", f"{len(self):,} points drawn from the mixture {self.mixture}"),
             ("labels", f"{len(self.class_names)} classes, the modes: {', '.join(self.class_names)}"),
         ]
 
     def fingerprint(self) -> dict:
-        """Returns the shape, and checksums of points and labels."""
+        """Return the shape, and checksums of points and labels."""
         return checksums(self.points, self.labels)
 
 
@@ -93,11 +93,11 @@ class PointsCodec:
     suffixes = (".npy", ".csv")
 
     def decode(self, samples: np.ndarray) -> np.ndarray:
-        """Converts samples (N, 2) to float32."""
+        """Convert samples (N, 2) to float32."""
         return np.asarray(samples, np.float32)
 
     def save(self, decoded: np.ndarray, path: Path) -> None:
-        """Writes a .npy file of float32 (N, 2), or a .csv file with the columns x and y."""
+        """Write a .npy file of float32 (N, 2), or a .csv file with the columns x and y."""
         if path.suffix == ".npy":
             return write_array(path, decoded)
         text = io.StringIO()
@@ -105,16 +105,20 @@ class PointsCodec:
         write_atomically(path, text.getvalue().encode())
 
     def density(self, x: np.ndarray) -> np.ndarray:
-        """Returns the density (N,) of the mixture at points (N, 2)."""
+        """Return the density (N,) of the mixture at points (N, 2)."""
         return MIXTURES[self.mixture].density(x)
 
     def coverage(self, x: np.ndarray) -> tuple[int, float]:
-        """Returns (number of modes covered, share of points near a mode): see `Mixture.coverage`."""
+        """Return (number of modes covered, share of points near a mode): see `Mixture.coverage`."""
         return MIXTURES[self.mixture].coverage(x)
 
 
 def load(spec: str, options: PointsOptions, seed: int, labels: bool = True) -> Points:
-    """Draws the points of "ring" (8 modes) or "grid" (5 x 5 modes) from the seed. Raises DataError for other names."""
+    """Draw the points of "ring" (8 modes) or "grid" (5 x 5 modes) from the seed.
+
+    `labels` has no effect, because drawing a point determines its label. Raises DataError for other
+    names.
+    """
     if spec not in MIXTURES:
         raise DataError(f"points are drawn from {' or '.join(MIXTURES)}, got {spec!r}: give --data one of these")
     mixture: Mixture = MIXTURES[spec]

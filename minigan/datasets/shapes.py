@@ -1,8 +1,8 @@
-"""Coloured shapes, drawn here: eight kinds, 64 x 64 pixels, each with random colours, place, size and angle.
+"""Draw images of coloured shapes of eight kinds, with random colours, positions, sizes and angles.
 
-A shape is a function of the plane that is negative inside and positive outside, about the
-distance from its edge; a pixel's colour blends from shape to background over the one pixel
-around the edge.
+A shape is a function of the coordinates x, y of points (arrays of one shape). It returns the
+approximate distance of each point to the edge of the shape, negative inside and positive outside.
+Within half a pixel of the edge, the colour of the shape is blended with that of the background.
 """
 
 from collections.abc import Callable
@@ -15,51 +15,51 @@ from minigan.datasets.images import Images
 SIDE = 64  # pixels
 COUNTS = {"train": 10_000, "val": 2_000, "test": 2_000}
 SEEDS = {"train": 1, "val": 2, "test": 3}
-BLOCK = 500  # images that are drawn at a time
+BLOCK = 500  # images drawn at a time
 
 
 def circle(x, y):
-    """The disc of radius 1."""
+    """Return the signed distance to a disc of radius 1."""
     return np.hypot(x, y) - 1
 
 
 def ring(x, y):
-    """Radii from 0.5 to 1."""
+    """Return the signed distance to a ring with the radii 0.5 and 1."""
     return np.abs(np.hypot(x, y) - 0.75) - 0.25
 
 
 def half_disc(x, y):
-    """The half of a disc, moved so that its middle is at the origin."""
+    """Return the signed distance to half a disc of radius 1, with its middle near the origin."""
     return np.maximum(np.hypot(x, y - 0.45) - 1, y - 0.45)
 
 
 def crescent(x, y):
-    """A disc without another disc that overlaps it."""
+    """Return the signed distance to a disc of radius 1 without a smaller disc that overlaps it."""
     return np.maximum(np.hypot(x, y) - 1, 0.85 - np.hypot(x - 0.6, y))
 
 
 def square(x, y):
-    """The square of half-width 0.75."""
+    """Return the signed distance to a square with the side 1.5."""
     return np.maximum(np.abs(x), np.abs(y)) - 0.75
 
 
 def cross(x, y):
-    """Two bars at right angles."""
+    """Return the signed distance to two bars at right angles, of length 2 and width 0.64."""
     x, y = np.abs(x), np.abs(y)
     return np.minimum(np.maximum(x - 1, y - 0.32), np.maximum(y - 1, x - 0.32))
 
 
 def triangle(x, y):
-    """Three equal sides; the corners are 1 from the origin."""
+    """Return the signed distance to an equilateral triangle, with corners 1 from the origin."""
     return np.maximum(np.maximum(0.866 * x - 0.5 * y, -0.866 * x - 0.5 * y), y) - 0.5
 
 
 def star(x, y):
-    """Five points, 1 from the origin."""
+    """Return the signed distance to a star with five points, 1 from the origin."""
     angle = np.mod(np.arctan2(y, x), 2 * np.pi / 5) - np.pi / 5
     radius = np.hypot(x, y)
-    x, y = radius * np.cos(angle), radius * np.abs(np.sin(angle))  # one point's half: an inner corner at angle 0
-    dx, dy = float(np.cos(np.pi / 5)) - 0.45, float(np.sin(np.pi / 5))  # from the inner corner, (0.45, 0), to the point
+    x, y = radius * np.cos(angle), radius * np.abs(np.sin(angle))  # half of one point, with an inner corner at angle 0
+    dx, dy = float(np.cos(np.pi / 5)) - 0.45, float(np.sin(np.pi / 5))  # from the inner corner (0.45, 0) to the point
     return ((x - 0.45) * dy - y * dx) / float(np.hypot(dx, dy))
 
 
@@ -76,8 +76,11 @@ KINDS: dict[str, Callable] = {
 
 
 def load(split: str = "train") -> Images:
-    """Images (N, 64, 64, 3) with their kinds for labels; the same ones every time. Raises DataError for a split that
-    is not train (10,000 images), val or test (2,000 each)."""
+    """Draw the images (N, 64, 64, 3) of a split. The kinds of shapes are their labels.
+
+    N is 10,000 for "train", and 2,000 for "val" and "test". Every call returns the same images.
+    Raises DataError for other splits.
+    """
     if split not in COUNTS:
         raise DataError(f"shapes have no split {split!r}: ask for {', '.join(COUNTS)}")
     images, labels = draw(COUNTS[split], np.random.default_rng([SEEDS[split], 20261126]))
@@ -86,10 +89,13 @@ def load(split: str = "train") -> Images:
 
 
 def draw(count: int, rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
-    """Draws images (count, side, side, 3) uint8 and their kinds (count,): kind i % 8, all else random."""
+    """Draw images (count, side, side, 3) uint8. Returns them, and their kinds (count,).
+
+    Image i shows the kind i % 8. Colours, positions, sizes and angles are random.
+    """
     labels = np.arange(count) % len(KINDS)
-    size = rng.uniform(0.35, 0.7, count).astype(np.float32)  # of the half image
-    place = rng.uniform(-1, 1, (count, 2)).astype(np.float32) * (1 - size)[:, None]  # all of the shape is inside
+    size = rng.uniform(0.35, 0.7, count).astype(np.float32)  # relative to half the side
+    place = rng.uniform(-1, 1, (count, 2)).astype(np.float32) * (1 - size)[:, None]  # the shape is inside the image
     angle = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
     ink, ground = _colours(count, rng)
     grid = ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)
@@ -110,7 +116,10 @@ def draw(count: int, rng: np.random.Generator, side: int = SIDE) -> tuple[np.nda
 
 
 def _colours(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Colours (count, 3) of shapes and of backgrounds, whose brightness differs by at least 80 of 255."""
+    """Draw colours (count, 3) of shapes and of backgrounds, 0 to 255.
+
+    The brightness of a shape and its background differs by at least 80.
+    """
     ink, ground = np.empty((2, count, 3), np.float32)
     todo = np.arange(count)
     while len(todo):

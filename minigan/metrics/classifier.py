@@ -1,4 +1,4 @@
-"""A small classifier, trained on the spot: does a sample show the class that was asked for?"""
+"""Train a small classifier, which checks whether samples show the class that was asked for."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,15 @@ import numpy as np
 from minigan import datasets, losses, optim
 from minigan.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, LeakyReLU, Sequential, fuse
 
-HELD_OUT = 0.1  # the share of the images, of each class, on which the classifier is tested
-WIDTHS = (24, 48, 64, 64, 64)
+HELD_OUT = 0.1  # share of the images of each class on which the classifier is tested
+WIDTHS = (24, 48, 64, 64, 64)  # channels of the convolutions
 
 
 def network(rng: np.random.Generator, shape: tuple[int, int, int], classes: int) -> Sequential:
-    """Images (N, H, W, C) in [-1, 1] -> logits (N, classes); convolutions halve the image until a side is below 8."""
+    """Build the network: images (N, H, W, C) in [-1, 1] -> logits (N, classes).
+
+    Each convolution halves the image. There are up to five, until a side is smaller than 8 pixels.
+    """
     (H, W, c_in), layers = shape, []
     for c in WIDTHS:
         layers += [Conv2d(c_in, c, 3, stride=2, pad=1, bias=False, rng=rng), BatchNorm(c), LeakyReLU(0.1)]
@@ -24,13 +27,16 @@ def network(rng: np.random.Generator, shape: tuple[int, int, int], classes: int)
 
 
 class Classifier:
-    """A network that was trained on images with labels; `accuracy` is that on images it has not seen."""
+    """A trained network. `accuracy` is the share of held-out images that it classifies correctly.
+
+    Without held-out images, `accuracy` is NaN.
+    """
 
     def __init__(self, trained: Sequential):
         self.network, self.accuracy = trained, float("nan")
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The class (N,) of each of the uint8 images (N, H, W, C)."""
+        """Return the predicted class (N,) of each of the uint8 images (N, H, W, C)."""
         backend, found = self.network.backend, []
         for i in range(0, len(images), 250):
             logits, _ = self.network.forward(backend.asarray(datasets.scale(images[i : i + 250])), train=False)
@@ -41,10 +47,12 @@ class Classifier:
 def train(
     images: np.ndarray, labels: np.ndarray, backend, seed: int = 0, steps: int = 1200, progress: Callable = iter
 ) -> Classifier:
-    """Trains a classifier on uint8 images (N, H, W, C) with labels (N,), and tests it on a tenth of each class.
+    """Train a classifier on uint8 images (N, H, W, C) with labels (N,), and test it.
 
-    Cross entropy; Adam with a learning rate that falls to 0; at most `steps` batches of 64 and at
-    most 30 epochs. A class of one image is only trained on.
+    A tenth of each class is held out for the test. A class with only one image is not tested.
+    The network is trained with the cross entropy and Adam, for at most `steps` batches of 64 and at
+    most 30 epochs. The learning rate decreases linearly to 0. `progress` wraps the range of steps,
+    as tqdm does.
     """
     rng, classes = np.random.default_rng(seed), int(labels.max()) + 1
     test = _held_out(labels, rng)
@@ -67,7 +75,7 @@ def train(
 
 
 def _held_out(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The indices of a tenth of each class, at least one image if the class has two."""
+    """Return the indices of a tenth of each class, at least one if the class has two images."""
     parts = []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))

@@ -1,19 +1,23 @@
-"""Compare generated images of any kind with the real ones that they imitate.
+"""Compare generated images of any kind with the training images of their generator.
 
     report = compare(samples, real, backend)
     print(table(report))
 
-    frechet       Frechet distance in the features of `RandomFeatures`, standardised; 0 is best.
-                  It is not Inception FID, whose features come from another network
-    kernel        kernel distance in the same features; about 0 is best
-    density       how often samples are close to real images, relative to real ones; 1 is best
-    coverage      the share of real images that have a sample nearby; 1 is best
-    diversity     the mean distance of two images, pixel by pixel: root mean square, of 0 to 255
-    to_training   the median distance of an image to the nearest training image, in the same
-                  unit. Far below the value of real images, it is a sign of memorised images
+    frechet       Frechet distance in the standardised features of `RandomFeatures`; 0 is best.
+                  It is not Inception FID, which uses the features of another network
+    kernel        kernel distance in the same features; a value near 0 is best
+    density       mean number of neighbourhoods of reference images that contain an image,
+                  divided by k; 1 is expected for real images
+    coverage      share of these neighbourhoods that contain an image; 1 is best
+    diversity     mean distance between two images: the root mean square of the differences
+                  of their pixels, which are 0 to 255
+    to_training   median distance of an image to the nearest training image, in the same unit.
+                  A value far below that of real images indicates memorised images
 
-Each score is computed for the samples and for real images. The real images are divided into two
-halves: the first is the reference, and the second shows what a perfect generator would reach.
+The real images are divided into two halves. The first half is the reference. Each score is
+computed for the samples and for the second half, whose scores show what a perfect generator would
+reach. For `to_training`, samples are compared with all real images, and the second half with the
+first.
 """
 
 from collections.abc import Callable
@@ -24,9 +28,9 @@ from minigan.metrics import classifier
 from minigan.metrics.distances import Neighbourhoods, frechet_distance, kernel_distance, nearest
 from minigan.metrics.features import NAME, RandomFeatures, Standardiser
 
-MIN_REAL = 20  # images, in both halves together
-MAX_REFERENCE = 10_000
-NEAREST = 100  # samples whose nearest training image is looked up
+MIN_REAL = 20  # minimum number of real images
+MAX_REFERENCE = 10_000  # maximum number of images in each half
+NEAREST = 100  # maximum number of images for `to_training`
 
 SCORES = {
     "frechet": "Frechet distance (0 is best; not Inception FID)",
@@ -47,12 +51,15 @@ def compare(
     seed: int = 0,
     progress: Callable = iter,
 ) -> dict:
-    """Compares uint8 samples (N, H, W, C) with real images (M, H, W, C); returns {"samples": scores, "real": scores}.
+    """Compare uint8 samples (N, H, W, C) with real images (M, H, W, C), and return a report.
 
-    With the labels (N,) that the samples were asked to show, and those (M,) of the real images, a
-    small classifier is trained on real images; "agreement" is the share of samples that it
-    classifies as asked, "classifier" its accuracy on real images that it was not trained on.
-    Raises ValueError for fewer than MIN_REAL real images.
+    The report contains {"samples": scores, "real": scores}. `labels` (N,) are the classes that the
+    samples were asked to show, and `real_labels` (M,) those of the real images. If both are given,
+    a small classifier is trained on the real images. "agreement" is then the share of samples that
+    are classified as asked, "classifier" the accuracy on held-out real images, and "classes" the
+    number of samples in each predicted class. `progress` wraps the training steps, as tqdm does.
+
+    Raises ValueError for fewer than MIN_REAL real images or fewer than 2 samples.
     """
     if len(real) < MIN_REAL or len(samples) < 2:
         raise ValueError(f"a comparison needs {MIN_REAL} real images and 2 samples, got {len(real)} and {len(samples)}")
@@ -65,7 +72,7 @@ def compare(
     neighbours = Neighbourhoods(scaled(features))
     report: dict = {"features": NAME, "reference": len(reference), "count": len(samples)}
     for who, images in (("samples", samples), ("real", other)):
-        images = images[: len(other)] if len(images) > len(other) else images  # as many of each, so that they compare
+        images = images[: len(other)] if len(images) > len(other) else images  # the same number of both, if possible
         f = scaled(network(images))
         counts, covered = neighbours.memberships(f)
         report[who] = {
@@ -88,7 +95,7 @@ def compare(
 
 
 def diversity(images: np.ndarray, rng: np.random.Generator, pairs: int = 2000) -> float:
-    """The mean root-mean-square distance of two different images (N, H, W, C), over random pairs."""
+    """Return the mean root-mean-square distance of random pairs of images (N, H, W, C)."""
     N = len(images)
     first = rng.integers(N, size=pairs)
     second = (first + rng.integers(1, N, size=pairs)) % N
@@ -100,11 +107,13 @@ def diversity(images: np.ndarray, rng: np.random.Generator, pairs: int = 2000) -
 
 
 def to_nearest(images: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns, for each image (N, H, W, C), the index of the nearest training image, and their root-mean-square
-    distance (N,), of 0 to 255."""
+    """Find the training image (M, H, W, C) that is nearest to each image (N, H, W, C).
+
+    Returns its index (N,), and the root-mean-square distance (N,) of the pixels, from 0 to 255.
+    """
     flat = images.reshape(len(images), -1).astype(np.float32)
     best, index = np.full(len(images), np.inf), np.zeros(len(images), np.int64)
-    for i in range(0, len(training), 2000):  # so that the floats stay small
+    for i in range(0, len(training), 2000):  # in blocks, to limit the memory for floats
         block = training[i : i + 2000].reshape(-1, flat.shape[1]).astype(np.float32)
         found, distances = nearest(flat, block)
         closer = distances < best
@@ -113,7 +122,7 @@ def to_nearest(images: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np
 
 
 def table(report: dict) -> str:
-    """Formats a report as lines of text."""
+    """Format a report as lines of text."""
     lines = []
     if "real" in report:
         lines.append(f"{'':50}{'samples':>12}{'real images':>14}")

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the Frechet distance between Gaussians fitted to features a (N, F) and b (M, F).
+    """Return the Frechet distance between Gaussians fitted to features a (N, F) and b (M, F).
 
         |m - m'|^2 + tr(S + S' - 2 (S S')^(1/2))      m, m' (F,) the means, S, S' (F, F) the covariances
 
@@ -29,12 +29,13 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, block: int = 1000) -> float:
-    """Returns the kernel distance of features a (N, F) and b (M, F): squared maximum mean discrepancy, unbiased.
+    """Return the kernel distance of features a (N, F) and b (M, F).
 
-        mean over pairs i != j of k(a_i, a_j) + the same of b - 2 mean of k(a_i, b_j),   k(x, y) = (x.y / F + 1)^3
+        mean k(a_i, a_j) + mean k(b_i, b_j) - 2 mean k(a_i, b_j)      with k(x, y) = (x.y / F + 1)^3
 
-    averaged over blocks of `block` rows (Binkowski et al. 2018, "Demystifying MMD GANs", section 3.1).
-    It is about 0 for two samples of one distribution, and may then be slightly negative.
+    The first two means are over pairs i != j. This is the unbiased estimate of the squared maximum
+    mean discrepancy, averaged over blocks of `block` rows (Binkowski et al. 2018, "Demystifying MMD
+    GANs", section 3.1). If a and b have the same distribution, it is about 0 and may be negative.
     """
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -49,7 +50,10 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, block: int = 1000) -> float:
 
 
 def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns, for each row of a (N, F), the index (N,) of the nearest row of b (M, F), and the distance (N,)."""
+    """Find the row of b (M, F) that is nearest to each row of a (N, F).
+
+    Returns its index (N,), and the distance (N,).
+    """
     index, squares = [], []
     for block in _square_distances(a, b):
         index.append(block.argmin(axis=1))
@@ -75,7 +79,7 @@ class Neighbourhoods:
         )
 
     def memberships(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Counts the neighbourhoods that contain each of the samples (M, F).
+        """Count the neighbourhoods that contain each of the samples (M, F).
 
         Returns the counts, int (M,), and whether each neighbourhood contains a sample, bool (N,).
         """
@@ -88,7 +92,7 @@ class Neighbourhoods:
 
 
 def _square_distances(a: np.ndarray, b: np.ndarray, rows: int = 1000) -> Iterator[np.ndarray]:
-    """Yields |a - b|^2 for all pairs of rows of a (N, F) and b (M, F), in blocks (rows, M).
+    """Yield |a - b|^2 for all pairs of rows of a (N, F) and b (M, F), in blocks (rows, M).
 
     A block of 1,000 rows takes 80 MB for M = 10,000. All pairs at once would take 800 MB.
     """
@@ -99,7 +103,7 @@ def _square_distances(a: np.ndarray, b: np.ndarray, rows: int = 1000) -> Iterato
 
 
 def class_divergence(shares: np.ndarray) -> float:
-    """Returns the Kullback-Leibler divergence of the class shares p (K,) from uniform: sum p log(p K).
+    """Return the Kullback-Leibler divergence of the class shares p (K,) from uniform: sum p log(p K).
 
     It is 0 if all classes are equally frequent, and log K if only one class occurs.
     """

@@ -1,11 +1,12 @@
-"""Features of images of any kind: a small convolutional network with random weights of a fixed seed.
+"""Compute features of images of any kind with a small convolutional network of random weights.
 
     network = RandomFeatures(backend, channels=3)
     features = network(images)                   # uint8 (N, H, W, 3) -> float64 (N, F)
 
-Random features separate sets of images by texture, colour and shape at several scales, and need no
-training data. They are what Naeem et al. (2020, "Reliable fidelity and diversity metrics for
-generative models", section 4.2) propose for images that a trained network does not know.
+The weights are drawn from a fixed seed. Random features distinguish sets of images by texture,
+colour and shape at several scales, and need no training data. Naeem et al. (2020, "Reliable
+fidelity and diversity metrics for generative models", section 4.2) propose them for images that
+differ from those on which common networks were trained.
 """
 
 import numpy as np
@@ -14,12 +15,15 @@ from minigan import datasets
 from minigan.layers import Conv2d, LeakyReLU, Sequential, he_normal
 
 SEED = 20200221
-STAGES = (16, 32, 32, 32)  # channels; each stage halves the image
+STAGES = (16, 32, 32, 32)  # channels of the stages; each stage halves the image
 NAME = f"a convolutional network with random weights (seed {SEED})"
 
 
 class RandomFeatures:
-    """The network. It has as many stages as the image can be halved, up to four."""
+    """A convolutional network with random weights, whose features are statistics of its channels.
+
+    It has up to four stages. No stage follows an output with a side of less than 4 pixels.
+    """
 
     def __init__(self, backend, channels: int):
         rng, c_in = np.random.default_rng(SEED), channels
@@ -30,7 +34,10 @@ class RandomFeatures:
             c_in = c
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Returns the mean and the standard deviation over all pixels of each channel of each stage: float64 (N, F)."""
+        """Return the features, float64 (N, F), of uint8 images (N, H, W, C).
+
+        They are the mean and the standard deviation of each channel of each stage, over all pixels.
+        """
         parts = []
         for i in range(0, len(images), 250):
             x = self.stages[0].backend.asarray(datasets.scale(images[i : i + 250]))
@@ -46,12 +53,15 @@ class RandomFeatures:
 
 
 class Standardiser:
-    """Subtracts the mean of real features (N, F) and divides by their standard deviation, so that all count alike."""
+    """Subtracts the mean of real features (N, F) and divides by their standard deviation.
+
+    Every feature then has the same weight in a distance. Constant features become 0.
+    """
 
     def __init__(self, real: np.ndarray):
         self.mean, std = real.mean(axis=0), real.std(axis=0)
-        self.std = np.where(std > 1e-6 * max(std.max(), 1e-12), std, np.inf)  # a constant feature tells nothing
+        self.std = np.where(std > 1e-6 * max(std.max(), 1e-12), std, np.inf)  # dividing by inf gives 0
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """The standardised features (M, F)."""
+        """Return the standardised features (M, F)."""
         return (features - self.mean) / self.std

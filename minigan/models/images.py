@@ -63,12 +63,13 @@ class SmallNetworks:
 def digits(rng, shape, classes, options):
     """Build networks with stages of few channels, with spectral norm in D (Miyato et al. 2018).
 
-    Spectral norm allows a high learning rate for both networks. For 28x28 pixels the stages have
-    64, 32 and 16 channels, in G times `g_width`, and for larger images each further stage has
-    twice as many. G starts at a side of 4 to 7 pixels and D ends there, because the shape of a
-    digit is formed and recognised at this resolution, where layers are cheap: 4 -> 7 -> 14 -> 28
-    pixels in G and back in D. D uses the minibatch standard deviation of each of its last
-    channels, because G's digits vary less than real digits without it.
+    Spectral norm allows a high learning rate for both networks. For 28x28 pixels, the stages have
+    64, 32 and 16 channels, in G times `g_width`. Larger images have further stages, each with twice
+    as many channels. G starts at a side of 4 to 7 pixels (less for images below 16 pixels) and D
+    ends there, because the shape of a digit is formed and recognised at this resolution, where
+    layers are cheap: 4 -> 7 -> 14 -> 28 pixels in G and back in D. D uses the minibatch standard
+    deviation of each of its last channels, because G's digits vary less than real digits without
+    it.
     """
     (H, W, C), g_width, normalise = shape, options.g_width, NORMALISATIONS[options.d_norm]
     dcgan = dict(rng=rng, init=normal(0.02))
@@ -101,11 +102,11 @@ def digits(rng, shape, classes, options):
 
 
 def stages(preset: str, H: int, W: int, smallest: int, least: int) -> list[tuple[int, int]]:
-    """Returns the sizes from (H, W) down: each is half of the one before it, rounded up.
+    """Return the sizes of all stages: (H, W), and then half of the size before, rounded up.
 
-    There are at least `least` halvings, and more as long as no side gets smaller than
-    `smallest`. Raises UserError unless both sides are multiples of 4, from 8 up, and, in images
-    that are not square, even and odd sides come at the same stages.
+    The size is halved at least `least` times, and further as long as no side becomes smaller than
+    `smallest`. Raises UserError unless both sides are multiples of 4 and at least 8, and are both
+    even or both odd whenever they are halved.
     """
     expect_multiples_of_4(preset, H, W)
     sides = [(H, W)]
@@ -117,15 +118,16 @@ def stages(preset: str, H: int, W: int, smallest: int, least: int) -> list[tuple
 
 
 def half(size: tuple[int, int]) -> tuple[int, int]:
-    """Returns half of (height, width), rounded up."""
+    """Return half of (height, width), rounded up."""
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
 def ups(sides: list[tuple[int, int]], channels: list[int], inner_kernel: int, **how: Any) -> list[Layer]:
-    """Returns transposed convolutions of stride 2, from the last of `sides` up to the first.
+    """Return transposed convolutions of stride 2 that lead from the last of `sides` to the first.
 
-    Kernels are 4x4, but 3x3 to an odd side, and `inner_kernel` at the last of `sides`. All but
-    the last layer are followed by batch norm and LeakyReLU.
+    `channels` are those at each size, in this order. The kernel is 3x3 if the output has an odd
+    side, otherwise `inner_kernel` in the first layer and 4x4 in the others. Batch norm and
+    LeakyReLU follow every layer except the last. Each convolution takes the options `how`.
     """
     layers: list[Layer] = []
     last = len(sides) - 2
@@ -141,9 +143,10 @@ def ups(sides: list[tuple[int, int]], channels: list[int], inner_kernel: int, **
 
 
 def downs(sides: list[tuple[int, int]], channels: list[int], normalise: list, inner_kernel: int, rng, **how) -> list:
-    """Returns convolutions of stride 2, each with LeakyReLU, from the first of `sides` down to the last.
+    """Return convolutions of stride 2, each with LeakyReLU, from the first of `sides` to the last.
 
-    Kernels are as in `ups`. `normalise` has a function of NORMALISATIONS for each layer.
+    `channels` are those at each size, in this order. The kernels are those of `ups`, in reverse
+    order. `normalise` contains a function of NORMALISATIONS for each layer.
     """
     layers = []
     for stage, (side, _) in enumerate(sides[:-1]):
@@ -157,8 +160,8 @@ def downs(sides: list[tuple[int, int]], channels: list[int], normalise: list, in
 def small(rng, shape, classes, options):
     """Build a common small DCGAN (after Radford et al. 2016), the baseline.
 
-    For 28x28 pixels it has two stages, 7 -> 14 -> 28. Larger images have more, so that G starts
-    at a side of at most 8 pixels; each has twice the channels of the next.
+    For 28x28 pixels, G has two stages, 7 -> 14 -> 28. Larger images have more stages, so that G
+    starts at a side of at most 8 pixels. Each stage of G has twice as many channels as the next.
     """
     (H, W, C), normalise = shape, NORMALISATIONS[options.d_norm]
     dcgan = dict(rng=rng, init=normal(0.02))
@@ -333,7 +336,7 @@ def _quarter(preset: str, H: int, W: int) -> tuple[int, int]:
 
 
 def expect_multiples_of_4(preset: str, H: int, W: int) -> None:
-    """Raises UserError unless both sides are multiples of 4, and at least 8."""
+    """Raise UserError unless both sides are multiples of 4 and at least 8."""
     if H % 4 or W % 4 or min(H, W) < 8:
         raise UserError(
             f"preset {preset} makes images whose sides are multiples of 4, from 8 up, got {H} x {W} pixels: {FITTING}"

@@ -17,17 +17,17 @@ GREY = 48  # brightness of the gaps
 
 
 def picture(samples: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
-    """Draws decoded samples as one uint8 picture (height, width, C), in the view of their codec."""
+    """Draw decoded samples as one uint8 picture (height, width, C), in the view of their codec."""
     return VIEWS[codec.view](samples, codec, columns, scale)
 
 
 def save_samples(path: Path, samples: np.ndarray, codec, columns: int = 10, scale: int = 2) -> None:
-    """Writes the picture of decoded samples as a PNG file."""
+    """Write the picture of decoded samples as a PNG file."""
     _save(path, _to_pillow(picture(samples, codec, columns, scale)), "PNG", optimize=True)
 
 
 def grid(images: np.ndarray, columns: int = 10, scale: int = 2) -> np.ndarray:
-    """Arranges uint8 images (N, H, W, C), C = 1 or 3, row by row in one uint8 picture (height, width, C).
+    """Arrange uint8 images (N, H, W, C), C = 1 or 3, row by row in one uint8 picture (height, width, C).
 
     Each pixel is enlarged to scale x scale pixels.
     """
@@ -42,7 +42,7 @@ def grid(images: np.ndarray, columns: int = 10, scale: int = 2) -> np.ndarray:
 
 
 def scatter(points: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
-    """Draws points (N, 2) over the true density of the data, as one uint8 picture (height, width, 3).
+    """Draw points (N, 2) over the true density of the data, as one uint8 picture (height, width, 3).
 
     `codec.density` gives the density (M,) at points (M, 2). The picture is 160 * scale pixels
     wide and high.
@@ -68,12 +68,12 @@ VIEWS = {"grid": lambda samples, codec, columns, scale: grid(samples, columns, s
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int = 10, scale: int = 2) -> None:
-    """Writes the grid of uint8 images (N, H, W, C) as a PNG file."""
+    """Write the grid of uint8 images (N, H, W, C) as a PNG file."""
     _save(path, _to_pillow(grid(images, columns, scale)), "PNG", optimize=True)
 
 
 def save_animation(path: Path, frames: list[Path], last: np.ndarray | None = None) -> None:
-    """Writes a GIF of PNG files at half their size, followed by the picture `last` (height, width, C), if given.
+    """Write a GIF of PNG files at half their size, followed by the picture `last` (height, width, C), if given.
 
     The last frame is shown for two seconds.
     """
@@ -86,7 +86,7 @@ def save_animation(path: Path, frames: list[Path], last: np.ndarray | None = Non
 def save_curves(
     path: Path, curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float]
 ) -> None:
-    """Plots the losses, and the mean probability "real" from D for real and fake samples, against the epochs.
+    """Plot the losses, and the mean probability "real" from D for real and fake samples, against the epochs.
 
     `curves` has an array (steps,) for each of d_loss, g_loss, d_real and d_fake. Faint lines show every step, and bold
     lines the mean of consecutive steps. Dotted lines show the equilibrium, at which D cannot distinguish real and fake
@@ -119,7 +119,7 @@ def save_curves(
 
 
 def save_report(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
-    """Writes a PNG file with a grid of samples (N, H, W, C), the frequency of each digit, and a table of the scores."""
+    """Write a PNG file with a grid of samples (N, H, W, C), the frequency of each digit, and a table of the scores."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.5), layout="constrained")
@@ -151,7 +151,10 @@ def save_report(path: Path, images: np.ndarray, columns: int, report: dict, desc
 
 
 def save_comparison(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
-    """Writes a PNG file with a grid of samples (N, H, W, C) and a table of the scores of `metrics.comparison`."""
+    """Write a PNG file with a grid of samples (N, H, W, C) and a table of the scores in a report.
+
+    `report` is a result of `metrics.comparison.compare`, and `descriptions` names its scores.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.5), layout="constrained")
@@ -179,14 +182,14 @@ def save_comparison(path: Path, images: np.ndarray, columns: int, report: dict, 
 
 
 def _smooth(x: np.ndarray, y: np.ndarray, points: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the means of about `points` blocks of consecutive values of x and y."""
+    """Return the means of about `points` blocks of consecutive values of x and y."""
     width = max(1, len(y) // points)
     n = len(y) // width * width
     return x[:n].reshape(-1, width).mean(axis=1), y[:n].reshape(-1, width).mean(axis=1)
 
 
 def _to_pillow(picture: np.ndarray) -> Image.Image:
-    """Converts a picture (height, width, C) to a Pillow image, which is grey for C = 1."""
+    """Convert a picture (height, width, C) to a Pillow image, which is grey for C = 1."""
     return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
 
 

@@ -1,11 +1,12 @@
 """Evaluate the samples of a run.
 
-Runs on MNIST: the judge, a digit classifier, compares the samples with the MNIST test images.
-Other runs: see `metrics.comparison`. What follows is about MNIST.
+If the run was trained on MNIST, the judge, a digit classifier, compares the samples with the MNIST
+test images. The samples of other runs are compared with their training images: see
+`metrics.comparison`.
 
-Equally many training images are compared in the same way. Their scores show what a perfect
-generator would reach. They are means over up to six disjoint subsets of the training images.
-Every subset contains each digit in its share of all training images, and a conditional
+On MNIST, equally many training images are compared in the same way. Their scores show what a
+perfect generator would reach. They are means over up to six disjoint subsets of the training
+images. Every subset contains each digit in its share of all training images, and a conditional
 generator is asked for the digits in the same shares, so that random differences of the labels
 do not affect the comparison.
 """
@@ -33,14 +34,17 @@ from minigan.training import Sampler, checkpoint, draw_noise
 def evaluate_run(
     out: Path, backend, count: int = 10_000, seed: int = 0, data: str | None = None
 ) -> tuple[dict, Callable[[dict], str]]:
-    """Evaluates `count` samples of the run in `out`. Returns the report, and the function that formats it.
+    """Evaluate `count` samples of the run in `out`. Returns a report, and a function to format it.
 
-    A run on MNIST, which is recognised by its fingerprint, is compared by the judge: see
-    `evaluate_images`. Any other run is compared with its own training images: see
-    `metrics.comparison`. These are read from `data`, or from where the run found them; without
-    them the report has only what the samples show, and names what is missing.
+    If the run was trained on MNIST, which is recognised by the fingerprint of the data, the judge
+    scores the samples: see `evaluate_images`. The samples of other runs are compared with the
+    training images: see `metrics.comparison`. The training images are read from `data`, or by
+    default from the path in the run. If they cannot be read, the report contains the reason, and
+    only the scores that need no real images.
 
-    Writes evaluate.json and evaluate.png.
+    Writes evaluate.json and evaluate.png, and, if training images were read for the comparison,
+    nearest.png with samples and the nearest training images. Raises UserError if the run does not
+    generate images, or if the data differ from those of the run.
     """
     config, facts = runs.read_config(out), runs.info(out)
     if facts["kind"] != "images":
@@ -63,22 +67,30 @@ def evaluate_run(
 
 
 def is_mnist(fingerprint: dict) -> bool:
-    """Whether these are the embedded MNIST training images (their labels may be missing)."""
+    """Return whether the fingerprint is that of the embedded MNIST training images.
+
+    Their labels may be missing.
+    """
     mnist = datasets.mnist("train")
-    if "crc32" in fingerprint:  # of format 1
+    if "crc32" in fingerprint:  # a fingerprint of format 1
         return fingerprint["crc32"] == checkpoint.fingerprint_1(mnist)["crc32"]
     theirs = mnist.fingerprint()
     return all(fingerprint[key] in (theirs[key], None) for key in theirs)
 
 
 def _evaluate_digits(sampler: Sampler, count: int, seed: int) -> dict:
+    """Return the report of `evaluate_images` for `count` samples."""
     images, labels = draw(sampler, count, seed)
     progress = partial(tqdm, desc="judging subsets of real images", leave=False, disable=None)
     return evaluate_images(Judge(sampler.generator.backend), images, labels, seed, progress)
 
 
 def _evaluate_any(config, facts: dict, sampler: Sampler, count: int, seed: int, place: str | None) -> dict:
-    """The report of `comparison.compare`; with "pairs", samples and their nearest training images in turn."""
+    """Return the report of `comparison.compare` for `count` samples.
+
+    The entry "pairs" contains images: each sample is followed by the nearest training image. If the
+    training images cannot be read, the entry "missing" contains the reason instead.
+    """
     rng, backend = np.random.default_rng(seed), sampler.generator.backend
     labels = np.arange(count) % sampler.classes if sampler.classes else None
     placed = None if labels is None else backend.asarray(labels)
@@ -108,7 +120,7 @@ def _evaluate_any(config, facts: dict, sampler: Sampler, count: int, seed: int, 
 
 
 def draw(sampler: Sampler, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
-    """Draws uint8 images (count, H, W, C), and returns them with the labels (count,) asked for.
+    """Draw uint8 images (count, H, W, C), and return them with the labels (count,) asked for.
 
     A generator with ten classes is asked for the labels in the shares of the digits in the
     training images, because the real images, with which its samples are compared, have these
@@ -134,7 +146,7 @@ def evaluate_images(
     seed: int = 0,
     progress: Callable = iter,
 ) -> dict:
-    """Scores uint8 images (N, 28, 28, 1), and subsets of N training images, against the 10,000 MNIST test images.
+    """Score uint8 images (N, 28, 28, 1), and subsets of N training images, against the 10,000 MNIST test images.
 
     `labels` (N,) are the digits that the generator was asked for. Without labels, there is no
     agreement. `progress` wraps the list of subsets, as tqdm does.
@@ -170,7 +182,7 @@ def evaluate_images(
 def real_scores(
     judge: Judge, reference: Neighbourhoods, count: int, rng, rounds: int = 50, progress: Callable = iter
 ) -> dict:
-    """Returns the mean scores of disjoint subsets of `count` training images."""
+    """Return the mean scores of disjoint subsets of `count` training images."""
     train = datasets.mnist("train")
     assert train.labels is not None  # MNIST has labels
     subsets = stratified_subsets(train.labels, min(count, len(train)), rng)

@@ -47,9 +47,10 @@ class Stopped(Exception):
 
 
 def begin(config: Config, out: Path, expect_labels: bool = False) -> Training:
-    """Creates the folder `out` and a new training. Raises UserError, before writing, if one of them is not possible.
+    """Create the folder `out` and a new training.
 
-    `expect_labels` refuses data without labels for a conditional training.
+    Raises UserError, before anything is written, if one of them is not possible. If `expect_labels`
+    is True, data without labels are an error.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(
@@ -68,11 +69,11 @@ def begin(config: Config, out: Path, expect_labels: bool = False) -> Training:
 
 
 def resume(out: Path, **changes) -> Training:
-    """Returns the training in `out`, restored from its newest checkpoint.
+    """Return the training in `out`, restored from its newest checkpoint.
 
-    `changes` may contain other totals, another backend or number of threads, and another place
-    of the same data. If it contains a total, the previous totals are removed. Raises UserError if `out` is not a run
-    that can be resumed.
+    `changes` may contain other totals, another backend, another number of threads, and `data`, the
+    new path of data that were moved. If it contains a total, the previous totals are removed.
+    Raises UserError if `out` is not a run that can be resumed, or if the data have changed.
     """
     config, horizon = _read_config(out)
     if "data" in changes:
@@ -99,12 +100,12 @@ def resume(out: Path, **changes) -> Training:
 
 
 def read_config(out: Path) -> Config:
-    """Returns the config of the run in `out`. Raises UserError if `out` is not a run."""
+    """Return the config of the run in `out`. Raises UserError if `out` is not a run."""
     return _read_config(out)[0]
 
 
 def _read_config(out: Path) -> tuple[Config, dict | None]:
-    """Returns (config, horizon). config.json contains the horizon only if it belongs to a checkpoint of format 1."""
+    """Return (config, horizon). config.json contains the horizon only if it belongs to a checkpoint of format 1."""
     try:
         text = (out / "config.json").read_text(encoding="utf-8")
         config = Config.from_json(text)
@@ -116,20 +117,20 @@ def _read_config(out: Path) -> tuple[Config, dict | None]:
 
 
 def load_data(config: Config):
-    """Loads the data of the config, according to its kind and options."""
+    """Load the data of the config, according to its kind and options."""
     return datasets.KINDS[config.kind].load(
         config.place_of_data(), config.kind_options(), config.seed, config.conditional
     )
 
 
 def load_backend(config: Config):
-    """Loads the backend of the config, with its settings for threads and GPU."""
+    """Load the backend of the config, with its settings for threads and GPU."""
     gpu = dict(device=config.device, tf32=config.tf32, memory=config.gpu_memory)
     return backends.load(config.backend, threads=config.threads, **gpu)
 
 
 def sampler(out: Path, backend) -> Sampler:
-    """Returns the sampler of the run in `out`: its generator, or the moving average if there is one, and its codec."""
+    """Return the sampler of the run in `out`: its generator, or the moving average if there is one, and its codec."""
     config, (arrays, facts) = read_config(out), _load_checkpoint(out)
     shape = dict(sample_shape=facts["sample_shape"], classes=facts["classes"])
     network, _ = models.build(config.preset, rng=np.random.default_rng(0), **shape, options=config.network)
@@ -139,7 +140,7 @@ def sampler(out: Path, backend) -> Sampler:
 
 
 def info(out: Path) -> dict:
-    """Returns what is known about the run in `out`, from its config and newest checkpoint: JSON values."""
+    """Return the facts about the run in `out`, from its config and newest checkpoint, for JSON."""
     config, (_, facts) = read_config(out), _load_checkpoint(out)
     names = facts.get("class_names") or [str(label) for label in range(facts["classes"])]
     return {
@@ -164,7 +165,7 @@ def info(out: Path) -> dict:
 
 
 def described(facts: dict) -> list[tuple[str, str]]:
-    """Returns the result of `info` as lines for people: (topic, text)."""
+    """Return the result of `info` as lines (topic, text) for people."""
     shape = " x ".join(map(str, facts["sample_shape"]))
     lines = [("run", facts["run"]), ("data", f"{facts['data']}: {facts['samples']:,} {facts['kind']} of {shape}")]
     lines += [tuple(line) for line in facts["description"]]
@@ -181,12 +182,12 @@ def described(facts: dict) -> list[tuple[str, str]]:
 
 
 def columns(classes: int) -> int:
-    """Returns the number of columns of a grid: `classes` if it is from 2 to 20, else 10."""
+    """Return the number of columns of a grid: `classes` if it is from 2 to 20, else 10."""
     return classes if 2 <= classes <= 20 else 10
 
 
 def _load_checkpoint(out: Path) -> tuple[dict, dict]:
-    """Reads the newest checkpoint. If it is damaged, the error names the newest kept checkpoint that is intact."""
+    """Read the newest checkpoint. If it is damaged, the error names the newest kept checkpoint that is intact."""
     try:
         return checkpoint.load(out / "checkpoint.npz")
     except checkpoint.CheckpointError as error:
@@ -205,7 +206,7 @@ def _load_checkpoint(out: Path) -> tuple[dict, dict]:
 
 
 def play(training: Training, out: Path, quiet: bool = False) -> None:
-    """Trains to the end, and writes pictures and checkpoints. Shows its progress unless `quiet`.
+    """Train to the end, and write pictures and checkpoints. Shows its progress unless `quiet`.
 
     Raises Stopped after SIGINT or SIGTERM, when the state is saved, and UserError if a file
     cannot be written or the training diverges.
@@ -231,7 +232,7 @@ def play(training: Training, out: Path, quiet: bool = False) -> None:
 
 
 def _save(training: Training, out: Path) -> None:
-    """Writes checkpoint.npz, history.csv, and every `checkpoint_every` epochs a checkpoint that is kept."""
+    """Write checkpoint.npz, history.csv, and every `checkpoint_every` epochs a checkpoint that is kept."""
     arrays, facts = training.state()
     checkpoint.save(out / "checkpoint.npz", arrays, facts)
     if training.epoch and not training.cursor and training.epoch % training.config.checkpoint_every == 0:
@@ -326,7 +327,7 @@ class _ProgressBar:
         self.recent: dict[str, float] = {}
 
     def show(self, record: Record) -> None:
-        """Updates the bar after a step."""
+        """Update the bar after a step."""
         if self.quiet:
             return
         for name in Training.CURVES:  # a running mean, because per-step values are noisy
@@ -341,14 +342,14 @@ class _ProgressBar:
         self.bar.update(done - self.bar.n)
 
     def _speed(self) -> float:
-        """Returns the steps per second of training time since the first call."""
+        """Return the steps per second of training time since the first call."""
         step, seconds = self.training.step, self.training.seconds
         if not hasattr(self, "start"):
             self.start = step, seconds
         return (step - self.start[0]) / max(seconds - self.start[1], 1e-9)
 
     def print_epoch(self, row: dict) -> None:
-        """Prints a line for a completed epoch."""
+        """Print a line for a completed epoch."""
         if not self.quiet:
             self.bar.write(
                 "epoch {epoch:3d}  {epoch_seconds:6.1f} s  {images_per_second:7,.0f} img/s  loss D {d_loss:.3f} "

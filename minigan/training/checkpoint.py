@@ -17,8 +17,8 @@ The entry `facts` is JSON:
     noise, penalty            states of the random generators of the noise and of the points of wgan-gp
     classes, sample_shape     number of classes and sample shape with which the networks were built
     data                      name and fingerprint of the data
-    class_names               the names of the classes, in order, if the data have labels
-    description               what was read and assumed, as (topic, sentence)
+    class_names               the names of the classes, or null if the data have no labels
+    description               what was read and assumed, as lines (topic, sentence)
     kind, codec               kind of data and fields of its codec, which decode samples
 
 Format 1 has a different fingerprint (`fingerprint_1`) and no horizon, penalty, sample_shape, kind
@@ -53,7 +53,7 @@ class CheckpointError(UserError):
 
 
 def tensors(training: Any) -> dict[str, Any]:
-    """Returns every array of the training state by name, without copying: writing into one changes the training."""
+    """Return every array of the training state by name, without copying: writing into one changes the training."""
     t = training
     owners = {
         "G": t.G.params | t.G.buffers,
@@ -66,7 +66,7 @@ def tensors(training: Any) -> dict[str, Any]:
 
 
 def pack(training: Any) -> tuple[dict[str, np.ndarray], dict]:
-    """Returns (arrays, facts) of a training, for `save`."""
+    """Return (arrays, facts) of a training, for `save`."""
     t = training
     arrays = {name: t.backend.to_numpy(value) for name, value in tensors(t).items()}
     arrays["curves"] = np.array(t.curves, dtype=np.float32)
@@ -87,13 +87,13 @@ def pack(training: Any) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def unpack(training: Any, path: str | Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
-    """Copies the state that was read from `path` into a training with the same config.
+    """Copy the state that was read from `path` into a training with the same config.
 
     Raises UserError if the data differ, and CheckpointError if the networks differ.
     """
     t, saved = training, facts["data"]
     current = fingerprint_1(t.data) if "crc32" in saved else t.data.fingerprint()
-    ignored = {"name": ""} if t.classes else {"name": "", "labels": None}  # networks without labels never see them
+    ignored = {"name": ""} if t.classes else {"name": "", "labels": None}  # unconditional networks ignore labels
     if saved | ignored != current | ignored or ("crc32" in saved and saved["name"] != t.data.name):
         raise UserError(
             f"{path} was trained on {saved['name']}, {saved['shape']}, but {t.config.place_of_data()} has other "
@@ -114,14 +114,14 @@ def unpack(training: Any, path: str | Path, arrays: dict[str, np.ndarray], facts
 
 
 def fingerprint_1(data: Any) -> dict:
-    """Returns the fingerprint of format 1: name, shape and checksum of the images. It is empty for other data."""
+    """Return the fingerprint of format 1: name, shape and checksum of the images. It is empty for other data."""
     if not isinstance(data, datasets.Images):
         return {}
     return {"name": data.name, "shape": list(data.images.shape), "crc32": crc32(data.images)}
 
 
 def generator_arrays(arrays: dict[str, np.ndarray], network: Any) -> tuple[dict, dict]:
-    """Returns (saved, targets) for `restore`: the moving average of the generator, or G if there is no average."""
+    """Return (saved, targets) for `restore`: the moving average of the generator, or G if there is no average."""
     averaged = any(name.startswith("average.") for name in arrays)
     params, buffers = ("average.", "average.buffer.") if averaged else ("G.", "G.")
     targets = {params + name: value for name, value in network.params.items()}
@@ -133,7 +133,7 @@ def generator_arrays(arrays: dict[str, np.ndarray], network: Any) -> tuple[dict,
 
 
 def save(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
-    """Writes NumPy arrays, and facts that JSON can represent, atomically to `path`."""
+    """Write NumPy arrays, and facts that JSON can represent, atomically to `path`."""
     buffer = io.BytesIO()
     entries: dict[str, Any] = {**arrays, "facts": np.array(json.dumps({"format": FORMAT} | facts))}
     np.savez(buffer, **entries)
@@ -141,7 +141,7 @@ def save(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Reads (arrays, facts) that `save` wrote. The checksums in the file cover every byte of the entries.
+    """Read (arrays, facts) that `save` wrote. The checksums in the file cover every byte of the entries.
 
     Raises CheckpointError if the file is missing, damaged or of a newer format.
     """
@@ -166,7 +166,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def restore(path: str | Path, saved: dict[str, np.ndarray], targets: dict, asarray: Any) -> None:
-    """Copies the saved arrays in place into the targets with the same names.
+    """Copy the saved arrays in place into the targets with the same names.
 
     Raises CheckpointError, which gives the first difference, if names, shapes or dtypes differ. Then no target is
     changed.

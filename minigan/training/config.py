@@ -37,7 +37,7 @@ class Config:
         metavar="mnist|PATH",
         resumable=True,
     )
-    data_moved_to: str = option("", help="where a resumed run found the data", flag=None)
+    data_moved_to: str = option("", help="the path of the data, if they were moved", flag=None)
     data_options: dict[str, Any] = option({}, help="options of the kind of data", flag=None)
     network: dict[str, Any] = option(
         {}, help="an option of the preset's networks: see `minigan train --list`; may be repeated", metavar="NAME=VALUE"
@@ -120,7 +120,7 @@ class Config:
 
     @classmethod
     def of(cls, preset: str | None = None, **choices: Any) -> "Config":
-        """Returns the recipe of a preset with some options replaced. A total replaces the totals of the recipe.
+        """Return the recipe of a preset with some options replaced. A total replaces the totals of the recipe.
 
         Without a preset, the default preset for the kind of data is used. The kind is `kind`, or
         that of `data` if no kind is given. Raises UserError for an option that is unknown or out
@@ -169,28 +169,28 @@ class Config:
         object.__setattr__(self, "data_options", dataclasses.asdict(self.kind_options()))
 
     def network_options(self) -> Any:
-        """Returns the options of the networks, an instance of the dataclass that the preset declares."""
+        """Return the options of the networks, an instance of the dataclass that the preset declares."""
         return models.PRESETS[self.preset].parsed(self.preset, self.network)
 
     def kind_options(self) -> Any:
-        """Returns the options of the data, an instance of the dataclass that the kind of data declares."""
+        """Return the options of the data, an instance of the dataclass that the kind of data declares."""
         return parsed(datasets.KINDS[self.kind].options, self.data_options, f"data of the kind {self.kind}")
 
     def place_of_data(self) -> str:
-        """Returns where the data are: where a resumed run last found them if they are still there, else `data`."""
+        """Return the path or name of the data: `data_moved_to` if it is set and exists, else `data`."""
         return self.data_moved_to if self.data_moved_to and Path(self.data_moved_to).exists() else self.data
 
     def totals(self) -> dict[str, float]:
-        """Returns the totals that end the run, by name."""
+        """Return the totals that end the run, by name."""
         return {total: getattr(self, total) for total in TOTALS if getattr(self, total) is not None}
 
     def to_json(self) -> str:
-        """Returns the config as JSON."""
+        """Return the config as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        """Parses the text of `to_json`. Missing fields get their defaults. Raises UserError for invalid text."""
+        """Parse the text of `to_json`. Missing fields get their defaults. Raises UserError for invalid text."""
         try:
             choices = json.loads(text)
             choices.pop("horizon", None)  # written with checkpoints of format 1; `runs` reads it

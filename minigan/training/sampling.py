@@ -12,24 +12,24 @@ from minigan.layers import Sequential, fuse
 
 
 def draw_noise(generator: Sequential, rng: np.random.Generator, count: int) -> Array:
-    """Draws noise (count, *noise_shape) from N(0, 1)."""
+    """Draw noise (count, *noise_shape) from N(0, 1)."""
     assert generator.noise_shape is not None  # `Training` checks this
     z = rng.standard_normal((count, *generator.noise_shape), dtype=np.float32)
     return generator.backend.asarray(z)
 
 
 def draw_labels(generator: Sequential, rng: np.random.Generator, count: int, classes: int) -> Array | None:
-    """Draws labels (count,) uniformly from 0 ... classes - 1. Returns None if there are no classes."""
+    """Draw labels (count,) uniformly from 0 ... classes - 1. Returns None if there are no classes."""
     return generator.backend.asarray(rng.integers(classes, size=count)) if classes else None
 
 
 def cyclic_labels(generator: Sequential, count: int, classes: int) -> Array | None:
-    """Returns the labels (count,) 0, 1, ..., classes - 1, 0, 1, ..., or None if there are no classes."""
+    """Return the labels (count,) 0, 1, ..., classes - 1, 0, 1, ..., or None if there are no classes."""
     return generator.backend.asarray(np.arange(count) % classes) if classes else None
 
 
 def draw_samples(generator: Sequential, z: Array, labels: Array | None = None) -> np.ndarray:
-    """Generates float samples (N, *sample_shape) from noise (N, *noise_shape), with the running statistics.
+    """Generate float samples (N, *sample_shape) from noise (N, *noise_shape), with the running statistics.
 
     The state of the generator does not change.
     """
@@ -46,7 +46,7 @@ class Sampler:
 
     generator: Sequential
     codec: Codec
-    names: list[str] | None = None  # of the classes; by default the numbers 0, 1, ...
+    names: list[str] | None = None  # names of the classes, by default 0, 1, ...
 
     @property
     def classes(self) -> int:
@@ -55,13 +55,13 @@ class Sampler:
 
     @property
     def class_names(self) -> list[str]:
-        """The names of the classes of the generator; none without labels."""
+        """The names of the classes of the generator; an empty list without labels."""
         return (self.names or [str(label) for label in range(self.classes)])[: self.classes]
 
     def draw(self, count: int, rng: np.random.Generator, label: int | str | None = None) -> Any:
-        """Draws `count` decoded samples, of all classes in cyclic order, or all of the class whose name is `label`.
+        """Draw `count` decoded samples, of all classes in cyclic order, or of the class named `label`.
 
-        The noise comes from `rng`. Raises UserError if the generator does not have the label.
+        The noise comes from `rng`. Raises UserError if the generator does not have this class.
         """
         if label is not None and not self.classes:
             raise UserError(f"this run has no labels, got {label}")
@@ -71,5 +71,5 @@ class Sampler:
         return self.of(draw_noise(self.generator, rng, count), labels)
 
     def of(self, z: Array, labels: Array | None = None) -> Any:
-        """Returns the decoded samples for noise (N, *noise_shape) and labels (N,)."""
+        """Return the decoded samples for noise (N, *noise_shape) and labels (N,)."""
         return self.codec.decode(draw_samples(self.generator, z, labels))
