@@ -113,13 +113,30 @@ def test_split_folders_are_splits(tmp_path, train, test):
     assert len(data) == 6 and data.class_names == ["0", "1"] and f"{train} is read, {test} not" in data.source
     other = "test" if test == "test" else "val"
     assert len(load(tmp_path, split=other)) == 4
-    assert "there is no split" in refused(tmp_path, split="val" if other == "test" else "test")
+    assert "there is no folder for the split" in refused(tmp_path, split="val" if other == "test" else "test")
 
 
 def test_a_folder_called_train_among_classes_is_a_class(tmp_path):
     for name in ("train", "bus", "car"):
         draw(tmp_path / name / "x.png", X[0])
     assert load(tmp_path).class_names == ["bus", "car", "train"]
+
+
+def test_two_folders_of_one_split_are_not_guessed(tmp_path):
+    for name in ("train", "val", "validation"):
+        draw(tmp_path / name / "x.png", X[0])
+    assert "2 folders for the split 'val'" in refused(tmp_path, split="val")
+    draw(tmp_path / "cover.png", X[0])
+    assert "pictures next to the folders of the splits are not read: cover.png" in load(tmp_path).source
+
+
+def test_a_split_is_found_below_an_undivided_folder(tmp_path):
+    for folder, save in (("a/raw", np.savez), ("b", np.savez)):
+        (tmp_path / folder).mkdir(parents=True)
+        save(tmp_path / folder / "all.npz", x_train=X, x_test=X[:5])
+    assert [len(load(tmp_path / name, split="test")) for name in "ab"] == [5, 5]
+    draw(tmp_path / "c" / "x.png", X[0])
+    assert "--split val needs a folder of that name" in refused(tmp_path / "c", split="val")
 
 
 def idx(x, kind=8, item="u1"):
@@ -189,6 +206,13 @@ def test_labels_in_a_file_next_to_the_images_are_found(tmp_path, images, other, 
     assert f"these are the labels of {images}{suffix}" in refused(tmp_path / f"{other}{suffix}")
 
 
+def test_the_case_of_a_label_file_is_ignored(tmp_path):
+    np.save(tmp_path / "X_train.npy", X)
+    np.save(tmp_path / "Y_train.npy", np.arange(12) % 3)
+    assert load(tmp_path / "X_train.npy").class_names == ["0", "1", "2"]
+    assert "give that file" in refused(tmp_path / "Y_train.npy")
+
+
 @pytest.mark.parametrize("name", ["._a.png", ".DS_Store", "Thumbs.db", "@eaDir/x.png", "__MACOSX/x.png", "desktop.ini"])
 def test_system_files_are_passed_over_and_counted(tmp_path, name):
     draw(tmp_path / "a.png", X[0])
@@ -241,6 +265,17 @@ def test_data_one_folder_further_down_are_read(tmp_path):
     assert len(load(tmp_path / "a")) == 12
 
 
+def test_previews_next_to_an_array_are_passed_over(tmp_path):
+    np.savez(tmp_path / "train.npz", images=X)
+    for i in range(3):
+        draw(tmp_path / f"preview{i}.png", X[i])
+    data = load(tmp_path)
+    assert len(data) == 12 and "3 pictures in the folder are passed over" in data.source
+    for i in range(3, 12):
+        draw(tmp_path / f"{i}.png", X[i][:6])
+    assert "expected pictures of one size" in refused(tmp_path)
+
+
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("shape", [(30, 28), (20, 41), (28, 28)])
 def test_size_and_fit(tmp_path, fit, shape):
@@ -263,6 +298,40 @@ def test_pictures_of_any_sizes_are_fitted(tmp_path):
     assert "--size 32 --fit crop" in refused(tmp_path)
     assert load(tmp_path, size=12).images.shape == (3, 12, 12, 1)
     assert load(tmp_path, fit="crop").images.shape == (3, 8, 8, 1)  # the shortest side of all pictures
+
+
+@pytest.mark.parametrize("dtype, scale", [(np.uint16, 257), (np.int32, 257), (np.float32, 1 / 255)])
+def test_deep_pictures_are_fitted(tmp_path, dtype, scale):
+    ramp = np.tile(np.linspace(0, 255, 48)[:, None], (1, 32))  # rows of one value each
+    suffix = "png" if dtype is np.uint16 else "tiff"
+    for i, x in enumerate((ramp, ramp[:, :31], ramp[::2, ::2])):
+        draw(tmp_path / f"{i}.{suffix}", (x * scale).astype(dtype))
+    data = load(tmp_path, size=16, fit="stretch")
+    assert data.images.shape == (3, 16, 16, 1) and np.ptp(data.images.astype(int), axis=2).max() <= 1
+    np.testing.assert_allclose(data.images[:, :, 0, 0], np.tile(np.linspace(5, 250, 16), (3, 1)), atol=8)
+    assert load(tmp_path, fit="pad").images.shape == (3, 16, 16, 1)
+    assert "resized to 16 x 16" in data.source
+
+
+def test_small_images_are_enlarged_by_size_only(tmp_path):
+    np.save(tmp_path / "x.npy", X[:, :2, :2])
+    (tmp_path / "i-images-idx3-ubyte").write_bytes(idx(X[:, :3, :3]))
+    draw(tmp_path / "p" / "x.png", X[0, :2])
+    for path in (tmp_path / "x.npy", tmp_path / "i-images-idx3-ubyte", tmp_path / "p"):
+        assert load(path, size=8).images.shape[1:] == (8, 8, 1)
+        assert "--size 8" in refused(path)
+        assert "--size 8" in refused(path, fit="crop")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_padding_is_opaque(tmp_path, mode):
+    picture = Image.new(
+        mode, (8, 4), {"L": 200, "LA": (200, 255), "RGB": (200,) * 3, "RGBA": (200, 200, 200, 255)}[mode]
+    )
+    (tmp_path / "p").mkdir()
+    picture.save(tmp_path / "p" / "x.png")
+    image = load(tmp_path / "p", size=8, fit="pad", background="white").images[0]
+    assert (image[[0, -1]] == 255).all() and (image[3:5] == 200).all()
 
 
 def test_resizing_has_antialiasing(tmp_path):
@@ -369,6 +438,26 @@ def test_range_clips_and_says_so(tmp_path):
             ImageOptions(range=text)
 
 
+def test_the_range_is_applied_once(tmp_path):
+    np.save(tmp_path / "x.npy", np.stack([X / 255 * 4, np.ones_like(X)], axis=-1))  # grey up to 4, opaque
+    np.testing.assert_array_equal(load(tmp_path / "x.npy", range="0,4").images[..., 0], X)
+    np.save(tmp_path / "u.npy", np.stack([X // 2, np.full_like(X, 255)], axis=-1))
+    np.testing.assert_array_equal(load(tmp_path / "u.npy", range="0,127").images[..., 0], np.rint(X // 2 * (255 / 127)))
+    draw(tmp_path / "p" / "a.png", X[0].astype(np.uint16))
+    draw(tmp_path / "p" / "b.png", X[1] // 2)
+    images = load(tmp_path / "p", range="0,127").images[..., 0]
+    np.testing.assert_array_equal(images[1], np.rint(X[1] // 2 * (255 / 127)))
+    np.testing.assert_array_equal(images[0], np.rint(np.minimum(X[0] * (255 / 127), 255)))
+
+
+def test_pictures_of_one_depth_have_one_range(tmp_path):
+    for i, x in enumerate((X[0].astype(np.uint16), X[1].astype(np.uint16) * 257, X[2])):  # the first one is dark
+        draw(tmp_path / f"{i}.png", x)
+    data = load(tmp_path)
+    np.testing.assert_array_equal(data.images[..., 0], [np.rint(X[0] / 257), X[1], X[2]])
+    assert "2 pictures are uint16" in data.source
+
+
 @pytest.mark.parametrize("ink, background", [(0, "white"), (255, "black"), (60, "white")])
 def test_drawings_on_transparency_stay_visible(tmp_path, ink, background):
     for i in range(3):
@@ -390,6 +479,15 @@ def test_an_array_with_transparency_is_put_on_a_background(tmp_path):
     np.save(tmp_path / "x.npy", x)
     images = load(tmp_path / "x.npy").images
     assert images.shape == (5, 8, 8, 3) and (images[:, 0, 0] == 255).all() and (images[:, 3, 3] == 0).all()
+
+
+def test_an_opaque_alpha_channel_is_not_mentioned(tmp_path):
+    draw(tmp_path / "p" / "x.png", np.dstack([X[0], X[1], X[2], np.full_like(X[0], 255)]))
+    np.save(tmp_path / "x.npy", np.stack([X, np.full_like(X, 255)], axis=-1))
+    for path, expected in ((tmp_path / "p", np.dstack([X[0], X[1], X[2]])[None]), (tmp_path / "x.npy", X[..., None])):
+        data = load(path)
+        np.testing.assert_array_equal(data.images, expected)
+        assert "transparent" not in data.source
 
 
 @pytest.mark.parametrize("value", [0, 7, 255])
@@ -449,6 +547,17 @@ def test_data_that_would_not_fit_in_memory_are_refused(tmp_path, monkeypatch):
         assert "more than 50% of this machine's" in refused(path)
 
 
+def test_the_memory_of_wide_numbers_and_of_a_folder_with_a_bad_first_file_is_known(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", X.astype(np.float64))
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "0.png").write_bytes(b"not a picture")
+    for i in range(1, 12):
+        draw(tmp_path / "p" / f"{i}.png", X[i])
+    monkeypatch.setattr(reading, "memory", lambda: 2 * X.nbytes - 1)
+    assert "GiB" in refused(tmp_path / "x.npy")
+    assert "GiB" in refused(tmp_path / "p", skip_bad=True)
+
+
 def test_the_memory_of_this_machine_is_known():
     assert reading.memory() > 2**28
 
@@ -484,6 +593,22 @@ def test_a_run_whose_data_moved_resumes(moved, capsys):
     assert command(*resume, 4) == 0  # the run stores the new path
     draw(new / "99.png", X[0])
     assert command(*resume, 5) == 2 and "has other contents" in capsys.readouterr().err
+
+
+def test_a_wrong_new_place_is_refused(moved, capsys):
+    run, new = moved
+    os.rename(new, run.parent / "pics")  # the old place exists again
+    for words in (("train", "--resume", "--steps", "3", "--quiet", "--out", run), ("evaluate", run, "--count", 100)):
+        assert command(*words, "--data", run / "nowhere") == 2
+        assert "nowhere" in capsys.readouterr().err
+        assert command(*words, "--data", "shapes") == 2
+        assert "has other contents" in capsys.readouterr().err
+
+
+def test_few_training_images_are_compared_as_far_as_possible(moved, capsys):
+    run, new = moved
+    assert command("evaluate", run, "--count", 100, "--data", new) == 0
+    assert "at least 20 real images, and there are 16" in capsys.readouterr().out
 
 
 def test_sampling_needs_no_data_and_evaluating_says_what_is_missing(moved, capsys):

@@ -73,6 +73,7 @@ def mnist(split: str = "train") -> Images:
     return Images(images, labels, f"mnist-{split}", MNIST_SOURCE, labels_from="MNIST")
 
 
+FEW = 10  # next to a file of arrays, fewer pictures than these are previews, not the data
 BUILTIN = {"mnist": mnist, "shapes": shapes.load}  # built-in images, as functions of the split
 
 
@@ -137,14 +138,19 @@ def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = ())
     if found is not None:
         data = idx.load(found, options)
         return replace(data, notes=(*notes, *more, *data.notes))
-    folder, more = pictures.split_folder(path, options.split)
-    if pictures.find(folder).files:
-        return pictures.load(folder, options, [*notes, *more])
+    divided, more = pictures.split_folder(path, options.split)
+    count = len(pictures.find(divided or path).files)
     held = sorted(file for file in path.iterdir() if file.suffix.lower() in (".npy", ".npz"))
     images = [file for file in held if arrays.images_of(file) is None]
-    if len(images) == 1:
+    if len(images) == 1 and count < FEW:
         data = arrays.load(images[0], options)
-        return replace(data, notes=(*notes, f"{images[0].name} is the only file of images in the folder", *data.notes))
+        said = f"{images[0].name} is the only file of images in the folder"
+        passed = f", and {count} pictures in the folder are passed over" if count else ""
+        return replace(data, notes=(*notes, said + passed, *data.notes))
+    if count:
+        if divided is None and options.split != "train":
+            raise DataError(f"{path}: --split {options.split} needs a folder of that name, next to one called train")
+        return pictures.load(divided or path, options, [*notes, *more])
     inner = [entry for entry in path.iterdir() if entry.is_dir() and not pictures.is_system(entry.name)]
     if len(inner) == 1 and not held:
         return _load_folder(inner[0], options, (*notes, f"the data are in the folder {inner[0]}"))

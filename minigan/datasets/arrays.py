@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from minigan.datasets.files import DAMAGED, DataError, expect_room, explain, open_file, read_bytes
 from minigan.datasets.images import DEFAULTS, SPLITS, ImageOptions, Images, check_size, fitted
 from minigan.datasets.labels import encode
-from minigan.datasets.pictures import on_background
+from minigan.datasets.pictures import background, on_background
 from minigan.datasets.pixels import to_bytes
 
 # Keys of images in archives, each with the keys of the labels that belong to them. The first key that is found is used,
@@ -80,14 +80,17 @@ def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
             found = _read_archive(file, path, options)
             x, where, source = found.images, f"{path}: array {found.key!r}", f"array {found.key!r} of {path.name}"
             labels, origin, notes = found.labels, found.labels_from, [*found.notes]
-    x, more = channels_last(x, where)
+    x, more = channels_last(x, where, options)
     notes += more
     if not options.labels:
         labels, origin = None, "not read"
     elif labels is None:
         labels, origin = _labels_of_sibling(path, len(x))
-    images, more = to_bytes(_opaque(x, options, notes), where, options.limits)
-    notes += more if x.dtype != np.uint8 or images is not x or options.limits else []
+    plain = x.dtype == np.uint8 and x.max() > 1 and options.limits is None
+    colours, more = to_bytes(x[..., : 1 if x.shape[3] < 3 else 3], where, options.limits)
+    notes += [] if plain else more
+    images, more = _opaque(colours, x, where, options)
+    notes += more
     images, more = fitted(images, options)
     notes += more
     names = None
@@ -110,17 +113,17 @@ def images_of(path: Path) -> Path | None:
     """
     for other in sorted(path.parent.iterdir()) if path.exists() else ():
         for pattern, words in SIBLINGS:
-            if other != path and other.suffix in (".npy", ".npz") and pattern.search(other.stem):
-                if path.stem in (pattern.sub(word, other.stem) for word in words):
+            if other != path and other.suffix.lower() in (".npy", ".npz") and pattern.search(other.stem):
+                if path.stem.casefold() in (pattern.sub(word, other.stem).casefold() for word in words):
                     return other
     return None
 
 
-def channels_last(x: np.ndarray, where: str) -> tuple[np.ndarray, list[str]]:
+def channels_last(x: np.ndarray, where: str, options: ImageOptions = DEFAULTS) -> tuple[np.ndarray, list[str]]:
     """Return the array with the shape (N, H, W, C), and notes on how its shape was interpreted.
 
     x has the shape (N, H, W), (N, H, W, C), (N, C, H, W) or (N, H*W), with C from 1 to 4. Raises
-    DataError for other shapes, for N = 0, and for images of less than MIN_SIDE pixels a side.
+    DataError for other shapes, for N = 0, and for images of less than MIN_SIDE pixels a side without --size.
     """
     notes = []
     if x.ndim == 2 and x.shape[1] and math.isqrt(x.shape[1]) ** 2 == x.shape[1]:
@@ -138,26 +141,22 @@ def channels_last(x: np.ndarray, where: str) -> tuple[np.ndarray, list[str]]:
         hint = f"{x.shape[1]} is not a square number: give each image its rows and columns with x.reshape(-1, H, W)"
     if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 2, 3, 4)):
         raise DataError(f"{where}: expected images (N, H, W), grey, or (N, H, W, 3), RGB, got shape {x.shape}: {hint}")
-    check_size(where, *x.shape[:3])
+    check_size(where, *x.shape[:3], options)
     return x if x.ndim == 4 else x[..., None], notes
 
 
-def _opaque(x: np.ndarray, options: ImageOptions, notes: list[str]) -> np.ndarray:
-    """Blend images (N, H, W, 2 or 4), which have an alpha channel, with a background.
+def _opaque(colours: np.ndarray, x: np.ndarray, where: str, options: ImageOptions) -> tuple[np.ndarray, list[str]]:
+    """Blend uint8 colours (N, H, W, 1 or 3) with a background if x (N, H, W, 2 or 4) has an alpha channel.
 
-    Returns images (N, H, W, 1 or 3), and appends what was done to `notes`. Images without an alpha
-    channel are returned unchanged.
+    The range of the alpha channel is recognised, and --range does not apply to it. Returns images
+    (N, H, W, 1 or 3) uint8, and notes.
     """
     if x.shape[3] not in (2, 4):
-        return x
-    from minigan.datasets.pictures import background
-
-    if x.dtype != np.uint8:
-        x, more = to_bytes(x, "the array with transparency", options.limits)
-        notes += more
-    colour, note = background(list(x), options)
-    notes.append(note)
-    return np.stack([on_background(image, colour) for image in x])
+        return colours, []
+    alpha, _ = to_bytes(x[..., -1:], f"{where}: alpha channel")
+    both = np.concatenate([colours, alpha], axis=3)
+    colour, notes = background(list(both), options)
+    return np.stack([on_background(image, colour) for image in both]), notes
 
 
 def _labels_of_sibling(path: Path, count: int) -> tuple[np.ndarray | None, str]:
@@ -166,13 +165,14 @@ def _labels_of_sibling(path: Path, count: int) -> tuple[np.ndarray | None, str]:
     The labels of x-images.npz are in x-labels.npy or x-labels.npz, for example: see SIBLINGS. In an
     archive, they are the only array with the length `count`.
     """
+    files = {file.name.casefold(): file for file in path.parent.iterdir()}
     for pattern, words in SIBLINGS:
         if not pattern.search(path.stem):
             continue
         for word in words:
             for suffix in dict.fromkeys((path.suffix, ".npy", ".npz")):
-                other = path.with_name(pattern.sub(word, path.stem) + suffix)
-                if other == path or not other.is_file():
+                other = files.get((pattern.sub(word, path.stem) + suffix).casefold())
+                if other is None or other == path or not other.is_file():
                     continue
                 with open_file(other) as file:
                     if read_bytes(file, 2, other) != b"PK":
@@ -205,7 +205,7 @@ def read(stream: IO[bytes], size: int, where: str | Path, text: bool = False) ->
             f"{where}: the header declares {shape} of {dtype} = {promised} bytes from offset {start}, but there are "
             f"{size - start}: it is {'truncated' if shorter else 'damaged'}, copy or save it again"
         )
-    expect_room(math.prod(shape), str(where), "use fewer or smaller images")
+    expect_room(promised, str(where), "use fewer or smaller images")
     data = read_bytes(stream, promised, where, at=start)
     if len(data) < promised:
         raise DataError(

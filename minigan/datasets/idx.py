@@ -51,7 +51,7 @@ def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
     `find_labels` finds their file. Raises DataError if a file is damaged, or if the numbers of
     images and labels differ.
     """
-    x = read(path, dims=(3,))  # (N, H, W)
+    x = read(path, dims=(3,), options=options)  # (N, H, W)
     notes: list[str] = []
     if path.name.lower().startswith("emnist"):
         x = np.ascontiguousarray(x.transpose(0, 2, 1))
@@ -127,7 +127,7 @@ def find_labels(path: Path) -> Path | None:
     return None
 
 
-def read(path: Path, dims: tuple[int, ...]) -> np.ndarray:
+def read(path: Path, dims: tuple[int, ...], options: ImageOptions = DEFAULTS) -> np.ndarray:
     """Read the elements of an IDX file, plain or gzip, whose number of dimensions is in `dims`.
 
     Images are unsigned bytes (N, H, W), with dims (3,). Labels are unsigned bytes or other integers
@@ -154,7 +154,7 @@ def read(path: Path, dims: tuple[int, ...]) -> np.ndarray:
             )
         shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(0, 4 * axes, 4))
         if axes == 3:
-            check_size(f"{path}: at offset {4 if shape[0] == 0 else 8}", *shape)
+            check_size(f"{path}: at offset {4 if shape[0] == 0 else 8}", *shape, options)
 
         expected = math.prod(shape) * dtype.itemsize
         each = f" x {dtype.itemsize}" if dtype.itemsize > 1 else ""
@@ -206,8 +206,9 @@ def check_magic(magic: bytes | bytearray, path: Path, dims: tuple[int, ...]) -> 
     name = ELEMENT_TYPES.get(magic[2], "")
     if name != "uint8" and not (dims != (3,) and "int" in name):
         element = f"0x{magic[2]:02x}, which is {name}" if name else f"0x{magic[2]:02x}, which IDX does not define"
+        what = "pixels" if dims == (3,) else "labels"
         raise DataError(
-            f"{path}: at offset 2, expected element type 0x08 (unsigned bytes), got {element}: save the pixels "
+            f"{path}: at offset 2, expected element type 0x08 (unsigned bytes), got {element}: save the {what} "
             "as unsigned bytes, or as a .npy file"
         )
     if magic[3] not in dims:

@@ -197,14 +197,14 @@ def unscale(x: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- size
 
 
-def check_size(where: str, count: int, height: int, width: int) -> None:
+def check_size(where: str, count: int, height: int, width: int, options: ImageOptions = DEFAULTS) -> None:
     """Raise DataError if there are no images, or if a side is smaller than MIN_SIDE.
 
-    The message starts with `where`.
+    With the option --size, images of any size are accepted. The message starts with `where`.
     """
     if count == 0:
         raise DataError(f"{where}: expected at least one image, got 0: is this the right file?")
-    if min(height, width) < MIN_SIDE:
+    if min(height, width) < (1 if options.size else MIN_SIDE):
         raise DataError(
             f"{where}: expected images of at least {MIN_SIDE} x {MIN_SIDE} pixels, got {height} x {width}: "
             f"use larger ones, or enlarge these with --size {2 * MIN_SIDE}"
@@ -250,8 +250,23 @@ def fit_picture(picture, side: int, options: ImageOptions):
     if how == "crop":
         return ImageOps.fit(picture, (side, side), filter)
     fill = colour_of(options.background or "black")
-    colour = fill if picture.mode == "RGB" else (*fill, 255) if picture.mode == "RGBA" else round(sum(fill) / 3)
-    return ImageOps.pad(picture, (side, side), filter, color=colour)
+    grey = round(sum(fill) / 3)
+    colours = {"RGB": fill, "RGBA": (*fill, 255), "LA": (grey, 255)}
+    return ImageOps.pad(picture, (side, side), filter, color=colours.get(picture.mode, grey))
+
+
+def fit_values(values: np.ndarray, side: int, options: ImageOptions) -> np.ndarray:
+    """Resize a grey picture (H, W) of 16 or 32 bits to side x side, as `fit_picture` does. The dtype stays.
+
+    With --fit pad, the smallest value of the picture counts as black and the largest as white.
+    """
+    from PIL import Image
+
+    low, high = float(values.min()), float(values.max())
+    unit = (values.astype(np.float64) - low) * (255 / (high - low) if high > low else 0)  # 0 to 255, as `grey` above
+    picture = fit_picture(Image.fromarray(unit.astype(np.float32)), side, options)
+    x = low + np.clip(np.asarray(picture, np.float64), 0, 255) * ((high - low) / 255)
+    return (np.rint(x) if values.dtype.kind in "iu" else x).astype(values.dtype)
 
 
 def said_fit(size: tuple[int, int], side: int, options: ImageOptions) -> str:

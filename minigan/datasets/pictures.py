@@ -24,11 +24,11 @@ from minigan.datasets.images import (
     check_size,
     colour_of,
     fit_picture,
-    fitted,
+    fit_values,
     said_fit,
 )
 from minigan.datasets.labels import listing, natural
-from minigan.datasets.pixels import to_bytes
+from minigan.datasets.pixels import find_range, to_bytes
 
 # Formats that are not read: documents, and formats that Pillow only identifies or passes to other programs.
 LEFT_OUT = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "PDF", "PALM"}
@@ -107,33 +107,36 @@ def find(path: Path) -> Folder:
     return found
 
 
-def split_folder(path: Path, split: str) -> tuple[Path, list[str]]:
-    """Return the subfolder of the split, or the folder itself if it is not divided, and notes.
+def split_folder(path: Path, split: str) -> tuple[Path | None, list[str]]:
+    """Return the subfolder of the split, or None if the folder is not divided into splits, and notes.
 
     A folder is divided into splits if one subfolder has a name of the training split in SPLITS, and
     the other subfolders that contain pictures have names of the other splits. Raises DataError if
-    there is no folder for the split.
+    there is no folder for the split, or more than one.
     """
-    splits: dict[str, Path] = {}
+    splits: dict[str, list[Path]] = {name: [] for name in SPLITS}
     folders = sorted((entry for entry in path.iterdir() if entry.is_dir() and not is_system(entry.name)), key=str)
+    others = []  # folders that are not splits
     for folder in folders:
-        for name, words in SPLITS.items():
-            if folder.name.casefold() in words:
-                splits.setdefault(name, folder)
-    if "train" not in splits or len(splits) + _without_pictures(folders, splits) < len(folders):
-        if split != "train":
-            raise DataError(f"{path}: --split {split} asks for a subfolder of that name, next to one called train")
-        return path, []
-    if split not in splits:
-        raise DataError(f"{path}: there is no split {split!r}: the folders are {', '.join(f.name for f in folders)}")
-    others = [folder.name for folder in folders if folder != splits[split]]
-    note = f"the folder is divided into splits: {splits[split].name} is read"
-    return splits[split], [note + (f", {listing(others)} not" if others else "")]
-
-
-def _without_pictures(folders: list[Path], splits: dict[str, Path]) -> int:
-    """Return the number of folders that are not splits and contain no pictures."""
-    return sum(folder not in splits.values() and not find(folder).files for folder in folders)
+        name = next((name for name, words in SPLITS.items() if folder.name.casefold() in words), None)
+        (others if name is None else splits[name]).append(folder)
+    if not splits["train"] or any(find(folder).files for folder in others):
+        return None, []
+    if len(splits[split]) != 1:
+        count = "no folder" if not splits[split] else f"{len(splits[split])} folders"
+        raise DataError(
+            f"{path}: there is {count} for the split {split!r}: the folders are "
+            f"{', '.join(folder.name for folder in folders)}: give the path of one of them"
+        )
+    chosen = splits[split][0]
+    skipped = [folder.name for folder in folders if folder != chosen]
+    notes = [
+        f"the folder is divided into splits: {chosen.name} is read" + (f", {listing(skipped)} not" if skipped else "")
+    ]
+    stray = [file.name for file in find(path).files if file.parent == path]
+    if stray:
+        notes.append(f"pictures next to the folders of the splits are not read: {listing(stray, FIRST)}")
+    return chosen, notes
 
 
 def classes_of(found: Folder) -> tuple[np.ndarray | None, list[str] | None, list[str]]:
@@ -214,7 +217,7 @@ def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] |
         if empty:
             raise DataError(f"{path}: no picture of the classes {listing(empty)} can be read: remove these folders")
     _expect_equal_sizes(path, files, pictures)
-    if pictures[0].pixels.shape[:2] != pictures[0].size:
+    if any(each.pixels.shape[:2] != each.size for each in pictures):
         sizes = Counter(each.size for each in pictures)
         size, count = sizes.most_common(1)[0]
         notes.append(
@@ -237,16 +240,16 @@ def decoded(files: list[Path], options: ImageOptions) -> Iterator[Picture]:
     """Yield the decoded pictures in the order of the files. Several threads decode them.
 
     A progress bar is shown for more than 500 files. Raises DataError if the pictures would not fit
-    in memory, which is estimated from the first one.
+    in memory, which is estimated from the first one that can be read.
     """
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
-    stop, target = threading.Event(), _Target(options, files)
-    first = read(files[0], options, target.side)
-    room = (first.pixels.size) * len(files)
+    stop, side = threading.Event(), target_side(files, options)
+    first = (read(file, options, side).pixels.nbytes for file in files[:CHUNK])
+    room = next((size for size in first if size), 0) * len(files)
     expect_room(room, f"{files[0].parent}: {len(files):,} pictures", "use fewer pictures, or a smaller --size")
 
     def read_chunk(chunk: list[Path]) -> list[Picture]:
-        return [] if stop.is_set() else [read(file, options, target.side) for file in chunk]
+        return [] if stop.is_set() else [read(file, options, side) for file in chunk]
 
     bar = tqdm(
         total=len(files), desc="reading pictures", unit="", leave=False, disable=None if len(files) > 500 else True
@@ -267,17 +270,20 @@ def decoded(files: list[Path], options: ImageOptions) -> Iterator[Picture]:
             stop.set()
 
 
-class _Target:
-    """The side to which every picture is resized, or None if pictures are not resized.
+def target_side(files: list[Path], options: ImageOptions) -> int | None:
+    """Return the side to which every picture is resized, or None if pictures are not resized.
 
-    It is the option --size, or the shortest side of all pictures if only --fit is given.
+    It is the option --size, or the shortest side of all pictures if only --fit is given. Raises
+    DataError if a picture is too small for --fit alone.
     """
-
-    def __init__(self, options: ImageOptions, files: list[Path]):
-        self.side = options.size or None
-        if options.fit and not options.size:
-            sides = [min(size) for file in files if (size := _size_of(file)) is not None]
-            self.side = min(sides) if sides else None
+    if options.size or not options.fit:
+        return options.size or None
+    sides = {file: min(size) for file in files if (size := _size_of(file)) is not None}
+    if not sides:
+        return None
+    smallest = min(sides, key=lambda file: sides[file])
+    check_size(str(smallest), 1, sides[smallest], sides[smallest])
+    return sides[smallest]
 
 
 def _size_of(file: Path) -> tuple[int, int] | None:
@@ -312,9 +318,12 @@ def read(path: Path, options: ImageOptions = DEFAULTS, side: int | None = None) 
                 upright = image
             plain = _plain(upright)
             size = (plain.height, plain.width)
-            if side is not None and plain.mode not in ("I;16", "I", "F"):
-                plain = fit_picture(plain, side, options)
-            pixels = np.asarray(plain)
+            if side is None or plain.size == (side, side):
+                pixels = np.asarray(plain)
+            elif plain.mode in ("L", "LA", "RGB", "RGBA"):
+                pixels = np.asarray(fit_picture(plain, side, options))
+            else:
+                pixels = fit_values(np.asarray(plain), side, options)
             return Picture(pixels if pixels.ndim == 3 else pixels[..., None], "", size, frames)
     except MemoryError:
         raise
@@ -367,34 +376,50 @@ def _assembled(pictures: list[np.ndarray], where: str, options: ImageOptions) ->
     The elements of the list are replaced by empty arrays, which frees their memory.
     """
     notes = []
-    alpha = any(each.shape[2] in (2, 4) for each in pictures)
-    if alpha:
-        colour, note = background(pictures, options)
-        notes.append(note)
+    if any(each.shape[2] in (2, 4) for each in pictures):
+        colour, more = background(pictures, options)
+        notes += more
         for i, each in enumerate(pictures):
             if each.shape[2] in (2, 4):
                 pictures[i] = on_background(each, colour)
-    kinds = {each.dtype for each in pictures}
-    if len(kinds) > 1:  # some pictures have 8 bits, and some 16 or 32
-        for i, each in enumerate(pictures):
-            if each.dtype != np.uint8:
-                pictures[i] = to_bytes(_as_16_bits(each), where, options.limits)[0]
-        notes.append("pictures of 16 bits were rounded to 8")
+    mixed = len({each.dtype for each in pictures}) > 1
+    if mixed:
+        notes += _to_8_bits(pictures, where, options)
     colours = any(each.shape[2] == 3 and (each != each[..., :1]).any() for each in pictures)
     shape = (len(pictures), *pictures[0].shape[:2], 3 if colours else 1)
-    x = np.empty(shape, pictures[0].dtype if len(kinds) == 1 else np.uint8)
+    x = np.empty(shape, pictures[0].dtype)
     for i, each in enumerate(pictures):
         x[i] = each[..., :1] if not colours else each  # a grey picture is broadcast to three channels
         pictures[i] = NO_PIXELS
     if x.dtype in (np.int32, np.uint32):  # Pillow reads 16 bits of some formats as 32
         x = _as_16_bits(x)
-    if x.dtype != np.uint8 or options.limits or x.max() <= 1:
+    if not mixed and (x.dtype != np.uint8 or options.limits or x.max() <= 1):
         x, more = to_bytes(x, where, options.limits)
         notes += more
-    if options.size and x.shape[1:3] != (options.size, options.size):  # `read` does not resize 16 bits and floats
-        x, more = fitted(x, options)
-        notes += more
     return x, notes
+
+
+def _to_8_bits(pictures: list[np.ndarray], where: str, options: ImageOptions) -> list[str]:
+    """Convert pictures of different dtypes to uint8, in place. Returns notes.
+
+    All pictures of one dtype have one range: that of --range, or the one that `pixels.find_range`
+    finds for all their values together. Without --range, pictures of 8 bits stay as they are.
+    """
+    pictures[:] = [each if each.dtype == np.uint8 else _as_16_bits(each) for each in pictures]
+    notes, dtypes = [], [each.dtype for each in pictures]
+    for dtype in sorted(set(dtypes), key=str):
+        chosen = [i for i in range(len(pictures)) if dtypes[i] == dtype]
+        if dtype == np.uint8 and not options.limits:
+            continue
+        values = np.array([[pictures[i].min(), pictures[i].max()] for i in chosen], dtype)
+        limits = options.limits
+        if limits is None and np.isfinite(values).all():
+            found = find_range(dtype, values.min(), values.max(), where)
+            limits = found.low, found.high
+            notes.append(f"{len(chosen):,} pictures are {dtype}, with values read as {found}")
+        for i in chosen:
+            pictures[i] = to_bytes(pictures[i], where, limits)[0]
+    return notes
 
 
 def _as_16_bits(x: np.ndarray) -> np.ndarray:
@@ -402,16 +427,18 @@ def _as_16_bits(x: np.ndarray) -> np.ndarray:
     return x.astype(np.uint16) if x.dtype.kind in "iu" and x.min() >= 0 and x.max() <= 65535 else x
 
 
-def background(pictures: list[np.ndarray], options: ImageOptions) -> tuple[tuple[int, int, int], str]:
-    """Return the colour (red, green, blue) behind transparent pixels, and a note.
+def background(pictures: list[np.ndarray], options: ImageOptions) -> tuple[tuple[int, int, int], list[str]]:
+    """Return the colour (red, green, blue) behind transparent pixels, and notes.
 
     The colour is that of --background. By default it is white if the mean brightness of the visible
     pixels of all pictures (H, W, C) is below 127.5, else black.
     """
     count = sum(each.shape[2] in (2, 4) and bool((each[..., -1] < 255).any()) for each in pictures)
+    if not count:
+        return (0, 0, 0), []
     said = f"{count:,} of {len(pictures):,} pictures have transparent pixels, which are put on"
     if options.background:
-        return colour_of(options.background), f"{said} {options.background}"
+        return colour_of(options.background), [f"{said} {options.background}"]
     total = weight = 0.0
     for each in pictures:
         if each.shape[2] in (2, 4):
@@ -420,7 +447,7 @@ def background(pictures: list[np.ndarray], options: ImageOptions) -> tuple[tuple
             weight += opaque.sum()
     mean = total / max(weight, 1.0)  # mean brightness, weighted with alpha
     name = "white" if mean < 127.5 else "black"
-    return colour_of(name), f"{said} {name}, because the drawings are {'dark' if name == 'white' else 'light'}"
+    return colour_of(name), [f"{said} {name}, because the drawings are {'dark' if name == 'white' else 'light'}"]
 
 
 def on_background(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

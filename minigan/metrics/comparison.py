@@ -11,13 +11,12 @@
     coverage      share of these neighbourhoods that contain an image; 1 is best
     diversity     mean distance between two images: the root mean square of the differences
                   of their pixels, which are 0 to 255
-    to_training   median distance of an image to the nearest training image, in the same unit.
-                  A value far below that of real images indicates memorised images
+    to_training   median distance of an image to the nearest image of the reference, in the same
+                  unit. A value far below that of real images indicates memorised images
 
 The real images are divided into two halves. The first half is the reference. Each score is
 computed for the samples and for the second half, whose scores show what a perfect generator would
-reach. For `to_training`, samples are compared with all real images, and the second half with the
-first.
+reach.
 """
 
 from collections.abc import Callable
@@ -84,7 +83,7 @@ def compare(
         }
     chosen = rng.permutation(len(other))[:NEAREST]
     report["real"]["to_training"] = float(np.median(to_nearest(other[chosen], reference)[1]))
-    report["samples"]["to_training"] = float(np.median(to_nearest(samples[:NEAREST], real)[1]))
+    report["samples"]["to_training"] = float(np.median(to_nearest(samples[:NEAREST], reference)[1]))
     if labels is not None and real_labels is not None:
         judge = classifier.train(real, real_labels, backend, seed, progress=progress)
         found = judge(samples)

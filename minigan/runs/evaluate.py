@@ -13,7 +13,6 @@ do not affect the comparison.
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -97,19 +96,25 @@ def _evaluate_any(config, facts: dict, sampler: Sampler, count: int, seed: int, 
     samples = sampler.of(draw_noise(sampler.generator, rng, count), placed)
     report: dict = {"count": count, "samples": {"diversity": comparison.diversity(samples, rng)}}
     try:
-        real = runs.load_data(config if place is None else replace(config, data_moved_to=place))
+        real = runs.load_data(config, place)
     except datasets.DataError as error:
+        if place is not None:
+            raise
         advice = "give their place with --data PATH"
         report["missing"] = [f"distances, coverage and nearest images need the training data ({error}): {advice}"]
         return report
     checked, saved = real.fingerprint(), facts["fingerprint"]
-    ignored = {"name": "", "labels": None, "crc32": None}
-    same = saved | ignored == checked | ignored if "crc32" not in saved else True
-    if not same:
+    ignored = checkpoint.ignored_in_fingerprint(sampler.classes)
+    if "crc32" not in saved and saved | ignored != checked | ignored:  # format 1 has another fingerprint
         where = place or config.place_of_data()
         raise UserError(
             f"{where} has other contents than the data of this run: give the original data with --data PATH"
         )
+    if len(real) < comparison.MIN_REAL:
+        report["missing"] = [
+            f"distances and coverage need at least {comparison.MIN_REAL} real images, and there are {len(real)}"
+        ]
+        return report
     progress = partial(tqdm, desc="training a classifier", leave=False, disable=None)
     own = real.labels if sampler.classes else None
     report |= comparison.compare(samples, real.images, backend, labels, own, seed, progress)

@@ -76,16 +76,19 @@ def resume(out: Path, **changes) -> Training:
     Raises UserError if `out` is not a run that can be resumed, or if the data have changed.
     """
     config, horizon = _read_config(out)
-    if "data" in changes:
-        changes["data_moved_to"] = changes.pop("data")
+    place = changes.pop("data", None)
+    if place is not None:
+        changes["data_moved_to"] = place
     if any(name in changes for name in TOTALS):
         changes = dict.fromkeys(TOTALS) | changes
     config = replace(config, **changes)
     try:
-        data = load_data(config)
+        data = load_data(config, place)
     except datasets.DataError as error:
+        if place is not None:
+            raise
         place = config.place_of_data()
-        if "data_moved_to" in changes or place in datasets.BUILTIN or Path(place).exists():
+        if place in datasets.BUILTIN or Path(place).exists():
             raise
         raise UserError(
             f"{out} was trained on {place}, which does not exist any more: if the data have moved, give their "
@@ -116,11 +119,10 @@ def _read_config(out: Path) -> tuple[Config, dict | None]:
     return config, json.loads(text).get("horizon")
 
 
-def load_data(config: Config):
-    """Load the data of the config, according to its kind and options."""
-    return datasets.KINDS[config.kind].load(
-        config.place_of_data(), config.kind_options(), config.seed, config.conditional
-    )
+def load_data(config: Config, place: str | None = None):
+    """Load the data of the config, according to its kind and options, from `place` or from where the config says."""
+    place = config.place_of_data() if place is None else place
+    return datasets.KINDS[config.kind].load(place, config.kind_options(), config.seed, config.conditional)
 
 
 def load_backend(config: Config):

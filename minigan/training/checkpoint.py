@@ -86,6 +86,11 @@ def pack(training: Any) -> tuple[dict[str, np.ndarray], dict]:
     return arrays, facts
 
 
+def ignored_in_fingerprint(classes: int) -> dict:
+    """Return the entries of a fingerprint that are not compared: the name, and without classes the labels."""
+    return {"name": ""} if classes else {"name": "", "labels": None}
+
+
 def unpack(training: Any, path: str | Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
     """Copy the state that was read from `path` into a training with the same config.
 
@@ -93,7 +98,7 @@ def unpack(training: Any, path: str | Path, arrays: dict[str, np.ndarray], facts
     """
     t, saved = training, facts["data"]
     current = fingerprint_1(t.data) if "crc32" in saved else t.data.fingerprint()
-    ignored = {"name": ""} if t.classes else {"name": "", "labels": None}  # unconditional networks ignore labels
+    ignored = ignored_in_fingerprint(t.classes)
     if saved | ignored != current | ignored or ("crc32" in saved and saved["name"] != t.data.name):
         raise UserError(
             f"{path} was trained on {saved['name']}, {saved['shape']}, but {t.config.place_of_data()} has other "

@@ -178,7 +178,9 @@ class Config:
 
     def place_of_data(self) -> str:
         """Return the path or name of the data: `data_moved_to` if it is set and exists, else `data`."""
-        return self.data_moved_to if self.data_moved_to and Path(self.data_moved_to).exists() else self.data
+        moved = self.data_moved_to
+        there = bool(moved) and (moved in datasets.KINDS[self.kind].builtin or Path(moved).exists())
+        return moved if there else self.data
 
     def totals(self) -> dict[str, float]:
         """Return the totals that end the run, by name."""
