@@ -141,7 +141,7 @@ def channels_last(x: np.ndarray, where: str, options: ImageOptions = DEFAULTS) -
         hint = f"{x.shape[1]} is not a square number: give each image its rows and columns with x.reshape(-1, H, W)"
     if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 2, 3, 4)):
         raise DataError(f"{where}: expected images (N, H, W), grey, or (N, H, W, 3), RGB, got shape {x.shape}: {hint}")
-    check_size(where, *x.shape[:3], options)
+    check_size(where, x.shape, options)
     return x if x.ndim == 4 else x[..., None], notes
 
 

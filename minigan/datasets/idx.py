@@ -154,7 +154,7 @@ def read(path: Path, dims: tuple[int, ...], options: ImageOptions = DEFAULTS) ->
             )
         shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(0, 4 * axes, 4))
         if axes == 3:
-            check_size(f"{path}: at offset {4 if shape[0] == 0 else 8}", *shape, options)
+            check_size(f"{path}: at offset {4 if shape[0] == 0 else 8}", shape, options)
 
         expected = math.prod(shape) * dtype.itemsize
         each = f" x {dtype.itemsize}" if dtype.itemsize > 1 else ""

@@ -197,11 +197,12 @@ def unscale(x: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- size
 
 
-def check_size(where: str, count: int, height: int, width: int, options: ImageOptions = DEFAULTS) -> None:
-    """Raise DataError if there are no images, or if a side is smaller than MIN_SIDE.
+def check_size(where: str, shape: tuple[int, ...], options: ImageOptions = DEFAULTS) -> None:
+    """Raise DataError if there are no images in the shape (N, H, W, ...), or if a side is smaller than MIN_SIDE.
 
     With the option --size, images of any size are accepted. The message starts with `where`.
     """
+    count, height, width = shape[:3]
     if count == 0:
         raise DataError(f"{where}: expected at least one image, got 0: is this the right file?")
     if min(height, width) < (1 if options.size else MIN_SIDE):

@@ -282,7 +282,7 @@ def target_side(files: list[Path], options: ImageOptions) -> int | None:
     if not sides:
         return None
     smallest = min(sides, key=lambda file: sides[file])
-    check_size(str(smallest), 1, sides[smallest], sides[smallest])
+    check_size(str(smallest), (1, sides[smallest], sides[smallest]))
     return sides[smallest]
 
 
@@ -308,7 +308,7 @@ def read(path: Path, options: ImageOptions = DEFAULTS, side: int | None = None) 
     try:
         with Image.open(path, formats=[*dict.fromkeys(suffixes().values())]) as image:
             # Check the size before decoding, because decoding allocates the memory for the declared size.
-            check_size("it", 1, image.height, image.width) if side is None else None
+            check_size("it", (1, image.height, image.width)) if side is None else None
             expect_room(image.height * image.width * 4, "it", "make it smaller")
             frames = getattr(image, "n_frames", 1)
             image.load()
