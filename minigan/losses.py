@@ -95,10 +95,16 @@ class NonSaturating(Loss):
     equilibrium = 2 * math.log(2), math.log(2)
 
     def discriminator(self, real_logits: Array, fake_logits: Array) -> tuple[Array, Array, Array]:
+        """Return (loss, d_real, d_fake), where loss = mean softplus(-l_real) + mean softplus(l_fake).
+
+        Logits and gradients have the shape (N, 1) or (N,). d_real = (s(l_real) - 1) / N (without label smoothing) and
+        d_fake = s(l_fake) / N. Raises ValueError for logits of another shape.
+        """
         backend = self._backend(real_logits=real_logits, fake_logits=fake_logits)
         return backend.discriminator_loss("softplus", real_logits, fake_logits, self.smoothing)
 
     def generator(self, fake_logits: Array, real_logits: Array | None = None) -> tuple[Array, Array]:
+        """Return (loss, d_fake), where loss = mean softplus(-l_fake) and d_fake = (s(l_fake) - 1) / N."""
         return self._backend(fake_logits=fake_logits).generator_loss("softplus", fake_logits, sign=-1, weight=1)
 
 
@@ -113,10 +119,12 @@ class Minimax(Loss):
     equilibrium = 2 * math.log(2), -math.log(2)
 
     def discriminator(self, real_logits: Array, fake_logits: Array) -> tuple[Array, Array, Array]:
+        """Return (loss, d_real, d_fake) of the same loss as in `NonSaturating`."""
         backend = self._backend(real_logits=real_logits, fake_logits=fake_logits)
         return backend.discriminator_loss("softplus", real_logits, fake_logits, self.smoothing)
 
     def generator(self, fake_logits: Array, real_logits: Array | None = None) -> tuple[Array, Array]:
+        """Return (loss, d_fake), where loss = -mean softplus(l_fake) and d_fake = -s(l_fake) / N."""
         return self._backend(fake_logits=fake_logits).generator_loss("softplus", fake_logits, sign=1, weight=-1)
 
 
@@ -131,10 +139,16 @@ class Hinge(Loss):
     equilibrium = 2.0, 0.0
 
     def discriminator(self, real_logits: Array, fake_logits: Array) -> tuple[Array, Array, Array]:
+        """Return (loss, d_real, d_fake), where loss = mean max(0, 1 - l_real) + mean max(0, 1 + l_fake).
+
+        Logits and gradients have the shape (N, 1) or (N,). d_real is -1/N where l_real < 1, and
+        d_fake is 1/N where l_fake > -1; both are 0 elsewhere. Raises ValueError for logits of another shape.
+        """
         backend = self._backend(real_logits=real_logits, fake_logits=fake_logits)
         return backend.discriminator_loss("hinge", real_logits, fake_logits)
 
     def generator(self, fake_logits: Array, real_logits: Array | None = None) -> tuple[Array, Array]:
+        """Return (loss, d_fake), where loss = -mean l_fake and d_fake = -1/N."""
         return self._backend(fake_logits=fake_logits).generator_loss("linear", fake_logits, sign=-1, weight=1)
 
 

@@ -288,6 +288,7 @@ def test_infinity_is_not_lost(backend):
     assert np.isposinf(y[0, :3, :3]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("N", [0, 1])
 def test_the_smallest_batches(N, backend):
     x, w, dy = operands((N, 5, 5, 3, 4, 3, 2, 1))
@@ -580,6 +581,7 @@ CHECK_SHAPES = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not X86, reason="the CPUs of this test are x86 CPUs")
 @pytest.mark.parametrize(
     ("cpu", "features", "tile"),

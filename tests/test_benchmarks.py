@@ -122,6 +122,7 @@ def test_a_peak_can_be_measured(script):
     assert script("bench_ops").measured_peak(threads=1) > 0
 
 
+@pytest.mark.slow
 def test_the_trained_judge_is_the_same_on_every_backend(script, capsys, tmp_path):
     train_judge = script("train_judge")
     train = datasets.mnist("train")
@@ -137,6 +138,7 @@ def test_the_trained_judge_is_the_same_on_every_backend(script, capsys, tmp_path
     assert {w.dtype for w in weights.values()} == {np.dtype(np.float16)}
 
 
+@pytest.mark.slow
 def test_the_cost_of_penalties_is_relative_to_a_step_without():
     rows = bench.compare_penalties("mlp", 4, "numpy", 1, 0.0)
     assert [row["penalty"] for row in rows] == ["none", "r1", "r2", "r1+r2", "wgan-gp"]

@@ -105,6 +105,7 @@ def test_train_lists_the_presets(capsys):
     assert "hinge loss, with labels\n" in text and "non_saturating loss, without labels\n" in text
 
 
+@pytest.mark.slow
 def test_bench_compares_the_backends(capsys):
     options = ["bench", "--batch", "4", "8", "--threads", "1", "--seconds", "0.01"]
     assert main([*options, "--json"]) == 0
@@ -136,6 +137,7 @@ def test_bench_refuses_backends_that_differ(monkeypatch):
         bench.compare_backends("small", [4], ["numpy", "numpy"], [1], 0.0)
 
 
+@pytest.mark.slow
 def test_bench_times_every_backend_with_every_number_of_threads(monkeypatch):
     from minigan import backends
     from minigan.lab import bench

@@ -302,12 +302,14 @@ def sanitized(source: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 @emulated_only
 def test_the_sanitizers_find_nothing():
     result = sanitized(SOURCE)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
+@pytest.mark.slow
 @emulated_only
 @pytest.mark.parametrize(
     ("old", "new", "says"),
@@ -366,6 +368,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @emulated_only
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_a_kernel_is_caught(mistake):

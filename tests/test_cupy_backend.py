@@ -249,6 +249,7 @@ GLUE = {
 }
 
 
+@pytest.mark.slow
 @emulated_only
 @pytest.mark.parametrize("mistake", GLUE)
 def test_a_mistake_in_the_python_code_is_caught(mistake):

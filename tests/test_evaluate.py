@@ -96,6 +96,7 @@ def test_a_missing_digit_is_detected(measure, real):
     assert "collapse: the digits 4 hardly occur" in table(report)
 
 
+@pytest.mark.slow
 def test_constant_images_have_finite_scores(judge, tmp_path):
     report = evaluate_images(judge, np.zeros((100, 28, 28, 1), np.uint8), np.arange(100) % 10)
     values = report["samples"]
@@ -108,6 +109,7 @@ def test_constant_images_have_finite_scores(judge, tmp_path):
     assert table(report).count("\n") >= 7
 
 
+@pytest.mark.slow
 def test_judges_are_identified_by_their_weights(judge, tmp_path):
     with np.load(WEIGHTS) as saved:
         weights = dict(saved)
@@ -148,6 +150,7 @@ def test_digits_are_requested_in_their_share_of_the_training_images():
     assert draw(Sampler(unlabelled, codec), 100)[1] is None
 
 
+@pytest.mark.slow
 def test_the_real_row_is_the_mean_of_subsets(judge, test_digits, measure):
     """This includes every score and the predicted classes."""
     reference = Neighbourhoods(test_digits[2])
@@ -174,6 +177,7 @@ def test_the_bootstrap_of_labelled_samples_keeps_the_labels(test_digits):
         assert (found["high"] - found["low"] < 1e-12) is (asked is not None)
 
 
+@pytest.mark.slow
 def test_images_that_are_not_digits_are_compared_with_their_own_training_images(tmp_path, capsys):
     """Ten classes with labels 0 to 9 need not be digits: a classifier is trained on them."""
     rng = np.random.default_rng(0)

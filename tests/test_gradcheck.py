@@ -273,7 +273,7 @@ def test_randomize_recognises_singular_vectors_by_their_layer_and_not_by_name(rn
 # ---------------------------------------------------------------- minigan itself
 
 
-@pytest.mark.parametrize("name", [*checks.CHECKS, "presets"])
+@pytest.mark.parametrize("name", [*checks.CHECKS, pytest.param("presets", marks=pytest.mark.slow)])
 def test_every_check_holds(name, backend):
     rows = checks.report(backend, only=lambda check: check == name)
     assert len(rows) > 3
@@ -414,6 +414,7 @@ def missing(names=(*checks.CHECKS, "presets")) -> tuple[dict, set]:
     return found, used
 
 
+@pytest.mark.slow
 def test_the_inputs_of_the_checks_reach_every_branch():
     """Array conditions reach both outcomes in each check and for each caller, other conditions in any check."""
     found, used = missing()

@@ -50,6 +50,7 @@ def test_the_wheel_contains_every_file_of_the_package_and_nothing_else(wheel):
     assert all(any(name.endswith(end) for name in held) for end in needed)
 
 
+@pytest.mark.slow
 def test_the_wheel_works_outside_the_clone(wheel, tmp_path):
     """Install the wheel outside the clone, and run train, doctor and gradcheck from an empty folder."""
     installed, here = tmp_path / "installed", tmp_path / "here"

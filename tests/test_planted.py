@@ -13,7 +13,7 @@ from minigan.checking import planted
 from minigan.checking.planted import MISTAKES, Mistake, changed
 from minigan.errors import UserError
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
+README = pathlib.Path(__file__).parent / "README.md"
 
 HARMLESS = Mistake(
     "none", "game", "a word", "Update D once", "Change D once", "Nothing: it changes a comment.", "none.toml"
@@ -150,7 +150,7 @@ def test_the_tables_count_the_outcomes(outcomes):
 
 @pytest.mark.slow
 def test_the_table_in_the_readme_is_generated(outcomes):
-    """`minigan gradcheck --planted --update README.md` writes it."""
+    """`minigan gradcheck --planted --update tests/README.md` writes it."""
     assert planted.block(README.read_text(encoding="utf-8")) == planted.summary(list(outcomes.values()))
 
 

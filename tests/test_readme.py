@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from minigan.cli import main
@@ -13,6 +14,7 @@ from minigan.training import Config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_first_code_block_has_the_two_lines():
@@ -32,12 +34,22 @@ def test_every_link_leads_to_a_file(document):
         assert (document.parent / link).exists(), f"{document.name}: {link}"
 
 
-def test_every_file_of_the_map_exists():
-    section = README[README.index("## The map") : README.index("##", README.index("## The map") + 3)]
-    names = re.findall(r"^    ([\w/]+\.\w+|[\w/]+/)", section, re.M)
-    assert len(names) > 10
-    for name in names:
-        assert (ROOT / "minigan" / name).exists() or (ROOT / name).exists(), name
+def test_the_table_of_the_package_names_every_file_and_folder():
+    package = ROOT / "minigan"
+    text = (package / "README.md").read_text(encoding="utf-8")
+    rows = text[text.index("## Where to find what") : text.index("## How to add things")]
+    named = {name for row in re.findall(r"^\| (`[^|]+) \|", rows, re.M) for name in re.findall(r"`([^`]+)`", row)}
+    found = {f"{path.name}/" if path.is_dir() else path.name for path in package.iterdir()}
+    assert named == {n for n in found if n.endswith(("/", ".py")) and not n.startswith("__")}
+
+
+def test_the_python_code_for_own_data_runs(tmp_path, monkeypatch, capsys):
+    code = re.search(r"^```python\n(.*?)^```", README, re.M | re.S)[1]
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(256, size=(200, 8, 8, 1), dtype=np.uint8))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_table_of_tests_names_tests_that_exist():
@@ -78,7 +90,7 @@ def test_the_quality_of_five_seeds_is_the_committed_one():
         value = {key: figure["value"] for key, figure in f.items() if key != "classes"}
         parts = [f"{value['frechet']:.3f}", f"{value['coverage']:.3f}"]
         parts += [f"{100 * value[key]:.1f}%" for key in ("agreement", "confident")]
-        assert f"| {' | '.join([name, *parts])} |\n" in README
+        assert f"| {' | '.join([name, *parts])} |\n" in RESULTS
     assert len({report["judge"] for report in reports}) == 1
     first, real = reports[0]["samples"], reports[0]["real"]
     text = " ".join(README.split())
@@ -105,9 +117,8 @@ def test_the_quality_after_minutes_is_the_committed_one():
         )
         assert row in README
     read = result("train_on_fakes.json")
-    assert f"{read['fakes']:,} samples of the run above reads {read['read right'] / 100:.2f}% of" in " ".join(
-        README.split()
-    )
+    claim = f"{read['fakes']:,} samples of the run with seed 0 reads {read['read right'] / 100:.2f}% of"
+    assert claim in " ".join(RESULTS.split())
 
 
 def test_the_times_of_all_frameworks_are_the_committed_ones():
@@ -128,7 +139,7 @@ def test_single_operations_and_two_threads_are_the_committed_ones():
     passes = [r for r in ops["passes"] if r["rung"] == "numba"]
     shares["batch norms"] = [r["over_torch"] for r in passes if r["operation"] != "adam"]
     assert max(r["over_torch"] for r in passes) < 1
-    text = " ".join(README.split())
+    text = " ".join(RESULTS.split())
     for name, found in shares.items():
         claim = re.search(rf"{len(found)} {name}[^(]*\(([\d.]+) to ([\d.]+)", text)
         assert claim and claim.groups() == (f"{min(found):.2f}", f"{max(found):.2f}"), name
@@ -138,9 +149,23 @@ def test_single_operations_and_two_threads_are_the_committed_ones():
     assert "With the preset `tutorial`, two threads are 1.9 times as fast as one" in text
 
 
+def test_the_costs_of_penalties_are_the_committed_ones():
+    ratio = {r["penalty"]: f"{r['ratio']:.1f}" for r in result("penalties.json")["results"]}
+    assert ratio["r1"] == ratio["r2"]
+    claim = f"{ratio['r1']} times as long with R1 or R2, {ratio['r1+r2']} times with both, and {ratio['wgan-gp']} times"
+    assert claim in " ".join(RESULTS.split())
+
+
 def test_the_table_of_options_agrees_with_config():
     """`python -m minigan.training` writes it."""
     text = (ROOT / "minigan" / "README.md").read_text(encoding="utf-8")
     found = text.split("<!-- options:begin -->\n")[1].split("\n<!-- options:end -->")[0]
     assert found == table(Config)
     assert all(this.flag is None or f"`{this.flag}`" in found for this in options(Config).values())
+
+
+def test_the_number_of_planted_mistakes_is_that_of_the_table():
+    """tests/test_planted.py compares the table with the outcomes."""
+    table = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    planted, caught = re.search(r"^\| \*\*all\*\* \| (\d+) \| (\d+) \|", table, re.M).groups()
+    assert f"They catch {caught} of {planted}" in README

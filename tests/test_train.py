@@ -53,6 +53,7 @@ def test_the_seed_decides_every_bit(backend, choices):
     assert same(a, b) and not same(a, c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", RUNS_HERE)
 def test_the_number_of_threads_decides_no_bit(backend):
     results = []
@@ -486,6 +487,7 @@ def in_a_fresh_process(code: str, cache, given: bytes = b"") -> str:
     return subprocess.run(command, input=given, env=environment, check=True, capture_output=True).stdout.decode()
 
 
+@pytest.mark.slow
 def test_compilation_happens_only_in_the_warm_up(tmp_path):
     """In a first run, no kernel is compiled before or after the line that reports the compilation."""
     code = f"""
@@ -518,6 +520,7 @@ print(*counts, len(compiled))
     assert before == 0 and at_end == after_warm_up > 5
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_the_gradients(tmp_path):
     """The second process of a first run caches the kernels of the gradients on disk, and no others."""
     data = datasets.Images(np.zeros((2, 28, 28, 1), np.uint8), np.array([3, 7]), "two")

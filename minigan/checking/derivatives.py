@@ -16,9 +16,10 @@ The complex step (Squire and Trapp 1998) uses h = 1e-20 and a tolerance of 1e-12
 backend that supports complex128, which is the reference backend.
 
 Directions. A small tensor is checked one coordinate at a time. A large tensor is checked along random directions d. An
-error e in the gradient changes the derivative <gradient, d> by <e, d>. The change is proportional to |e| and the
-derivative to |gradient|, so an error is found wherever it is in the tensor. All directions have the same length, so
-that the step h d, and with it the error of the difference quotient, does not grow with the size of the tensor.
+error e in the gradient changes the derivative <gradient, d> by <e, d>. For a random d, the typical sizes of these two
+numbers are proportional to |gradient| and |e|, so an error is found wherever it is in the tensor. All directions have
+the same length, so that the step h d, and with it the error of the difference quotient, does not grow with the size of
+the tensor.
 
 Relative error. The error of a tensor is max |analytic - numeric| / scale. The scale is the largest derivative of the
 tensor, because an elementwise quotient would only compare rounding errors where a derivative is about 0. The scale is
@@ -29,7 +30,7 @@ to rounding.
 Kinks. If the input of a leaky ReLU is within h of 0, the difference quotient mixes the two slopes. A smaller step
 avoids this, so h/10 and h/100 are tried before a derivative is reported as wrong. If the input is exactly 0, the
 derivative does not exist: the one-sided quotients (f(T + hd) - f(T)) / h and (f(T) - f(T - hd)) / h differ for every h.
-The verdict is then "kink", which is not a failure, provided that the same gradient is right at a nearby point. This
+The verdict is then "kink", which is not a failure, provided that all gradients are right at a nearby point. This
 condition separates kinks from mistakes, because a kink is isolated and a mistake is not.
 """
 
@@ -181,7 +182,7 @@ class _Probe:
         return d * (LENGTH / np.linalg.norm(d))
 
     def terms_at(self, T, original, at, change) -> np.ndarray:
-        """Return the terms of f after `change` is added to T at the index `at`; restores T."""
+        """Return the terms of f after `change` is added to T at the index `at`. T is restored."""
         changed = original.copy()
         changed[at] += change
         T[...] = self.backend.asarray(changed)
@@ -203,7 +204,7 @@ class _Probe:
         return float(left), float(right)
 
     def right_nearby(self, gradient) -> bool:
-        """Return whether every gradient is right, without kinks, at one of three random points near this one."""
+        """Return whether all gradients are right, without kinks, at one of three random points near the tensors."""
         originals = {name: self.backend.to_numpy(T).copy() for name, T in self.tensors.items()}
         try:
             for _ in range(3):

@@ -111,9 +111,9 @@ def fusable(rng) -> Iterator[tuple[str, Sequential, tuple, dict]]:
 
 
 def fused_equals_plain(backend) -> Iterator[Row]:
-    """Check that a fused pair computes the same as its two layers, to 1e-12.
+    """Check that a fused pair of layers gives the same results as the two layers, to 1e-12.
 
-    This includes y, the gradients, the running statistics and the second derivatives.
+    The results are y, the gradients, the running statistics and the second derivatives.
     """
     rng = np.random.default_rng(17)
     for what, plain, shape, kwargs in fusable(rng):
@@ -193,7 +193,7 @@ def layer_contract(backend) -> Iterator[Row]:
 
 
 def second_derivative_contract(backend) -> Iterator[Row]:
-    """Check that `tangent` is the adjoint of `backward`, and `tangent_backward` against numerical derivatives.
+    """Check that `tangent` is the adjoint of `backward`, and compare `tangent_backward` with numerical derivatives.
 
     The numerical derivatives are those of <dy, y> + <dty, ty>. `tangent_backward` is additive in
     (dy, dty), a dy of None counts as zero, and a gradient that is not needed is None.
@@ -327,7 +327,7 @@ def plain_conv(x, w, stride, pad) -> np.ndarray:
 
 
 def plain_conv_transpose(x, w, stride, pad, output_pad) -> np.ndarray:
-    """Add to y, for each pixel of x, the kernel multiplied by that pixel."""
+    """Compute the transposed convolution: for each pixel of x, add the kernel multiplied by this pixel to y."""
     (N, H, W, _), (K, _, O, _), (before, after) = x.shape, w.shape, pad
     P, Q = (stride * (size - 1) + K - before - after + output_pad for size in (H, W))
     y = np.zeros((N, P, Q, O), x.dtype)

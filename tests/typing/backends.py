@@ -1,6 +1,6 @@
-"""Type checks: each backend implements the backend contract, and each kind of data the data protocol.
+"""Type checks: the backends implement `Backend`, the kinds of data implement `Data`, and the codecs `Codec`.
 
-`mypy` reports an error here if a class lacks an operation or has another signature. This file is never run.
+`mypy` reports an error here if an operation of a class is missing or has another signature. This file is never run.
 """
 
 from minigan.backends import Backend

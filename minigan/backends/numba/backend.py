@@ -1,18 +1,18 @@
 """The compiled CPU backend. README.md in this folder explains the kernels.
 
-Four algorithms compute the same convolutions. Each one is tested against the one before it:
+Four algorithms compute the same convolutions. The tests compare each one with NumPy in float64:
 
-    *_loops        plain loops: the specification, and the fallback where the tile does not support dtype or machine
+    *_loops        plain loops: the specification, and the fallback if the tile does not support the dtype or the CPU
     microkernel    a register tile: the same products at the full speed of the CPU
     toomcook       fewer products along the rows of an image, computed by the same tile
     fourier        even fewer products, for small feature maps with many channels
 
-`passes` contains the operations that are limited by memory, such as batch norm. `parallel`
-distributes the work of all of them over the threads.
+`passes` contains the operations that are limited by memory bandwidth, such as batch norm.
+`parallel` distributes the work of all kernels except the plain loops over the threads.
 
-The bits of the results do not depend on the number of threads: work is divided into pieces
-of a size that does not depend on it, one thread sums each output in a fixed order, and
-partial sums are added in a fixed order.
+The bits of the results do not depend on the number of threads: the size of the pieces of work
+depends only on the shapes, one thread sums each output in a fixed order, and partial sums are
+added in a fixed order.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ class NumbaBackend(NumpyBackend):
     # ---- compilation ahead of time
 
     def kernels_on_disk(self) -> bool:
-        """Return whether kernels were compiled on this machine before."""
+        """Return whether Numba's cache folder contains compiled kernels."""
         return any(kernel_folder().glob("*.nbi"))
 
     def prepare(self, run_step: Callable[[Backend], object]) -> None:
@@ -170,14 +170,14 @@ class NumbaBackend(NumpyBackend):
 
     @in_force
     def bias_grad(self, dy: Array, y: Array, slope: float = 1.0) -> tuple[Array, Array]:
-        """Compute the gradients of y + b (..., C) and of b (C,) in leaky_relu(y + b)."""
+        """Compute the gradients of z (..., C) and of b (C,), where y = leaky_relu(z + b) and dy is its gradient."""
         return passes.bias_grad(dy, y, slope)
 
     @in_force
     def batchnorm(
         self, x: Array, gamma: Array, beta: Array, eps: float, slope: float = 1.0
     ) -> tuple[Array, Array, Array]:
-        """Compute leaky_relu(y) (..., C), and the mean (C,) and biased variance (C,) of x (..., C)."""
+        """Normalise x (..., C), apply leaky_relu, and return the result with the mean and biased variance (C,) of x."""
         return passes.batchnorm(x, gamma, beta, eps, slope, self.batch_sum)
 
     @in_force
@@ -308,7 +308,7 @@ def conv2d_grad_w_loops(dy, x, K, stride, before):
     N, P, Q, O = dy.shape
     _, H, W, C = x.shape
     dw = np.zeros((K, K, C, O), x.dtype)
-    for tap in prange(K * K):  # only one thread writes each tap, so the result does not depend on their number
+    for tap in prange(K * K):  # one thread computes each tap, so the bits do not depend on the number of threads
         i, j = tap // K, tap % K
         for n in range(N):
             for p in range(P):
@@ -327,7 +327,7 @@ def conv2d_grad_w_loops(dy, x, K, stride, before):
 
 
 def tile_supports(*arrays: np.ndarray) -> bool:
-    """Return whether the tile supports these arrays: float32 or float64, and none of them empty."""
+    """Return whether the tile works on this machine, and the arrays are float32 or float64 and not empty."""
     return arrays[0].dtype in (np.float32, np.float64) and all(array.size for array in arrays) and tile_works()
 
 
@@ -354,11 +354,11 @@ def kernel_folder() -> Path:
 def delete_stale_kernels() -> None:
     """Delete the kernels that were compiled from other versions of the source files.
 
-    Numba compiles a kernel again if the file of the kernel has changed. But the code of the
-    tile and of `in_parallel` is in other files and is compiled into the kernel. Index files
-    are deleted before the files that they point to, so that another process that starts in
-    between finds no index. Numba writes an index before its kernel, and this order also
-    prevents a new index from pointing to an old kernel.
+    Numba compiles a kernel again only if the file of the kernel has changed. But the code of
+    the tile and of `in_parallel`, which is compiled into the kernel, is in other files. Index
+    files are deleted before the kernel files that they point to, so that a process that starts
+    in between finds no index. The kernel files are deleted too: Numba writes a new index before
+    its kernel, and until then the index could point to an old kernel file of the same name.
     """
     folder = kernel_folder()
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))

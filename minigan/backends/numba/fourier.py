@@ -10,7 +10,8 @@ phase act on it with stride 1, and the results of all phases are added. With rea
 where A, B and G act on the pixels of one channel. Only the product in the middle is computed for every pair of input
 and output channels, by the register tile. So with many channels the cost is proportional to the length of this product,
 the rank. It is 121 for a 5x5 kernel on a 7x7 map, where the plain sum has 7*7*5*5 = 1225 products. `toomcook` has the
-same form along one axis. Its matrices lose more digits with larger kernels, whereas cos and sin lose none.
+same form along one axis. The rounding errors of its matrices grow with the size of the kernel, and those of the DFT do
+not.
 """
 
 import functools
@@ -106,7 +107,7 @@ def circular_axis(size: int, K: int, stride: int, before: int, outputs: int) -> 
 
 
 def work(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, before: int, P: int, Q: int, dtype) -> float:
-    """Return the cost in multiplications of the plain sum, which is infinite if the channels do not fill panels."""
+    """Return the cost in multiplications of the plain sum. It is infinite if the channels do not fill whole panels."""
     (N, H, W, C), (K, _, _, O), width = x_shape, w_shape, panel_width(dtype)
     if C % width or O % width:
         return np.inf
@@ -125,8 +126,9 @@ def transforms_of(
 
         Y = X * conj(W),  X = sum_m x[m] exp(-i phi m),  W = sum_t w[t] exp(-i phi t),  y[p] = 1/M sum_f Y exp(i phi p)
 
-    x, w and y are real, so only one of f and -f is needed. Three real products give a complex one (Gauss): with
-    k1 = wr*(xr+xi), k2 = xr*(wi-wr) and k3 = xi*(wr+wi), (xr + i xi) * (wr + i wi) = (k1 - k3) + i (k1 + k2).
+    x, w and y are real, so only one of f and -f is needed. Three real products give the complex product Y (Gauss): with
+    X = xr + i xi, conj(W) = wr + i wi, k1 = wr*(xr+xi), k2 = xr*(wi-wr) and k3 = xi*(wr+wi), it is
+    Y = (k1 - k3) + i (k1 + k2).
     """
     (H, W), (P, Q) = image, outputs
     rows, columns = circular_axis(H, K, stride, before, P), circular_axis(W, K, stride, before, Q)
@@ -217,8 +219,8 @@ def rank_products(N: int, rank: int, length: int, count: int, width: int) -> Pro
 def gradient_products(w: Dft, N: int, rank: int, C: int, O: int, dtype) -> tuple[Products, Products]:
     """Return the products dW = X.T @ dY, one for each r < rank, and the products dw = G.T @ dW.
 
-    dW is stored as (S*C, panels, rank, PANEL), so that the second products read contiguous memory. They add only few
-    products for each number, so their speed depends on memory.
+    dW is stored as (S*C, panels, rank, PANEL), so that the second products read contiguous memory. They do only a few
+    multiplications for each number that they read, so memory bandwidth limits their speed.
     """
     S, width = len(w.starts) - 1, panel_width(dtype)
     n, r, c, o = np.arange(N), np.arange(rank)[:, None], np.arange(S * C), panel_starts(O, dtype)

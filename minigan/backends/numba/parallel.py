@@ -5,14 +5,14 @@
         part = slice(task * 100, (task + 1) * 100)          in_parallel((x.size + 99) // 100, piece, (x, y))
         y[part] = 2 * x[part]
 
-calls piece(0, x, y), piece(1, x, y), ... and distributes these calls over the threads. It works like `prange`, and all
-loops use the same `prange`, which is in `share_tasks` below. If each loop has a `prange`, as is usual, Numba generates
-and compiles for each of them a second function that unpacks the arrays. This took longer than all the rest of the
-compilation.
+Here `double` calls piece(0, x, y), piece(1, x, y), ... and distributes these calls over the threads. `in_parallel`
+works like `prange`, and all loops use the same `prange`, which is in `share_tasks` below. If each loop has its own
+`prange`, as is usual, Numba generates and compiles for each of them a second function that unpacks the arrays. This
+took longer than all the rest of the compilation.
 
 Implementation: the arguments are stored in one structure in memory. `in_parallel` adds a function (address of the
-arguments, task) to the caller's module. This function loads the arguments and calls the body. `share_tasks` gets the
-addresses of the function and of the arguments.
+arguments, task) to the LLVM module of the caller. This function loads the arguments and calls the body. `share_tasks`
+gets the addresses of the function and of the arguments.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from numba import get_num_threads, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# x / 0 raises nothing, so loops do not have to test for it
+# x / 0 raises no exception, so loops need no test for a zero divisor
 PLAIN: dict[str, Any] = dict(error_model="numpy", no_cfunc_wrapper=True)
 COMPILED: dict[str, Any] = PLAIN | dict(cache=True)
 INNER: dict[str, Any] = PLAIN | dict(no_cpython_wrapper=True)  # called from compiled code only
@@ -111,11 +111,11 @@ def without_refcount(context, builder, kind, value):
 
 @njit(parallel=True, **COMPILED)
 def share_tasks(function, arguments, tasks):
-    """Run all tasks on all threads.
+    """Distribute the tasks over all threads.
 
-    Each thread starts with its own range of tasks. The range is the same in every loop, because part of its data may
-    still be in the cache of the thread. Then the thread takes the tasks that are left in the ranges of other threads,
-    because one of them may have been delayed.
+    Each thread starts with its own range of tasks. The range is the same in every loop, so that part of its data may
+    still be in the cache of the thread. Then the thread takes the remaining tasks from the ranges of other threads,
+    because another thread may have been delayed.
     """
     threads = number_of_threads()
     next_task = np.empty(threads * LINE, np.int64)
@@ -133,7 +133,7 @@ def share_tasks(function, arguments, tasks):
 
 @intrinsic
 def number_of_threads(typing_context):
-    """Call numba.get_num_threads() by its C symbol, as a `prange` does. Only then can the caller be cached on disk."""
+    """Call numba.get_num_threads() by its C symbol, as a `prange` does, so that the caller can be cached on disk."""
 
     def codegen(context, builder, signature, values):
         kind = ir.FunctionType(ADDRESS, [])
