@@ -329,13 +329,16 @@ def test_the_table_of_options_lists_types_and_defaults():
     assert "| `--decay`, `--no-decay` | | `False` |" in table and "| `--conditional`, `--unconditional` |" in table
     assert "| `--network` | NAME=VALUE | |" in table
     resumable = [line for line in table.splitlines() if "may change on `--resume`" in line]
-    assert len(resumable) == len(RESUMABLE) == 8
+    assert len(resumable) == len(RESUMABLE) == 9
 
 
 def test_the_config_contains_the_defaults_of_network_and_data_options():
     """A resumed run keeps these values, also if a new version changes a default."""
     config = Config.of("digits", network={"g_width": "2"})
-    assert config.network == {"g_width": 2, "d_norm": "spectral"} and config.data_options == {}
+    assert config.network == {"g_width": 2, "d_norm": "spectral"}
+    assert (
+        config.data_options == dataclasses.asdict(datasets.ImageOptions()) and config.data_options["split"] == "train"
+    )
     assert Config.of("points").data_options == {"points": 20_000}
     assert Config.from_json(config.to_json()) == config
 

@@ -116,7 +116,7 @@ def split_folder(path: Path, split: str) -> tuple[Path | None, list[str]]:
     """
     splits: dict[str, list[Path]] = {name: [] for name in SPLITS}
     folders = sorted((entry for entry in path.iterdir() if entry.is_dir() and not is_system(entry.name)), key=str)
-    others = []  # folders that are not splits
+    others: list[Path] = []  # folders that are not splits
     for folder in folders:
         name = next((name for name, words in SPLITS.items() if folder.name.casefold() in words), None)
         (others if name is None else splits[name]).append(folder)

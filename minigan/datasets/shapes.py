@@ -91,12 +91,13 @@ def load(split: str = "train") -> Images:
 def draw(count: int, rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
     """Draw images (count, side, side, 3) uint8. Returns them, and their kinds (count,).
 
-    Image i shows the kind i % 8. Colours, positions, sizes and angles are random.
+    Image i shows the kind i % 8. Colours, positions, sizes (0.5 to 0.8 of the largest)
+    and angles (up to 22.5 degrees to either side) are random.
     """
     labels = np.arange(count) % len(KINDS)
-    size = rng.uniform(0.35, 0.7, count).astype(np.float32)  # relative to half the side
+    size = rng.uniform(0.5, 0.8, count).astype(np.float32)  # relative to half the side
     place = rng.uniform(-1, 1, (count, 2)).astype(np.float32) * (1 - size)[:, None]  # the shape is inside the image
-    angle = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
+    angle = rng.uniform(-np.pi / 8, np.pi / 8, count).astype(np.float32)
     ink, ground = _colours(count, rng)
     grid = ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)
     images = np.empty((count, side, side, 3), np.uint8)
