@@ -267,3 +267,16 @@ def test_a_version_is_a_python_and_a_clone(script, monkeypatch, tmp_path):
     assert out == "None None fresh\n"
     with pytest.raises(SystemExit, match="ended with 3: broken"):
         version.run("-c", "import sys; print('broken', file=sys.stderr); sys.exit(3)", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_sizes_are_measured_in_processes_of_their_own(script, monkeypatch, capsys, tmp_path):
+    sizes = script("bench_sizes")
+    options = ["--presets", "small", "--sizes", "16x16x1", "16x16x3", "--seconds", "0.1"]
+    monkeypatch.setattr(sys, "argv", ["bench_sizes.py", *options, "--json", str(tmp_path / "sizes.json")])
+    sizes.main()
+    rows = json.loads((tmp_path / "sizes.json").read_text())["results"]
+    assert capsys.readouterr().out.strip() == sizes.table(rows)
+    grey, colour = rows
+    assert grey["parameters"] < colour["parameters"] and min(row["median_ms"] for row in rows) > 0.5
+    assert all(100 < row["MiB"] < 1500 for row in rows)
