@@ -149,6 +149,14 @@ def test_single_operations_and_two_threads_are_the_committed_ones():
     assert "With the preset `tutorial`, two threads are 1.9 times as fast as one" in text
 
 
+def test_the_figures_of_the_shapes_are_the_committed_ones():
+    report = result("shapes/evaluate.json")
+    text = " ".join(README.split())
+    assert f"{100 * report['agreement']:.1f}% of {report['count']:,} samples are classified as the shape" in text
+    assert f"coverage is {report['samples']['coverage']:.3f}" in text
+    assert report["classifier"] >= 0.98
+
+
 def test_the_costs_of_penalties_are_the_committed_ones():
     ratio = {r["penalty"]: f"{r['ratio']:.1f}" for r in result("penalties.json")["results"]}
     assert ratio["r1"] == ratio["r2"]

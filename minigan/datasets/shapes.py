@@ -13,7 +13,7 @@ from minigan.datasets.files import DataError
 from minigan.datasets.images import Images
 
 SIDE = 64  # pixels
-COUNTS = {"train": 10_000, "val": 2_000, "test": 2_000}
+COUNTS = {"train": 20_000, "val": 2_000, "test": 2_000}
 SEEDS = {"train": 1, "val": 2, "test": 3}
 BLOCK = 500  # images drawn at a time
 
@@ -78,7 +78,7 @@ KINDS: dict[str, Callable] = {
 def load(split: str = "train") -> Images:
     """Draw the images (N, 64, 64, 3) of a split. The kinds of shapes are their labels.
 
-    N is 10,000 for "train", and 2,000 for "val" and "test". Every call returns the same images.
+    N is 20,000 for "train", and 2,000 for "val" and "test". Every call returns the same images.
     Raises DataError for other splits.
     """
     if split not in COUNTS:
