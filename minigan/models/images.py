@@ -405,7 +405,7 @@ PRESETS = {
         digits,
         DIGITS | dict(epochs=20, batch=32, lr_g=2e-3, lr_d=5e-4),
         "images",
-        "Colour pictures of 64 x 64 pixels after ten minutes: the networks of `digits-wide`, with lower learning rates. "
+        "Colour images of 64 x 64 pixels after ten minutes: the networks of `digits-wide`, with lower learning rates. "
         "That of D is the lowest, because D would win otherwise.",
         WideNetworks,
     ),
