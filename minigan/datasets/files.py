@@ -1,5 +1,6 @@
 """Functions and errors that the readers of all file formats share."""
 
+import functools
 import gzip
 import os
 import zipfile
@@ -63,6 +64,7 @@ def read_bytes(stream: IO[bytes] | gzip.GzipFile, count: int, path: str | Path, 
 MEMORY_SHARE = 0.5  # largest share of the memory that decoded data may take
 
 
+@functools.cache  # the readers ask for every picture
 def memory() -> int | None:
     """Return the memory that this process may use, in bytes, or None if it is unknown.
 

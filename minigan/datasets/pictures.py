@@ -48,6 +48,12 @@ def suffixes() -> dict[str, str]:
     return {suffix: name for suffix, name in known if name in Image.OPEN and name not in LEFT_OUT}
 
 
+@cache
+def _formats(suffix: str) -> list[str]:
+    """Return the formats that Pillow should try for a file with this suffix: its own first, then all others."""
+    return list(dict.fromkeys([*filter(None, [suffixes().get(suffix)]), *suffixes().values()]))
+
+
 # ---------------------------------------------------------------- finding
 
 
@@ -291,7 +297,7 @@ def _size_of(file: Path) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(file, formats=[*set(suffixes().values())]) as image:
+        with Image.open(file, formats=_formats(file.suffix.lower())) as image:
             return image.size
     except Exception:  # `read` reports the error
         return None
@@ -306,7 +312,7 @@ def read(path: Path, options: ImageOptions = DEFAULTS, side: int | None = None) 
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path, formats=[*dict.fromkeys(suffixes().values())]) as image:
+        with Image.open(path, formats=_formats(path.suffix.lower())) as image:
             # Check the size before decoding, because decoding allocates the memory for the declared size.
             check_size("it", (1, image.height, image.width)) if side is None else None
             expect_room(image.height * image.width * 4, "it", "make it smaller")
