@@ -157,6 +157,12 @@ def test_the_figures_of_the_shapes_are_the_committed_ones():
     assert report["classifier"] >= 0.98
 
 
+def test_the_sizes_are_the_committed_ones():
+    for row in result("sizes.json")["results"]:
+        start = f"| {row['size'].replace('x', ' x ')} | `{row['preset']}` | {row['parameters']:,} |"
+        assert f"{start} {row['median_ms']:.0f} ms | {row['MiB']} MiB |" in RESULTS
+
+
 def test_the_costs_of_penalties_are_the_committed_ones():
     ratio = {r["penalty"]: f"{r['ratio']:.1f}" for r in result("penalties.json")["results"]}
     assert ratio["r1"] == ratio["r2"]
