@@ -169,9 +169,11 @@ def _load_for_training(spec: str, options: ImageOptions, seed: int, labels: bool
     """
     data = load(spec, replace(options, labels=labels))
     if data.images.min() == data.images.max() and options == DEFAULTS:
+        H, W = data.images.shape[1:3]
+        also = "" if H == W else f"; they are {H} x {W} pixels, which --size 32 --fit crop makes square"
         raise DataError(
             f"{spec}: every pixel of these {len(data):,} images is {data.images.flat[0]}: are they the right ones? "
-            "--range says which values are black and white, --background what is behind transparent pixels"
+            f"--range says which values are black and white, --background what is behind transparent pixels{also}"
         )
     return data
 
