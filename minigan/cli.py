@@ -180,9 +180,8 @@ def _choices(arguments) -> dict:
         choices["data_options"] = data_options
     builtin = [name for kind in KINDS.values() for name in kind.builtin]
     if "data" in choices and choices["data"] not in builtin:
-        choices["data"] = str(
-            Path(choices["data"]).expanduser().absolute()
-        )  # because a run may be resumed from another folder
+        # Absolute, because a run may be resumed from another folder.
+        choices["data"] = str(Path(choices["data"]).expanduser().absolute())
     return choices
 
 

@@ -160,6 +160,14 @@ def test_idx_labels_of_other_integers_are_read(tmp_path, kind, item):
     assert load(tmp_path).class_names == ["-1", "0", "1"]
 
 
+@pytest.mark.parametrize("name, what", [("images-idx3-ubyte", "pixels"), ("labels-idx1-ubyte", "labels")])
+def test_idx_files_of_floats_are_refused_with_the_right_hint(tmp_path, name, what):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(X))
+    x = X if what == "pixels" else np.arange(12)
+    (tmp_path / f"train-{name}").write_bytes(idx(x, 13, ">f4"))
+    assert f"save the {what} as unsigned bytes" in refused(tmp_path)
+
+
 @pytest.mark.parametrize(
     "keys",
     [
@@ -298,6 +306,14 @@ def test_pictures_of_any_sizes_are_fitted(tmp_path):
     assert "--size 32 --fit crop" in refused(tmp_path)
     assert load(tmp_path, size=12).images.shape == (3, 12, 12, 1)
     assert load(tmp_path, fit="crop").images.shape == (3, 8, 8, 1)  # the shortest side of all pictures
+
+
+def test_resizing_is_reported_if_the_first_picture_has_the_size(tmp_path):
+    for i, side in enumerate((16, 20, 20)):
+        draw(tmp_path / f"{i}.png", np.full((side, side), 9 * i + 9, np.uint8))
+    assert (
+        "20 x 20 (rows x columns): resized to 16 x 16 (1 pictures have other sizes)" in load(tmp_path, size=16).source
+    )
 
 
 @pytest.mark.parametrize("dtype, scale", [(np.uint16, 257), (np.int32, 257), (np.float32, 1 / 255)])
@@ -603,6 +619,26 @@ def test_a_wrong_new_place_is_refused(moved, capsys):
         assert "nowhere" in capsys.readouterr().err
         assert command(*words, "--data", "shapes") == 2
         assert "has other contents" in capsys.readouterr().err
+
+
+def test_the_home_folder_can_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for i in range(8):
+        draw(tmp_path / "pics" / f"{i}.png", X[i])
+    options = ["--preset", "mlp", "--steps", 1, "--batch", 4, "--quiet", "--out", tmp_path / "run"]
+    assert command("train", "--data=~/pics", *options) == 0
+    assert f'"data": "{tmp_path / "pics"}"' in (tmp_path / "run" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("labels, code", [(np.arange(40) % 2, 0), ((np.arange(40) + 1) % 2, 2), (None, 2)])
+def test_evaluate_compares_the_labels_of_moved_data(tmp_path, labels, code, capsys):
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=x, labels=np.arange(40) % 2)
+    np.savez(tmp_path / "b.npz", images=x, **({} if labels is None else {"labels": labels}))
+    options = ["--preset", "mlp", "--conditional", "--steps", 1, "--batch", 4, "--quiet", "--out", tmp_path / "run"]
+    assert command("train", "--data", tmp_path / "a.npz", *options) == 0
+    assert command("evaluate", tmp_path / "run", "--count", 100, "--data", tmp_path / "b.npz") == code
+    assert ("has other contents" in capsys.readouterr().err) == (code == 2)
 
 
 def test_few_training_images_are_compared_as_far_as_possible(moved, capsys):

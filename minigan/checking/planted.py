@@ -179,7 +179,7 @@ class Outcome:
     weak: bool
 
     def facts(self) -> dict:
-        """Returns what happened, as JSON values."""
+        """Return what happened, as JSON values."""
         m = self.mistake
         facts = {"family": m.family, "title": m.title, "imitates": m.imitates}
         return facts | {"caught_by": self.caught_by, "weak": self.weak}
