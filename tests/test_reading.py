@@ -214,11 +214,15 @@ def test_labels_in_a_file_next_to_the_images_are_found(tmp_path, images, other, 
     assert f"these are the labels of {images}{suffix}" in refused(tmp_path / f"{other}{suffix}")
 
 
-def test_the_case_of_a_label_file_is_ignored(tmp_path):
-    np.save(tmp_path / "X_train.npy", X)
-    np.save(tmp_path / "Y_train.npy", np.arange(12) % 3)
-    assert load(tmp_path / "X_train.npy").class_names == ["0", "1", "2"]
-    assert "give that file" in refused(tmp_path / "Y_train.npy")
+@pytest.mark.parametrize(
+    "images, other", [("X_train.npy", "Y_train.npy"), ("X_Train.npy", "y_train.npy"), ("IMAGES.NPY", "Labels.npy")]
+)
+def test_the_case_of_a_label_file_is_ignored(tmp_path, images, other):
+    for name, x in ((images, X), (other, np.arange(12) % 3)):
+        with open(tmp_path / name, "wb") as file:
+            np.save(file, x)
+    assert load(tmp_path / images).class_names == ["0", "1", "2"]
+    assert "give that file" in refused(tmp_path / other)
 
 
 @pytest.mark.parametrize("name", ["._a.png", ".DS_Store", "Thumbs.db", "@eaDir/x.png", "__MACOSX/x.png", "desktop.ini"])
@@ -348,6 +352,9 @@ def test_padding_is_opaque(tmp_path, mode):
     picture.save(tmp_path / "p" / "x.png")
     image = load(tmp_path / "p", size=8, fit="pad", background="white").images[0]
     assert (image[[0, -1]] == 255).all() and (image[3:5] == 200).all()
+    picture.point(lambda value: 40 if value == 200 else value).save(tmp_path / "p" / "x.png")
+    image = load(tmp_path / "p", size=8, fit="pad").images[0]
+    assert (image[[0, -1]] == 0).all()  # black, because nothing is transparent; behind dark drawings it would be white
 
 
 def test_resizing_has_antialiasing(tmp_path):
@@ -569,8 +576,9 @@ def test_the_memory_of_wide_numbers_and_of_a_folder_with_a_bad_first_file_is_kno
     (tmp_path / "p" / "0.png").write_bytes(b"not a picture")
     for i in range(1, 12):
         draw(tmp_path / "p" / f"{i}.png", X[i])
-    monkeypatch.setattr(reading, "memory", lambda: 2 * X.nbytes - 1)
+    monkeypatch.setattr(reading, "memory", lambda: 4 * X.nbytes)  # enough for a byte per number
     assert "GiB" in refused(tmp_path / "x.npy")
+    monkeypatch.setattr(reading, "memory", lambda: 2 * X.nbytes - 1)
     assert "GiB" in refused(tmp_path / "p", skip_bad=True)
 
 
