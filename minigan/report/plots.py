@@ -113,20 +113,12 @@ def save_curves(
     if len(curves["d_loss"]):
         low, high = np.percentile(np.concatenate([curves["d_loss"], curves["g_loss"]]), (0.5, 99.5))
         panels[0].set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) + 1e-6)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100, format="png")
-    write_atomically(Path(path), buffer.getvalue())
+    _save_figure(path, figure)
 
 
 def save_report(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
     """Write a PNG file with a grid of samples (N, H, W, C), the frequency of each digit, and a table of the scores."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
-    left.imshow(grid(images, columns, scale=1).squeeze(), cmap="gray", vmin=0, vmax=255)
-    left.set_axis_off()
-    left.set_title(f"samples, of {report['count']:,}")
+    figure, right = _samples_and_axes(images, columns, report["count"])
     histogram = right.inset_axes([0, 0.62, 1, 0.33])
     for k, (who, colour) in enumerate((("samples", "tab:orange"), ("real", "tab:blue"))):
         share = np.array(report[who]["classes"]) / sum(report[who]["classes"])
@@ -144,10 +136,7 @@ def save_report(path: Path, images: np.ndarray, columns: int, report: dict, desc
     )
     text.auto_set_font_size(False)
     text.set_fontsize(8)
-    right.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100, format="png")
-    write_atomically(Path(path), buffer.getvalue())
+    _save_figure(path, figure)
 
 
 def save_comparison(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
@@ -155,13 +144,7 @@ def save_comparison(path: Path, images: np.ndarray, columns: int, report: dict, 
 
     `report` is a result of `metrics.comparison.compare`, and `descriptions` names its scores.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
-    left.imshow(grid(images, columns, scale=1).squeeze(), cmap="gray", vmin=0, vmax=255)
-    left.set_axis_off()
-    left.set_title(f"samples, of {report['count']:,}")
+    figure, right = _samples_and_axes(images, columns, report["count"])
     who = [name for name in ("samples", "real") if name in report]
     rows = [
         [text, *(f"{report[name][key]:.3f}" for name in who)]
@@ -175,7 +158,24 @@ def save_comparison(path: Path, images: np.ndarray, columns: int, report: dict, 
     text = right.table(rows, colLabels=["", *who], colWidths=widths, cellLoc="left", bbox=[0, 0.3, 1, 0.5])
     text.auto_set_font_size(False)
     text.set_fontsize(9)
+    _save_figure(path, figure)
+
+
+def _samples_and_axes(images: np.ndarray, columns: int, count: int):
+    """Return a figure with a grid of samples (N, H, W, C) on the left, and its empty axes on the right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    left.imshow(grid(images, columns, scale=1).squeeze(), cmap="gray", vmin=0, vmax=255)
+    left.set_axis_off()
+    left.set_title(f"samples, of {count:,}")
     right.set_axis_off()
+    return figure, right
+
+
+def _save_figure(path: Path, figure) -> None:
+    """Write a figure of matplotlib to a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, format="png")
     write_atomically(Path(path), buffer.getvalue())
