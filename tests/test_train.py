@@ -529,7 +529,7 @@ def test_a_second_process_compiles_the_gradients(tmp_path):
     data = datasets.Images(np.zeros((2, 28, 28, 1), np.uint8), np.array([3, 7]), "two")
     step = functools.partial(training_module._train_once, Config.of("digits", batch=2, steps=1), data, None)
     code = "from minigan.backends import numba; numba.start(); "
-    code += "from minigan.backends.numba import backend; backend.compile_gradients()"
+    code += "from minigan.backends.numba import backend; backend.compile_late()"
     assert in_a_fresh_process(code, tmp_path, pickle.dumps(step)) == ""
     found = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}
     gradients = {"_adam", "_bias_grad", "_gradient", "_gradient_sums"}
