@@ -524,16 +524,16 @@ print(*counts, len(compiled))
 
 
 @pytest.mark.slow
-def test_a_second_process_compiles_the_gradients(tmp_path):
-    """The second process of a first run caches the kernels of the gradients on disk, and no others."""
+def test_a_second_process_compiles_what_a_step_needs_last(tmp_path):
+    """The second process of a first run caches the kernels of these operations on disk, and no others."""
     data = datasets.Images(np.zeros((2, 28, 28, 1), np.uint8), np.array([3, 7]), "two")
     step = functools.partial(training_module._train_once, Config.of("digits", batch=2, steps=1), data, None)
     code = "from minigan.backends import numba; numba.start(); "
-    code += "from minigan.backends.numba import backend; backend.compile_late()"
+    code += "from minigan.backends.numba import backend; backend.compile_second()"
     assert in_a_fresh_process(code, tmp_path, pickle.dumps(step)) == ""
     found = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}
-    gradients = {"_adam", "_bias_grad", "_gradient", "_gradient_sums"}
-    assert {f"passes.{name}" for name in gradients} | {"toomcook.gather_taps"} <= found
+    late = {"_adam", "_add_bias", "_bias_grad", "_gradient", "_gradient_sums", "_leaky_relu_grad", "_sum_rows"}
+    assert {f"passes.{name}" for name in late} | {"toomcook.gather_taps"} <= found
     assert not {"passes._normalise", "toomcook.convolve_points", "microkernel.scatter_images"} & found
 
 

@@ -13,6 +13,7 @@ share the modules `files` (errors), `labels` (classes) and `pixels` (ranges of v
 `shapes` draws images. Points are defined in `points` and drawn from `mixtures`.
 """
 
+import importlib
 import os
 import stat
 from dataclasses import replace
@@ -188,7 +189,9 @@ IMAGES = Kind(
     claims=lambda data: f"{data} is a set of images" if data in BUILTIN else None,
     options=ImageOptions,
 )
-KINDS = {kind.name: kind for kind in (IMAGES, points.KIND)}
+OTHER_KINDS = ("points",)  # modules of this folder, each with a KIND
+_others = [importlib.import_module(f"minigan.datasets.{name}").KIND for name in OTHER_KINDS]
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (IMAGES, *_others)}
 
 
 def kind_of(spec: str) -> tuple[str, str]:

@@ -76,7 +76,7 @@ class NumbaBackend(NumpyBackend):
         if not self.kernels_on_disk() and contract.cores() > 1:
             code = "from minigan.backends import numba; numba.start(); from minigan.backends.numba import backend; "
             second = subprocess.Popen(
-                [sys.executable, "-c", code + "backend.compile_late()"],
+                [sys.executable, "-c", code + "backend.compile_second()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -209,26 +209,26 @@ def _send(run_step: Callable[[Backend], object], pipe: IO[bytes]) -> None:
         pickle.dump(run_step, pipe)
 
 
-class LateCompiler(NumpyBackend):
-    """The reference backend with the compiled operations of LATE, which a training step needs last.
+class SecondCompiler(NumpyBackend):
+    """The reference backend with the compiled operations that a training step needs last.
 
-    These are about half of the work, so that both processes finish at about the same time.
+    To compile OPERATIONS is about half of the work, so that both processes finish at about the same time.
     """
 
-    LATE = ("add_bias", "bias_grad", "conv2d_grad_w", "batchnorm_grad", "leaky_relu_grad", "sum_rows", "adam")
+    OPERATIONS = ("add_bias", "bias_grad", "conv2d_grad_w", "batchnorm_grad", "leaky_relu_grad", "sum_rows", "adam")
 
     def __init__(self, compiled: NumbaBackend):
         """Take the operations from `compiled`."""
         super().__init__()
-        for operation in self.LATE:
+        for operation in self.OPERATIONS:
             setattr(self, operation, getattr(compiled, operation))
 
 
-def compile_late() -> None:
+def compile_second() -> None:
     """Compile the operations that a step needs last: the entry point of the second process, which reads `run_step` from stdin."""
     run_step = pickle.load(sys.stdin.buffer)
     with _no_garbage_collection():
-        run_step(LateCompiler(NumbaBackend(threads=None)))
+        run_step(SecondCompiler(NumbaBackend(threads=None)))
 
 
 @contextlib.contextmanager
