@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan.datasets import arrays, idx, mixtures, pictures, points, shapes
+from minigan.datasets import arrays, idx, mixtures, pictures, shapes
 from minigan.datasets.data import Codec, Data, Kind
 from minigan.datasets.files import DataError, explain
 from minigan.datasets.images import DEFAULTS, MIN_SIDE, ImageCodec, ImageOptions, Images, fitted, scale, unscale

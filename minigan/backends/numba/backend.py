@@ -225,7 +225,7 @@ class SecondCompiler(NumpyBackend):
 
 
 def compile_second() -> None:
-    """Compile the operations that a step needs last: the entry point of the second process, which reads `run_step` from stdin."""
+    """Compile these operations: the entry point of the second process, which reads `run_step` from stdin."""
     run_step = pickle.load(sys.stdin.buffer)
     with _no_garbage_collection():
         run_step(SecondCompiler(NumbaBackend(threads=None)))
