@@ -5,7 +5,6 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from minigan import __version__
 from minigan.errors import UserError
@@ -53,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         add_arguments(sub, kind.options)
     sub.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: runs/PRESET)")
     sub.add_argument("--resume", action="store_true", help="resume the run in RUN, with bit-identical results")
+    sub.add_argument(
+        "--extend", action="store_true", help="with --resume: start a new decay of the learning rate, to the new total"
+    )
     sub.add_argument("--quiet", action="store_true", help="print no progress bar and no tables")
 
     sub = add("sample", sample, "Draw samples from a trained generator.")
@@ -63,8 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--out",
         type=Path,
-        metavar="FILE",
-        help=".png, .npy, or .csv for points (default: RUN/sample.png)",
+        metavar="PATH",
+        help="a .png (one picture), .npz (samples and labels), .npy, or .csv (points) file, or a folder for separate "
+        "pictures (default: RUN/sample.png)",
     )
     _add_backend(sub)
 
@@ -140,10 +143,14 @@ def train(arguments) -> int:
         return _list_presets()
     given = _choices(arguments)
     out = arguments.out or Path("runs") / _preset(given)
-    training = _resume(given, out) if arguments.resume else _begin(given, out)
+    if arguments.extend and not arguments.resume:
+        raise UserError("--extend continues a run: add --resume")
+    training = _resume(given, out, arguments.extend) if arguments.resume else _begin(given, out)
     _warn_unused(arguments, training.backend)
     echo = (lambda *words, **options: None) if arguments.quiet else print
-    _print_header(training, out, arguments.resume, echo)
+    echo(runs.header(training, out, arguments.resume))
+    if training.decay_is_over() and not training.finished():
+        echo(runs.DECAYED)
     if training.finished():
         echo(f"{out} has already reached its total: to continue, give a larger --epochs, --steps or --minutes")
     elif training.backend.compiles:
@@ -162,27 +169,10 @@ def train(arguments) -> int:
 
 
 def _choices(arguments) -> dict:
-    """Return the given options, by the names of the fields of Config."""
-    from minigan.datasets import KINDS
-    from minigan.options import options
-    from minigan.training.config import SHORTHANDS, Config
+    """Return the given options, as arguments of `Config.of`."""
+    from minigan.gan import choices
 
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    choices: dict[str, Any] = {}
-    for short, fields in SHORTHANDS.items():
-        if short in given:
-            choices |= dict.fromkeys(fields, given[short])
-    choices |= {name: given[name] for name in options(Config) if name in given}
-    if "network" in given:
-        choices["network"] = dict(given["network"])
-    of_kinds = [name for kind in KINDS.values() for name in options(kind.options)]
-    if data_options := {name: given[name] for name in of_kinds if name in given}:
-        choices["data_options"] = data_options
-    builtin = [name for kind in KINDS.values() for name in kind.builtin]
-    if "data" in choices and choices["data"] not in builtin:
-        # Absolute, because a run may be resumed from another folder.
-        choices["data"] = str(Path(choices["data"]).expanduser().absolute())
-    return choices
+    return choices({name: value for name, value in vars(arguments).items() if value is not None})
 
 
 def _preset(given: dict) -> str:
@@ -199,7 +189,7 @@ def _begin(given: dict, out: Path):
     return runs.begin(Config.of(**given), out, expect_labels=given.get("conditional", False))
 
 
-def _resume(given: dict, out: Path):
+def _resume(given: dict, out: Path, extend: bool):
     from dataclasses import replace
 
     from minigan import runs
@@ -215,45 +205,8 @@ def _resume(given: dict, out: Path):
                 f"{out} was started with {name} {before}, got {name} {value}, which a resumed run cannot change: "
                 f"leave out {name}, or start a new run"
             )
-    return runs.resume(out, **{name: value for name, value in given.items() if name in RESUMABLE})
-
-
-def _print_header(training, out: Path, resumed: bool, echo) -> None:
-    import numpy as np
-
-    from minigan import backends, models
-
-    config, data = training.config, training.data
-    shape, one = " x ".join(map(str, data.sample_shape)), data.kind.removesuffix("s")
-    echo(f"data       {data.name}: {len(data):,} {data.kind} of {shape}")
-    for topic, text in data.description():
-        echo(_wrapped(topic, text))
-    if config.kind_reason:  # runs of format 1 have none
-        echo(f"kind       {config.kind}, because {config.kind_reason}")
-    given = "both networks see the labels" if training.classes else "the networks do not see labels"
-    if config.conditional and not training.classes:
-        given = "the data have no labels, so the networks are unconditional"
-    echo(f"networks   {given}")
-    noise = training.G.noise_shape
-    echo(f"preset     {config.preset}; generator: noise {' x '.join(map(str, noise))}")
-    # Networks on the NumPy backend, because `train` prints a message before it compiles kernels.
-    built = dict(sample_shape=data.sample_shape, classes=training.classes, options=config.network)
-    G, D = models.build(config.preset, rng=np.random.default_rng(0), **built)
-    echo(models.table(G, noise))
-    echo(f"           discriminator: {one} {shape}")
-    echo(models.table(D, data.sample_shape))
-    echo(f"backend    {backends.choose()[1] if config.backend == 'auto' else training.backend.name}")
-    totals = config.totals().items()
-    end = " or ".join(f"{n:g} {name if n > 1 else name[:-1]}" for name, n in totals) or "Ctrl-C"
-    echo(f"training   batch {config.batch}, Adam {config.lr_g:g} and {config.lr_d:g}, ends after {end}")
-    echo(f"run        {out}" + (f", from step {training.step}" if resumed else ""))
-
-
-def _wrapped(topic: str, text: str) -> str:
-    """Format a topic and its text as one line. A long text is wrapped."""
-    import textwrap
-
-    return textwrap.fill(text, 110, initial_indent=f"{topic:<11}", subsequent_indent=" " * 11, break_on_hyphens=False)
+    changes = {name: value for name, value in given.items() if name in RESUMABLE}
+    return runs.resume(out, extend=extend, **changes)
 
 
 def _summary(training, out: Path) -> str:
@@ -292,24 +245,18 @@ def sample(arguments) -> int:
     import numpy as np
 
     from minigan import runs
-    from minigan.report import plots
+    from minigan.runs import samples
 
     out = arguments.out or arguments.run / "sample.png"
     if arguments.count < 1 or arguments.seed < 0:
         raise UserError(f"--count is at least 1 and --seed at least 0, got {arguments.count} and {arguments.seed}")
-    runs.read_config(arguments.run)  # raises UserError before compiling if this is not a run
-    sampler = runs.sampler(arguments.run, _load_backend(arguments))
-    codec = sampler.codec
-    if out.suffix not in (".png", *codec.suffixes):
-        raise UserError(f"--out is a .png (a picture) or {' or '.join(codec.suffixes)} (the samples) file, got {out}")
-    samples = sampler.draw(arguments.count, np.random.default_rng(arguments.seed), arguments.label)
-    with runs.writing(out.parent):
-        if out.suffix == ".png":
-            width = 10 if arguments.label is not None else runs.columns(sampler.classes)
-            plots.save_samples(out, samples, codec, width)
-        else:
-            codec.save(samples, out)
-    print(f"{arguments.count} samples in {out}")
+    saved = runs.read(arguments.run)  # raises UserError before compiling if this is not a run
+    sampler = runs.sampler(saved, _load_backend(arguments))
+    samples.expect_form(out, sampler)
+    drawn = sampler.draw(arguments.count, np.random.default_rng(arguments.seed), arguments.label)
+    labels = sampler.labels_for(arguments.count, arguments.label)
+    samples.write(out, drawn, labels, sampler, one_class=arguments.label is not None)
+    print(f"{arguments.count} {'sample' if arguments.count == 1 else 'samples'} in {out}")
     return 0
 
 
@@ -325,7 +272,7 @@ def info(arguments) -> int:
         _print_json(facts)
         return 0
     for topic, text in runs.described(facts):
-        print(_wrapped(topic, text))
+        print(runs.wrapped(topic, text))
     return 0
 
 

@@ -7,12 +7,16 @@ Importing a backend's package changes nothing in the process. `load` calls its
 `start(**settings)`, which sets up the process and returns the backend.
 """
 
+import contextlib
 import importlib
 import inspect
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from minigan.backends import contract
 from minigan.backends.contract import (
     GOLDEN,
     AdamStep,
@@ -41,6 +45,7 @@ __all__ = [
     "Pad",
     "Shape",
     "available",
+    "borrowed",
     "choose",
     "conv_size",
     "cores",
@@ -118,6 +123,35 @@ def of(x: Any) -> Backend:
             if isinstance(x, backend.xp.ndarray):
                 return backend
     return reference()
+
+
+_borrowers, _borrowing = 0, threading.Lock()
+_give_back: list[Callable[[], object]] = []
+
+
+@contextlib.contextmanager
+def borrowed() -> Iterator[None]:
+    """Restore the numbers of threads of BLAS and Numba at the end.
+
+    Backends change them for the whole process. If several threads of the process are in such a
+    context, the last one restores what the first one found.
+    """
+    global _borrowers
+    from minigan.backends.numpy_backend import restorers
+
+    with _borrowing:
+        if not _borrowers:
+            _give_back[:] = restorers()
+        _borrowers += 1
+    try:
+        yield
+    finally:
+        with _borrowing:
+            _borrowers -= 1
+            if not _borrowers:
+                contract.forget_active()
+                for give_back in _give_back:
+                    give_back()
 
 
 def choose(**settings: Any) -> tuple[Backend, str]:

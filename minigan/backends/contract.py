@@ -284,6 +284,12 @@ def put_in_force(backend: Backend) -> None:
     _active = backend
 
 
+def forget_active() -> None:
+    """Record that no backend is active, so that the next operation applies its settings again."""
+    global _active
+    _active = None
+
+
 # Helpers shared by layers and backends --------------------------------------------------------------------------------
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / the golden ratio: its multiples modulo 2**64 are evenly distributed

@@ -5,7 +5,8 @@ Every convolution is one matrix product over the windows of x (im2col). A window
 """
 
 import functools
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -242,6 +243,16 @@ def windows(x: np.ndarray, kernel: int, stride: int, pad: Pad) -> np.ndarray:
 def limit_blas(threads: int) -> None:
     """Limit the number of threads of the BLAS library, which computes NumPy's matrix products."""
     _blas().limit(limits=threads)
+
+
+def restorers() -> list[Callable[[], object]]:
+    """Return functions that restore the present numbers of threads of BLAS, and of Numba if it is loaded."""
+    found: list[Callable[[], object]] = []
+    for library in _blas().lib_controllers:
+        found.append(functools.partial(library.set_num_threads, library.num_threads))
+    if numba := sys.modules.get("numba"):
+        found.append(functools.partial(numba.set_num_threads, numba.get_num_threads()))
+    return found
 
 
 @functools.cache

@@ -18,6 +18,7 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +26,12 @@ from minigan.datasets import arrays, idx, mixtures, pictures, shapes
 from minigan.datasets.data import Codec, Data, Kind
 from minigan.datasets.files import DataError, explain
 from minigan.datasets.images import DEFAULTS, MIN_SIDE, ImageCodec, ImageOptions, Images, fitted, scale, unscale
-from minigan.datasets.labels import index_of, listing
+from minigan.datasets.labels import encode, index_of, listing
 from minigan.datasets.points import Points
 
 __all__ = [
     "BUILTIN",
+    "IN_MEMORY",
     "KINDS",
     "MIN_SIDE",
     "Codec",
@@ -41,14 +43,17 @@ __all__ = [
     "Points",
     "index_of",
     "kind_of",
+    "kind_of_array",
     "listing",
     "load",
     "mixtures",
     "mnist",
     "scale",
     "unscale",
+    "with_labels",
 ]
 
+IN_MEMORY = "(arrays in memory)"  # the value of the option `data` where arrays were given; no path of a file
 MNIST_FOLDER = Path(__file__).parent / "mnist"
 MNIST_SOURCE = "MNIST by Yann LeCun and Corinna Cortes, CC BY-SA 3.0"
 
@@ -163,17 +168,26 @@ def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = ())
     )
 
 
+def _convert_for_training(x: Any, labels: Any, options: ImageOptions) -> Images:
+    """Convert arrays for training. Raises DataError if all pixels have the same value."""
+    return _not_constant(arrays.convert(x, labels, options), "the array of images", options)
+
+
 def _load_for_training(spec: str, options: ImageOptions, seed: int, labels: bool = True) -> Images:
-    """Load images for training. Raises DataError if all pixels of all images have the same value.
+    """Load images for training. Raises DataError if all pixels have the same value."""
+    return _not_constant(load(spec, replace(options, labels=labels)), spec, options)
+
+
+def _not_constant(data: Images, where: str, options: ImageOptions) -> Images:
+    """Return the data. Raises DataError if all pixels of all images have the same value.
 
     Such images are accepted if options are given, because the user then decided how they are read.
     """
-    data = load(spec, replace(options, labels=labels))
     if data.images.min() == data.images.max() and options == DEFAULTS:
         H, W = data.images.shape[1:3]
         also = "" if H == W else f"; they are {H} x {W} pixels, which --size 32 --fit crop makes square"
         raise DataError(
-            f"{spec}: every pixel of these {len(data):,} images is {data.images.flat[0]}: are they the right ones? "
+            f"{where}: every pixel of these {len(data):,} images is {data.images.flat[0]}: are they the right ones? "
             f"--range says which values are black and white, --background what is behind transparent pixels{also}"
         )
     return data
@@ -188,6 +202,7 @@ IMAGES = Kind(
     example_shape=(8, 8, 1),
     claims=lambda data: f"{data} is a set of images" if data in BUILTIN else None,
     options=ImageOptions,
+    convert=_convert_for_training,
 )
 OTHER_KINDS = ("points",)  # modules of this folder, each with a KIND
 _others = [importlib.import_module(f"minigan.datasets.{name}").KIND for name in OTHER_KINDS]
@@ -200,3 +215,16 @@ def kind_of(spec: str) -> tuple[str, str]:
         if reason := kind.claims(spec):
             return kind.name, reason
     return IMAGES.name, f"{spec} is a file or folder"
+
+
+def kind_of_array(x: Any) -> tuple[str, str]:
+    """Return (the kind of data that an array holds, the reason)."""
+    shape = getattr(x, "shape", None)
+    return IMAGES.name, f"an array{'' if shape is None else f' {tuple(shape)}'} was given"
+
+
+def with_labels(data: Images, labels: Any) -> Images:
+    """Return the images with these labels, one for each, of any type. Raises DataError if they do not fit."""
+    codes, names, notes = encode(np.asarray(labels), "the labels")
+    arrays.expect_one_each(codes, len(data), "the labels")
+    return replace(data, labels=codes, class_names=names, labels_from="the given array", notes=(*data.notes, *notes))

@@ -7,9 +7,9 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -77,33 +77,83 @@ def load(path: Path, options: ImageOptions = DEFAULTS) -> Images:
         if not zipped:
             x, source = read(file, os.fstat(file.fileno()).st_size, path), f"array {path.name}"
         else:
-            found = _read_archive(file, path, options)
-            x, where, source = found.images, f"{path}: array {found.key!r}", f"array {found.key!r} of {path.name}"
-            labels, origin, notes = found.labels, found.labels_from, [*found.notes]
-    x, more = channels_last(x, where, options)
-    notes += more
+            entry = _read_archive(file, path, options)
+            x, where, source = entry.images, f"{path}: array {entry.key!r}", f"array {entry.key!r} of {path.name}"
+            labels, origin, notes = entry.labels, entry.labels_from, [*entry.notes]
     if not options.labels:
         labels, origin = None, "not read"
     elif labels is None:
-        labels, origin = _labels_of_sibling(path, len(x))
+        labels, origin = _labels_of_sibling(path, x.shape[0] if x.ndim else 0)
+    found = _Read(x, labels, where, f"{path}: {origin}", path.stem, source, origin)
+    return _images(found, options, notes)
+
+
+def convert(x: Any, labels: Any = None, options: ImageOptions = DEFAULTS) -> Images:
+    """Convert an array of images, and labels, to `Images`, exactly as `load` does with the arrays of a file.
+
+    `x` is an array, a list, or any object that NumPy converts to an array. `labels` has one entry
+    for each image, of any type: see `labels.encode`. Neither is changed, and later changes of
+    them have no effect. Raises DataError for arrays that are not images or labels.
+    """
+    x = _as_array(x, "images")
+    if x.dtype.kind not in "biuf" or x.ndim < 2:
+        raise DataError(f"expected an array of images, such as (N, H, W) of uint8, got {x.dtype} {x.shape}")
+    origin = "not read" if not options.labels else "" if labels is None else "the given array"
+    labels = None if labels is None or not options.labels else _as_array(labels, "labels")
+    found = _Read(x, labels, "the array of images", "the labels", "array", f"array {x.dtype} {x.shape}", origin)
+    data = _images(found, options, [])
+    return replace(data, images=data.images.copy()) if np.shares_memory(data.images, x) else data
+
+
+def _as_array(x: Any, what: str) -> np.ndarray:
+    """Convert x to an array. Raises DataError, which names `what` x is, if that is not possible."""
+    try:
+        return np.asarray(x)
+    except Exception as error:  # `__array__` of other libraries can raise any error
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"the {what} cannot be converted to one array ({reason}): give a NumPy array") from None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Arrays of images and labels as they were read, and where from."""
+
+    x: np.ndarray
+    labels: np.ndarray | None
+    where: str  # for messages about the images
+    where_labels: str
+    name: str
+    source: str
+    labels_from: str
+
+
+def _images(found: _Read, options: ImageOptions, notes: list[str]) -> Images:
+    """Interpret shape, values and labels of the arrays. `notes` on how they were read come first."""
+    x, more = channels_last(found.x, found.where, options)
+    notes += more
     plain = x.dtype == np.uint8 and x.max() > 1 and options.limits is None
-    colours, more = to_bytes(x[..., : 1 if x.shape[3] < 3 else 3], where, options.limits)
+    colours, more = to_bytes(x[..., : 1 if x.shape[3] < 3 else 3], found.where, options.limits)
     notes += [] if plain else more
-    images, more = _opaque(colours, x, where, options)
+    images, more = _opaque(colours, x, found.where, options)
     notes += more
     images, more = fitted(images, options)
     notes += more
-    names = None
+    labels, names = found.labels, None
     if labels is not None:
-        at = f"{path}: {origin}"
-        labels, names, more = encode(labels, at)
+        labels, names, more = encode(labels, found.where_labels)
         notes += more
-        if len(labels) != len(images):
-            raise DataError(
-                f"{at}: expected {len(images):,} labels, one for each image, got {len(labels):,}: save those that "
-                "belong together"
-            )
-    return Images(images, labels, path.stem, source, names, origin, tuple(notes))
+        expect_one_each(labels, len(images), found.where_labels)
+    images = np.ascontiguousarray(images)
+    return Images(images, labels, found.name, found.source, names, found.labels_from, tuple(notes))
+
+
+def expect_one_each(labels: np.ndarray, count: int, where: str) -> None:
+    """Raise DataError if there is not one label for each of `count` images."""
+    if len(labels) != count:
+        raise DataError(
+            f"{where}: expected {count:,} labels, one for each image, got {len(labels):,}: save those that belong "
+            "together"
+        )
 
 
 def images_of(path: Path) -> Path | None:
@@ -122,17 +172,21 @@ def images_of(path: Path) -> Path | None:
 def channels_last(x: np.ndarray, where: str, options: ImageOptions = DEFAULTS) -> tuple[np.ndarray, list[str]]:
     """Return the array with the shape (N, H, W, C), and notes on how its shape was interpreted.
 
-    x has the shape (N, H, W), (N, H, W, C), (N, C, H, W) or (N, H*W), with C from 1 to 4. Raises
-    DataError for other shapes, for N = 0, and for images of less than MIN_SIDE pixels a side without --size.
+    x has the shape (N, H, W), (N, H, W, C), (N, C, H, W) or (N, H*W), with C from 1 to 4. The option
+    `channels` says where C is; by default it is first only if it cannot be last. Raises DataError
+    for other shapes, for N = 0, and for images of less than MIN_SIDE pixels a side without --size.
     """
     notes = []
     if x.ndim == 2 and x.shape[1] and math.isqrt(x.shape[1]) ** 2 == x.shape[1]:
         side = math.isqrt(x.shape[1])
         notes.append(f"rows of {x.shape[1]} numbers are read as grey images of {side} x {side}")
         x = x.reshape(len(x), side, side)
-    if x.ndim == 4 and x.shape[3] not in (1, 2, 3, 4) and x.shape[1] in (1, 2, 3, 4):
+    may_be_first = x.ndim == 4 and x.shape[1] in (1, 2, 3, 4)
+    if may_be_first and (options.channels == "first" or (not options.channels and x.shape[3] not in (1, 2, 3, 4))):
         notes.append(f"shape {x.shape} is read as (N, C, H, W), channels first")
         x = x.transpose(0, 2, 3, 1)
+    elif x.ndim == 4 and options.channels == "first":
+        raise DataError(f"{where}: with channels first, the shape is (N, C, H, W) with C from 1 to 4, got {x.shape}")
     hint = "save an array (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
     if x.ndim == 2 and x.shape[1] % 3 == 0 and math.isqrt(x.shape[1] // 3) ** 2 == x.shape[1] // 3:
         side = math.isqrt(x.shape[1] // 3)

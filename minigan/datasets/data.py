@@ -25,6 +25,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def key(self) -> str:
+        """The key of the samples in a .npz file."""
+        ...
+
+    @property
     def suffixes(self) -> tuple[str, ...]:
         """The suffixes of the files that `save` can write."""
         ...
@@ -112,6 +117,7 @@ class Kind:
     example_shape: tuple[int, ...]  # shape of one small sample, for checks
     claims: Callable[[str], str | None] = lambda data: None  # the reason if this --data is of this kind, else None
     options: type = NoOptions  # a dataclass with `option` fields
+    convert: Callable[[Any, Any, Any], Data] | None = None  # (array, labels, the kind's options), if it takes arrays
 
 
 def checksums(values: np.ndarray, labels: np.ndarray | None) -> dict:

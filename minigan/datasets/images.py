@@ -43,6 +43,12 @@ class ImageOptions:
         metavar="HOW",
         choices=("", *FITS),
     )
+    channels: str = option(
+        "",
+        help="images: where arrays have the colour channels, first or last (default: first only if not last)",
+        metavar="WHERE",
+        choices=("", "first", "last"),
+    )
     range: str = option("", help="images: the values of black and white (default: recognised)", metavar="LOW,HIGH")
     background: str = option(
         "",
@@ -157,7 +163,7 @@ class Images:
 class ImageCodec:
     """Converts floats in [-1, 1] to pixels, and saves them."""
 
-    view = "grid"
+    view, key = "grid", "images"
     suffixes = (".npy",)
 
     def decode(self, samples: np.ndarray) -> np.ndarray:

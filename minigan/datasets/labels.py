@@ -14,12 +14,14 @@ def encode(labels: np.ndarray, where: str) -> tuple[np.ndarray, list[str], list[
 
     Returns (the class of each sample, (N,) int64; the name of each class; notes on what was
     assumed). Each value that occurs is a class. Integers, whole floats and booleans are sorted by
-    value, and text in natural order (2 before 10).
+    value, and text in natural order (2 before 10). Other objects count as their text.
 
     Raises DataError for missing labels, fractions, other shapes, and more than MAX_CLASSES classes.
     The message starts with `where`.
     """
     labels, notes = np.asarray(labels), []
+    if labels.dtype.kind in "OMm":
+        labels = _as_text(labels, where)
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8", "replace")
     if labels.ndim == 2 and labels.shape[1] > 1:
@@ -76,6 +78,17 @@ def listing(names: list[str], most: int = 30) -> str:
     """Return the names as one line. Only the first `most` names are listed."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown}, ... ({len(names):,} in all)"
+
+
+def _as_text(labels: np.ndarray, where: str) -> np.ndarray:
+    """Convert objects (N,) or (N, 1) to numbers if all are, else to text. Raises DataError if one is missing."""
+    values = labels.reshape(-1).tolist()
+    for i, value in enumerate(values):
+        if value is None or value != value or str(value) in ("NaT", "<NA>"):  # NaN differs from itself
+            raise DataError(f"{where}: expected a label for each image, got {value} at index {i}: fill it in")
+    if all(isinstance(value, int | float | np.number | np.bool_) for value in values):
+        return np.array(values).reshape(labels.shape)
+    return np.array([str(value) for value in values]).reshape(labels.shape)
 
 
 def _from_one_hot(labels: np.ndarray, where: str) -> np.ndarray:

@@ -89,7 +89,7 @@ class PointsCodec:
     """Decodes points, which are not scaled, and compares them with the mixture."""
 
     mixture: str
-    view = "scatter"
+    view, key = "scatter", "points"
     suffixes = (".npy", ".csv")
 
     def decode(self, samples: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ def picture(samples: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np
 
 def save_samples(path: Path, samples: np.ndarray, codec, columns: int = 10, scale: int = 2) -> None:
     """Write the picture of decoded samples as a PNG file."""
-    _save(path, _to_pillow(picture(samples, codec, columns, scale)), "PNG", optimize=True)
+    _save(path, to_pillow(picture(samples, codec, columns, scale)), "PNG", optimize=True)
 
 
 def grid(images: np.ndarray, columns: int = 10, scale: int = 2) -> np.ndarray:
@@ -67,9 +67,18 @@ REACH = 3.0  # the scatter shows the plane from -REACH to REACH in both directio
 VIEWS = {"grid": lambda samples, codec, columns, scale: grid(samples, columns, scale), "scatter": scatter}
 
 
+# Views in which one sample is a picture by itself, each with the function that draws it.
+SINGLE = {"grid": lambda image: image}
+
+
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Write one uint8 picture (height, width, C) as a PNG file."""
+    _save(path, to_pillow(picture), "PNG", optimize=True)
+
+
 def save_grid(path: Path, images: np.ndarray, columns: int = 10, scale: int = 2) -> None:
     """Write the grid of uint8 images (N, H, W, C) as a PNG file."""
-    _save(path, _to_pillow(grid(images, columns, scale)), "PNG", optimize=True)
+    _save(path, to_pillow(grid(images, columns, scale)), "PNG", optimize=True)
 
 
 def save_animation(path: Path, frames: list[Path], last: np.ndarray | None = None) -> None:
@@ -77,7 +86,7 @@ def save_animation(path: Path, frames: list[Path], last: np.ndarray | None = Non
 
     The last frame is shown for two seconds.
     """
-    pictures = [Image.open(frame) for frame in frames] + ([] if last is None else [_to_pillow(last)])
+    pictures = [Image.open(frame) for frame in frames] + ([] if last is None else [to_pillow(last)])
     resized = [picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX) for picture in pictures]
     durations = [250] * (len(resized) - 1) + [2000]  # milliseconds
     _save(path, resized[0], "GIF", save_all=True, append_images=resized[1:], duration=durations, loop=0, optimize=True)
@@ -86,6 +95,18 @@ def save_animation(path: Path, frames: list[Path], last: np.ndarray | None = Non
 def save_curves(
     path: Path, curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float]
 ) -> None:
+    """Write the plot of `curves` as a PNG file."""
+    write_atomically(Path(path), _png(_figure_of_curves(curves, steps_per_epoch, equilibrium)))
+
+
+def curves(values: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float]) -> Image.Image:
+    """Return a plot of the losses and probabilities as a Pillow image: see `_figure_of_curves`."""
+    picture = Image.open(io.BytesIO(_png(_figure_of_curves(values, steps_per_epoch, equilibrium))))
+    picture.load()
+    return picture
+
+
+def _figure_of_curves(curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float]):
     """Plot the losses, and the mean probability "real" from D for real and fake samples, against the epochs.
 
     `curves` has an array (steps,) for each of d_loss, g_loss, d_real and d_fake. Faint lines show every step, and bold
@@ -113,7 +134,7 @@ def save_curves(
     if len(curves["d_loss"]):
         low, high = np.percentile(np.concatenate([curves["d_loss"], curves["g_loss"]]), (0.5, 99.5))
         panels[0].set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) + 1e-6)
-    _save_figure(path, figure)
+    return figure
 
 
 def save_report(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
@@ -176,9 +197,14 @@ def _samples_and_axes(images: np.ndarray, columns: int, count: int):
 
 def _save_figure(path: Path, figure) -> None:
     """Write a figure of matplotlib to a PNG file."""
+    write_atomically(Path(path), _png(figure))
+
+
+def _png(figure) -> bytes:
+    """Return a figure of matplotlib as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, format="png")
-    write_atomically(Path(path), buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _smooth(x: np.ndarray, y: np.ndarray, points: int = 100) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +214,7 @@ def _smooth(x: np.ndarray, y: np.ndarray, points: int = 100) -> tuple[np.ndarray
     return x[:n].reshape(-1, width).mean(axis=1), y[:n].reshape(-1, width).mean(axis=1)
 
 
-def _to_pillow(picture: np.ndarray) -> Image.Image:
+def to_pillow(picture: np.ndarray) -> Image.Image:
     """Convert a picture (height, width, C) to a Pillow image, which is grey for C = 1."""
     return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
 

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -46,23 +47,63 @@ def evaluate_run(
     generate images, or if the data differ from those of the run.
     """
     config, facts = runs.read_config(out), runs.info(out)
-    if facts["kind"] != "images":
-        raise UserError(f"evaluate compares images, but {out} generates {facts['kind']}: give a run on images")
     sampler = runs.sampler(out, backend)
-    if is_mnist(facts["fingerprint"]):
-        report, show = _evaluate_digits(sampler, count, seed), table
-        save = partial(plots.save_report, descriptions=DESCRIPTIONS)
-    else:
-        report, show = _evaluate_any(config, facts, sampler, count, seed, data), comparison.table
-        save = partial(plots.save_comparison, descriptions=comparison.SCORES)
-    pairs = report.pop("pairs", None)
+
+    def read() -> datasets.Data:
+        try:
+            return runs.load_data(config, data)
+        except datasets.DataError as error:
+            if data is not None:
+                raise
+            raise MissingData(f"{error}: give their place with --data PATH") from None
+
+    evaluation = evaluate(sampler, facts["fingerprint"], read, count, seed)
+    report = evaluation.report
     with runs.writing(out):
         write_atomically(out / "evaluate.json", (json.dumps(report, indent=1) + "\n").encode())
         shown = sampler.draw(100, np.random.default_rng(seed))
-        save(out / "evaluate.png", shown, runs.columns(sampler.classes), report)
-        if pairs is not None:
-            plots.save_samples(out / "nearest.png", pairs, sampler.codec, 20)
-    return report, show
+        evaluation.save(out / "evaluate.png", shown, runs.columns(sampler.classes), report)
+        if evaluation.pairs is not None:
+            plots.save_samples(out / "nearest.png", evaluation.pairs, sampler.codec, 20)
+    return report, evaluation.show
+
+
+class MissingData(UserError):
+    """Raised if the training data cannot be read. The evaluation then does without them."""
+
+
+class Evaluation(NamedTuple):
+    """The result of `evaluate`."""
+
+    report: dict
+    show: Callable[[dict], str]  # formats the report as text
+    save: Callable  # draws the report: (path, samples, columns, report)
+    pairs: np.ndarray | None  # images: each sample is followed by the nearest training image
+
+
+def evaluate(
+    sampler: Sampler, fingerprint: dict, read: Callable[[], datasets.Data], count: int = 10_000, seed: int = 0
+) -> Evaluation:
+    """Evaluate `count` samples of a generator of images.
+
+    If the fingerprint is that of MNIST, the judge scores the samples: see `evaluate_images`. Other
+    samples are compared with the training images, which `read` returns: see `metrics.comparison`. If
+    it raises MissingData, the report contains the reason, and only the scores that need no real images.
+
+    Raises UserError if the samples are not images, if `count` is less than 100, or if the data of
+    `read` have another fingerprint.
+    """
+    if sampler.codec.view != "grid":
+        kinds = [kind.name for kind in datasets.KINDS.values() if kind.codec is type(sampler.codec)]
+        raise UserError(f"evaluate compares images, but this generator draws {kinds[0]}: give a run on images")
+    if count < 100 or seed < 0:
+        raise UserError(f"count is at least 100 and seed at least 0, got {count} and {seed}")
+    if is_mnist(fingerprint):
+        report = _evaluate_digits(sampler, count, seed)
+        return Evaluation(report, table, partial(plots.save_report, descriptions=DESCRIPTIONS), None)
+    report = _evaluate_any(read, fingerprint, sampler, count, seed)
+    pairs = report.pop("pairs", None)
+    return Evaluation(report, comparison.table, partial(plots.save_comparison, descriptions=comparison.SCORES), pairs)
 
 
 def is_mnist(fingerprint: dict) -> bool:
@@ -84,7 +125,7 @@ def _evaluate_digits(sampler: Sampler, count: int, seed: int) -> dict:
     return evaluate_images(Judge(sampler.generator.backend), images, labels, seed, progress)
 
 
-def _evaluate_any(config, facts: dict, sampler: Sampler, count: int, seed: int, place: str | None) -> dict:
+def _evaluate_any(read: Callable[[], datasets.Data], saved: dict, sampler: Sampler, count: int, seed: int) -> dict:
     """Return the report of `comparison.compare` for `count` samples.
 
     The entry "pairs" contains images: each sample is followed by the nearest training image. If the
@@ -96,20 +137,15 @@ def _evaluate_any(config, facts: dict, sampler: Sampler, count: int, seed: int, 
     samples = sampler.of(draw_noise(sampler.generator, rng, count), placed)
     report: dict = {"count": count, "samples": {"diversity": comparison.diversity(samples, rng)}}
     try:
-        real = runs.load_data(config, place)
-    except datasets.DataError as error:
-        if place is not None:
-            raise
-        advice = "give their place with --data PATH"
-        report["missing"] = [f"distances, coverage and nearest images need the training data ({error}): {advice}"]
+        real = read()
+    except MissingData as error:
+        report["missing"] = [f"distances, coverage and nearest images need the training data: {error}"]
         return report
-    checked, saved = real.fingerprint(), facts["fingerprint"]
+    assert isinstance(real, datasets.Images)  # because the samples are images
+    checked = real.fingerprint()
     ignored = checkpoint.ignored_in_fingerprint(sampler.classes)
     if "crc32" not in saved and saved | ignored != checked | ignored:  # format 1 has another fingerprint
-        where = place or config.place_of_data()
-        raise UserError(
-            f"{where} has other contents than the data of this run: give the original data with --data PATH"
-        )
+        raise UserError(f"{real.name} has other contents than the data of this run: give the original data")
     if len(real) < comparison.MIN_REAL:
         report["missing"] = [
             f"distances and coverage need at least {comparison.MIN_REAL} real images, and there are {len(real)}"

@@ -12,15 +12,20 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from minigan import backends, datasets, models
+from minigan.datasets import Data
 from minigan.errors import UserError
 from minigan.files import write_atomically
+from minigan.layers import Sequential
+from minigan.metrics.alarm import Alarm, meaning
 from minigan.report import plots
 from minigan.training import TOTALS, Config, Record, Sampler, Training, checkpoint
 
@@ -32,6 +37,11 @@ CONTENTS = {
     "checkpoint.npz": "the complete state, to resume from",
     "config.json": "all options",
 }
+PICTURED = 60  # samples in the picture of an epoch
+DECAYED = (
+    "the learning rate of this run has decayed to 0, so further steps change nothing: --extend (extend=True in Python) "
+    "starts a new decay, to the new total"
+)
 SAVE_SECONDS = 120  # maximum time between checkpoints, because an epoch may be long
 
 
@@ -46,44 +56,95 @@ class Stopped(Exception):
 # ---------------------------------------------------------------- create, resume and read
 
 
-def begin(config: Config, out: Path, expect_labels: bool = False) -> Training:
-    """Create the folder `out` and a new training.
+def begin(config: Config, out: Path | None, expect_labels: bool = False, data: Data | None = None) -> Training:
+    """Create a new training, and its folder `out` if there is one. The data are loaded if they are not given.
 
     Raises UserError, before anything is written, if one of them is not possible. If `expect_labels`
     is True, data without labels are an error.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(
             f"{out} already exists: resume it with `minigan train --resume --out {out}`, or choose another with --out"
         )
-    data = load_data(config)
+    data = load_data(config) if data is None else data
     if expect_labels and data.labels is None:
         raise UserError(f"--conditional needs labels, and {config.data} has none: leave it out, or add labels")
     training = Training(config, data, load_backend(config))
-    with writing(out):
-        for folder in (out, out / "checkpoints", out / "samples"):
-            folder.mkdir(parents=True, exist_ok=True)
-        _write_config(out, config)
-        checkpoint.save(out / "checkpoint.npz", *training.state())
+    if out:
+        write_new(training, out)
     return training
 
 
-def resume(out: Path, **changes) -> Training:
-    """Return the training in `out`, restored from its newest checkpoint.
+def write_new(training: Training, out: Path) -> None:
+    """Create the folder of a run, with its config and its state."""
+    with writing(out):
+        for folder in (out, out / "checkpoints", out / "samples"):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_config(training, out)
+        checkpoint.save(out / "checkpoint.npz", *training.state())
 
-    `changes` may contain other totals, another backend, another number of threads, and `data`, the
-    new path of data that were moved. If it contains a total, the previous totals are removed.
-    Raises UserError if `out` is not a run that can be resumed, or if the data have changed.
-    """
+
+class Saved(NamedTuple):
+    """The config and the newest checkpoint of a run, read into memory."""
+
+    out: Path
+    config: Config
+    arrays: dict[str, np.ndarray]
+    facts: dict
+
+
+def read(out: Path) -> Saved:
+    """Read the config and the newest checkpoint of the run in `out`. Raises UserError if it is not a run."""
     config, horizon = _read_config(out)
-    place = changes.pop("data", None)
+    arrays, facts = _load_checkpoint(out)
+    return Saved(out, config, arrays, {"horizon": horizon} | facts)
+
+
+def resume(out: Path, extend: bool = False, **changes) -> Training:
+    """Return the training in `out`, restored from its newest checkpoint, and store the changed config.
+
+    See `restore` for the arguments and the errors.
+    """
+    training = restore(read(out), extend=extend, **changes)
+    with writing(out):
+        write_config(training, out)
+    return training
+
+
+def restore(saved: Saved, data: Data | str | None = None, extend: bool = False, **changes) -> Training:
+    """Return the training that was saved.
+
+    `data` are the data of the run, or the new path of data that were moved; by default, they are
+    read from where they were. `changes` may contain other totals, another backend, and another
+    number of threads. If it contains a total, the previous totals are removed. `extend` starts a
+    new decay of the learning rate, until the new total. Raises UserError if the run cannot be
+    resumed, or if the data have changed.
+    """
+    out, config = saved.out, saved.config
+    place = data if isinstance(data, str) else None
     if place is not None:
         changes["data_moved_to"] = place
     if any(name in changes for name in TOTALS):
         changes = dict.fromkeys(TOTALS) | changes
     config = replace(config, **changes)
+    if data is None or isinstance(data, str):
+        data = _data_of_run(out, config, place)
+    training = Training(config, data, load_backend(config))
+    training.load_state(out / "checkpoint.npz", saved.arrays, saved.facts)
+    if extend:
+        training.extend()
+    return training
+
+
+def _data_of_run(out: Path, config: Config, place: str | None) -> Data:
+    """Load the data of the run in `out` from `place`, or from where they were."""
+    if place is None and config.place_of_data() == datasets.IN_MEMORY:
+        raise UserError(
+            f"{out} was trained on arrays in memory: give them again, as fit(images, labels, ...), or the path of "
+            "a file that has them, as --data PATH"
+        )
     try:
-        data = load_data(config, place)
+        return load_data(config, place)
     except datasets.DataError as error:
         if place is not None:
             raise
@@ -94,12 +155,6 @@ def resume(out: Path, **changes) -> Training:
             f"{out} was trained on {place}, which does not exist any more: if the data have moved, give their "
             "new place with --data PATH"
         ) from error
-    training = Training(config, data, load_backend(config))
-    arrays, facts = _load_checkpoint(out)
-    training.load_state(out / "checkpoint.npz", arrays, {"horizon": horizon} | facts)
-    with writing(out):
-        _write_config(out, config)
-    return training
 
 
 def read_config(out: Path) -> Config:
@@ -131,14 +186,26 @@ def load_backend(config: Config):
     return backends.load(config.backend, threads=config.threads, **gpu)
 
 
-def sampler(out: Path, backend) -> Sampler:
-    """Return the sampler of the run in `out`: its generator, or the moving average if there is one, and its codec."""
-    config, (arrays, facts) = read_config(out), _load_checkpoint(out)
+def sampler(out: Path | Saved, backend) -> Sampler:
+    """Return the sampler of a run: its generator, or the moving average if there is one, and its codec."""
+    saved = read(out) if isinstance(out, Path) else out
+    network, _ = networks(saved)
+    where = saved.out / "checkpoint.npz"
+    checkpoint.restore(where, *checkpoint.generator_arrays(saved.arrays, network), np.asarray)
+    codec = datasets.KINDS[saved.facts["kind"]].codec(**saved.facts["codec"])
+    return Sampler(network.to(backend), codec, saved.facts.get("class_names"))
+
+
+def networks(saved: Saved) -> tuple[Sequential, Sequential]:
+    """Return the (generator, discriminator) of a run, with the weights of their last step."""
+    config, facts = saved.config, saved.facts
     shape = dict(sample_shape=facts["sample_shape"], classes=facts["classes"])
-    network, _ = models.build(config.preset, rng=np.random.default_rng(0), **shape, options=config.network)
-    checkpoint.restore(out / "checkpoint.npz", *checkpoint.generator_arrays(arrays, network), np.asarray)
-    codec = datasets.KINDS[facts["kind"]].codec(**facts["codec"])
-    return Sampler(network.to(backend), codec, facts.get("class_names"))
+    G, D = models.build(config.preset, rng=np.random.default_rng(0), **shape, options=config.network)
+    for owner, network in (("G.", G), ("D.", D)):
+        for name, value in (network.params | network.buffers).items():
+            if (owner + name) in saved.arrays:
+                value[...] = saved.arrays[owner + name]
+    return G, D
 
 
 def info(out: Path) -> dict:
@@ -207,33 +274,46 @@ def _load_checkpoint(out: Path) -> tuple[dict, dict]:
 # ---------------------------------------------------------------- train and write
 
 
-def play(training: Training, out: Path, quiet: bool = False) -> None:
-    """Train to the end, and write pictures and checkpoints. Shows its progress unless `quiet`.
+def play(
+    training: Training, out: Path | None, quiet: bool = False, callback: Callable[[Record], object] | None = None
+) -> None:
+    """Train to the end, and write pictures and checkpoints to `out`, or nothing if it is None.
+
+    Shows its progress, and warns once of each problem in `metrics.alarm`, unless `quiet`. `callback`
+    gets every record. If it returns True, the training stops after this step.
 
     Raises Stopped after SIGINT or SIGTERM, when the state is saved, and UserError if a file
     cannot be written or the training diverges.
     """
-    saved = time.monotonic()
+    saved, watch = time.monotonic(), Alarm()
     with writing(out), _Interrupt() as interrupt, _ProgressBar(training, quiet) as bar:
-        if training.step == 0:
-            _save_pictures_of_epoch(training, out)
+        if out and training.step == 0:
+            _save_picture_of_epoch(training, out, training.samples(PICTURED))
         for record in training.records():
             bar.show(record)
             if record["end_of_epoch"]:
-                _save_pictures_of_epoch(training, out)
-                _save(training, out)
-                bar.print_epoch(training.history[-1])
+                samples = training.samples(PICTURED)
+                if out:
+                    _save_picture_of_epoch(training, out, samples)
+                    save(training, out)
+                labels = np.arange(len(samples)) % training.classes if training.classes else None
+                alarms = watch.check(training.history[-1], samples, labels, training.config.decay)
+                bar.print_epoch(training.history[-1], alarms)
                 saved = time.monotonic()
-            elif interrupt.signal or time.monotonic() - saved > SAVE_SECONDS:
-                _save(training, out)
+            elif out and (interrupt.signal or time.monotonic() - saved > SAVE_SECONDS):
+                save(training, out)
                 saved = time.monotonic()
+            stop = callback is not None and callback(record) is True
             if interrupt.signal:
                 raise Stopped(interrupt.signal)
-        _save(training, out)
-        _save_pictures_of_end(training, out)
+            if stop:
+                break
+        if out:
+            save(training, out)
+            save_pictures(training, out)
 
 
-def _save(training: Training, out: Path) -> None:
+def save(training: Training, out: Path) -> None:
     """Write checkpoint.npz, history.csv, and every `checkpoint_every` epochs a checkpoint that is kept."""
     arrays, facts = training.state()
     checkpoint.save(out / "checkpoint.npz", arrays, facts)
@@ -250,42 +330,48 @@ def _save(training: Training, out: Path) -> None:
         write_atomically(out / "history.csv", text.getvalue().encode())
 
 
-def _write_config(out: Path, config: Config) -> None:
-    write_atomically(out / "config.json", config.to_json().encode())
+def write_config(training: Training, out: Path) -> None:
+    """Write config.json, with all options of the run."""
+    write_atomically(out / "config.json", training.config.to_json().encode())
 
 
 def _picture_of_epoch(out: Path, epoch: int) -> Path:
     return out / "samples" / f"epoch-{epoch:04d}.png"
 
 
-def _save_pictures_of_epoch(training: Training, out: Path) -> None:
+def _save_picture_of_epoch(training: Training, out: Path, samples: np.ndarray) -> None:
     codec, width = training.data.codec, columns(training.classes)
-    plots.save_samples(_picture_of_epoch(out, training.epoch), training.samples(60), codec, width)
+    plots.save_samples(_picture_of_epoch(out, training.epoch), samples, codec, width)
 
 
-def _save_pictures_of_end(training: Training, out: Path) -> None:
+def save_pictures(training: Training, out: Path) -> None:
+    """Write final.png, training.gif and losses.png."""
     samples, codec, width = training.samples(), training.data.codec, columns(training.classes)
     plots.save_samples(out / "final.png", samples, codec, width, scale=3)
     frames = [path for epoch in range(training.epoch + 1) if (path := _picture_of_epoch(out, epoch)).exists()]
     # Draw the last frame if the epoch is incomplete, or if the pictures of the epochs were deleted.
-    last = plots.picture(samples[:60], codec, width) if training.cursor or not frames else None
+    last = plots.picture(samples[:PICTURED], codec, width) if training.cursor or not frames else None
     plots.save_animation(out / "training.gif", frames, last)
+    plots.save_curves(out / "losses.png", named_curves(training), training.steps_per_epoch, training.loss.equilibrium)
+
+
+def named_curves(training: Training) -> dict[str, np.ndarray]:
+    """Return the values (steps,) of every step, for each name in CURVES."""
     curves = np.array(training.curves).reshape(-1, len(training.CURVES))
-    named = {name: curves[:, i] for i, name in enumerate(training.CURVES)}
-    plots.save_curves(out / "losses.png", named, training.steps_per_epoch, training.loss.equilibrium)
+    return {name: curves[:, i] for i, name in enumerate(training.CURVES)}
 
 
 class writing:
     """Context manager that converts an OSError while writing to `out` into a UserError."""
 
-    def __init__(self, out: Path):
+    def __init__(self, out: Path | None):
         self.out = out
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and self.out is not None:
             raise UserError(
                 f"cannot write to {self.out} ({error.strerror or error}): the files saved earlier are intact; free "
                 f"disk space or grant write permission, then try again (resume a run with --resume)"
@@ -350,13 +436,16 @@ class _ProgressBar:
             self.start = step, seconds
         return (step - self.start[0]) / max(seconds - self.start[1], 1e-9)
 
-    def print_epoch(self, row: dict) -> None:
-        """Print a line for a completed epoch."""
+    def print_epoch(self, row: dict, alarms: list[str]) -> None:
+        """Print a line for a completed epoch, with what its numbers mean, and warnings."""
         if not self.quiet:
             self.bar.write(
                 "epoch {epoch:3d}  {epoch_seconds:6.1f} s  {images_per_second:7,.0f} img/s  loss D {d_loss:.3f} "
-                "G {g_loss:.3f}  D(real) {d_real:.3f}  D(fake) {d_fake:.3f}".format(**row)
+                "G {g_loss:.3f}  D(real) {d_real:.3f}  D(fake) {d_fake:.3f}: ".format(**row)
+                + meaning(row)
             )
+            for alarm in alarms:
+                self.bar.write(f"warning: {alarm}", file=sys.stderr)
 
     def __enter__(self):
         return self

@@ -13,6 +13,7 @@ The entry `facts` is JSON:
     step, epoch, cursor       generator updates, completed epochs, and samples of the current epoch that were used
     seconds                   training time so far
     horizon                   the totals with which the run was started, at which a decaying learning rate reaches 0
+    decay_start               the (step, seconds) at which this decay began
     history                   a row for each epoch
     noise, penalty            states of the random generators of the noise and of the points of wgan-gp
     classes, sample_shape     number of classes and sample shape with which the networks were built
@@ -23,7 +24,7 @@ The entry `facts` is JSON:
 
 Format 1 has a different fingerprint (`fingerprint_1`) and no horizon, penalty, sample_shape, kind
 or codec. `load` derives kind, codec and sample_shape, and the horizon is in the run's config.json.
-Early files of format 2 have no class_names and no description.
+Early files of format 2 have no class_names, description and decay_start.
 """
 
 import array
@@ -81,7 +82,7 @@ def pack(training: Any) -> tuple[dict[str, np.ndarray], dict]:
         "noise": t.noise.bit_generator.state,
         "penalty": t.penalty_rng.bit_generator.state,
         "history": t.history,
-        **{name: getattr(t, name) for name in ("step", "epoch", "cursor", "seconds", "horizon")},
+        **{name: getattr(t, name) for name in ("step", "epoch", "cursor", "seconds", "horizon", "decay_start")},
     }
     return arrays, facts
 
@@ -115,6 +116,7 @@ def unpack(training: Any, path: str | Path, arrays: dict[str, np.ndarray], facts
     for name in ("step", "epoch", "cursor", "seconds"):
         setattr(t, name, facts[name])
     t.horizon = facts.get("horizon") or t.horizon
+    t.decay_start = tuple(facts.get("decay_start", (0, 0.0)))
     t.reset_order()
 
 

@@ -54,7 +54,8 @@ class Config:
     steps: int | None = option(None, help="total in generator updates", low=1, metavar="N", resumable=True)
     minutes: float | None = option(
         None,
-        help="total in minutes of training, without the time for pictures and checkpoints",
+        help="total in minutes of training, without the time for pictures and checkpoints; its result depends on the "
+        "machine",
         above=0,
         metavar="M",
         resumable=True,
@@ -126,7 +127,7 @@ class Config:
         that of `data` if no kind is given. Raises UserError for an option that is unknown or out
         of range.
         """
-        kind, reason = choices.pop("kind", None), "--kind was given"
+        kind, reason = choices.pop("kind", None), choices.pop("kind_reason", "--kind was given")
         if preset is not None:
             if preset not in models.PRESETS:
                 raise UserError(f"unknown preset {preset!r}: choose {', '.join(models.PRESETS)}")

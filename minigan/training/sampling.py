@@ -58,18 +58,40 @@ class Sampler:
         """The names of the classes of the generator; an empty list without labels."""
         return (self.names or [str(label) for label in range(self.classes)])[: self.classes]
 
-    def draw(self, count: int, rng: np.random.Generator, label: int | str | None = None) -> Any:
-        """Draw `count` decoded samples, of all classes in cyclic order, or of the class named `label`.
+    def labels_for(self, count: int, label: Any = None) -> np.ndarray | None:
+        """Return the labels (count,), int64, of `count` samples, or None for a generator without labels.
 
-        The noise comes from `rng`. Raises UserError if the generator does not have this class.
+        They are all classes in cyclic order, or the class named `label`, or, if `label` is a list
+        or an array of `count` names, these. Raises UserError if the generator does not have a class.
         """
-        if label is not None and not self.classes:
-            raise UserError(f"this run has no labels, got {label}")
-        labels = cyclic_labels(self.generator, count, self.classes)
-        if label is not None:
-            labels = self.generator.backend.xp.full_like(labels, index_of(str(label), self.class_names))
-        return self.of(draw_noise(self.generator, rng, count), labels)
+        if not self.classes:
+            if label is not None:
+                raise UserError(f"this generator was trained without labels, got label {label}: leave it out")
+            return None
+        if label is None:
+            return np.arange(count) % self.classes
+        several = isinstance(label, list | tuple | np.ndarray) and np.ndim(label) > 0
+        asked = np.asarray(label, dtype=object).ravel().tolist() if several else [label]
+        if several and len(asked) != count:
+            raise UserError(f"expected one label or {count}, one for each sample, got {len(asked)}")
+        classes = [index_of(_name(one), self.class_names) for one in asked]
+        return np.array(classes, np.int64) if several else np.full(count, classes[0], np.int64)
+
+    def draw(self, count: int, rng: np.random.Generator, label: Any = None) -> Any:
+        """Draw `count` decoded samples, with the labels of `labels_for`.
+
+        The noise comes from `rng`. Raises UserError if the generator does not have a class.
+        """
+        labels = self.labels_for(count, label)
+        placed = None if labels is None else self.generator.backend.asarray(labels)
+        return self.of(draw_noise(self.generator, rng, count), placed)
 
     def of(self, z: Array, labels: Array | None = None) -> Any:
         """Return the decoded samples for noise (N, *noise_shape) and labels (N,)."""
         return self.codec.decode(draw_samples(self.generator, z, labels))
+
+
+def _name(label: Any) -> str:
+    """Return the name of a class, as `labels.encode` names it: 7, 7.0 and "7" are the same class."""
+    whole = isinstance(label, float | np.floating) and label == label // 1
+    return label.decode("utf-8", "replace") if isinstance(label, bytes) else str(int(label) if whole else label)

@@ -25,7 +25,7 @@ from minigan.datasets import Codec, Data
 from minigan.errors import UserError
 from minigan.layers import Sequential, fuse
 from minigan.training import checkpoint
-from minigan.training.config import Config
+from minigan.training.config import TOTALS, Config
 from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise
 
 
@@ -53,7 +53,8 @@ class Training:
     passes over the data. `cursor` is the number of samples of the current epoch used so far,
     and `seconds` is the time spent in steps. `horizon` contains the totals with which the run
     was started. A run that is resumed with larger totals keeps its horizon, so that a decaying
-    learning rate does not depend on them.
+    learning rate does not depend on them. `decay_start` is the (step, seconds) at which the decay
+    began: (0, 0), or where `extend` began a new one.
     """
 
     CURVES = ("d_loss", "g_loss", "d_real", "d_fake")  # stored for every step
@@ -98,6 +99,7 @@ class Training:
         self.fixed_noise = draw_noise(self.G, fixed, 100)  # the noise of every picture of the run
         self.fixed_labels = cyclic_labels(self.G, 100, self.classes)
         self.horizon = config.totals()
+        self.decay_start: tuple[int, float] = (0, 0.0)
         self.step = self.epoch = self.cursor = 0
         self.seconds = 0.0
         self.history: list[dict] = []  # a row for each completed epoch
@@ -159,10 +161,35 @@ class Training:
         """Returns whether a total of the config is reached."""
         return self._progress(self.config.totals()) >= 1
 
-    def _progress(self, totals: dict) -> float:
-        """Returns the completed fraction of the totals: 1 when the first of them is reached, 0 if there are none."""
-        done = {"epochs": self.step / self.steps_per_epoch, "steps": self.step, "minutes": self.seconds / 60}
-        return max((done[name] / total for name, total in totals.items()), default=0.0)
+    def _progress(self, totals: dict, start: tuple[int, float] = (0, 0.0)) -> float:
+        """Returns the completed fraction of the totals: 1 when the first of them is reached, 0 if there are none.
+
+        `start` is the (step, seconds) at which the fraction is 0.
+        """
+        after = {"epochs": self.step / self.steps_per_epoch, "steps": self.step, "minutes": self.seconds / 60}
+        before = {"epochs": start[0] / self.steps_per_epoch, "steps": start[0], "minutes": start[1] / 60}
+        done = {name: (after[name] - before[name], total - before[name]) for name, total in totals.items()}
+        return max((part / whole if whole > 0 else 1.0 for part, whole in done.values()), default=0.0)
+
+    def continue_to(self, totals: dict[str, Any]) -> None:
+        """Replaces the totals of the config, at which the training ends. The horizon does not change."""
+        new: dict[str, Any] = dict.fromkeys(TOTALS) | totals
+        self.config = replace(self.config, **new)
+
+    def extend(self) -> None:
+        """Starts a new decay of the learning rate, from its full value now to 0 at the totals of the config.
+
+        Raises UserError if the learning rate does not decay, or if a total is reached already.
+        """
+        if not self.config.decay:
+            raise UserError("the learning rate of this run does not decay: leave --extend out")
+        if self.finished():
+            raise UserError("a new decay needs a larger total: give --epochs, --steps or --minutes with --extend")
+        self.horizon, self.decay_start = self.config.totals(), (self.step, self.seconds)
+
+    def decay_is_over(self) -> bool:
+        """Returns whether the learning rate has decayed to 0, so that further steps change nothing."""
+        return self.config.decay and self._progress(self.horizon, self.decay_start) >= 1
 
     def steps_in_all(self) -> int | None:
         """Returns the last step according to the totals in epochs and steps, or None if neither is set."""
@@ -174,7 +201,7 @@ class Training:
         """Runs the discriminator steps and then one generator step, or one simultaneous step."""
         (G, D), c = self.players, self.config
         if c.decay:
-            left = max(0.0, 1 - self._progress(self.horizon))
+            left = max(0.0, 1 - self._progress(self.horizon, self.decay_start))
             self.opt_g.lr, self.opt_d.lr = c.lr_g * left, c.lr_d * left
         if c.simultaneous:
             real, labels = self._next_batch()

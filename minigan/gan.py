@@ -1,0 +1,545 @@
+"""The public API: a GAN that is fitted to data and then draws samples.
+
+    import minigan
+
+    gan = minigan.GAN("small", conditional=True, epochs=3, seed=0)     # any option of the command line
+    gan.fit(images, labels)                  # arrays, a path, or nothing for MNIST
+    digits = gan.sample(16, label=7)         # uint8 (16, 28, 28, 1)
+    gan.save("runs/mine")
+    gan = minigan.load("runs/mine").fit(epochs=6)        # continues
+
+The command line uses the same functions (`runs`, `training`), so the same options give the same bits.
+"""
+
+import dataclasses
+import inspect
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigan import backends, datasets, runs
+from minigan.errors import UserError
+from minigan.layers import Sequential
+from minigan.options import options
+from minigan.report import plots
+from minigan.runs import samples as samples_files
+from minigan.runs.evaluate import MissingData, evaluate
+from minigan.training import TOTALS, Config, Record, Sampler, Training
+from minigan.training.config import SHORTHANDS
+
+
+class NotFittedError(UserError, AttributeError):
+    """Raised if samples, scores or a fitted attribute are asked for before `fit`."""
+
+
+class GAN:
+    """A generator and a discriminator that are trained on data.
+
+    `preset` names networks and recipe (see `minigan train --list`); by default, it is that of the
+    kind of data. `options` are all options of `minigan train`, by their names in Python
+    (`lr_d=1e-4` for --lr-d 1e-4). They may contain `data`, the default of `fit`, and `seed`, an
+    integer or a NumPy Generator that draws one for every new training. `out` is the folder of a
+    run, in which checkpoints and pictures are written during the training, as `minigan train`
+    does; by default nothing is written. `verbose=0` prints nothing. `callback` gets every record of
+    the training, and ends it if it returns True.
+
+    Nothing runs before `fit`. Raises UserError for an option that is unknown or out of range.
+
+    After `fit` or `load`, these attributes are set:
+
+    - `generator_`, `discriminator_`: the networks after the last step, with or without a moving average
+    - `history_`: a list with a dict of mean losses and probabilities for each epoch
+    - `classes_`: the labels (K,), sorted; empty without labels
+    - `config_`: all options, also those that were not given
+    - `n_steps_`, `n_epochs_`: the steps and the complete epochs trained so far
+    """
+
+    def __init__(
+        self,
+        preset: str | None = None,
+        *,
+        out: str | Path | None = None,
+        verbose: int = 1,
+        callback: Callable[[Record], object] | None = None,
+        **options: Any,
+    ):
+        self.preset, self.out, self.verbose, self.callback = preset, out, verbose, callback
+        self.options = options
+        self._training: Training | None = None
+        self._saved: runs.Saved | None = None  # a run that was loaded and not continued
+        self._rng: np.random.Generator | None = None  # the noise of samples without a seed
+        self._check_options()
+
+    # ---- options
+
+    def _check_options(self) -> None:
+        """Raise UserError for an option that is unknown, or that no kind of data accepts."""
+        if unknown := self.options.keys() - set(option_names()):
+            raise UserError(f"unknown option {min(unknown)}: choose from {', '.join(option_names())}")
+        given = self._choices()
+        fixed = self.preset is not None or "kind" in given or isinstance(given.get("data"), str)
+        errors = []
+        for kind in [None] if fixed else datasets.KINDS:  # before `fit`, the data may be of any kind
+            try:
+                Config.of(self.preset, **(given if kind is None else given | {"kind": kind}))
+                return
+            except UserError as error:
+                errors.append(error)
+        raise errors[0]
+
+    def _choices(self) -> dict:
+        """Return the options as arguments of `Config.of`."""
+        given = dict(self.options)
+        if isinstance(given.get("seed"), np.random.Generator):
+            given["seed"] = 0
+        if not isinstance(given.get("data"), str | os.PathLike | None):
+            del given["data"]
+        return choices(given)
+
+    def get_params(self, deep: bool = True) -> dict:
+        """Return all arguments of the constructor, by name, as scikit-learn does."""
+        return {"preset": self.preset, "out": self.out, "verbose": self.verbose, "callback": self.callback} | (
+            self.options
+        )
+
+    def set_params(self, **params: Any) -> "GAN":
+        """Replace arguments of the constructor. They take effect at the next `fit` that starts over."""
+        before, own = dict(self.__dict__), ("preset", "out", "verbose", "callback")
+        self.__dict__ |= {name: value for name, value in params.items() if name in own}
+        self.options = self.options | {name: value for name, value in params.items() if name not in own}
+        try:
+            self._check_options()
+        except UserError:
+            self.__dict__ |= before
+            raise
+        return self
+
+    def __repr__(self) -> str:
+        """Return the call of the constructor."""
+        defaults = {name: p.default for name, p in inspect.signature(GAN).parameters.items()}
+        given = {name: value for name, value in self.get_params().items() if value != defaults.get(name, ...)}
+        return f"GAN({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+    # ---- training
+
+    def fit(
+        self,
+        data: Any = None,
+        labels: Any = None,
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+        minutes: float | None = None,
+        extend: bool = False,
+        verbose: int | None = None,
+        callback: Callable[[Record], object] | None = None,
+    ) -> "GAN":
+        """Train, and return this GAN.
+
+        - `fit(data, labels)` starts a new training. `fit()` on a new GAN trains on MNIST.
+        - `fit(epochs=6)`, with a total in epochs, steps or minutes, continues a fitted or loaded
+          GAN until this total, with the same bits as a training that was not interrupted. Data
+          that are passed as well must have the content of those it was trained on. On a new GAN, the
+          total replaces that of the options.
+        - `fit()` on a fitted or loaded GAN continues to the total that it has.
+
+        `data` is an array of images (N, H, W), (N, H, W, C), or (N, C, H, W) with the option
+        `channels="first"`; any object that NumPy converts to such an array; a path or a name, as
+        for `minigan train --data`; or an object of `minigan.datasets`. `labels` has one entry of any
+        type for each image. The networks see them with the option `conditional=True`, which
+        many presets contain.
+
+        One seed and a total in epochs or steps give the same bits on every call. What a total in
+        minutes gives depends on the speed of the machine.
+
+        `extend=True` starts a new decay of a decaying learning rate, until the new total.
+
+        Ctrl-C stops after the current step. The GAN then keeps what it has learned, and `fit`
+        continues. The number of BLAS threads and the environment are the same afterwards.
+
+        Raises UserError if the data cannot be used, or differ from those of the GAN.
+        """
+        totals = {"epochs": epochs, "steps": steps, "minutes": minutes}
+        totals = {name: total for name, total in totals.items() if total is not None}
+        verbose = self.verbose if verbose is None else verbose
+        callback = self.callback if callback is None else callback
+        with backends.borrowed():
+            if self._is_fitted() and (totals or data is None):
+                self._continue(data, labels, totals, extend, verbose)
+            else:
+                if extend:
+                    raise UserError("extend continues a GAN that is fitted: call fit without extend first")
+                self._begin(data, labels, totals)
+            training = self._training
+            assert training is not None
+            out = None if self.out is None else Path(self.out)
+            if verbose:
+                self._print_start(training, out)
+            try:
+                if not training.finished():
+                    runs.play(training, out, quiet=not verbose, callback=callback)
+            except runs.Stopped as stopped:
+                if verbose:
+                    print(f"stopped after step {training.step}: fit() continues", file=sys.stderr)
+                signal.raise_signal(stopped.signal)  # Ctrl-C becomes KeyboardInterrupt, as everywhere in Python
+                return self
+        if verbose and _in_notebook():
+            _show(self.picture(seed=0), self.picture_of_losses())
+        return self
+
+    def _begin(self, data: Any, labels: Any, totals: dict) -> None:
+        """Create a new training."""
+        given = self._choices()
+        if isinstance(seed := self.options.get("seed"), np.random.Generator):
+            given["seed"] = int(seed.integers(2**31))
+        data = self.options.get("data") if data is None else data
+        if totals:
+            given |= dict.fromkeys(TOTALS) | totals
+        loaded = None
+        if data is None or isinstance(data, str | os.PathLike):
+            if data is not None:
+                given["data"] = place(os.fspath(data))
+            config = Config.of(self.preset, **given)
+        else:
+            given["data"] = datasets.IN_MEMORY
+            if self.preset is None and "kind" not in given:
+                own = getattr(data, "kind", None)
+                reason = datasets.kind_of_array(data) if own not in datasets.KINDS else (own, f"{own} were given")
+                given["kind"], given["kind_reason"] = reason
+            config = Config.of(self.preset, **given)
+            loaded = converted(data, labels, config)
+        if labels is not None and loaded is None:
+            loaded = datasets.with_labels(runs.load_data(config), labels)
+        out = None if self.out is None else Path(self.out)
+        self._training = runs.begin(config, out, bool(self.options.get("conditional")), loaded)
+        self._saved = self._rng = None
+
+    def _continue(self, data: Any, labels: Any, totals: dict, extend: bool, verbose: int) -> None:
+        """Prepare the training to continue to the totals."""
+        training = self._training
+        if training is None:
+            saved, given = self._saved, data
+            assert saved is not None
+            if isinstance(data, os.PathLike | str):
+                given = place(os.fspath(data))
+                if labels is not None:
+                    given = datasets.with_labels(runs.load_data(saved.config, given), labels)
+            elif data is not None:
+                given = converted(data, labels, saved.config)
+            elif labels is not None:
+                raise UserError("labels need the data that they belong to: pass both, or neither")
+            self._training = training = runs.restore(saved, data=given, **totals)
+            self._saved = None
+        else:
+            if data is not None or labels is not None:
+                self._expect_same(training, data, labels)
+            if totals:
+                training.continue_to(totals)
+        if extend:
+            training.extend()
+        elif training.decay_is_over() and not training.finished() and verbose:
+            print(runs.DECAYED)
+        if training.finished():
+            ends = " or ".join(f"{total:g} {name}" for name, total in training.config.totals().items())
+            warnings.warn(
+                f"this GAN has already reached its total ({ends}; it has {training.epoch} epochs, {training.step} "
+                "steps): give a larger total to continue, or pass the data to start over",
+                stacklevel=3,
+            )
+        if self.out is not None:
+            out = Path(self.out)
+            if not (out / "config.json").exists():
+                runs.write_new(training, out)
+            runs.write_config(training, out)
+
+    @staticmethod
+    def _expect_same(training: Training, data: Any, labels: Any) -> None:
+        """Raise UserError if the data are not those of the training."""
+        if data is None:
+            raise UserError("labels need the data that they belong to: pass both, or neither")
+        if isinstance(data, str | os.PathLike):
+            found = runs.load_data(training.config, place(os.fspath(data)))
+            found = found if labels is None else datasets.with_labels(found, labels)
+        else:
+            found = converted(data, labels, training.config)
+        theirs, own = found.fingerprint(), training.data.fingerprint()
+        ignored = {} if training.classes else {"labels": None}
+        if theirs | ignored != own | ignored:
+            raise UserError(
+                f"this GAN was trained on other data ({training.data.name}, {own['shape']}) than those given "
+                f"({theirs['shape']}): leave the total out to start over, or leave the data out to continue"
+            )
+
+    def _print_start(self, training: Training, out: Path | None) -> None:
+        print(runs.header(training, out, resumed=training.step > 0, tables=False))
+        if training.backend.compiles and not training.finished():
+            text = "preparing the kernels (compiled once on each machine, then cached on disk) ..."
+            print(text, end=" ", flush=True)
+            print(f"{training.warm_up():.1f} s")
+
+    # ---- what was learned
+
+    def _is_fitted(self) -> bool:
+        return self._training is not None or self._saved is not None
+
+    def _sampler(self) -> Sampler:
+        """Return the sampler of the trained generator. Raises NotFittedError before `fit`."""
+        if self._training is not None:
+            return self._training.sampler
+        if self._saved is not None:
+            return runs.sampler(self._saved, runs.load_backend(self._saved.config))
+        raise NotFittedError("this GAN is not fitted yet: call fit first, or minigan.load for a saved one")
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a fitted attribute. Raises NotFittedError before `fit`."""
+        find = FITTED.get(name)
+        if find is None:
+            raise AttributeError(f"a GAN has no attribute {name!r}")
+        if not self._is_fitted():
+            raise NotFittedError(f"{name} is set by fit: this GAN is not fitted yet")
+        return find(self)
+
+    def __dir__(self) -> Iterable[str]:
+        """Return the names of the attributes, with the fitted ones."""
+        return [*super().__dir__(), *(FITTED if self._is_fitted() else ())]
+
+    def sample(self, n: int = 1, label: Any = None, seed: int | np.random.Generator | None = None) -> Any:
+        """Draw `n` new samples: uint8 images (n, H, W, C), or points (n, 2).
+
+        With labels, the samples have all classes in turn, or the class `label`, or the n classes in
+        a list `label`. `seed` is an integer, which gives the same samples as `minigan sample --seed`,
+        or a NumPy Generator. Without a seed, each call draws other samples.
+
+        Raises NotFittedError before `fit`, and UserError for a label that the GAN does not have.
+        """
+        sampler = self._sampler()
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise UserError(f"n, the number of samples, is a whole number from 1, got {n!r}")
+        with backends.borrowed():
+            return sampler.draw(int(n), self._noise(seed), label)
+
+    def _noise(self, seed: int | np.random.Generator | None) -> np.random.Generator:
+        """Return the random generator for a seed, or for None one that was not used before."""
+        if isinstance(seed, np.random.Generator):
+            return seed
+        if seed is None:
+            self._rng = self._rng or np.random.default_rng()
+            return self._rng
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise UserError(f"seed is a whole number from 0 or a NumPy Generator, got {seed!r}")
+        return np.random.default_rng(int(seed))
+
+    def save_samples(
+        self, path: str | Path, n: int = 100, label: Any = None, seed: int | np.random.Generator | None = None
+    ) -> None:
+        """Draw `n` samples, as `sample` does, and write them to a file or folder, as `minigan sample --out` does."""
+        sampler, out = self._sampler(), Path(path)
+        samples_files.expect_form(out, sampler)
+        samples, labels = self.sample(n, label, seed), sampler.labels_for(n, label)
+        samples_files.write(out, samples, labels, sampler, label is not None)
+
+    def picture(self, n: int = 100, label: Any = None, seed: int | np.random.Generator | None = None) -> Any:
+        """Draw `n` samples, as `sample` does, and return them as one Pillow image, which a notebook shows."""
+        sampler = self._sampler()
+        width = 10 if label is not None else runs.columns(sampler.classes)
+        return plots.to_pillow(plots.picture(self.sample(n, label, seed), sampler.codec, width))
+
+    def picture_of_losses(self) -> Any:
+        """Return a plot of the losses and probabilities of every step as a Pillow image, which a notebook shows."""
+        curves = self._curves()
+        return plots.curves(*curves)
+
+    def _curves(self) -> tuple:
+        if self._training is None:
+            raise NotFittedError("the curves are drawn after fit: this GAN was not fitted in this session")
+        t = self._training
+        return runs.named_curves(t), t.steps_per_epoch, t.loss.equilibrium
+
+    def evaluate(self, n: int = 10_000, seed: int = 0) -> dict:
+        """Compare `n` samples with real images, and return the scores of `minigan evaluate` as a dict.
+
+        Samples of a GAN that was trained on MNIST are compared with the MNIST test images, others
+        with the training images. A loaded GAN that was trained on arrays has no training images, and
+        gets only the scores that need none. Raises NotFittedError before `fit`, and UserError if the
+        samples are not images.
+        """
+        sampler = self._sampler()
+        if self._training is not None:
+            data = self._training.data
+            fingerprint = data.fingerprint()
+        else:
+            assert self._saved is not None
+            fingerprint = self._saved.facts["data"]
+
+        def read() -> datasets.Data:
+            if self._training is not None:
+                return self._training.data
+            assert self._saved is not None
+            try:
+                return runs.load_data(self._saved.config)
+            except datasets.DataError as error:
+                raise MissingData(f"{error}: call fit with the data first") from None
+
+        with backends.borrowed():
+            return evaluate(sampler, fingerprint, read, n, seed).report
+
+    def save(self, folder: str | Path) -> None:
+        """Write the GAN to the folder of a run: all state, pictures, curves and the history.
+
+        `minigan.load`, and all commands of the command line, read it. A folder that this method wrote
+        may be overwritten by the same training at a later step. Raises UserError for any other folder
+        that is not empty, and NotFittedError before `fit`.
+        """
+        out = Path(folder)
+        if not self._is_fitted():
+            raise NotFittedError("there is nothing to save: this GAN is not fitted yet")
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out} is a file: give a folder")
+        if out.is_dir() and any(out.iterdir()):
+            self._expect_own(out)
+        with backends.borrowed():
+            training = self._training or self._restored()
+            runs.write_new(training, out)
+            runs.save(training, out)
+            runs.save_pictures(training, out)
+
+    def _restored(self) -> Training:
+        assert self._saved is not None
+        if self._saved.config.place_of_data() == datasets.IN_MEMORY:
+            raise UserError("this GAN was loaded and not changed: copy its folder instead, or call fit with the data")
+        return runs.restore(self._saved)
+
+    def _expect_own(self, out: Path) -> None:
+        """Raise UserError if the folder is not an earlier state of this GAN."""
+        try:
+            there = runs.read(out)
+        except UserError:
+            raise UserError(f"{out} is not empty and is not the folder of a run: give another folder") from None
+        config, step, history = self.config_, self.n_steps_, self.history_
+        changed = [
+            field.name
+            for field in dataclasses.fields(Config)
+            if not options(Config)[field.name].resumable
+            and field.name != "data_moved_to"
+            and getattr(config, field.name) != getattr(there.config, field.name)
+        ]
+        past = there.facts["history"]
+        if changed or there.facts["step"] > step or past != history[: len(past)]:
+            raise UserError(f"{out} holds another training: give another folder, or remove it first")
+
+
+def load(folder: str | Path) -> GAN:
+    """Return the GAN in the folder of a run, which `GAN.save` or `minigan train` wrote.
+
+    It draws samples without its training data. `fit(epochs=...)` continues it. Raises UserError if
+    the folder is not a run.
+    """
+    saved = runs.read(Path(folder))
+    config = saved.config
+    gan = GAN(config.preset)
+    gan.options = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(Config)
+        if field.name in option_names()
+        and field.name != "data"
+        and getattr(config, field.name) != getattr(Config.of(config.preset), field.name)
+    }
+    gan._saved = saved
+    return gan
+
+
+def option_names() -> list[str]:
+    """Return the names of all options that a GAN takes."""
+    hidden = ("preset", "kind_reason", "data_moved_to", "data_options")
+    of_kinds = [name for kind in datasets.KINDS.values() for name, this in options(kind.options).items() if this.flag]
+    return [name for name in [*options(Config), *SHORTHANDS, *of_kinds] if name not in hidden]
+
+
+def choices(given: dict[str, Any]) -> dict[str, Any]:
+    """Convert options by name to arguments of `Config.of`: shorthands are replaced, and options of the data grouped.
+
+    Names that are no options are left out.
+    """
+    chosen: dict[str, Any] = {}
+    for short, fields in SHORTHANDS.items():
+        if short in given:
+            chosen |= dict.fromkeys(fields, given[short])
+    chosen |= {name: given[name] for name in options(Config) if name in given}
+    if "network" in given:
+        chosen["network"] = dict(given["network"])
+    of_kinds = [name for kind in datasets.KINDS.values() for name in options(kind.options)]
+    if data_options := {name: given[name] for name in of_kinds if name in given}:
+        chosen["data_options"] = data_options
+    if "data" in chosen:
+        chosen["data"] = place(os.fspath(chosen["data"]))
+    return chosen
+
+
+def place(data: str) -> str:
+    """Return the name of built-in data, or else an absolute path, because a run may be resumed from another folder."""
+    builtin = [name for kind in datasets.KINDS.values() for name in kind.builtin]
+    return data if data in builtin else str(Path(data).expanduser().absolute())
+
+
+def converted(data: Any, labels: Any, config: Config) -> datasets.Data:
+    """Convert arrays to data of the kind of the config. Objects of `minigan.datasets` are returned as they are."""
+    if hasattr(data, "fingerprint") and hasattr(data, "sample_shape"):
+        return data if labels is None else datasets.with_labels(data, labels)
+    convert = datasets.KINDS[config.kind].convert
+    if convert is None:
+        names = " or ".join(map(repr, datasets.KINDS[config.kind].builtin))
+        raise UserError(f"data of the kind {config.kind} are not arrays: call fit with {names}")
+    return convert(data, labels, config.kind_options())
+
+
+def _networks(gan: GAN) -> tuple[Sequential, Sequential]:
+    if gan._training is not None:
+        return gan._training.G, gan._training.D
+    assert gan._saved is not None
+    return runs.networks(gan._saved)
+
+
+def _facts(gan: GAN) -> dict:
+    """Return the position of the training: history, step and epoch."""
+    if (t := gan._training) is not None:
+        return {"history": t.rows(), "step": t.step, "epoch": t.epoch}
+    assert gan._saved is not None
+    return gan._saved.facts
+
+
+def _config(gan: GAN) -> Config:
+    if gan._training is not None:
+        return gan._training.config
+    assert gan._saved is not None
+    return gan._saved.config
+
+
+FITTED: dict[str, Callable[[GAN], Any]] = {  # the fitted attributes
+    "generator_": lambda gan: _networks(gan)[0],
+    "discriminator_": lambda gan: _networks(gan)[1],
+    "history_": lambda gan: [dict(row) for row in _facts(gan)["history"]],
+    "classes_": lambda gan: samples_files.as_values(gan._sampler().class_names),
+    "config_": _config,
+    "n_steps_": lambda gan: _facts(gan)["step"],
+    "n_epochs_": lambda gan: _facts(gan)["epoch"],
+}
+
+
+def _in_notebook() -> bool:
+    """Return whether this is a Jupyter notebook, which can show pictures."""
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def _show(*pictures: Any) -> None:
+    """Show Pillow images below the cell of a notebook."""
+    from IPython.display import display
+
+    for picture in pictures:
+        display(picture)

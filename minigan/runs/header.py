@@ -1,0 +1,52 @@
+"""Describe a training before it begins: data, networks, backend and totals, as text for people."""
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+from minigan import backends, models
+from minigan.training import Training
+
+
+def header(training: Training, out: Path | None = None, resumed: bool = False, tables: bool = True) -> str:
+    """Return what is trained on what, one topic on each line.
+
+    `out` is the folder of the run, if there is one. `tables` adds the architecture of both networks.
+    """
+    config, data = training.config, training.data
+    shape, one = " x ".join(map(str, data.sample_shape)), data.kind.removesuffix("s")
+    lines = [f"data       {data.name}: {len(data):,} {data.kind} of {shape}"]
+    lines += [wrapped(topic, text) for topic, text in data.description()]
+    if config.kind_reason:  # runs of format 1 have none
+        lines.append(f"kind       {config.kind}, because {config.kind_reason}")
+    given = "both networks see the labels" if training.classes else "the networks do not see labels"
+    if config.conditional and not training.classes:
+        given = "the data have no labels, so the networks are unconditional"
+    lines.append(f"networks   {given}")
+    noise = training.G.noise_shape or ()
+    lines.append(f"preset     {config.preset}; generator: noise {' x '.join(map(str, noise))}")
+    if tables:
+        # Networks on the NumPy backend, because this text is printed before kernels are compiled.
+        G, D = models.build(
+            config.preset,
+            rng=np.random.default_rng(0),
+            sample_shape=data.sample_shape,
+            classes=training.classes,
+            options=config.network,
+        )
+        lines += [models.table(G, noise), f"           discriminator: {one} {shape}"]
+        lines.append(models.table(D, data.sample_shape))
+    chosen = backends.choose()[1].removeprefix("backend ") if config.backend == "auto" else training.backend.name
+    lines.append(f"backend    {chosen}")
+    totals = config.totals().items()
+    end = " or ".join(f"{n:g} {name if n > 1 else name[:-1]}" for name, n in totals) or "Ctrl-C"
+    lines.append(f"training   batch {config.batch}, Adam {config.lr_g:g} and {config.lr_d:g}, ends after {end}")
+    if out is not None:
+        lines.append(f"run        {out}" + (f", from step {training.step}" if resumed else ""))
+    return "\n".join(lines)
+
+
+def wrapped(topic: str, text: str) -> str:
+    """Format a topic and its text as one line. A long text is wrapped."""
+    return textwrap.fill(text, 110, initial_indent=f"{topic:<11}", subsequent_indent=" " * 11, break_on_hyphens=False)
