@@ -170,9 +170,9 @@ def train(arguments) -> int:
 
 def _choices(arguments) -> dict:
     """Return the given options, as arguments of `Config.of`."""
-    from minigan.gan import choices
+    from minigan.training.config import arguments as as_arguments
 
-    return choices({name: value for name, value in vars(arguments).items() if value is not None})
+    return as_arguments({name: value for name, value in vars(arguments).items() if value is not None})
 
 
 def _preset(given: dict) -> str:

@@ -31,7 +31,7 @@ from minigan.report import plots
 from minigan.runs import samples as samples_files
 from minigan.runs.evaluate import MissingData, evaluate
 from minigan.training import TOTALS, Config, Record, Sampler, Training
-from minigan.training.config import SHORTHANDS
+from minigan.training.config import arguments, option_names, place_of
 
 
 class NotFittedError(UserError, AttributeError):
@@ -100,7 +100,7 @@ class GAN:
             given["seed"] = 0
         if not isinstance(given.get("data"), str | os.PathLike | None):
             del given["data"]
-        return choices(given)
+        return arguments(given)
 
     def get_params(self, deep: bool = True) -> dict:
         """Return all arguments of the constructor, by name, as scikit-learn does."""
@@ -201,43 +201,34 @@ class GAN:
         data = self.options.get("data") if data is None else data
         if totals:
             given |= dict.fromkeys(TOTALS) | totals
-        loaded = None
-        if data is None or isinstance(data, str | os.PathLike):
-            if data is not None:
-                given["data"] = place(os.fspath(data))
-            config = Config.of(self.preset, **given)
-        else:
+        if data is not None and not isinstance(data, str | os.PathLike):
             given["data"] = datasets.IN_MEMORY
             if self.preset is None and "kind" not in given:
-                own = getattr(data, "kind", None)
-                reason = datasets.kind_of_array(data) if own not in datasets.KINDS else (own, f"{own} were given")
-                given["kind"], given["kind_reason"] = reason
-            config = Config.of(self.preset, **given)
-            loaded = converted(data, labels, config)
-        if labels is not None and loaded is None:
-            loaded = datasets.with_labels(runs.load_data(config), labels)
+                given["kind"], given["kind_reason"] = datasets.kind_of_array(data)
+        elif data is not None:
+            given["data"] = place_of(data)
+        config = Config.of(self.preset, **given)
+        loaded = None if data is None and labels is None else _read(data, labels, config)
         out = None if self.out is None else Path(self.out)
         self._training = runs.begin(config, out, bool(self.options.get("conditional")), loaded)
         self._saved = self._rng = None
 
     def _continue(self, data: Any, labels: Any, totals: dict, extend: bool, verbose: int) -> None:
         """Prepare the training to continue to the totals."""
+        if data is None and labels is not None:
+            raise UserError("labels need the data that they belong to: pass both, or neither")
         training = self._training
         if training is None:
             saved, given = self._saved, data
             assert saved is not None
-            if isinstance(data, os.PathLike | str):
-                given = place(os.fspath(data))
-                if labels is not None:
-                    given = datasets.with_labels(runs.load_data(saved.config, given), labels)
+            if isinstance(data, str | os.PathLike) and labels is None:
+                given = place_of(data)  # the run remembers the new path
             elif data is not None:
-                given = converted(data, labels, saved.config)
-            elif labels is not None:
-                raise UserError("labels need the data that they belong to: pass both, or neither")
+                given = _read(data, labels, saved.config)
             self._training = training = runs.restore(saved, data=given, **totals)
             self._saved = None
         else:
-            if data is not None or labels is not None:
+            if data is not None:
                 self._expect_same(training, data, labels)
             if totals:
                 training.continue_to(totals)
@@ -261,13 +252,7 @@ class GAN:
     @staticmethod
     def _expect_same(training: Training, data: Any, labels: Any) -> None:
         """Raise UserError if the data are not those of the training."""
-        if data is None:
-            raise UserError("labels need the data that they belong to: pass both, or neither")
-        if isinstance(data, str | os.PathLike):
-            found = runs.load_data(training.config, place(os.fspath(data)))
-            found = found if labels is None else datasets.with_labels(found, labels)
-        else:
-            found = converted(data, labels, training.config)
+        found = _read(data, labels, training.config)
         theirs, own = found.fingerprint(), training.data.fingerprint()
         ignored = {} if training.classes else {"labels": None}
         if theirs | ignored != own | ignored:
@@ -351,15 +336,13 @@ class GAN:
         return plots.to_pillow(plots.picture(self.sample(n, label, seed), sampler.codec, width))
 
     def picture_of_losses(self) -> Any:
-        """Return a plot of the losses and probabilities of every step as a Pillow image, which a notebook shows."""
-        curves = self._curves()
-        return plots.curves(*curves)
+        """Return a plot of the losses and probabilities of every step as a Pillow image, which a notebook shows.
 
-    def _curves(self) -> tuple:
-        if self._training is None:
-            raise NotFittedError("the curves are drawn after fit: this GAN was not fitted in this session")
-        t = self._training
-        return runs.named_curves(t), t.steps_per_epoch, t.loss.equilibrium
+        Raises NotFittedError before `fit`, and for a GAN that was loaded and not continued.
+        """
+        if (t := self._training) is None:
+            raise NotFittedError("the losses are drawn after fit: this GAN was not fitted in this session")
+        return plots.curves(runs.named_curves(t), t.steps_per_epoch, t.loss.equilibrium)
 
     def evaluate(self, n: int = 10_000, seed: int = 0) -> dict:
         """Compare `n` samples with real images, and return the scores of `minigan evaluate` as a dict.
@@ -454,48 +437,18 @@ def load(folder: str | Path) -> GAN:
     return gan
 
 
-def option_names() -> list[str]:
-    """Return the names of all options that a GAN takes."""
-    hidden = ("preset", "kind_reason", "data_moved_to", "data_options")
-    of_kinds = [name for kind in datasets.KINDS.values() for name, this in options(kind.options).items() if this.flag]
-    return [name for name in [*options(Config), *SHORTHANDS, *of_kinds] if name not in hidden]
+def _read(data: Any, labels: Any, config: Config) -> datasets.Data:
+    """Return data, a path or arrays with labels or None, as an object of the kind of the config.
 
-
-def choices(given: dict[str, Any]) -> dict[str, Any]:
-    """Convert options by name to arguments of `Config.of`: shorthands are replaced, and options of the data grouped.
-
-    Names that are no options are left out.
+    Without data, those of the config are loaded.
     """
-    chosen: dict[str, Any] = {}
-    for short, fields in SHORTHANDS.items():
-        if short in given:
-            chosen |= dict.fromkeys(fields, given[short])
-    chosen |= {name: given[name] for name in options(Config) if name in given}
-    if "network" in given:
-        chosen["network"] = dict(given["network"])
-    of_kinds = [name for kind in datasets.KINDS.values() for name in options(kind.options)]
-    if data_options := {name: given[name] for name in of_kinds if name in given}:
-        chosen["data_options"] = data_options
-    if "data" in chosen:
-        chosen["data"] = place(os.fspath(chosen["data"]))
-    return chosen
-
-
-def place(data: str) -> str:
-    """Return the name of built-in data, or else an absolute path, because a run may be resumed from another folder."""
-    builtin = [name for kind in datasets.KINDS.values() for name in kind.builtin]
-    return data if data in builtin else str(Path(data).expanduser().absolute())
-
-
-def converted(data: Any, labels: Any, config: Config) -> datasets.Data:
-    """Convert arrays to data of the kind of the config. Objects of `minigan.datasets` are returned as they are."""
-    if hasattr(data, "fingerprint") and hasattr(data, "sample_shape"):
-        return data if labels is None else datasets.with_labels(data, labels)
-    convert = datasets.KINDS[config.kind].convert
-    if convert is None:
-        names = " or ".join(map(repr, datasets.KINDS[config.kind].builtin))
-        raise UserError(f"data of the kind {config.kind} are not arrays: call fit with {names}")
-    return convert(data, labels, config.kind_options())
+    if data is None or isinstance(data, str | os.PathLike):
+        found = runs.load_data(config, None if data is None else place_of(data))
+    elif hasattr(data, "fingerprint") and hasattr(data, "sample_shape"):
+        found = data
+    else:
+        return datasets.convert(data, labels, config.kind, config.kind_options())
+    return found if labels is None else datasets.with_labels(found, labels)
 
 
 def _networks(gan: GAN) -> tuple[Sequential, Sequential]:

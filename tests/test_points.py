@@ -121,7 +121,7 @@ def test_conditional_points_are_near_the_requested_mode():
     [
         (
             ["--data", "mnist", "--points", "9"],
-            "data of the kind images have no option points, only split, keys, size, fit, range, background, skip_bad",
+            "data of the kind images have no option points, only split, keys, size, fit, channels, range, ",
         ),
         (["--preset", "points", "--data", "mnist"], "points are drawn from ring or grid, got"),
         (["--preset", "digits", "--kind", "points"], "preset digits is for images, got --kind points"),

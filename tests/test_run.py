@@ -295,4 +295,4 @@ def test_training_without_labels_is_reported(data, tmp_path, capsys):
     options = ["--data", data, "--batch", "8", "--steps", "2", "--backend", "numpy", "--out", str(out)]
     assert main(["train", *options]) == 0
     assert "networks   the data have no labels, so the networks are unconditional" in capsys.readouterr().out
-    assert "this run has no labels" in refused(capsys, "sample", out, "--digit", 1)
+    assert "trained without labels" in refused(capsys, "sample", out, "--digit", 1)

@@ -35,6 +35,8 @@ EXCEPTIONS = {
     ("optim", "layers"): "an optimizer updates the parameters of a layer",
     ("penalties", "layers"): "a penalty differentiates layers and adds their gradients",
     ("options", "errors"): "an invalid value raises UserError",
+    ("__init__", "gan"): "the public API, which loads on first use",
+    ("__init__", "errors"): "the public API",
 }
 
 

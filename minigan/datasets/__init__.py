@@ -41,6 +41,7 @@ __all__ = [
     "Images",
     "Kind",
     "Points",
+    "convert",
     "index_of",
     "kind_of",
     "kind_of_array",
@@ -218,13 +219,26 @@ def kind_of(spec: str) -> tuple[str, str]:
 
 
 def kind_of_array(x: Any) -> tuple[str, str]:
-    """Return (the kind of data that an array holds, the reason)."""
+    """Return (the kind of data that an array holds, the reason). An object of this package has its own kind."""
     shape = getattr(x, "shape", None)
+    if getattr(x, "kind", None) in KINDS:
+        return x.kind, f"{x.kind} were given"
     return IMAGES.name, f"an array{'' if shape is None else f' {tuple(shape)}'} was given"
 
 
-def with_labels(data: Images, labels: Any) -> Images:
+def convert(x: Any, labels: Any, kind: str, options: Any) -> Data:
+    """Convert an array and labels to data of this kind. Raises DataError if the kind has no arrays."""
+    own = KINDS[kind].convert
+    if own is None:
+        names = " or ".join(map(repr, KINDS[kind].builtin))
+        raise DataError(f"data of the kind {kind} are not arrays: give {names}")
+    return own(x, labels, options)
+
+
+def with_labels(data: Data, labels: Any) -> Images:
     """Return the images with these labels, one for each, of any type. Raises DataError if they do not fit."""
+    if not isinstance(data, Images):
+        raise DataError(f"data of the kind {data.kind} have their own labels: leave the labels out")
     codes, names, notes = encode(np.asarray(labels), "the labels")
     arrays.expect_one_each(codes, len(data), "the labels")
     return replace(data, labels=codes, class_names=names, labels_from="the given array", notes=(*data.notes, *notes))

@@ -89,7 +89,7 @@ def constant_pictures(samples: np.ndarray) -> str | None:
 
 
 def ignores_noise(samples: np.ndarray, labels: np.ndarray | None = None) -> str | None:
-    """Return a sentence if samples (N, ...) of the same class are all the same, whatever the noise, else None."""
+    """Return a sentence if samples (N, ...) of one class do not depend on the noise, else None."""
     groups = [samples] if labels is None else [samples[labels == label] for label in np.unique(labels)]
     groups = [group.reshape(len(group), -1) for group in groups if len(group) > 1]
     size = np.ptp(samples) or 1.0

@@ -68,7 +68,7 @@ def begin(config: Config, out: Path | None, expect_labels: bool = False, data: D
         )
     data = load_data(config) if data is None else data
     if expect_labels and data.labels is None:
-        raise UserError(f"--conditional needs labels, and {config.data} has none: leave it out, or add labels")
+        raise UserError(f"--conditional needs labels, and {data.name} has none: leave it out, or add labels")
     training = Training(config, data, load_backend(config))
     if out:
         write_new(training, out)
@@ -189,7 +189,7 @@ def load_backend(config: Config):
 def sampler(out: Path | Saved, backend) -> Sampler:
     """Return the sampler of a run: its generator, or the moving average if there is one, and its codec."""
     saved = read(out) if isinstance(out, Path) else out
-    network, _ = networks(saved)
+    network, _ = _new_networks(saved)
     where = saved.out / "checkpoint.npz"
     checkpoint.restore(where, *checkpoint.generator_arrays(saved.arrays, network), np.asarray)
     codec = datasets.KINDS[saved.facts["kind"]].codec(**saved.facts["codec"])
@@ -198,14 +198,18 @@ def sampler(out: Path | Saved, backend) -> Sampler:
 
 def networks(saved: Saved) -> tuple[Sequential, Sequential]:
     """Return the (generator, discriminator) of a run, with the weights of their last step."""
+    G, D = _new_networks(saved)
+    for owner, network in (("G.", G), ("D.", D)):
+        targets = {owner + name: value for name, value in (network.params | network.buffers).items()}
+        found = {name: value for name, value in saved.arrays.items() if name.startswith(owner)}
+        checkpoint.restore(saved.out / "checkpoint.npz", found, targets, np.asarray)
+    return G, D
+
+
+def _new_networks(saved: Saved) -> tuple[Sequential, Sequential]:
     config, facts = saved.config, saved.facts
     shape = dict(sample_shape=facts["sample_shape"], classes=facts["classes"])
-    G, D = models.build(config.preset, rng=np.random.default_rng(0), **shape, options=config.network)
-    for owner, network in (("G.", G), ("D.", D)):
-        for name, value in (network.params | network.buffers).items():
-            if (owner + name) in saved.arrays:
-                value[...] = saved.arrays[owner + name]
-    return G, D
+    return models.build(config.preset, rng=np.random.default_rng(0), **shape, options=config.network)
 
 
 def info(out: Path) -> dict:

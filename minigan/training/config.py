@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,37 @@ class Config:
 SHORTHANDS = {"lr": ("lr_g", "lr_d")}  # command-line options that set several fields
 RESUMABLE = tuple(name for name, this in options(Config).items() if this.resumable)
 BACKEND = ("backend", "threads", "device", "tf32", "gpu_memory")  # the fields that select the backend
+
+
+def option_names() -> list[str]:
+    """Return the names of all options that `arguments` takes: those of the config and of every kind of data."""
+    hidden = ("preset", "kind_reason", "data_moved_to", "data_options")
+    of_kinds = [name for kind in datasets.KINDS.values() for name, this in options(kind.options).items() if this.flag]
+    return [name for name in [*options(Config), *SHORTHANDS, *of_kinds] if name not in hidden]
+
+
+def arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Convert options by name to arguments of `Config.of`.
+
+    Shorthands are replaced, options of the data are grouped, and the path of the data becomes
+    absolute. Names that are no options are left out.
+    """
+    chosen: dict[str, Any] = {}
+    for short, fields in SHORTHANDS.items():
+        if short in given:
+            chosen |= dict.fromkeys(fields, given[short])
+    chosen |= {name: given[name] for name in options(Config) if name in given}
+    if "network" in given:
+        chosen["network"] = dict(given["network"])
+    of_kinds = [name for kind in datasets.KINDS.values() for name in options(kind.options)]
+    if data_options := {name: given[name] for name in of_kinds if name in given}:
+        chosen["data_options"] = data_options
+    if "data" in chosen:
+        chosen["data"] = place_of(chosen["data"])
+    return chosen
+
+
+def place_of(data: str | os.PathLike[str]) -> str:
+    """Return the name of built-in data, or else an absolute path, because a run may be resumed from another folder."""
+    builtin = [name for kind in datasets.KINDS.values() for name in kind.builtin]
+    return str(data) if str(data) in builtin else str(Path(data).expanduser().absolute())
