@@ -4,6 +4,7 @@ import copy
 import enum
 import os
 import pickle
+import signal
 import threading
 
 import numpy as np
@@ -435,6 +436,18 @@ def test_a_callback_may_end_the_training():
     of = gan(epochs=9).fit(IMAGES, LABELS, callback=lambda record: record["step"] == 4)
     assert of.n_steps_ == 4
     assert same(weights(of.fit(steps=6)), weights(gan().fit(IMAGES, LABELS)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step_and_reaches_the_user(number):
+    before = signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(3)))
+    try:
+        of = gan()
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
+            of.fit(IMAGES, LABELS, callback=lambda record: record["step"] == 4 and os.kill(os.getpid(), number))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert of.n_steps_ == 4 and same(weights(of.fit()), weights(gan().fit(IMAGES, LABELS)))
 
 
 def test_an_exception_in_a_callback_keeps_what_was_learned():

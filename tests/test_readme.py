@@ -3,11 +3,15 @@
 import json
 import math
 import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import minigan
 from minigan.cli import main
 from minigan.options import options, table
 from minigan.training import Config
@@ -43,13 +47,55 @@ def test_the_table_of_the_package_names_every_file_and_folder():
     assert named == {n for n in found if n.endswith(("/", ".py")) and not n.startswith("__")}
 
 
-def test_the_python_code_for_own_data_runs(tmp_path, monkeypatch, capsys):
-    code = re.search(r"^```python\n(.*?)^```", README, re.M | re.S)[1]
+@pytest.fixture
+def own_data(tmp_path, monkeypatch) -> Path:
+    """A folder with the files that the README's Python code reads, which is the current folder."""
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(256, size=(200, 8, 8, 1), dtype=np.uint8))
+    np.save(tmp_path / "labels.npy", np.array(["cat", "dog"] * 100))
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert len(capsys.readouterr().out.splitlines()) == 5
-    assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
+    return tmp_path
+
+
+PYTHON = re.search(r"^```python\n(.*?)^```", README, re.M | re.S)[1]
+
+
+def expect_results(folder: Path) -> None:
+    """Check what the README's Python code wrote and printed."""
+    assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert minigan.load(folder / "runs" / "mine").n_epochs_ == 5
+
+
+def test_the_python_code_runs_as_a_script(own_data):
+    (own_data / "script.py").write_text(PYTHON)
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "['cat' 'dog']" in done.stdout and "epoch   6" in done.stdout + done.stderr
+    expect_results(own_data)
+
+
+def test_the_python_code_runs_in_a_thread(own_data):
+    found: dict = {}
+    thread = threading.Thread(target=exec, args=(PYTHON, found))
+    thread.start()
+    thread.join()
+    assert found["gan"].n_epochs_ == 6 and found["new"].shape == (16, 8, 8, 1)
+    expect_results(own_data)
+
+
+def test_the_python_code_runs_in_a_notebook(own_data):
+    """Each statement is a cell. The pictures of fit appear below its cell, and no warning is printed."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    cells = [nbformat.v4.new_code_cell(line) for line in PYTHON.splitlines() if line.strip()]
+    cells.append(nbformat.v4.new_code_cell("gan.picture(10)"))
+    book = nbformat.v4.new_notebook(cells=cells)
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(own_data)}}).execute()
+    shown = {cell.source: [key for output in cell.outputs for key in output.get("data", {})] for cell in book.cells}
+    fit = next(source for source in shown if source.startswith("gan.fit"))
+    assert shown[fit].count("image/png") == 2 and "image/png" in shown["gan.picture(10)"]
+    text = "".join(output.get("text", "") for cell in book.cells for output in cell.outputs)
+    assert "epoch   6" in text and "Warning" not in text and "Traceback" not in text
+    expect_results(own_data)
 
 
 def test_the_table_of_tests_names_tests_that_exist():

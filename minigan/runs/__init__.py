@@ -1,6 +1,6 @@
 """Create, resume, write and read the folder of a run."""
 
-from minigan.runs.header import header, wrapped
+from minigan.runs.describe import header, wrapped
 from minigan.runs.run import (
     CONTENTS,
     DECAYED,
