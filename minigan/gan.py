@@ -370,7 +370,7 @@ class GAN:
                 raise MissingData(f"{error}: call fit with the data first") from None
 
         with backends.borrowed():
-            return evaluate(sampler, fingerprint, read, n, seed).report
+            return evaluate(sampler, fingerprint, read, n, seed, quiet=not self.verbose).report
 
     def save(self, folder: str | Path) -> None:
         """Write the GAN to the folder of a run: all state, pictures, curves and the history.

@@ -82,13 +82,20 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    sampler: Sampler, fingerprint: dict, read: Callable[[], datasets.Data], count: int = 10_000, seed: int = 0
+    sampler: Sampler,
+    fingerprint: dict,
+    read: Callable[[], datasets.Data],
+    count: int = 10_000,
+    seed: int = 0,
+    quiet: bool = False,
 ) -> Evaluation:
     """Evaluate `count` samples of a generator of images.
 
     If the fingerprint is that of MNIST, the judge scores the samples: see `evaluate_images`. Other
     samples are compared with the training images, which `read` returns: see `metrics.comparison`. If
     it raises MissingData, the report contains the reason, and only the scores that need no real images.
+
+    Shows progress bars in a terminal unless `quiet`.
 
     Raises UserError if the samples are not images, if `count` is less than 100, or if the data of
     `read` have another fingerprint.
@@ -98,10 +105,11 @@ def evaluate(
         raise UserError(f"evaluate compares images, but this generator draws {kinds[0]}: give a run on images")
     if count < 100 or seed < 0:
         raise UserError(f"count is at least 100 and seed at least 0, got {count} and {seed}")
+    progress = partial(tqdm, leave=False, disable=True if quiet else None)
     if is_mnist(fingerprint):
-        report = _evaluate_digits(sampler, count, seed)
+        report = _evaluate_digits(sampler, count, seed, progress)
         return Evaluation(report, table, partial(plots.save_report, descriptions=DESCRIPTIONS), None)
-    report = _evaluate_any(read, fingerprint, sampler, count, seed)
+    report = _evaluate_any(read, fingerprint, sampler, count, seed, progress)
     pairs = report.pop("pairs", None)
     return Evaluation(report, comparison.table, partial(plots.save_comparison, descriptions=comparison.SCORES), pairs)
 
@@ -118,14 +126,16 @@ def is_mnist(fingerprint: dict) -> bool:
     return all(fingerprint[key] in (theirs[key], None) for key in theirs)
 
 
-def _evaluate_digits(sampler: Sampler, count: int, seed: int) -> dict:
+def _evaluate_digits(sampler: Sampler, count: int, seed: int, progress: Callable) -> dict:
     """Return the report of `evaluate_images` for `count` samples."""
     images, labels = draw(sampler, count, seed)
-    progress = partial(tqdm, desc="judging subsets of real images", leave=False, disable=None)
+    progress = partial(progress, desc="judging subsets of real images")
     return evaluate_images(Judge(sampler.generator.backend), images, labels, seed, progress)
 
 
-def _evaluate_any(read: Callable[[], datasets.Data], saved: dict, sampler: Sampler, count: int, seed: int) -> dict:
+def _evaluate_any(
+    read: Callable[[], datasets.Data], saved: dict, sampler: Sampler, count: int, seed: int, progress: Callable
+) -> dict:
     """Return the report of `comparison.compare` for `count` samples.
 
     The entry "pairs" contains images: each sample is followed by the nearest training image. If the
@@ -151,7 +161,7 @@ def _evaluate_any(read: Callable[[], datasets.Data], saved: dict, sampler: Sampl
             f"distances and coverage need at least {comparison.MIN_REAL} real images, and there are {len(real)}"
         ]
         return report
-    progress = partial(tqdm, desc="training a classifier", leave=False, disable=None)
+    progress = partial(progress, desc="training a classifier")
     own = real.labels if sampler.classes else None
     report |= comparison.compare(samples, real.images, backend, labels, own, seed, progress)
     shown = samples[:40]
