@@ -11,13 +11,14 @@
 The command line uses the same functions (`runs`, `training`), so the same options give the same bits.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,7 @@ class GAN:
 
     Nothing runs before `fit`. Raises UserError for an option that is unknown or out of range.
 
-    After `fit` or `load`, these attributes are set:
-
-    - `generator_`, `discriminator_`: the networks after the last step, with or without a moving average
-    - `history_`: a list with a dict of mean losses and probabilities for each epoch
-    - `classes_`: the labels (K,), sorted; empty without labels
-    - `config_`: all options, also those that were not given
-    - `n_steps_`, `n_epochs_`: the steps and the complete epochs trained so far
+    Attributes that end in an underscore exist after `fit` or `load`. Before, they raise NotFittedError.
     """
 
     def __init__(
@@ -73,7 +68,9 @@ class GAN:
         self.options = options
         self._training: Training | None = None
         self._saved: runs.Saved | None = None  # a run that was loaded and not continued
+        self._cached: Sampler | None = None  # of the run that was loaded
         self._rng: np.random.Generator | None = None  # the noise of samples without a seed
+        self._busy = False  # whether `fit` runs, in this thread or another one
         self._check_options()
 
     # ---- options
@@ -98,8 +95,8 @@ class GAN:
         given = dict(self.options)
         if isinstance(given.get("seed"), np.random.Generator):
             given["seed"] = 0
-        if not isinstance(given.get("data"), str | os.PathLike | None):
-            del given["data"]
+        if not isinstance(given.get("data"), str | os.PathLike):
+            given.pop("data", None)
         return arguments(given)
 
     def get_params(self, deep: bool = True) -> dict:
@@ -123,7 +120,7 @@ class GAN:
     def __repr__(self) -> str:
         """Return the call of the constructor."""
         defaults = {name: p.default for name, p in inspect.signature(GAN).parameters.items()}
-        given = {name: value for name, value in self.get_params().items() if value != defaults.get(name, ...)}
+        given = {name: v for name, v in self.get_params().items() if name in self.options or v != defaults[name]}
         return f"GAN({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     # ---- training
@@ -169,7 +166,7 @@ class GAN:
         totals = {name: total for name, total in totals.items() if total is not None}
         verbose = self.verbose if verbose is None else verbose
         callback = self.callback if callback is None else callback
-        with backends.borrowed():
+        with self._alone(), backends.borrowed():
             if self._is_fitted() and (totals or data is None):
                 self._continue(data, labels, totals, extend, verbose)
             else:
@@ -193,6 +190,17 @@ class GAN:
             _show(self.picture(seed=0), self.picture_of_losses())
         return self
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Raise UserError if another thread, or a callback, fits this GAN at the same time."""
+        if self._busy:
+            raise UserError("this GAN is being fitted already: wait until it is finished, or fit another GAN")
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
     def _begin(self, data: Any, labels: Any, totals: dict) -> None:
         """Create a new training."""
         given = self._choices()
@@ -211,7 +219,7 @@ class GAN:
         loaded = None if data is None and labels is None else _read(data, labels, config)
         out = None if self.out is None else Path(self.out)
         self._training = runs.begin(config, out, bool(self.options.get("conditional")), loaded)
-        self._saved = self._rng = None
+        self._saved = self._cached = self._rng = None
 
     def _continue(self, data: Any, labels: Any, totals: dict, extend: bool, verbose: int) -> None:
         """Prepare the training to continue to the totals."""
@@ -226,7 +234,7 @@ class GAN:
             elif data is not None:
                 given = _read(data, labels, saved.config)
             self._training = training = runs.restore(saved, data=given, **totals)
-            self._saved = None
+            self._saved = self._cached = None
         else:
             if data is not None:
                 self._expect_same(training, data, labels)
@@ -273,26 +281,55 @@ class GAN:
     def _is_fitted(self) -> bool:
         return self._training is not None or self._saved is not None
 
+    def _loaded(self) -> runs.Saved:
+        """Return the run that was loaded. Raises NotFittedError if there is none."""
+        if self._saved is None:
+            raise NotFittedError("this GAN is not fitted yet: call fit first, or minigan.load for a saved one")
+        return self._saved
+
     def _sampler(self) -> Sampler:
         """Return the sampler of the trained generator. Raises NotFittedError before `fit`."""
         if self._training is not None:
             return self._training.sampler
-        if self._saved is not None:
-            return runs.sampler(self._saved, runs.load_backend(self._saved.config))
-        raise NotFittedError("this GAN is not fitted yet: call fit first, or minigan.load for a saved one")
+        if self._cached is None:
+            self._cached = runs.sampler(self._loaded(), runs.load_backend(self._loaded().config))
+        return self._cached
 
-    def __getattr__(self, name: str) -> Any:
-        """Return a fitted attribute. Raises NotFittedError before `fit`."""
-        find = FITTED.get(name)
-        if find is None:
-            raise AttributeError(f"a GAN has no attribute {name!r}")
-        if not self._is_fitted():
-            raise NotFittedError(f"{name} is set by fit: this GAN is not fitted yet")
-        return find(self)
+    @property
+    def config_(self) -> Config:
+        """All options of the training, also those that were not given."""
+        return self._training.config if self._training is not None else self._loaded().config
 
-    def __dir__(self) -> Iterable[str]:
-        """Return the names of the attributes, with the fitted ones."""
-        return [*super().__dir__(), *(FITTED if self._is_fitted() else ())]
+    @property
+    def generator_(self) -> Sequential:
+        """The generator after the last step."""
+        return self._training.G if self._training is not None else runs.networks(self._loaded())[0]
+
+    @property
+    def discriminator_(self) -> Sequential:
+        """The discriminator after the last step."""
+        return self._training.D if self._training is not None else runs.networks(self._loaded())[1]
+
+    @property
+    def history_(self) -> list[dict]:
+        """The mean losses and probabilities of each epoch."""
+        rows = self._training.rows() if self._training is not None else self._loaded().facts["history"]
+        return [dict(row) for row in rows]
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The labels (K,) of the classes, sorted; empty without labels."""
+        return samples_files.as_values(self._sampler().class_names)
+
+    @property
+    def n_steps_(self) -> int:
+        """The number of steps trained so far."""
+        return self._training.step if self._training is not None else self._loaded().facts["step"]
+
+    @property
+    def n_epochs_(self) -> int:
+        """The number of complete epochs trained so far."""
+        return self._training.epoch if self._training is not None else self._loaded().facts["epoch"]
 
     def sample(self, n: int = 1, label: Any = None, seed: int | np.random.Generator | None = None) -> Any:
         """Draw `n` new samples: uint8 images (n, H, W, C), or points (n, 2).
@@ -425,14 +462,11 @@ def load(folder: str | Path) -> GAN:
     """
     saved = runs.read(Path(folder))
     config = saved.config
-    gan = GAN(config.preset)
-    gan.options = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(Config)
-        if field.name in option_names()
-        and field.name != "data"
-        and getattr(config, field.name) != getattr(Config.of(config.preset), field.name)
-    }
+    recipe, gan = Config.of(config.preset), GAN(config.preset)
+    given = dataclasses.asdict(config) | config.data_options
+    usual = dataclasses.asdict(recipe) | recipe.data_options
+    names = [name for name in option_names() if name not in ("data", "kind") and name in given]
+    gan.options = {name: given[name] for name in names if given[name] != usual[name]}
     gan._saved = saved
     return gan
 
@@ -449,39 +483,6 @@ def _read(data: Any, labels: Any, config: Config) -> datasets.Data:
     else:
         return datasets.convert(data, labels, config.kind, config.kind_options())
     return found if labels is None else datasets.with_labels(found, labels)
-
-
-def _networks(gan: GAN) -> tuple[Sequential, Sequential]:
-    if gan._training is not None:
-        return gan._training.G, gan._training.D
-    assert gan._saved is not None
-    return runs.networks(gan._saved)
-
-
-def _facts(gan: GAN) -> dict:
-    """Return the position of the training: history, step and epoch."""
-    if (t := gan._training) is not None:
-        return {"history": t.rows(), "step": t.step, "epoch": t.epoch}
-    assert gan._saved is not None
-    return gan._saved.facts
-
-
-def _config(gan: GAN) -> Config:
-    if gan._training is not None:
-        return gan._training.config
-    assert gan._saved is not None
-    return gan._saved.config
-
-
-FITTED: dict[str, Callable[[GAN], Any]] = {  # the fitted attributes
-    "generator_": lambda gan: _networks(gan)[0],
-    "discriminator_": lambda gan: _networks(gan)[1],
-    "history_": lambda gan: [dict(row) for row in _facts(gan)["history"]],
-    "classes_": lambda gan: samples_files.as_values(gan._sampler().class_names),
-    "config_": _config,
-    "n_steps_": lambda gan: _facts(gan)["step"],
-    "n_epochs_": lambda gan: _facts(gan)["epoch"],
-}
 
 
 def _in_notebook() -> bool:

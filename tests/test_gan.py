@@ -82,6 +82,7 @@ def test_parameters_can_be_read_and_set_as_in_scikit_learn():
     with pytest.raises(UserError, match="unknown option bach"):
         b.set_params(bach=9)
     assert "bach" not in b.options
+    assert "data=array" in repr(gan(data=IMAGES)) and gan(data=IMAGES, conditional=False).fit().n_epochs_ == 2
 
 
 # ---- inputs
@@ -286,6 +287,8 @@ def test_a_saved_gan_knows_everything_without_its_data(tmp_path, fitted):
     for name, value in fitted.generator_.buffers.items():
         assert np.array_equal(loaded.generator_.buffers[name], value)
     assert minigan.GAN(**loaded.get_params()).fit(IMAGES, LABELS, verbose=0).config_ == fitted.config_
+    gan(size=4, fit="stretch").fit(IMAGES, LABELS).save(tmp_path / "b")
+    assert minigan.load(tmp_path / "b").options["size"] == 4
     assert main(["sample", str(tmp_path / "a"), "--count", "4"]) == 0
     assert main(["info", str(tmp_path / "a")]) == 0
 
@@ -430,6 +433,13 @@ def test_verbose_0_is_silent_and_callback_gets_every_record(capsys):
     gan().fit(IMAGES, LABELS, verbose=1)
     captured = capsys.readouterr()
     assert "48 images of 8 x 8 x 1" in captured.out and "D(real)" in captured.out + captured.err
+
+
+def test_two_fits_of_one_gan_at_once_are_refused():
+    of = gan()
+    with pytest.raises(UserError, match="is being fitted already"):
+        of.fit(IMAGES, LABELS, callback=lambda record: of.fit(epochs=9))
+    assert of.fit(epochs=3).n_epochs_ == 3, "afterwards it can be fitted"
 
 
 def test_a_callback_may_end_the_training():
