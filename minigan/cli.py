@@ -2,17 +2,22 @@
 
 import argparse
 import contextlib
-import os
 import sys
 from pathlib import Path
 
 from minigan import __version__
 from minigan.errors import UserError
 from minigan.options import Parser, add_arguments
+from minigan.terminal import tolerant
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command, and return the exit code."""
+    with tolerant():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         return arguments.command(arguments) or 0
@@ -25,9 +30,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minigan: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # for example `minigan doctor | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _parser() -> argparse.ArgumentParser:

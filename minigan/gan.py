@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from minigan import backends, datasets, runs
+from minigan import backends, datasets, runs, terminal
 from minigan.errors import UserError
+from minigan.files import is_empty, locked
 from minigan.layers import Sequential
 from minigan.options import options
 from minigan.report import plots
@@ -166,7 +167,7 @@ class GAN:
         totals = {name: total for name, total in totals.items() if total is not None}
         verbose = self.verbose if verbose is None else verbose
         callback = self.callback if callback is None else callback
-        with self._alone(), backends.borrowed():
+        with self._alone(), terminal.tolerant(), backends.borrowed():
             if self._is_fitted() and (totals or data is None):
                 self._continue(data, labels, totals, extend, verbose)
             else:
@@ -186,8 +187,8 @@ class GAN:
                     print(f"stopped after step {training.step}: fit() continues", file=sys.stderr)
                 signal.raise_signal(stopped.signal)  # Ctrl-C becomes KeyboardInterrupt, as everywhere in Python
                 return self
-        if verbose and _in_notebook():
-            _show(self.picture(seed=0), self.picture_of_losses())
+        if verbose and terminal.in_notebook():
+            terminal.show(self.picture(seed=0), self.picture_of_losses())
         return self
 
     @contextlib.contextmanager
@@ -421,13 +422,16 @@ class GAN:
             raise NotFittedError("there is nothing to save: this GAN is not fitted yet")
         if out.exists() and not out.is_dir():
             raise UserError(f"{out} is a file: give a folder")
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and not is_empty(out):
             self._expect_own(out)
         with backends.borrowed():
             training = self._training or self._restored()
-            runs.write_new(training, out)
-            runs.save(training, out)
-            runs.save_pictures(training, out)
+            with runs.writing(out):
+                out.mkdir(parents=True, exist_ok=True)
+            with locked(out):
+                runs.write_new(training, out)
+                runs.save(training, out)
+                runs.save_pictures(training, out)
 
     def _restored(self) -> Training:
         assert self._saved is not None
@@ -483,17 +487,3 @@ def _read(data: Any, labels: Any, config: Config) -> datasets.Data:
     else:
         return datasets.convert(data, labels, config.kind, config.kind_options())
     return found if labels is None else datasets.with_labels(found, labels)
-
-
-def _in_notebook() -> bool:
-    """Return whether this is a Jupyter notebook, which can show pictures."""
-    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    return shell is not None and hasattr(shell, "kernel")
-
-
-def _show(*pictures: Any) -> None:
-    """Show Pillow images below the cell of a notebook."""
-    from IPython.display import display
-
-    for picture in pictures:
-        display(picture)

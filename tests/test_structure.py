@@ -23,7 +23,7 @@ LINES = [
     {"game"},
     {"losses", "penalties", "optim", "layers"},
     {"backends"},
-    {"errors", "files", "options"},
+    {"errors", "files", "options", "terminal"},
     {"__init__"},  # the version
 ]
 LINE = {part: number for number, parts in enumerate(LINES) for part in parts}
@@ -35,6 +35,7 @@ EXCEPTIONS = {
     ("optim", "layers"): "an optimizer updates the parameters of a layer",
     ("penalties", "layers"): "a penalty differentiates layers and adds their gradients",
     ("options", "errors"): "an invalid value raises UserError",
+    ("files", "errors"): "a folder in use raises UserError",
     ("__init__", "gan"): "the public API, which loads on first use",
     ("__init__", "errors"): "the public API",
 }

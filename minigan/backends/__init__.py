@@ -101,6 +101,13 @@ def load(name: str = "auto", **settings: Any) -> Backend:
     return _loaded[key]
 
 
+def forget(name: str) -> None:
+    """Forget the backends of this name that were loaded, so that the next `load` starts them again."""
+    contract.forget_active()
+    for key in [key for key in _loaded if key[0] == name]:
+        del _loaded[key]
+
+
 def reload(name: str, settings: dict) -> Backend:
     """Return the backend that was pickled with this name and these settings."""
     return load(name, **settings) if settings else reference()

@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from minigan.backends import cores
 from minigan.datasets.files import DataError, expect_room, explain
@@ -29,6 +28,7 @@ from minigan.datasets.images import (
 )
 from minigan.datasets.labels import listing, natural
 from minigan.datasets.pixels import find_range, to_bytes
+from minigan.terminal import tqdm
 
 # Formats that are not read: documents, and formats that Pillow only identifies or passes to other programs.
 LEFT_OUT = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "PDF", "PALM"}

@@ -4,7 +4,11 @@
 imported only in this module, and only when a function needs it.
 """
 
+import contextlib
 import io
+import logging
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +51,7 @@ def scatter(points: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.
     `codec.density` gives the density (M,) at points (M, 2). The picture is 160 * scale pixels
     wide and high.
     """
+    _import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -114,6 +119,7 @@ def _figure_of_curves(curves: dict[str, np.ndarray], steps_per_epoch: int, equil
     samples: the losses `equilibrium` and the probability 1/2.
     """
     # Unlike pyplot, Figure needs no display and has no global state.
+    _import_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6), layout="constrained")
@@ -135,6 +141,30 @@ def _figure_of_curves(curves: dict[str, np.ndarray], steps_per_epoch: int, equil
         low, high = np.percentile(np.concatenate([curves["d_loss"], curves["g_loss"]]), (0.5, 99.5))
         panels[0].set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) + 1e-6)
     return figure
+
+
+def _import_matplotlib() -> None:
+    """Import matplotlib, whatever the environment says about its backend and its folders.
+
+    minigan needs no backend. But at its import, matplotlib reads MPLBACKEND and raises ValueError
+    if it does not know the name, for example that of a notebook whose packages are not installed.
+    A valid name is applied afterwards, for code of the user that draws with pyplot. matplotlib also
+    logs every folder that it cannot write, and uses a temporary folder instead.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    backend, logger = os.environ.pop("MPLBACKEND", None), logging.getLogger("matplotlib")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        import matplotlib
+    finally:
+        logger.setLevel(before)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
 
 
 def save_report(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
@@ -184,6 +214,7 @@ def save_comparison(path: Path, images: np.ndarray, columns: int, report: dict, 
 
 def _samples_and_axes(images: np.ndarray, columns: int, count: int):
     """Return a figure with a grid of samples (N, H, W, C) on the left, and its empty axes on the right."""
+    _import_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.5), layout="constrained")

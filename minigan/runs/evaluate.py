@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from minigan import datasets, losses, runs
 from minigan.errors import UserError
@@ -28,6 +27,7 @@ from minigan.metrics.distances import Neighbourhoods
 from minigan.metrics.judge import CLASSES, Judge
 from minigan.metrics.scores import DESCRIPTIONS, evenly_spaced, mean_scores, scores, stratified_subsets, table
 from minigan.report import plots
+from minigan.terminal import tqdm
 from minigan.training import Sampler, checkpoint, draw_noise
 
 

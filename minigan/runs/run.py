@@ -11,6 +11,7 @@ import io
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,15 +19,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from minigan import backends, datasets, models
 from minigan.datasets import Data
 from minigan.errors import UserError
-from minigan.files import write_atomically
+from minigan.files import is_empty, locked, write_atomically
 from minigan.layers import Sequential
 from minigan.metrics.alarm import Alarm, meaning
 from minigan.report import plots
+from minigan.terminal import tqdm
 from minigan.training import TOTALS, Config, Record, Sampler, Training, checkpoint
 
 CONTENTS = {
@@ -46,7 +47,7 @@ SAVE_SECONDS = 120  # maximum time between checkpoints, because an epoch may be 
 
 
 class Stopped(Exception):
-    """Raised after SIGINT or SIGTERM, when the state is saved. `signal` is the number of the signal."""
+    """Raised after SIGINT, SIGTERM or SIGHUP, when the state is saved. `signal` is the number of the signal."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by signal {number}")
@@ -62,17 +63,26 @@ def begin(config: Config, out: Path | None, expect_labels: bool = False, data: D
     Raises UserError, before anything is written, if one of them is not possible. If `expect_labels`
     is True, data without labels are an error.
     """
-    if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(
-            f"{out} already exists: resume it with `minigan train --resume --out {out}`, or choose another with --out"
-        )
+    _expect_new(out)
     data = load_data(config) if data is None else data
     if expect_labels and data.labels is None:
         raise UserError(f"--conditional needs labels, and {data.name} has none: leave it out, or add labels")
     training = Training(config, data, load_backend(config))
     if out:
-        write_new(training, out)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        with locked(out):
+            _expect_new(out)  # another process may have been faster
+            write_new(training, out)
     return training
+
+
+def _expect_new(out: Path | None) -> None:
+    """Raise UserError if the folder exists and is not empty."""
+    if out and out.exists() and not (out.is_dir() and is_empty(out)):
+        raise UserError(
+            f"{out} already exists: resume it with `minigan train --resume --out {out}`, or choose another with --out"
+        )
 
 
 def write_new(training: Training, out: Path) -> None:
@@ -105,8 +115,9 @@ def resume(out: Path, extend: bool = False, **changes) -> Training:
 
     See `restore` for the arguments and the errors.
     """
-    training = restore(read(out), extend=extend, **changes)
-    with writing(out):
+    saved = read(out)  # raises UserError if it is not a run, before the folder is locked
+    with locked(out), writing(out):
+        training = restore(saved, extend=extend, **changes)
         write_config(training, out)
     return training
 
@@ -286,11 +297,11 @@ def play(
     Shows its progress, and warns once of each problem in `metrics.alarm`, unless `quiet`. `callback`
     gets every record. If it returns True, the training stops after this step.
 
-    Raises Stopped after SIGINT or SIGTERM, when the state is saved, and UserError if a file
+    Raises Stopped after a signal such as Ctrl-C, when the state is saved, and UserError if a file
     cannot be written or the training diverges.
     """
     saved, watch = time.monotonic(), Alarm()
-    with writing(out), _Interrupt() as interrupt, _ProgressBar(training, quiet) as bar:
+    with locked(out), writing(out), _Interrupt() as interrupt, _ProgressBar(training, quiet) as bar:
         if out and training.step == 0:
             _save_picture_of_epoch(training, out, training.samples(PICTURED))
         for record in training.records():
@@ -383,7 +394,18 @@ class writing:
 
 
 class _Interrupt:
-    """Records SIGINT and SIGTERM, so that the run stops after the current step. A second signal stops it at once."""
+    """Records SIGNALS, so that the run stops after the current step. A second signal stops it at once.
+
+    Python receives signals in its main thread only. In another thread, this class records nothing. A signal that is
+    ignored, as `nohup` ignores SIGHUP, stays ignored.
+    """
+
+    SIGNALS = (
+        "SIGINT",
+        "SIGTERM",
+        "SIGHUP",
+        "SIGBREAK",
+    )  # SIGHUP: the terminal is closed; SIGBREAK: the same on Windows
 
     def __init__(self):
         self.signal = 0
@@ -394,7 +416,12 @@ class _Interrupt:
         self.signal = number
 
     def __enter__(self):
-        self._before = {number: signal.signal(number, self._record) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name) for name in self.SIGNALS if hasattr(signal, name)):
+                # None: set by a program that embeds Python, which could not be restored
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *error):

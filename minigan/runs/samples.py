@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from minigan.errors import UserError
 from minigan.files import write_atomically
 from minigan.report import plots
 from minigan.runs.run import columns, writing
+from minigan.terminal import tqdm
 from minigan.training import Sampler
 
 

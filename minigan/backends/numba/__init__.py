@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from minigan.backends.contract import cores
+from minigan.backends.contract import BackendUnavailable, cores
 
 if TYPE_CHECKING:
     from minigan.backends.numba.backend import NumbaBackend
@@ -24,15 +24,46 @@ def start(threads: int | None = None) -> "NumbaBackend":
     one thread when the backend is activated.
     """
     global _users_threads
+    expect_threads()
     if "minigan.backends.numba.backend" not in sys.modules:
         _users_threads = _set_environment()
         _keep_freed_memory()
         with _kernels_cached_on_disk():
             from minigan.backends.numba import backend
         backend.delete_stale_kernels()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_lose_threads)
     from minigan.backends.numba.backend import NumbaBackend
 
     return NumbaBackend(threads=threads or (int(_users_threads) if _users_threads else None))
+
+
+_lost_threads = False  # whether this process was forked from one whose threads it does not have
+
+
+def _lose_threads() -> None:
+    """Note, in a process that was just forked, that Numba's threads exist in its parent only.
+
+    With OpenMP, the next compiled loop would end the process. Other threading layers start again.
+    """
+    global _lost_threads
+    import numba
+
+    from minigan import backends
+
+    with contextlib.suppress(ValueError):  # no loop has run yet
+        _lost_threads = _lost_threads or numba.threading_layer() == "omp"
+    if _lost_threads:
+        backends.forget("numba")
+
+
+def expect_threads() -> None:
+    """Raise BackendUnavailable if Numba's threads were lost when this process was forked."""
+    if _lost_threads:
+        raise BackendUnavailable(
+            "this process was forked from one that used Numba, whose threads do not survive that: start it with "
+            'multiprocessing.get_context("spawn"), or use the numpy backend'
+        )
 
 
 def _set_environment() -> str | None:

@@ -34,7 +34,7 @@ from numba import njit, prange
 
 from minigan.backends import contract
 from minigan.backends.contract import AdamStep, Array, Backend, Normalisation, Pad, Shape, conv_size, in_force, pads
-from minigan.backends.numba import fourier, microkernel, passes, toomcook
+from minigan.backends.numba import expect_threads, fourier, microkernel, passes, toomcook
 from minigan.backends.numpy_backend import NumpyBackend, limit_blas
 
 
@@ -51,6 +51,7 @@ class NumbaBackend(NumpyBackend):
         BLAS threads spin after each product, on cores that the compiled loops need. The bits of
         a BLAS product also depend on its number of threads.
         """
+        expect_threads()
         threads = self.settings["threads"] or contract.cores()
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         limit_blas(1)
