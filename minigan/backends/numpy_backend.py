@@ -4,6 +4,7 @@ Every convolution is one matrix product over the windows of x (im2col). A window
 (K, K, C) block of pixels under the kernel. `windows` returns a view of all windows.
 """
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
+from minigan.backends import subnormals
 from minigan.backends.contract import (
     GOLDEN,
     AdamStep,
@@ -46,6 +48,10 @@ class NumpyBackend(Backend):
         """Limit the threads of BLAS, if the number of threads is a setting."""
         if "threads" in self.settings:
             limit_blas(self.settings["threads"] or cores())
+
+    def computing(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the calling thread treats subnormal numbers as zero."""
+        return subnormals.flushed()
 
     def describe(self) -> str:
         """Return the version of NumPy and the number of threads."""
