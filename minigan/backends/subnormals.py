@@ -98,7 +98,7 @@ def _flush(environment: Any) -> None:
 
 def _find() -> tuple[Callable[[Any], Any], Callable[[Any], Any]] | None:
     """Return the functions that read and write the environment of the calling thread, or None without them."""
-    if WORD is None:
+    if not BITS:
         return None
     try:
         if sys.platform == "win32":
@@ -118,7 +118,7 @@ def _find() -> tuple[Callable[[Any], Any], Callable[[Any], Any]] | None:
         return None
 
 
-WORD, BITS, MASK = LAYOUTS.get((sys.platform, platform.machine()), (None, 0, 0))
+WORD, BITS, MASK = LAYOUTS.get((sys.platform, platform.machine()), Layout(0, 0, 0))
 _FUNCTIONS = _find()
 _read, _write = _FUNCTIONS or (lambda environment: None,) * 2
 
