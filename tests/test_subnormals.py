@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from minigan import backends, datasets
-from minigan.backends import AdamStep, subnormals
+from minigan.backends import AdamStep, numpy_backend, subnormals
 from minigan.backends.numba import backend as compiled
 from minigan.training import Config, Training
 
@@ -304,6 +304,11 @@ def test_the_cases_of_the_benchmark_have_no_subnormal_numbers(name, monkeypatch)
         assert row["subnormal numbers left"] == 0
         assert row["ratio"] > 0
         assert f"| {row['case']} | {name} | 2 |" in bench_subnormal.table([row])
+
+
+def test_the_threads_of_products_flush_even_if_a_thread_that_does_not_starts_them():
+    numpy_backend.workers.cache_clear()
+    assert numpy_backend.workers(2).submit(flushing).result()
 
 
 def test_errstate_of_the_caller_holds_on_the_threads_of_products():
