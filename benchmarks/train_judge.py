@@ -85,10 +85,11 @@ def train(network, data: datasets.Images, epochs: int, rng, batch: int = 128, lr
             down, right = rng.integers(2 * shift + 1, size=2)  # one shift for each batch
             x = datasets.scale(padded[chosen, down : down + side, right : right + side])
             adam.lr = lr * (1 - bar.n / total)
-            logits, cache = fused.forward(backend.asarray(x, dtype=dtype))
-            loss, dlogits = losses.cross_entropy(logits, backend.asarray(data.labels[chosen]))
-            _, grads = fused.backward(dlogits, cache, need_dx=False)
-            adam.step(grads)
+            with backend.computing():
+                logits, cache = fused.forward(backend.asarray(x, dtype=dtype))
+                loss, dlogits = losses.cross_entropy(logits, backend.asarray(data.labels[chosen]))
+                _, grads = fused.backward(dlogits, cache, need_dx=False)
+                adam.step(grads)
             bar.update()
         bar.set_postfix_str(f"loss {float(loss):.4f}")
     bar.close()

@@ -16,12 +16,14 @@ sides) and `P = (H + before + after - K) // stride + 1`:
 A transposed convolution is `conv2d_grad_x`, so both layers use the same three operations.
 """
 
+import contextlib
 import functools
 import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
+from minigan.backends.subnormals import NOTHING
 from minigan.errors import UserError
 
 Array: TypeAlias = Any  # an array of the backend: numpy.ndarray or cupy.ndarray
@@ -75,6 +77,18 @@ class Backend(Protocol):
         with `@in_force`, which calls this method if another backend was active.
         """
         ...
+
+    def computing(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context for computations with this backend, in which it may treat subnormal numbers as zero.
+
+        A float32 is subnormal if it is smaller than 1.2e-38. Many processors need up to 100
+        times as long for such numbers. The CPU backends change the mode of the calling thread
+        inside the context, and give it back on exit. Contexts may be nested. Each operation
+        with `@in_force` has a context of its own. Use this one around whole steps, so that
+        NumPy's own passes run in it as well, and leave it before other code runs: not around a
+        `yield`, for example.
+        """
+        return NOTHING
 
     def describe(self) -> str:
         """Return one line that describes the hardware in use."""
@@ -265,13 +279,14 @@ _active: Backend | None = None
 
 
 def in_force(operation: F) -> F:
-    """Decorate an operation so that the settings of its backend are applied before it runs."""
+    """Decorate an operation so that it runs with the settings of its backend, and inside `computing`."""
 
     @functools.wraps(operation)
     def run(self: Backend, *arguments: Any, **named: Any) -> Any:
         if _active is not self:
             put_in_force(self)
-        return operation(self, *arguments, **named)
+        with self.computing():
+            return operation(self, *arguments, **named)
 
     return cast(F, run)
 

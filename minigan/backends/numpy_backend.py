@@ -4,7 +4,12 @@ Every convolution is one matrix product over the windows of x (im2col). A window
 (K, K, C) block of pixels under the kernel. `windows` returns a view of all windows.
 """
 
+import concurrent.futures
+import contextlib
+import contextvars
 import functools
+import itertools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +17,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
+from minigan.backends import subnormals
 from minigan.backends.contract import (
     GOLDEN,
     AdamStep,
@@ -28,7 +34,7 @@ from minigan.backends.contract import (
 
 
 def start(threads: int | None = None) -> "NumpyBackend":
-    """Return the NumPy backend, whose matrix products use this number of BLAS threads (None: one per core)."""
+    """Return the NumPy backend, whose matrix products use this number of threads (None: one per core)."""
     return NumpyBackend(threads=threads)
 
 
@@ -44,9 +50,17 @@ class NumpyBackend(Backend):
         self.settings = settings
 
     def activate(self) -> None:
-        """Limit the threads of BLAS, if the number of threads is a setting."""
+        """Limit BLAS to one thread, if the number of threads is a setting. `in_pieces` then uses threads of its own.
+
+        The threads of BLAS would compute with subnormal numbers, because they do not take over
+        the mode of the calling thread.
+        """
         if "threads" in self.settings:
-            limit_blas(self.settings["threads"] or cores())
+            limit_blas(1)
+
+    def computing(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the calling thread treats subnormal numbers as zero."""
+        return subnormals.flushed()
 
     def describe(self) -> str:
         """Return the version of NumPy and the number of threads."""
@@ -78,17 +92,24 @@ class NumpyBackend(Backend):
     @in_force
     def matmul(self, a: Array, b: Array) -> Array:
         """Compute a @ b: (M, K), (K, N) -> (M, N)."""
-        return a @ b
+        work = len(a) * b.size
+        if b.shape[1] > len(a):
+            return self.in_pieces(lambda columns: a @ b[:, columns], b.shape[1], work, axis=1)
+        return self.in_pieces(lambda rows: a[rows] @ b, len(a), work)
 
     @in_force
     def conv2d(self, x: Array, w: Array, stride: int, pad: Pad) -> Array:
         """Compute y[n,p,q,o] = sum_ijc window[n,p,q,i,j,c] * w[i,j,c,o]; (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)"""
-        return np.tensordot(windows(x, len(w), stride, pad), w, axes=3)
+        view = windows(x, len(w), stride, pad)
+        return self.in_pieces(lambda n: np.tensordot(view[n], w, axes=3), len(x), view.size * w.shape[3])
 
     @in_force
     def conv2d_grad_w(self, dy: Array, x: Array, w_shape: Shape, stride: int, pad: Pad) -> Array:
         """Compute dw[i,j,c,o] = sum_npq window[n,p,q,i,j,c] * dy[n,p,q,o]; (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)"""
-        return np.tensordot(windows(x, w_shape[0], stride, pad), dy, axes=((0, 1, 2), (0, 1, 2)))
+        view, axes = windows(x, w_shape[0], stride, pad), ((0, 1, 2), (0, 1, 2))
+        return self.in_pieces(
+            lambda i: np.tensordot(view[:, :, :, i], dy, axes), w_shape[0], view.size * w_shape[3], at_most=w_shape[0]
+        )
 
     @in_force
     def conv2d_grad_x(self, dy: Array, w: Array, x_shape: Shape, stride: int, pad: Pad) -> Array:
@@ -96,14 +117,35 @@ class NumpyBackend(Backend):
 
         dwindow[n,p,q,i,j,c] = sum_o dy[n,p,q,o] * w[i,j,c,o]; (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)
         """
-        (N, P, Q, _), (K, _, C, _), (_, H, W, _) = dy.shape, w.shape, x_shape
+        (_, P, Q, _), (K, _, C, _), (_, H, W, _) = dy.shape, w.shape, x_shape
         before, after = pads(pad)
-        dwindow = np.tensordot(dy, w, axes=((3,), (3,)))  # (N, P, Q, K, K, C)
-        dx = np.zeros((N, before + H + after, before + W + after, C), dwindow.dtype)
-        for i in range(K):
-            for j in range(K):
-                dx[:, i : i + stride * P : stride, j : j + stride * Q : stride] += dwindow[:, :, :, i, j]
-        return np.ascontiguousarray(dx[:, before : before + H, before : before + W])
+
+        def of_images(n: slice) -> np.ndarray:
+            dwindow = np.tensordot(dy[n], w, axes=((3,), (3,)))  # (n, P, Q, K, K, C)
+            dx = np.zeros((len(dwindow), before + H + after, before + W + after, C), dwindow.dtype)
+            for i in range(K):
+                for j in range(K):
+                    dx[:, i : i + stride * P : stride, j : j + stride * Q : stride] += dwindow[:, :, :, i, j]
+            return np.ascontiguousarray(dx[:, before : before + H, before : before + W])
+
+        return self.in_pieces(of_images, len(dy), dy.size * K * K * C)
+
+    def in_pieces(
+        self, compute: Callable[[slice], Array], size: int, work: int, axis: int = 0, at_most: int = 16
+    ) -> Array:
+        """Compute a result in pieces of one axis on all threads, and join them: `compute(slice)` returns a piece.
+
+        `size` is the length of the axis, and `work` the number of multiplications, which decides
+        the number of pieces. It does not depend on the number of threads, so the bits do not
+        either. Without the setting `threads`, there is one piece, and BLAS chooses its threads.
+        """
+        enough = work >> 24  # one piece takes about half a millisecond, and starting a thread 0.1
+        if "threads" not in self.settings or enough < 2 or size < 2:
+            return compute(slice(None))
+        pieces = at_most if at_most < 16 else min(16, 2 ** (enough.bit_length() - 1), size)
+        bounds = [size * piece // pieces for piece in range(pieces + 1)]
+        parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
+        return np.concatenate(on_threads(compute, parts, self.settings["threads"] or cores()), axis)
 
     # ---- passes over memory
 
@@ -238,6 +280,37 @@ def windows(x: np.ndarray, kernel: int, stride: int, pad: Pad) -> np.ndarray:
     xpad = np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
     view = np.lib.stride_tricks.sliding_window_view(xpad, (kernel, kernel), axis=(1, 2))  # (N, ., ., C, K, K)
     return view[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)[:, :P, :Q]
+
+
+def on_threads(compute: Callable[[slice], Array], parts: list[slice], threads: int) -> list[Array]:
+    """Return [compute(part) for part in parts]. The calling thread computes the first part, and others the rest."""
+    if threads == 1:
+        return [compute(part) for part in parts]
+    left, results = iter(range(len(parts))), [None] * len(parts)
+
+    def work() -> None:
+        for i in left:  # `next` is atomic, so each thread gets other parts
+            results[i] = compute(parts[i])
+
+    # a copy of the context, because it contains the settings of np.errstate
+    helpers = [workers(threads).submit(contextvars.copy_context().run, work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        concurrent.futures.wait(helpers)
+    for helper in helpers:
+        helper.result()
+    return results
+
+
+@functools.cache
+def workers(threads: int) -> concurrent.futures.ThreadPoolExecutor:
+    """Return the threads that help the calling thread. They treat subnormal numbers as zero."""
+    return concurrent.futures.ThreadPoolExecutor(threads - 1, "minigan", initializer=subnormals.flush_for_good)
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of these threads
+    os.register_at_fork(after_in_child=workers.cache_clear)
 
 
 def limit_blas(threads: int) -> None:

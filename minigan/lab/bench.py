@@ -102,6 +102,10 @@ class Step:
 
     def __call__(self) -> dict:
         """Runs one step, synchronises the backend, and returns the record of the step."""
+        with self.backend.computing():
+            return self._run()
+
+    def _run(self) -> dict:
         if self.simultaneous:
             players = *self.players, self.opt_d, self.opt_g
             batch = self.real, self.z_g, losses.non_saturating

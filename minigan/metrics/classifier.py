@@ -39,9 +39,10 @@ class Classifier:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return the predicted class (N,) of each of the uint8 images (N, H, W, C)."""
         backend, found = self.network.backend, []
-        for i in range(0, len(images), 250):
-            logits, _ = self.network.forward(backend.asarray(datasets.scale(images[i : i + 250])), train=False)
-            found.append(backend.to_numpy(logits).argmax(axis=1))
+        with backend.computing():
+            for i in range(0, len(images), 250):
+                logits, _ = self.network.forward(backend.asarray(datasets.scale(images[i : i + 250])), train=False)
+                found.append(backend.to_numpy(logits).argmax(axis=1))
         return np.concatenate(found)
 
 
@@ -66,10 +67,11 @@ def train(
         chosen = order[step * batch : (step + 1) * batch]
         adam.lr = 2e-3 * (1 - step / steps)
         x = shifted(images[chosen], int(SHIFT * min(images.shape[1:3])), rng)
-        logits, cache = fused.forward(backend.asarray(datasets.scale(x)))
-        _, dlogits = losses.cross_entropy(logits, backend.asarray(labels[chosen]))
-        _, grads = fused.backward(dlogits, cache, need_dx=False)
-        adam.step(grads)
+        with backend.computing():
+            logits, cache = fused.forward(backend.asarray(datasets.scale(x)))
+            _, dlogits = losses.cross_entropy(logits, backend.asarray(labels[chosen]))
+            _, grads = fused.backward(dlogits, cache, need_dx=False)
+            adam.step(grads)
     trained = Classifier(model)
     if len(test):
         trained.accuracy = float((trained(images[test]) == labels[test]).mean())

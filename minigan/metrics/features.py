@@ -43,7 +43,8 @@ class RandomFeatures:
             x = self.stages[0].backend.asarray(datasets.scale(images[i : i + 250]))
             found = []
             for stage in self.stages:
-                x, _ = stage.forward(x, train=False)
+                with stage.backend.computing():
+                    x, _ = stage.forward(x, train=False)
                 maps = stage.backend.to_numpy(x).astype(np.float64)  # (N, h, w, c)
                 found += [maps.mean(axis=(1, 2)), maps.std(axis=(1, 2))]
                 if min(x.shape[1:3]) < 4:

@@ -77,8 +77,9 @@ def features_and_probabilities(network: Sequential, images: np.ndarray) -> tuple
     body, head = Sequential(*network.layers[:-2]), network.layers[-1]  # without the Dropout between them
     features, probabilities = [], []
     for i in range(0, len(images), 500):
-        f, _ = body.forward(backend.asarray(datasets.scale(images[i : i + 500])), train=False)
-        logits = backend.to_numpy(head.forward(f, train=False)[0]).astype(np.float64)
+        with backend.computing():
+            f, _ = body.forward(backend.asarray(datasets.scale(images[i : i + 500])), train=False)
+            logits = backend.to_numpy(head.forward(f, train=False)[0]).astype(np.float64)
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
         features.append(backend.to_numpy(f).astype(np.float64))
         probabilities.append(p / p.sum(axis=1, keepdims=True))

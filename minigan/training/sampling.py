@@ -34,9 +34,10 @@ def draw_samples(generator: Sequential, z: Array, labels: Array | None = None) -
     The state of the generator does not change.
     """
     generator, parts = fuse(generator), []
-    for part in (slice(i, i + 256) for i in range(0, len(z), 256)):
-        x, _ = generator.forward(z[part], train=False, labels=None if labels is None else labels[part])
-        parts.append(generator.backend.to_numpy(x))
+    with generator.backend.computing():
+        for part in (slice(i, i + 256) for i in range(0, len(z), 256)):
+            x, _ = generator.forward(z[part], train=False, labels=None if labels is None else labels[part])
+            parts.append(generator.backend.to_numpy(x))
     return np.concatenate(parts)
 
 

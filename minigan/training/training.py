@@ -125,7 +125,8 @@ class Training:
         """
         while not self.finished():
             start, first = time.perf_counter(), self.step + 1
-            with np.errstate(over="ignore", invalid="ignore"):  # `_check_finite` raises a better message
+            # `_check_finite` raises a better message than NumPy. The caller's code does not run inside `computing`.
+            with np.errstate(over="ignore", invalid="ignore"), self.backend.computing():
                 values = self._fetch(self._train_steps())  # (steps, len(CURVES))
                 self.seconds += time.perf_counter() - start
                 self._check_finite(first, values)

@@ -8,7 +8,7 @@ Four algorithms compute the same convolutions. The tests compare each one with N
     fourier        even fewer products, for small feature maps with many channels
 
 `passes` contains the operations that are limited by memory bandwidth, such as batch norm.
-`parallel` distributes the work of all kernels except the plain loops over the threads.
+`parallel` distributes the work of all kernels over the threads.
 
 The bits of the results do not depend on the number of threads: the size of the pieces of work
 depends only on the shapes, one thread sums each output in a fixed order, and partial sums are
@@ -30,11 +30,12 @@ from typing import IO
 
 import numba
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from minigan.backends import contract
 from minigan.backends.contract import AdamStep, Array, Backend, Normalisation, Pad, Shape, conv_size, in_force, pads
 from minigan.backends.numba import expect_threads, fourier, microkernel, passes, toomcook
+from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
 from minigan.backends.numpy_backend import NumpyBackend, limit_blas
 
 
@@ -266,67 +267,77 @@ def expect_equal(names: str, a: int, b: int) -> None:
 # The plain loops ------------------------------------------------------------------------------------------------------
 
 
-@njit(parallel=True, cache=True)
+@njit(**COMPILED)
 def conv2d_loops(x, w, stride, before, P, Q):
     """Compute `conv2d` with plain loops: (N,H,W,C), (K,K,C,O) -> (N,P,Q,O)."""
-    N, H, W, C = x.shape
-    K, O = w.shape[1], w.shape[3]
-    y = np.zeros((N, P, Q, O), x.dtype)
-    for n in prange(N):
-        for p in range(P):
-            for i in range(K):
-                h = p * stride + i - before
-                if 0 <= h < H:
-                    for q in range(Q):
-                        for j in range(K):
-                            v = q * stride + j - before
-                            if 0 <= v < W:
-                                for c in range(C):
-                                    for o in range(O):
-                                        y[n, p, q, o] += x[n, h, v, c] * w[i, j, c, o]
+    y = np.zeros((len(x), P, Q, w.shape[3]), x.dtype)
+    in_parallel(len(x), _conv2d_image, (x, w, stride, before, y))
     return y
 
 
-@njit(parallel=True, cache=True)
-def conv2d_grad_x_loops(dy, w, H, W, stride, before):
-    """Compute `conv2d_grad_x` with plain loops: (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)."""
-    N, P, Q, O = dy.shape
-    K, C = w.shape[1], w.shape[2]
-    dx = np.zeros((N, H, W, C), dy.dtype)
-    for n in prange(N):
-        for p in range(P):
-            for i in range(K):
-                h = p * stride + i - before
-                if 0 <= h < H:
-                    for q in range(Q):
-                        for j in range(K):
-                            v = q * stride + j - before
-                            if 0 <= v < W:
-                                for c in range(C):
-                                    for o in range(O):
-                                        dx[n, h, v, c] += dy[n, p, q, o] * w[i, j, c, o]
-    return dx
-
-
-@njit(parallel=True, cache=True)
-def conv2d_grad_w_loops(dy, x, K, stride, before):
-    """Compute `conv2d_grad_w` with plain loops: (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)."""
-    N, P, Q, O = dy.shape
-    _, H, W, C = x.shape
-    dw = np.zeros((K, K, C, O), x.dtype)
-    for tap in prange(K * K):  # one thread computes each tap, so the bits do not depend on the number of threads
-        i, j = tap // K, tap % K
-        for n in range(N):
-            for p in range(P):
-                h = p * stride + i - before
-                if 0 <= h < H:
-                    for q in range(Q):
+@njit(**INNER)
+def _conv2d_image(n, x, w, stride, before, y):
+    (_, H, W, C), (_, P, Q, O), K = x.shape, y.shape, len(w)
+    for p in range(P):
+        for i in range(K):
+            h = p * stride + i - before
+            if 0 <= h < H:
+                for q in range(Q):
+                    for j in range(K):
                         v = q * stride + j - before
                         if 0 <= v < W:
                             for c in range(C):
                                 for o in range(O):
-                                    dw[i, j, c, o] += x[n, h, v, c] * dy[n, p, q, o]
+                                    y[n, p, q, o] += x[n, h, v, c] * w[i, j, c, o]
+
+
+@njit(**COMPILED)
+def conv2d_grad_x_loops(dy, w, H, W, stride, before):
+    """Compute `conv2d_grad_x` with plain loops: (N,P,Q,O), (K,K,C,O) -> (N,H,W,C)."""
+    dx = np.zeros((len(dy), H, W, w.shape[2]), dy.dtype)
+    in_parallel(len(dy), _conv2d_grad_x_image, (dy, w, stride, before, dx))
+    return dx
+
+
+@njit(**INNER)
+def _conv2d_grad_x_image(n, dy, w, stride, before, dx):
+    (_, H, W, C), (_, P, Q, O), K = dx.shape, dy.shape, len(w)
+    for p in range(P):
+        for i in range(K):
+            h = p * stride + i - before
+            if 0 <= h < H:
+                for q in range(Q):
+                    for j in range(K):
+                        v = q * stride + j - before
+                        if 0 <= v < W:
+                            for c in range(C):
+                                for o in range(O):
+                                    dx[n, h, v, c] += dy[n, p, q, o] * w[i, j, c, o]
+
+
+@njit(**COMPILED)
+def conv2d_grad_w_loops(dy, x, K, stride, before):
+    """Compute `conv2d_grad_w` with plain loops: (N,P,Q,O), (N,H,W,C) -> (K,K,C,O)."""
+    dw = np.zeros((K, K, x.shape[3], dy.shape[3]), x.dtype)
+    in_parallel(K * K, _conv2d_grad_w_tap, (dy, x, stride, before, dw))
     return dw
+
+
+@njit(**INNER)
+def _conv2d_grad_w_tap(tap, dy, x, stride, before, dw):
+    """Compute dw[i, j]. One thread computes it, so the bits do not depend on the number of threads."""
+    (N, P, Q, O), (_, H, W, C) = dy.shape, x.shape
+    i, j = tap // len(dw), tap % len(dw)
+    for n in range(N):
+        for p in range(P):
+            h = p * stride + i - before
+            if 0 <= h < H:
+                for q in range(Q):
+                    v = q * stride + j - before
+                    if 0 <= v < W:
+                        for c in range(C):
+                            for o in range(O):
+                                dw[i, j, c, o] += x[n, h, v, c] * dy[n, p, q, o]
 
 
 # The tile and its compiled kernels ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ arguments, task) to the LLVM module of the caller. This function loads the argum
 gets the addresses of the function and of the arguments.
 """
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from numba import get_num_threads, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from minigan.backends.subnormals import FTZ_DAZ, FZ
+
 # x / 0 raises no exception, so loops need no test for a zero divisor
 PLAIN: dict[str, Any] = dict(error_model="numpy", no_cfunc_wrapper=True)
 COMPILED: dict[str, Any] = PLAIN | dict(cache=True)
@@ -32,6 +35,9 @@ INNER: dict[str, Any] = PLAIN | dict(no_cpython_wrapper=True)  # called from com
 LINE = 8  # 8-byte numbers in a cache line; threads that write to the same line wait for each other
 ADDRESS = ir.IntType(64)
 TASK = ir.FunctionType(ir.VoidType(), [ADDRESS, ADDRESS])  # (address of the arguments, number of the task)
+WORD = ir.IntType(32)
+MACHINE, X86, ARM = platform.machine(), ("x86_64", "AMD64"), ("aarch64", "arm64", "ARM64")
+FLUSH = {**dict.fromkeys(X86, FTZ_DAZ), **dict.fromkeys(ARM, FZ)}.get(MACHINE, 0)
 
 # Starts the threads. Loading a cached function with a `prange` starts them too, but loading its callers does not.
 get_num_threads()
@@ -116,12 +122,19 @@ def share_tasks(function, arguments, tasks):
     Each thread starts with its own range of tasks. The range is the same in every loop, so that part of its data may
     still be in the cache of the thread. Then the thread takes the remaining tasks from the ranges of other threads,
     because another thread may have been delayed.
+
+    Each thread treats subnormal numbers as zero during its tasks, and then gets back its mode. A new thread inherits
+    the mode of the thread that starts it, so the calling thread leaves this mode before the `prange`.
     """
     threads = number_of_threads()
     next_task = np.empty(threads * LINE, np.int64)
     for owner in range(threads):
         next_task[owner * LINE] = owner * tasks // threads
+    callers = control_word()
+    set_control_word(callers & ~FLUSH)
     for thread in prange(threads):
+        own = control_word()
+        set_control_word(own | FLUSH)
         for turn in range(threads):
             owner = (thread + turn) % threads
             last = (owner + 1) * tasks // threads
@@ -129,6 +142,46 @@ def share_tasks(function, arguments, tasks):
             while task < last:
                 call_task(function, arguments, task)
                 task = fetch_add(next_task, owner * LINE)
+        set_control_word(own)
+    set_control_word(callers)
+
+
+@intrinsic
+def control_word(typing_context):
+    """Return the control word of the calling thread: mxcsr on x86, fpcr on ARM, and 0 on other processors."""
+
+    def codegen(context, builder, signature, values):
+        if MACHINE in X86:
+            word = cgutils.alloca_once(builder, WORD)
+            builder.call(mxcsr_function(builder, "stmxcsr"), [builder.bitcast(word, cgutils.voidptr_t)])
+            return builder.zext(builder.load(word), ADDRESS)
+        if MACHINE in ARM:
+            return builder.asm(ir.FunctionType(ADDRESS, []), "mrs $0, fpcr", "=r", [], side_effect=True)
+        return ir.Constant(ADDRESS, 0)
+
+    return types.int64(), codegen
+
+
+@intrinsic
+def set_control_word(typing_context, word):
+    """Set the control word of the calling thread. The compiler may move arithmetic over this call, but no calls."""
+
+    def codegen(context, builder, signature, values):
+        new = context.cast(builder, values[0], signature.args[0], types.int64)
+        if MACHINE in X86:
+            word = cgutils.alloca_once_value(builder, builder.trunc(new, WORD))
+            builder.call(mxcsr_function(builder, "ldmxcsr"), [builder.bitcast(word, cgutils.voidptr_t)])
+        elif MACHINE in ARM:
+            builder.asm(ir.FunctionType(ir.VoidType(), [ADDRESS]), "msr fpcr, $0", "r", [new], side_effect=True)
+        return context.get_dummy_value()
+
+    return types.void(word), codegen
+
+
+def mxcsr_function(builder, name):
+    """Return LLVM's function `stmxcsr` or `ldmxcsr`, which takes the address of the word."""
+    kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t])
+    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.sse.{name}")
 
 
 @intrinsic
