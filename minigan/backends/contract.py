@@ -20,6 +20,7 @@ import contextlib
 import functools
 import operator
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
@@ -79,7 +80,11 @@ class Backend(Protocol):
         ...
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context for computations with this backend, in which it may treat subnormal numbers as zero.
+        """Return a context for computations with this backend: alone, and with subnormal numbers as zero if it can.
+
+        No other thread of the process computes at the same time, because threads and memory
+        limits are settings of the whole process. So two trainings in two threads take turns,
+        step by step, and each has the bits that it would have alone.
 
         A float32 is subnormal if it is smaller than 1.2e-38. Many processors need up to 100
         times as long for such numbers. The CPU backends change the mode of the calling thread
@@ -88,7 +93,7 @@ class Backend(Protocol):
         NumPy's own passes run in it as well, and leave it before other code runs: not around a
         `yield`, for example.
         """
-        return NOTHING
+        return ALONE
 
     def describe(self) -> str:
         """Return one line that describes the hardware in use."""
@@ -275,7 +280,39 @@ class Backend(Protocol):
 
 # The active backend ---------------------------------------------------------------------------------------------------
 
-_active: Backend | None = None
+# The settings in force are those of the whole process, and some threading layers of Numba crash if two threads call
+# them at once. So one thread of the process computes at a time, a whole step if the step is inside `computing`.
+_ALONE = threading.RLock()
+_active: tuple[Backend, int] | None = None  # the active backend, and the thread, because Numba has settings for each
+
+
+class Alone:
+    """A context in which no other thread of this process computes. `inner` is entered inside it."""
+
+    def __init__(self, inner: contextlib.AbstractContextManager[Any] = NOTHING):
+        self.inner = inner
+
+    def __enter__(self) -> None:
+        _ALONE.acquire()
+        self.inner.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
+        _ALONE.release()
+
+
+ALONE = Alone()
+
+
+def _after_fork() -> None:
+    """Replace the lock in a forked process, because the thread that holds it may not exist there."""
+    global _ALONE
+    _ALONE = threading.RLock()
+    forget_active()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def in_force(operation: F) -> F:
@@ -283,9 +320,9 @@ def in_force(operation: F) -> F:
 
     @functools.wraps(operation)
     def run(self: Backend, *arguments: Any, **named: Any) -> Any:
-        if _active is not self:
-            put_in_force(self)
         with self.computing():
+            if _active is None or _active[0] is not self or _active[1] != threading.get_ident():
+                put_in_force(self)
             return operation(self, *arguments, **named)
 
     return cast(F, run)
@@ -296,7 +333,7 @@ def put_in_force(backend: Backend) -> None:
     global _active
     _active = None  # if `activate` fails, no backend is active
     backend.activate()
-    _active = backend
+    _active = backend, threading.get_ident()
 
 
 def forget_active() -> None:

@@ -21,6 +21,7 @@ from minigan.backends import subnormals
 from minigan.backends.contract import (
     GOLDEN,
     AdamStep,
+    Alone,
     Array,
     Backend,
     Normalisation,
@@ -36,6 +37,9 @@ from minigan.backends.contract import (
 def start(threads: int | None = None) -> "NumpyBackend":
     """Return the NumPy backend, whose matrix products use this number of threads (None: one per core)."""
     return NumpyBackend(threads=threads)
+
+
+ALONE_FLUSHED = Alone(subnormals.flushed())
 
 
 class NumpyBackend(Backend):
@@ -60,7 +64,7 @@ class NumpyBackend(Backend):
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which the calling thread treats subnormal numbers as zero."""
-        return subnormals.flushed()
+        return ALONE_FLUSHED
 
     def describe(self) -> str:
         """Return the version of NumPy and the number of threads."""
