@@ -32,7 +32,7 @@ def tolerant() -> Iterator[None]:
         if stream is None:  # closed before Python started, or a program without a console
             stream = open(os.devnull, "w", encoding="utf-8")  # closed below
             opened.append(stream)
-        if hasattr(stream, "reconfigure") and getattr(stream, "errors", None) == "strict":
+        if hasattr(stream, "reconfigure") and getattr(stream, "errors", None) in ("strict", "surrogateescape"):
             errors[name] = stream.errors
             stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, stream if isinstance(stream, _Tolerant) else _Tolerant(stream))

@@ -158,6 +158,7 @@ def _import_matplotlib() -> None:
     logger.setLevel(logging.CRITICAL)
     try:
         import matplotlib
+        import matplotlib.figure  # loads the fonts, and logs if it cannot store their list
     finally:
         logger.setLevel(before)
         if backend is not None:
