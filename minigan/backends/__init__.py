@@ -23,6 +23,7 @@ from minigan.backends.contract import (
     Array,
     Backend,
     BackendUnavailable,
+    Finding,
     Normalisation,
     Pad,
     Shape,
@@ -41,6 +42,7 @@ __all__ = [
     "Array",
     "Backend",
     "BackendUnavailable",
+    "Finding",
     "Normalisation",
     "Pad",
     "Shape",
@@ -94,11 +96,24 @@ def load(name: str = "auto", **settings: Any) -> Backend:
         raise BackendUnavailable(f"the {name} backend needs the package {error.name}: pip install {package}") from error
     except ImportError as error:  # installed but broken, for example a numba that refuses this NumPy
         package = "'minigan[cuda13]'" if name == "cupy" else name
-        cause = next((line.strip("= .:") for line in str(error).splitlines() if line.strip("= .:")), "no cause given")
         raise BackendUnavailable(
-            f"the {name} backend does not import ({cause}): pip install --upgrade {package} numpy"
+            f"the {name} backend does not import ({_first_line(error)}): pip install --upgrade {package} numpy"
+        ) from error
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # whatever a package, its compiler or its drivers raise on a machine that they do not fit
+        cause = f"{type(error).__name__}: {_first_line(error)}"
+        raise BackendUnavailable(
+            f"the {name} backend does not start here ({cause}): `minigan doctor` shows more; the numpy backend always runs"
         ) from error
     return _loaded[key]
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error message that says something."""
+    return next((line.strip("= .:") for line in str(error).splitlines() if line.strip("= .:")), "no cause given")
 
 
 def forget(name: str) -> None:

@@ -21,6 +21,7 @@ import functools
 import operator
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
@@ -56,6 +57,14 @@ class AdamStep(NamedTuple):
     beta2: float
     eps: float
     t: int
+
+
+class Finding(NamedTuple):
+    """A line of `minigan doctor`. A problem has a `fix`, which says what to do."""
+
+    topic: str
+    text: str
+    fix: str = ""
 
 
 class Backend(Protocol):
@@ -98,6 +107,10 @@ class Backend(Protocol):
     def describe(self) -> str:
         """Return one line that describes the hardware in use."""
         ...
+
+    def health(self) -> list["Finding"]:
+        """Return what `minigan doctor` shows of this backend, such as caches and drivers."""
+        return []
 
     def kernels_on_disk(self) -> bool:
         """Return True if no long compilation is needed, because nothing is compiled or the kernels are on disk."""
@@ -340,6 +353,16 @@ def forget_active() -> None:
     """Record that no backend is active, so that the next operation applies its settings again."""
     global _active
     _active = None
+
+
+_said: set[str] = set()
+
+
+def warn_once(text: str) -> None:
+    """Warn of something that was repaired or ignored, once in a process."""
+    if text not in _said:
+        _said.add(text)
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 # Helpers shared by layers and backends --------------------------------------------------------------------------------

@@ -33,8 +33,20 @@ import numpy as np
 from numba import njit
 
 from minigan.backends import contract
-from minigan.backends.contract import AdamStep, Array, Backend, Normalisation, Pad, Shape, conv_size, in_force, pads
-from minigan.backends.numba import expect_threads, fourier, microkernel, passes, toomcook
+from minigan.backends import numba as package
+from minigan.backends.contract import (
+    AdamStep,
+    Array,
+    Backend,
+    Finding,
+    Normalisation,
+    Pad,
+    Shape,
+    conv_size,
+    in_force,
+    pads,
+)
+from minigan.backends.numba import expect_threads, fourier, kernel_cache, microkernel, parallel, passes, toomcook
 from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
 from minigan.backends.numpy_backend import NumpyBackend, limit_blas
 
@@ -64,8 +76,15 @@ class NumbaBackend(NumpyBackend):
     # ---- compilation ahead of time
 
     def kernels_on_disk(self) -> bool:
-        """Return whether Numba's cache folder contains compiled kernels."""
-        return any(kernel_folder().glob("*.nbi"))
+        """Return whether Numba's cache folder contains the kernels of a training step."""
+        return any(kernel_folder().glob("passes.*.nbi"))
+
+    def health(self) -> list[Finding]:
+        """Return the state of Numba's threads and of the folder of compiled kernels."""
+        return [
+            Finding("threads", f"{numba.threading_layer()}, at most {numba.config.NUMBA_NUM_THREADS}"),  # type: ignore[attr-defined]
+            kernel_cache.state_of(kernel_folder() if package.cached else None),
+        ]
 
     def prepare(self, run_step: Callable[[Backend], object]) -> None:
         """Compile the kernels of a training step by running one.
@@ -368,6 +387,32 @@ def kernel_folder() -> Path:
     return Path(microkernel.products.stats.cache_path)
 
 
+@njit(**COMPILED)
+def doubled(x):
+    """Return 2 * x, (N,): a computation that shows whether compiled loops work."""
+    y = np.empty_like(x)
+    in_parallel(len(x), _double, (x, y))
+    return y
+
+
+@njit(**INNER)
+def _double(i, x, y):
+    y[i] = 2 * x[i]
+
+
+def expect_right_results() -> None:
+    """Check the stored kernels from now on, and run a small compiled computation on several threads.
+
+    Raises BackendUnavailable if its result is wrong, and the exception of Numba if it does not compile.
+    """
+    kernel_cache.check_kernels([parallel, passes, microkernel, toomcook, fourier, sys.modules[__name__]])
+    numbers = np.arange(8, dtype=np.float32)
+    if not np.array_equal(doubled(numbers), numbers + numbers):
+        raise contract.BackendUnavailable(
+            f"a loop compiled by Numba {numba.__version__} gives wrong numbers: upgrade numba, or use the numpy backend"
+        )
+
+
 def delete_stale_kernels() -> None:
     """Delete the kernels that were compiled from other versions of the source files.
 
@@ -381,7 +426,7 @@ def delete_stale_kernels() -> None:
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     stamp, now = folder / "minigan-sources", hashlib.sha256(sources).hexdigest()
     with contextlib.suppress(OSError):
-        if not stamp.exists() or stamp.read_text() != now:
+        if not stamp.exists() or stamp.read_bytes() != now.encode():
             for file in [*folder.glob("*.nbi"), *folder.glob("*.nbc")]:
                 file.unlink(missing_ok=True)
             stamp.write_text(now)

@@ -58,6 +58,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from minigan.backends import numba as package
 from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
 
 # The CPU that Numba compiles for, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES can change.
@@ -363,7 +364,7 @@ def scatter_image(n, dy, tables, w, window, dx):
                         target[t] += source[t]
 
 
-@njit(cache=True)
+@njit(cache=package.cached)
 def pack(b, b_row, b_column, K, N, packed):
     """Copy b (K,N), with any strides, into panels (panels, K, PANEL). Columns that b does not have are zeros."""
     width = PANEL_BYTES // b.itemsize
@@ -386,7 +387,7 @@ def pack(b, b_row, b_column, K, N, packed):
                         target[k * width] = source[k * b_row]
 
 
-@njit(cache=True, fastmath={"reassoc", "contract"})
+@njit(cache=package.cached, fastmath={"reassoc", "contract"})
 def dot_rows(a, b):
     """Compute a @ b.T for few rows of b. The order of each sum is fixed by the compiler."""
     y = np.empty((len(a), len(b)), a.dtype)
@@ -399,7 +400,7 @@ def dot_rows(a, b):
     return y
 
 
-@njit(cache=True)
+@njit(cache=package.cached)
 def add_rows(a, b):
     """Compute (a.T @ b).T for few columns of b, as weighted sums of rows of a."""
     y = np.zeros((b.shape[1], a.shape[1]), a.dtype)

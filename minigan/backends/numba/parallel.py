@@ -25,11 +25,12 @@ from numba import get_num_threads, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from minigan.backends import numba as package
 from minigan.backends.subnormals import FTZ_DAZ, FZ
 
 # x / 0 raises no exception, so loops need no test for a zero divisor
 PLAIN: dict[str, Any] = dict(error_model="numpy", no_cfunc_wrapper=True)
-COMPILED: dict[str, Any] = PLAIN | dict(cache=True)
+COMPILED: dict[str, Any] = PLAIN | dict(cache=package.cached)
 INNER: dict[str, Any] = PLAIN | dict(no_cpython_wrapper=True)  # called from compiled code only
 
 LINE = 8  # 8-byte numbers in a cache line; threads that write to the same line wait for each other

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from minigan.backends import numba as package
 from minigan.backends.numba.microkernel import (
     CACHE_BYTES,
     CHUNKS,
@@ -277,7 +278,7 @@ def evaluate_taps_at_point(t, taps, w, W):
             target[c] = one[c] + other[c]
 
 
-@njit(cache=True)
+@njit(cache=package.cached)
 def gather_taps(W, G, w):
     """Compute w[i,j] = sum_t G[t, j // stride] * W[t, i, j % stride], each (C, O). W may have more columns than w."""
     K, _, C, O = w.shape

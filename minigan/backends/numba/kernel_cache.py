@@ -1,0 +1,114 @@
+"""Kernels on disk that are checked before they are run.
+
+Numba stores compiled functions in two kinds of files: an index (.nbi) and machine code (.nbc). A file
+that was cut short, by a full disk or a power failure, raises errors of the unpickler, and changed
+machine code can end the process. So the files of minigan's kernels end with a checksum. A file without
+the right one is deleted and compiled again.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.dispatcher import Dispatcher
+
+from minigan.backends.contract import Finding, warn_once
+
+MARK = b"minigan-sha256:"  # followed by the checksum, 32 bytes; the unpickler ignores what follows its data
+
+
+def check_kernels(modules: list[Any]) -> None:
+    """Check the cached files of all compiled functions that these modules define, from now on."""
+    for module in modules:
+        for function in vars(module).values():
+            cache = getattr(function, "_cache", None)
+            if isinstance(function, Dispatcher) and type(cache) is FunctionCache:
+                cache.__class__, cache._cache_file.__class__ = KernelCache, KernelFile
+
+
+class KernelCache(FunctionCache):
+    """The cache of one kernel, whose errors do not stop the computation."""
+
+    def load_overload(self, sig, target_context):
+        """Return the kernel for a signature, or None if it is not on disk or cannot be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # the content has the right checksum, but does not fit to this Numba or CPU
+            warn_once(f"compiled kernels in {self.cache_path} cannot be used ({_reason(error)}): compiled again")
+            return None
+
+    def save_overload(self, sig, data):
+        """Store a kernel. If that fails, it is compiled again in the next process."""
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            warn_once(f"compiled kernels cannot be stored in {self.cache_path} ({_reason(error)}): free or change it")
+
+
+class KernelFile(IndexDataCacheFile):
+    """The index and the machine code of one kernel."""
+
+    def _load_index(self):
+        return super()._load_index() if self._check(self._index_path) else {}
+
+    def _load_data(self, name):
+        if not self._check(self._data_path(name)):
+            raise FileNotFoundError(name)  # Numba then compiles
+        return super()._load_data(name)
+
+    def _check(self, path: str) -> bool:
+        """Return whether a file is there and intact. Deletes it if it is damaged."""
+        found = is_intact(Path(path))
+        if found is False:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            warn_once(f"a damaged kernel in {os.path.dirname(path)} was deleted, and is compiled again")
+        return bool(found)
+
+    @contextlib.contextmanager
+    def _open_for_write(self, filepath: str) -> Iterator[io.BytesIO]:
+        content = io.BytesIO()
+        with super()._open_for_write(filepath) as file:
+            yield content
+            file.write(content.getvalue() + MARK + hashlib.sha256(content.getvalue()).digest())
+
+
+def is_intact(path: Path) -> bool | None:
+    """Return whether a file ends with its checksum, or None if it does not exist."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return False
+    body, end = content[: -len(MARK) - 32], content[-len(MARK) - 32 :]
+    return end == MARK + hashlib.sha256(body).digest()
+
+
+def state_of(folder: Path | None) -> Finding:
+    """Return the state of the folder of compiled kernels; None: there is no folder that can be written."""
+    if folder is None:
+        fix = "set NUMBA_CACHE_DIR to a folder that can be written"
+        return Finding("kernels", "are compiled again in every process, because no folder can be written", fix)
+    files = [*folder.glob("*.nbi"), *folder.glob("*.nbc")] if folder.is_dir() else []
+    damaged = [path.name for path in files if is_intact(path) is False]
+    size = sum(path.stat().st_size for path in files if path.exists()) / 2**20
+    text = f"{len(files)} files, {size:.1f} MiB, in {folder}"
+    if damaged:
+        fix = "nothing: they are deleted and compiled again when they are needed"
+        return Finding("kernels", f"{text}; {len(damaged)} damaged, such as {damaged[0]}", fix)
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        return Finding(
+            "kernels", f"{text}; it cannot be written", "set NUMBA_CACHE_DIR to a folder that can be written"
+        )
+    return Finding("kernels", text)
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0][:200]
