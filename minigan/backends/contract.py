@@ -23,7 +23,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
-from minigan.backends.subnormals import NOTHING
+from minigan.backends.subnormals import NOTHING, THREAD
 from minigan.errors import UserError
 
 Array: TypeAlias = Any  # an array of the backend: numpy.ndarray or cupy.ndarray
@@ -81,7 +81,7 @@ class Backend(Protocol):
     def computing(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context for computations with this backend, in which it may treat subnormal numbers as zero.
 
-        A float32 is subnormal if it is smaller than 1.2e-38. Many processors need up to 100
+        A float32 is subnormal if it is smaller than 1.2e-38. Many processors need many
         times as long for such numbers. The CPU backends change the mode of the calling thread
         inside the context, and give it back on exit. Contexts may be nested. Each operation
         with `@in_force` has a context of its own. Use this one around whole steps, so that
@@ -285,6 +285,8 @@ def in_force(operation: F) -> F:
     def run(self: Backend, *arguments: Any, **named: Any) -> Any:
         if _active is not self:
             put_in_force(self)
+        if THREAD.depth:  # already inside `computing`: entering it again would take longer than this test
+            return operation(self, *arguments, **named)
         with self.computing():
             return operation(self, *arguments, **named)
 
