@@ -308,8 +308,8 @@ def workers(threads: int) -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(threads - 1, "minigan", initializer=subnormals.flush_for_good)
 
 
-if hasattr(os, "register_at_fork"):  # a forked process has none of these threads
-    os.register_at_fork(after_in_child=workers.cache_clear)
+with contextlib.suppress(AttributeError):  # Windows has no fork
+    os.register_at_fork(after_in_child=workers.cache_clear)  # a forked process has none of these threads
 
 
 def limit_blas(threads: int) -> None:
