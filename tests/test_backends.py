@@ -937,6 +937,28 @@ def test_the_number_of_threads_is_a_setting_of_the_backend():
     assert compiled.numba.get_num_threads() == 1
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_numpy_computes_large_products_in_pieces_on_any_number_of_threads(threads, rng, monkeypatch):
+    """The shapes do not divide evenly, and the products are large enough for several pieces."""
+    joined, plain = [], np.concatenate
+    monkeypatch.setattr(np, "concatenate", lambda arrays, *axis: joined.append(len(arrays)) or plain(arrays, *axis))
+    pieces, whole = backends.load("numpy", threads=threads), backends.reference()
+    x, w = rng.standard_normal((67, 13, 13, 32)), rng.standard_normal((5, 5, 32, 48))
+    dy = whole.conv2d(x, w, 2, (1, 2))
+    a, b = rng.standard_normal((501, 383)), rng.standard_normal((383, 257))
+    for operation, *arguments in (
+        ("matmul", a, b),
+        ("matmul", b.T, a.T),
+        ("conv2d", x, w, 2, (1, 2)),
+        ("conv2d_grad_x", dy, w, x.shape, 2, (1, 2)),
+        ("conv2d_grad_w", dy, x, w.shape, 2, (1, 2)),
+    ):
+        joined.clear()
+        found = getattr(pieces, operation)(*arguments)
+        assert joined and joined[0] > 1, operation
+        np.testing.assert_allclose(found, getattr(whole, operation)(*arguments), rtol=1e-10, atol=1e-10)
+
+
 IMPORTED = """
     import os, sys
     import numpy, threadpoolctl

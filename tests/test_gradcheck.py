@@ -384,6 +384,7 @@ MATHEMATICS = [
 # Functions that start and configure a backend, which are not mathematics. Some run before the first check, or never.
 SETUP = set(
     "start in_force in_force.run put_in_force cores limit_blas _blas NumpyBackend.__init__ NumpyBackend.activate "
+    "Backend.computing NumpyBackend.in_pieces on_threads on_threads.work workers "
     "Backend.prepare Backend.kernels_on_disk Backend.__copy__ Backend.__deepcopy__ Backend.__reduce__".split()
 )
 # What the checks need not reach: (function, text of the condition, or "" for the whole function) -> reason.

@@ -209,6 +209,22 @@ def test_the_sizes_are_the_committed_ones():
         assert f"{start} {row['median_ms']:.0f} ms | {row['MiB']} MiB |" in RESULTS
 
 
+def test_the_times_with_subnormal_numbers_are_the_committed_ones():
+    after, before = (result(f"subnormal{name}.json")["results"] for name in ("", "-before"))
+    for row in after:
+        times = " | ".join(f"{row[kind]['median_ms']:.2f} ms" for kind in ("ordinary", "subnormal"))
+        start = f"| {row['case']} | {row['backend']} | {row['threads']} | "
+        assert f"{start}{times} | {row['ratio']:.2f} |\n" in RESULTS
+        assert row["ratio"] <= 1.4 and row["subnormal numbers left"] == 0
+    left = [row["subnormal numbers left"] for row in before]
+    text, ratios = " ".join(RESULTS.split()), [row["ratio"] for row in before]
+    assert f"has ratios between {min(ratios)} and {max(ratios)} here" in text
+    assert f"are 0, and {min(left):,} to {max(left):,} in the version before" in text
+    kernels = " ".join((ROOT / "minigan/backends/numba/README.md").read_text(encoding="utf-8").split())
+    ratios = [row["ratio"] for row in after]
+    assert f"the times are between {min(ratios)} and {max(ratios)}, and" in kernels
+
+
 def test_the_costs_of_penalties_are_the_committed_ones():
     ratio = {r["penalty"]: f"{r['ratio']:.1f}" for r in result("penalties.json")["results"]}
     assert ratio["r1"] == ratio["r2"]

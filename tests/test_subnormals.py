@@ -311,6 +311,24 @@ def test_the_threads_of_products_flush_even_if_a_thread_that_does_not_starts_the
     assert numpy_backend.workers(2).submit(flushing).result()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_process_starts_its_own_threads():
+    code = """
+        import os, signal
+        import numpy as np
+        from minigan import backends
+        backend, a = backends.load("numpy", threads=2), np.ones((500, 383), np.float32)
+        backend.matmul(a, a.T)
+        child = os.fork()
+        if not child:
+            signal.alarm(20)                                 # ends the child if it waits for threads that do not exist
+            backend.matmul(a, a.T)
+            os._exit(0)
+        print(os.waitpid(child, 0)[1])
+    """
+    assert run(code) == "0\n"
+
+
 def test_errstate_of_the_caller_holds_on_the_threads_of_products():
     backend = backends.load("numpy", threads=2)
     a = np.full((500, 383), 1e38, np.float32)

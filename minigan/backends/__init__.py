@@ -106,7 +106,7 @@ def load(name: str = "auto", **settings: Any) -> Backend:
     ) as error:  # whatever a package, its compiler or its drivers raise on a machine that they do not fit
         cause = f"{type(error).__name__}: {_first_line(error)}"
         raise BackendUnavailable(
-            f"the {name} backend does not start here ({cause}): `minigan doctor` shows more; the numpy backend always runs"
+            f"the {name} backend does not start here ({cause}): see `minigan doctor`, or use the numpy backend"
         ) from error
     return _loaded[key]
 

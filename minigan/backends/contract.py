@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
-from minigan.backends.subnormals import NOTHING
+from minigan.backends.subnormals import NOTHING, THREAD
 from minigan.errors import UserError
 
 Array: TypeAlias = Any  # an array of the backend: numpy.ndarray or cupy.ndarray
@@ -95,7 +95,7 @@ class Backend(Protocol):
         limits are settings of the whole process. So two trainings in two threads take turns,
         step by step, and each has the bits that it would have alone.
 
-        A float32 is subnormal if it is smaller than 1.2e-38. Many processors need up to 100
+        A float32 is subnormal if it is smaller than 1.2e-38. Many processors need many
         times as long for such numbers. The CPU backends change the mode of the calling thread
         inside the context, and give it back on exit. Contexts may be nested. Each operation
         with `@in_force` has a context of its own. Use this one around whole steps, so that
@@ -333,12 +333,20 @@ def in_force(operation: F) -> F:
 
     @functools.wraps(operation)
     def run(self: Backend, *arguments: Any, **named: Any) -> Any:
+        if THREAD.depth:  # already inside `computing`: entering it again would take longer than this test
+            _expect_active(self)
+            return operation(self, *arguments, **named)
         with self.computing():
-            if _active is None or _active[0] is not self or _active[1] != threading.get_ident():
-                put_in_force(self)
+            _expect_active(self)
             return operation(self, *arguments, **named)
 
     return cast(F, run)
+
+
+def _expect_active(backend: Backend) -> None:
+    """Activate the backend, unless it is active in this thread."""
+    if _active is None or _active[0] is not backend or _active[1] != threading.get_ident():
+        put_in_force(backend)
 
 
 def put_in_force(backend: Backend) -> None:

@@ -15,7 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import threadpoolctl
+
+_before = os.environ.get("KMP_DUPLICATE_LIB_OK")
+import threadpoolctl  # noqa: E402  # sets this variable
+
+if _before is None:
+    os.environ.pop("KMP_DUPLICATE_LIB_OK", None)
 
 from minigan.backends import subnormals
 from minigan.backends.contract import (
@@ -313,8 +318,8 @@ def workers(threads: int) -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(threads - 1, "minigan", initializer=subnormals.flush_for_good)
 
 
-if hasattr(os, "register_at_fork"):  # a forked process has none of these threads
-    os.register_at_fork(after_in_child=workers.cache_clear)
+with contextlib.suppress(AttributeError):  # Windows has no fork
+    os.register_at_fork(after_in_child=workers.cache_clear)  # a forked process has none of these threads
 
 
 def limit_blas(threads: int) -> None:

@@ -1,8 +1,8 @@
 """Treat subnormal numbers as zero on the calling thread: `with flushed(): ...`.
 
 A float32 is subnormal if it is not zero and smaller than 1.2e-38 (float64: 2.2e-308). Many processors compute with such
-numbers in microcode, which takes up to 100 times as long. Two bits of the control word of a thread replace them by
-zero: FTZ (flush to zero) in results, and DAZ (denormals are zero) in operands. ARM has one bit for both.
+numbers in microcode, which takes many times as long. Two bits of the control word of a thread replace them by zero: FTZ
+(flush to zero) in results, and DAZ (denormals are zero) in operands. ARM has one bit for both.
 
 Python has no function for these bits. The C library has `fegetenv` and `fesetenv`, which copy the control word to and
 from memory. LAYOUTS says where the word is in that memory. Windows has `_controlfp_s` instead.
@@ -71,20 +71,20 @@ class _Thread(threading.local):
 
 
 class _Flushed:
-    """The context of all threads. Its state is in `_thread`, so that entering it again takes little time."""
+    """The context of all threads. Its state is in `THREAD`, so that entering it again takes little time."""
 
     def __enter__(self) -> None:
-        if not _thread.depth:
-            _flush(_thread.environment)
-        _thread.depth += 1
+        if not THREAD.depth:
+            _flush(THREAD.environment)
+        THREAD.depth += 1
 
     def __exit__(self, *error: object) -> None:
-        _thread.depth -= 1
-        if not _thread.depth:
-            _write(_thread.environment)
+        THREAD.depth -= 1
+        if not THREAD.depth:
+            _write(THREAD.environment)
 
 
-_thread, _FLUSHED = _Thread(), _Flushed()
+THREAD, _FLUSHED = _Thread(), _Flushed()
 
 
 def _flush(environment: Any) -> None:
