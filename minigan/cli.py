@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import sys
+import warnings
 from pathlib import Path
 
 from minigan import __version__
@@ -13,8 +14,14 @@ from minigan.terminal import tolerant
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command, and return the exit code."""
-    with tolerant():
+    with tolerant(), warnings.catch_warnings():
+        warnings.showwarning = _show_warning
         return _main(argv)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Print a warning as one sentence, instead of with the place in the code that raised it."""
+    print(f"minigan: {message}", file=sys.stderr)
 
 
 def _main(argv: list[str] | None) -> int:

@@ -16,12 +16,6 @@ from typing import Any
 
 import numpy as np
 
-_before = os.environ.get("KMP_DUPLICATE_LIB_OK")
-import threadpoolctl  # noqa: E402  # sets this variable
-
-if _before is None:
-    os.environ.pop("KMP_DUPLICATE_LIB_OK", None)
-
 from minigan.backends import subnormals
 from minigan.backends.contract import (
     GOLDEN,
@@ -337,7 +331,17 @@ def restorers() -> list[Callable[[], object]]:
     return found
 
 
+def blas() -> list[dict[str, Any]]:
+    """Return a description of each BLAS library that NumPy has loaded."""
+    return _blas().info()
+
+
 @functools.cache
-def _blas() -> threadpoolctl.ThreadpoolController:
+def _blas() -> Any:
     """Find the BLAS library. One search is enough, because NumPy has loaded BLAS before any backend starts."""
+    unset = "KMP_DUPLICATE_LIB_OK" not in os.environ
+    import threadpoolctl  # here, because its import sets this variable
+
+    if unset:
+        os.environ.pop("KMP_DUPLICATE_LIB_OK", None)
     return threadpoolctl.ThreadpoolController().select(user_api="blas")

@@ -39,8 +39,10 @@ def start(threads: int | None = None) -> "NumbaBackend":
     if not _ready:
         _users_threads = _threads_in_environment()
         _keep_freed_memory()
-        with _environment(_users_threads), _numbas_warnings_as_ours(), _kernels_cached_on_disk():
-            from minigan.backends.numba import backend
+        with _environment(_users_threads):
+            _import_numba()
+            with _kernels_cached_on_disk():
+                from minigan.backends.numba import backend
         backend.delete_stale_kernels()
         backend.expect_right_results()
         if hasattr(os, "register_at_fork"):
@@ -108,8 +110,7 @@ def _expect_environment() -> None:
             _env_reloader.old_environ.pop("NUMBA_NUM_THREADS", None)
 
 
-@contextlib.contextmanager
-def _numbas_warnings_as_ours() -> Iterator[None]:
+def _import_numba() -> None:
     """Import Numba, and replace its warnings, such as those of bad variables, by one sentence each.
 
     Raises BackendUnavailable if Numba does not compile because NUMBA_DISABLE_JIT is set.
@@ -122,10 +123,9 @@ def _numbas_warnings_as_ours() -> Iterator[None]:
             raise BackendUnavailable(
                 "NUMBA_DISABLE_JIT is set, so that Numba compiles nothing: unset it, or use the numpy backend"
             )
-        yield
     for warning in caught:
-        lines = str(warning.message).split("\n")
-        warn_once(f"Numba: {lines[0].strip().rstrip('.')}")
+        text = " ".join(str(warning.message).split())
+        warn_once(f"Numba: {text.split(' The parse failed')[0][:300]}")
 
 
 def _keep_freed_memory() -> None:

@@ -77,13 +77,14 @@ class NumbaBackend(NumpyBackend):
 
     def kernels_on_disk(self) -> bool:
         """Return whether Numba's cache folder contains the kernels of a training step."""
-        return any(kernel_folder().glob("passes.*.nbi"))
+        folder = kernel_folder()
+        return folder is not None and any(folder.glob("passes.*.nbi"))
 
     def health(self) -> list[Finding]:
         """Return the state of Numba's threads and of the folder of compiled kernels."""
         return [
             Finding("threads", f"{numba.threading_layer()}, at most {numba.config.NUMBA_NUM_THREADS}"),  # type: ignore[attr-defined]
-            kernel_cache.state_of(kernel_folder() if package.cached else None),
+            kernel_cache.state_of(kernel_folder()),
         ]
 
     def prepare(self, run_step: Callable[[Backend], object]) -> None:
@@ -94,7 +95,7 @@ class NumbaBackend(NumpyBackend):
         one has compiled. If the second process fails, this process compiles everything.
         """
         second = None
-        if not self.kernels_on_disk() and contract.cores() > 1:
+        if not self.kernels_on_disk() and kernel_folder() and contract.cores() > 1:
             code = "from minigan.backends import numba; numba.start(); from minigan.backends.numba import backend; "
             second = subprocess.Popen(
                 [sys.executable, "-c", code + "backend.compile_second()"],
@@ -382,9 +383,10 @@ def tile_works() -> bool:
     return False
 
 
-def kernel_folder() -> Path:
-    """Return the folder in which Numba caches the compiled kernels."""
-    return Path(microkernel.products.stats.cache_path)
+def kernel_folder() -> Path | None:
+    """Return the folder in which Numba caches the compiled kernels, or None if no folder can be written."""
+    folder = microkernel.products.stats.cache_path
+    return None if folder is None else Path(folder)
 
 
 @njit(**COMPILED)
@@ -423,6 +425,8 @@ def delete_stale_kernels() -> None:
     its kernel, and until then the index could point to an old kernel file of the same name.
     """
     folder = kernel_folder()
+    if folder is None:
+        return
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     stamp, now = folder / "minigan-sources", hashlib.sha256(sources).hexdigest()
     with contextlib.suppress(OSError):
