@@ -23,6 +23,12 @@ OPTIONS = "--preset mlp --batch 4 --steps 1 --threads 2".split()
 UNSET = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_DISABLE_JIT", "NUMBA_THREADING_LAYER", "XDG_CACHE_HOME")
 
 
+def first_quick(cases, quick: int = 1) -> list:
+    """Mark all cases but the first ones as slow, because each of them starts several processes."""
+    cases = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [*cases[:quick], *(pytest.param(*case, marks=pytest.mark.slow) for case in cases[quick:])]
+
+
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
     """A folder with data and compiled kernels."""
@@ -81,13 +87,11 @@ DAMAGE = {
 }
 
 
-QUICK = [("empty", ".nbi"), ("cut", ".nbc"), ("changed", ".nbc")]
-OTHERS = [pair for pair in ((damage, suffix) for damage in DAMAGE for suffix in (".nbi", ".nbc")) if pair not in QUICK]
+SHOWN = [("changed", ".nbc"), ("cut", ".nbc"), ("empty", ".nbi")]  # where the doctor is asked, too
+OTHERS = [pair for pair in ((damage, suffix) for damage in DAMAGE for suffix in (".nbi", ".nbc")) if pair not in SHOWN]
 
 
-@pytest.mark.parametrize(
-    ("damage", "suffix"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS)]
-)
+@pytest.mark.parametrize(("damage", "suffix"), first_quick(SHOWN + OTHERS))
 def test_a_damaged_kernel_is_compiled_again_and_said_once(damage, suffix, machine, tmp_path):
     kernels = tmp_path / "kernels"
     shutil.copytree(machine / "kernels", kernels)
@@ -95,7 +99,7 @@ def test_a_damaged_kernel_is_compiled_again_and_said_once(damage, suffix, machin
     assert len(files) >= 2
     for path in files:
         DAMAGE[damage](path)
-    if (damage, suffix) in QUICK:
+    if (damage, suffix) in SHOWN:
         expect_doctor(f"kernels: .*; {len(files)} damaged, such as ", problems=1, NUMBA_CACHE_DIR=str(kernels))
     done = train(machine, tmp_path / "r", NUMBA_CACHE_DIR=str(kernels))
     assert done.returncode == 0
@@ -119,6 +123,7 @@ def test_a_damaged_stamp_of_the_sources_is_no_obstacle(stamp, machine, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_files_of_other_programs_stay(machine, tmp_path):
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "theirs.nbi").write_bytes(b"other")
@@ -157,12 +162,14 @@ def python(code: str, **variables: str | None) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize(
     ("variables", "place"),
-    [
-        ({"NUMBA_CACHE_DIR": "FILE"}, "FILE"),
-        ({"NUMBA_CACHE_DIR": "/dev/null/x"}, "/dev/null/x"),
-        ({"NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": "FILE"}, "FILE/minigan"),
-        ({"NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": None, "HOME": "/proc/none"}, "/proc/none/.cache/minigan"),
-    ],
+    first_quick(
+        [
+            ({"NUMBA_CACHE_DIR": "FILE"}, "FILE"),
+            ({"NUMBA_CACHE_DIR": "/dev/null/x"}, "/dev/null/x"),
+            ({"NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": "FILE"}, "FILE/minigan"),
+            ({"NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": None, "HOME": "/proc/none"}, "/proc/none/.cache/minigan"),
+        ]
+    ),
     ids=["a file", "no folder", "no cache folder", "no home"],
 )
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where root can write nothing")
@@ -219,7 +226,7 @@ def test_a_temporary_folder_that_others_can_write_is_not_used(state, tmp_path, m
 # ---- variables
 
 
-@pytest.mark.parametrize("value", ["", "0", "-1", "four", "2.5", " "])
+@pytest.mark.parametrize(("value",), first_quick(["four", "", "0", "-1", "2.5", " "], 2))
 def test_a_bad_number_of_threads_is_ignored_with_one_sentence(value, machine, tmp_path):
     known = dict(NUMBA_CACHE_DIR=str(machine / "kernels"), NUMBA_NUM_THREADS=value)
     done = train(machine, tmp_path / "r", **known)
@@ -232,8 +239,7 @@ def test_a_bad_number_of_threads_is_ignored_with_one_sentence(value, machine, tm
 
 @pytest.mark.parametrize(
     ("value", "threads"),
-    [("1", "2"), ("64", "1000"), ("100000", "1")]
-    + [pytest.param(*pair, marks=pytest.mark.slow) for pair in (("1", "1000"), ("64", "2"), ("100000", "1000"))],
+    first_quick([("64", "1000"), ("1", "2"), ("100000", "1"), ("1", "1000"), ("64", "2"), ("100000", "1000")]),
 )
 def test_a_good_number_of_threads_works_with_every_option(value, threads, machine, tmp_path):
     known = dict(NUMBA_CACHE_DIR=str(machine / "kernels"), NUMBA_NUM_THREADS=value)
@@ -248,7 +254,9 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("variables", "says"), SETTINGS, ids=["no compiler", "unknown layer", "missing layer"])
+@pytest.mark.parametrize(
+    ("variables", "says"), first_quick(SETTINGS), ids=["no compiler", "unknown layer", "missing layer"]
+)
 def test_what_cannot_be_repaired_gets_one_sentence_and_auto_goes_on(variables, says, machine, tmp_path):
     if "tbb" in variables.values():
         try:
@@ -266,6 +274,7 @@ def test_what_cannot_be_repaired_gets_one_sentence_and_auto_goes_on(variables, s
     expect_doctor(rf"backend  numba  does not run here: .*{re.escape(says)}", problems=1, **known)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
 def test_every_threading_layer_that_is_here_works(layer, machine, tmp_path):
     known = dict(NUMBA_CACHE_DIR=str(machine / "kernels"), NUMBA_THREADING_LAYER=layer)
@@ -286,14 +295,16 @@ def test_a_variable_that_numba_cannot_read_is_named_in_one_sentence(machine, tmp
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        "ImportError('libLLVM.so: undefined symbol')",
-        "RuntimeError('LLVM 99 is incompatible')",
-        "OSError('cannot open shared object file')",
-        "AttributeError('module has no attribute')",
-        "SystemError('initialization failed')",
-    ],
+    ("error",),
+    first_quick(
+        [
+            "ImportError('libLLVM.so: undefined symbol')",
+            "RuntimeError('LLVM 99 is incompatible')",
+            "OSError('cannot open shared object file')",
+            "AttributeError('module has no attribute')",
+            "SystemError('initialization failed')",
+        ]
+    ),
 )
 def test_a_numba_that_does_not_import_gets_one_sentence(error, machine, tmp_path):
     (tmp_path / "numba").mkdir()
@@ -307,7 +318,7 @@ def test_a_numba_that_does_not_import_gets_one_sentence(error, machine, tmp_path
     expect_doctor(f"backend  numba  does not run here: .*{text}", problems=1, PYTHONPATH=path)
 
 
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 11)", "os.abort()", "os._exit(3)"])
+@pytest.mark.parametrize(("end",), first_quick(["os.kill(os.getpid(), 11)", "os.abort()", "os._exit(3)"]))
 def test_the_doctor_survives_a_numba_that_ends_the_process(end, tmp_path):
     (tmp_path / "numba").mkdir()
     (tmp_path / "numba" / "__init__.py").write_text(f"import os\n{end}\n")

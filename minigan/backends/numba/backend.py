@@ -33,7 +33,6 @@ import numpy as np
 from numba import njit
 
 from minigan.backends import contract
-from minigan.backends import numba as package
 from minigan.backends.contract import (
     AdamStep,
     Array,
