@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 import minigan
-from minigan import files, terminal
+from minigan import files, runs, terminal
 from minigan.cli import main
 from minigan.errors import UserError
-from minigan.training import checkpoint
+from minigan.runs import run
+from minigan.training import Config, checkpoint
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="Windows has neither these signals nor forks")
 PICTURES = {"final.png", "losses.png", "training.gif"}
@@ -131,6 +132,16 @@ def test_a_signal_ends_the_training_with_its_state_saved(number, data, tmp_path)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert f"stopped at step {steps(tmp_path / 'r')} and saved: resume with" in text
+
+
+@POSIX
+def test_a_closed_terminal_may_send_several_signals():
+    with run._Interrupt() as interrupt:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGHUP):
+            signal.raise_signal(number)
+        assert interrupt.signal == signal.SIGHUP
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 @POSIX
@@ -337,6 +348,66 @@ def test_one_of_two_runs_that_begin_at_once_wins(data, tmp_path):
     assert steps(tmp_path / "r") == 240
 
 
+def opened(data: Path, out: Path, how: str):
+    """Return a training that was created or resumed, and has not started."""
+    config = Config.of("mlp", data=str(data), batch=16, backend="numpy", threads=1, steps=4)
+    training = runs.begin(config, out)
+    if how == "resume":
+        runs.play(training, out, quiet=True)
+        training = runs.resume(out, steps=8)
+    return training
+
+
+@pytest.mark.parametrize("how", ["begin", "resume"])
+def test_a_folder_is_locked_before_the_first_step_too(how, data, tmp_path):
+    """Between the two, kernels are compiled, which may take a minute."""
+    out = tmp_path / "r"
+    training = opened(data, out, how)
+    command = [*line(data, out)[:4], "--resume", "--out", str(out), "--steps", "9", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "is in use by another training" in done.stderr
+    runs.play(training, out, quiet=True)
+    assert subprocess.run(command, timeout=60).returncode == 0 and steps(out) == 9
+
+
+@pytest.mark.parametrize("how", ["begin", "resume"])
+def test_a_training_that_never_starts_leaves_no_lock(how, data, tmp_path):
+    out = tmp_path / "r"
+    training = opened(data, out, how)
+    other = runs.resume(out, steps=9)  # for example a cell of a notebook that runs again
+    with pytest.raises(UserError, match="another training of this program has opened"):
+        runs.play(training, out, quiet=True)
+    with files.locked(tmp_path, training):  # any other folder
+        pass
+    del training, other
+    command = [*line(data, out)[:4], "--resume", "--out", str(out), "--steps", "9", "--quiet"]
+    assert subprocess.run(command, timeout=60).returncode == 0 and steps(out) == 9
+
+
+def test_a_fit_that_fails_before_its_first_step_leaves_no_lock(data, tmp_path, monkeypatch):
+    of = fitted(data, out=tmp_path / "r")
+    monkeypatch.setattr(runs, "play", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        of.fit(epochs=3)
+    assert not files._kept
+    monkeypatch.undo()
+    assert of.fit(epochs=3).n_epochs_ == 3
+
+
+@POSIX
+def test_a_lock_ends_with_its_process_and_not_with_a_fork_of_it(data, tmp_path):
+    code = (
+        "import os, sys, time, minigan\n"
+        "def call(record):\n"
+        "    if record['step'] == 2 and not os.fork(): time.sleep(20); os._exit(0)\n"
+        "    if record['step'] == 3: os.kill(os.getpid(), 9)\n"
+        f"minigan.GAN('mlp', batch=16, backend='numpy', verbose=0, out=sys.argv[1]).fit({str(data)!r}, callback=call)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "r")], timeout=15)
+    assert done.returncode == -signal.SIGKILL
+    assert main(["train", "--resume", "--out", str(tmp_path / "r"), "--steps", "1", "--quiet"]) == 0
+
+
 def test_two_threads_do_not_train_in_one_folder(data, tmp_path):
     of = fitted(data, out=tmp_path / "r")
     other = minigan.load(tmp_path / "r")
@@ -352,11 +423,30 @@ def test_leftovers_of_killed_runs_are_removed(folder, data, tmp_path):
     fitted(data, out=out)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    living = {f".final.png.{os.getpid()}.7.tmp", ".mine.tmp", "x.1.tmp"}
-    for name in (f".checkpoint.npz.{gone.pid}.tmp", f".final.png.{gone.pid}.139.tmp", *living):
+    living = {f".final.png.{os.getppid()}-7.tmp", ".mine.tmp", "x.1.tmp"}
+    own = f".final.png.{os.getpid()}-7.tmp"  # of an earlier process, such as the first one of another container
+    for name in (f".checkpoint.npz.{gone.pid}.tmp", f".final.png.{gone.pid}-{os.getppid()}.tmp", own, *living):
         (out / folder / name).write_bytes(b"half")
     assert main(["train", "--resume", "--out", str(out), "--epochs", "3", "--quiet"]) == 0
     assert {path.name for path in (out / folder).iterdir() if path.suffix == ".tmp"} == living
+
+
+@POSIX
+@pytest.mark.parametrize("kept", ["checkpoint.npz", "final.png", "epoch-0001.png"])
+def test_what_a_kill_in_the_middle_of_a_write_leaves_is_removed(kept, data, tmp_path):
+    code = (
+        "import os, sys, minigan; replace = os.replace\n"
+        f"def end(a, b): os.kill(os.getpid(), 9) if str(b).endswith({kept!r}) and os.path.exists(sys.argv[2]) else "
+        "replace(a, b)\n"
+        "os.replace = end; minigan.GAN('mlp', batch=16, epochs=1, backend='numpy', verbose=0, out=sys.argv[1])"
+        f".fit({str(data)!r})"
+    )
+    out = tmp_path / "r"
+    arguments = [str(out), str(out / "samples" / "epoch-0000.png")]  # a kill before this file leaves no run
+    done = subprocess.run([sys.executable, "-c", code, *arguments], timeout=60)
+    assert done.returncode == -signal.SIGKILL and len(list(out.rglob(".*.tmp"))) == 1
+    assert main(["train", "--resume", "--out", str(out), "--quiet"]) == 0
+    assert not list(out.rglob(".*.tmp")) and set(os.listdir(out)) >= PICTURES
 
 
 def test_a_run_may_begin_in_a_folder_that_has_only_leftovers(data, tmp_path):
@@ -386,8 +476,9 @@ def test_a_file_that_stays_open_is_an_error_after_a_while(monkeypatch, tmp_path)
     monkeypatch.setattr(files, "PATIENCE", 0.2)
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "in use")))
     (tmp_path / "x").write_bytes(b"old")
-    with pytest.raises(PermissionError):
+    with pytest.raises(PermissionError) as error:
         files.write_atomically(tmp_path / "x", b"new")
+    assert error.value.filename == str(tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
