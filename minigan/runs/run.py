@@ -20,14 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minigan import backends, datasets, models
+from minigan import backends, datasets, models, terminal
 from minigan.datasets import Data
 from minigan.errors import UserError
 from minigan.files import is_empty, locked, write_atomically
 from minigan.layers import Sequential
 from minigan.metrics.alarm import Alarm, meaning
 from minigan.report import plots
-from minigan.terminal import tqdm
 from minigan.training import TOTALS, Config, Record, Sampler, Training, checkpoint
 
 CONTENTS = {
@@ -444,9 +443,9 @@ class _ProgressBar:
         unit = dict(total=last, unit="step") if minutes is None else dict(total=round(60 * minutes), unit="s")
         done = training.seconds if self.by_time else training.step
         layout = "{percentage:3.0f}%|{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
-        interval = 0.25 if sys.stderr.isatty() else 30  # seconds between updates, fewer in a log file
-        look = dict(bar_format=layout, disable=quiet, dynamic_ncols=True, mininterval=interval)
-        self.bar = tqdm(**unit, initial=done, **look)
+        interval = 0.25 if terminal.is_watched() else 30  # seconds between updates, fewer in a log file
+        look: dict = dict(bar_format=layout, disable=quiet, dynamic_ncols=True, mininterval=interval)
+        self.bar = terminal.tqdm(**unit, initial=done, **look)
         self.recent: dict[str, float] = {}
 
     def show(self, record: Record) -> None:
