@@ -9,14 +9,14 @@ from pathlib import Path
 from minigan import __version__
 from minigan.errors import UserError
 from minigan.options import Parser, add_arguments
-from minigan.terminal import tolerant
+from minigan.terminal import Output, tolerant
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command, and return the exit code."""
-    with tolerant(), warnings.catch_warnings():
+    with tolerant() as output, warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        return _main(argv)
+        return _main(argv, output)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
@@ -24,10 +24,15 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
     print(f"minigan: {message}", file=sys.stderr)
 
 
-def _main(argv: list[str] | None) -> int:
+def _main(argv: list[str] | None, output: Output) -> int:
     try:
         arguments = _parser().parse_args(argv)
-        return arguments.command(arguments) or 0
+        output.needed = arguments.command is not train  # a training has more to lose than its output
+        code = arguments.command(arguments) or 0
+        sys.stdout.flush()  # while an error can be reported
+        return code
+    except BrokenPipeError:  # for example `minigan doctor | head`
+        return 0
     except UserError as error:
         print(f"minigan: {error}", file=sys.stderr)
         return 2

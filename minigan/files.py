@@ -6,7 +6,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -15,27 +16,33 @@ import numpy as np
 from minigan.errors import UserError
 
 LOCK = ".lock"  # the file in a locked folder
-TEMPORARY = re.compile(r"\..+\.(\d+)(\.\d+)?\.tmp")  # the name of a file that is being written, by process and thread
+TEMPORARY = re.compile(r"\..+\.(\d+)(-\d+)?\.tmp")  # the name of a file that is being written, by process and thread
 PATIENCE = 2.0  # seconds for which a file may be held open by another program, such as a viewer on Windows
+_being_written: set[Path] = set()  # the temporary files of this process
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path`, so that the file has its old or its complete new content even after a power failure.
 
     The content is written to a temporary file in the same folder, which is flushed to disk and then renamed. If another
-    program holds the file open, the rename is tried again for PATIENCE seconds. Raises OSError if the write fails, and
-    removes the temporary file in that case.
+    program holds the file open, the rename is tried again for PATIENCE seconds. Raises OSError, with the name of the
+    file, if the write fails, and removes the temporary file in that case.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    _being_written.add(temporary)
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         _replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        _being_written.discard(temporary)
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -57,17 +64,57 @@ def write_array(path: Path, array: np.ndarray) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+_kept: weakref.WeakKeyDictionary[object, filelock.BaseFileLock] = weakref.WeakKeyDictionary()  # by owner
+_lost: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary()  # owners, and the lock taken from them
+
+
 @contextlib.contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
+def locked(folder: Path | None, owner: object = None) -> Iterator[Callable[[object], None]]:
     """Lock a folder, so that no other training writes to it, and remove what killed processes left in it.
 
-    The lock ends with the process, however it ends. File systems without locks are not locked. For None, this context
-    does nothing. Raises UserError if another process, or another thread of this one, holds the lock.
+    The lock ends with the process, however it ends. The context gives a function `keep(owner)`: after it was called,
+    the lock lasts until the next `locked` of this owner, or until the owner is deleted. So no other process uses the
+    folder between the two. This process may take over a kept lock, for example if a cell of a notebook runs again. Then
+    the owner cannot lock the folder any more.
+
+    File systems without locks are not locked. For None, this context does nothing. Raises UserError if another process,
+    or another thread of this one, holds the lock.
     """
     if folder is None:
-        yield
+        yield lambda owner: None
         return
-    lock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False)
+    place = os.path.realpath(folder / LOCK)
+    if owner is not None and _lost.get(owner) == place:
+        raise UserError(f"another training of this program has opened {folder} since: use that one, or resume again")
+    lock = None if owner is None else _kept.get(owner)
+    if lock is not None and lock.lock_file == place:
+        del _kept[owner]
+    else:
+        lock = _lock(folder, place)
+    owners: list[object] = []
+    try:
+        remove_leftovers(folder)
+        yield owners.append
+    except BaseException:
+        owners.clear()
+        raise
+    finally:
+        if lock is not None and owners:
+            _kept[owners[0]] = lock
+        elif lock is not None:
+            lock.release()
+
+
+def _lock(folder: Path, place: str) -> filelock.BaseFileLock | None:
+    """Lock the file `place` of a folder. Returns None without locks in the file system. Raises UserError if it is used.
+
+    A lock that this process keeps, but does not use yet, is taken from its owner.
+    """
+    lock = filelock.FileLock(place, timeout=0, thread_local=False)
+    for owner, kept in list(_kept.items()):
+        if kept.lock_file == place:
+            _lost[owner] = place
+            release(owner)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -75,20 +122,26 @@ def locked(folder: Path | None) -> Iterator[None]:
             f"{folder} is in use by another training: wait until it ends, or choose another folder with --out"
         ) from None
     except (OSError, NotImplementedError):  # no locks here; if the folder cannot be written, a later write says so
-        yield
-        return
-    try:
-        remove_leftovers(folder)
-        yield
-    finally:
-        lock.release()
+        return None
+    return lock
+
+
+def release(owner: object) -> None:
+    """Release the lock that is kept for an owner, if there is one."""
+    with contextlib.suppress(KeyError, TypeError):  # TypeError: None has no weak references
+        _kept.pop(owner).release()
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that no longer exist, from a folder and the folders in it."""
+    """Remove the temporary files of processes that no longer exist, from a folder and the folders in it.
+
+    In a container, every process may have the number of this one. So its files are removed unless it writes them now.
+    """
     for path in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
         match = TEMPORARY.fullmatch(path.name)
-        if match and not _exists(int(match[1])):
+        if not match or path in _being_written:
+            continue
+        if int(match[1]) == os.getpid() or not _exists(int(match[1])):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -99,9 +152,9 @@ def _exists(process: int) -> bool:
         return False
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except (OSError, OverflowError):
+    except OSError:
         return True
     return True
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from minigan import backends, datasets, runs, terminal
 from minigan.errors import UserError
-from minigan.files import is_empty, locked
+from minigan.files import is_empty, locked, release
 from minigan.layers import Sequential
 from minigan.options import options
 from minigan.report import plots
@@ -200,6 +200,7 @@ class GAN:
         try:
             yield
         finally:
+            release(self._training)  # if the training did not start
             self._busy = False
 
     def _begin(self, data: Any, labels: Any, totals: dict) -> None:
@@ -254,9 +255,13 @@ class GAN:
             )
         if self.out is not None:
             out = Path(self.out)
-            if not (out / "config.json").exists():
-                runs.write_new(training, out)
-            runs.write_config(training, out)
+            with runs.writing(out):
+                out.mkdir(parents=True, exist_ok=True)
+            with locked(out, training) as keep, runs.writing(out):
+                if not (out / "config.json").exists():
+                    runs.write_new(training, out)
+                runs.write_config(training, out)
+                keep(training)
 
     @staticmethod
     def _expect_same(training: Training, data: Any, labels: Any) -> None:
@@ -428,7 +433,7 @@ class GAN:
             training = self._training or self._restored()
             with runs.writing(out):
                 out.mkdir(parents=True, exist_ok=True)
-            with locked(out):
+            with locked(out, training):
                 runs.write_new(training, out)
                 runs.save(training, out)
                 runs.save_pictures(training, out)

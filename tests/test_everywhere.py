@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import minigan
-from minigan import files, terminal
+from minigan import files, runs, terminal
 from minigan.cli import main
 from minigan.errors import UserError
-from minigan.training import checkpoint
+from minigan.runs import run
+from minigan.training import Config, checkpoint
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="Windows has neither these signals nor forks")
 PICTURES = {"final.png", "losses.png", "training.gif"}
@@ -73,6 +75,21 @@ def test_other_commands_end_quietly_too(command):
     assert done.stderr.strip().splitlines()[-1] == "rc 0" and "Error" not in done.stderr
 
 
+@POSIX
+@pytest.mark.parametrize("command", ["info r", "train --list", "sample r --backend numpy", "gradcheck --help"])
+def test_output_that_a_command_is_for_is_not_lost_silently(command, data, tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full, which root can write and which is always full")
+    fitted(data, out=tmp_path / "r")
+    whole = f"{sys.executable} -m minigan {command} > /dev/full"
+    done = subprocess.run(["sh", "-c", whole], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    if command.startswith(("info", "sample")):
+        assert done.returncode == 2
+        assert done.stderr.startswith("minigan: cannot write the output (No space left on device)")
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_streams_are_restored_after_a_command(capsys):
     before = sys.stdout, sys.stderr
     assert main(["train", "--list"]) == 0 and main(["train", "--steps", "0"]) == 2
@@ -109,6 +126,99 @@ def test_a_terminal_without_the_characters_shows_escapes(settings, data, tmp_pat
     assert done.returncode == 0 and b"\\u732b" in done.stdout, done.stderr
 
 
+@POSIX
+def test_class_folders_have_the_same_names_in_every_locale(tmp_path):
+    for name in ("Käfer", "猫", "owl"):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(np.full((8, 8), 50 * i, np.uint8)).save(tmp_path / "x" / name / f"ä{i}.png")
+    plain, utf8 = ({"LC_ALL": "C", "PYTHONUTF8": n, "PYTHONCOERCECLOCALE": "0"} for n in ("0", "1"))
+    small = "--preset mlp --batch 4 --steps 1 --backend numpy --conditional --quiet".split()
+    os.mkdir(tmp_path / "Ü")
+    for number, (train, sample) in enumerate([(plain, utf8), (utf8, plain), (plain, plain)]):
+        out = str(tmp_path / "Ü" / str(number))
+        minigan_ = [sys.executable, "-m", "minigan"]
+        command = [*minigan_, "train", "--data", str(tmp_path / "x"), *small, "--out", out]
+        done = subprocess.run(command, env=environment(**train), capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, b"")
+        command = [*minigan_, "sample", out, "--label", "Käfer", "--backend", "numpy", "--count", "1"]
+        done = subprocess.run(command, env=environment(**sample), capture_output=True, timeout=60)
+        assert done.returncode == 0 and "Ü".encode() in done.stdout, done.stderr
+        assert minigan.load(out).classes_.tolist() == ["Käfer", "owl", "猫"]
+
+
+class Console:
+    """A stream as of a window: it has no number and cannot be configured."""
+
+    encoding = "cp1252"
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        text.encode(self.encoding)
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+def test_a_console_that_cannot_be_configured_shows_escapes(monkeypatch):
+    console = Console()
+    monkeypatch.setattr(sys, "stdout", console)
+    with terminal.tolerant():
+        print("ä, 猫, \x80")
+        sys.stdout.writelines(["and ", "more"])
+    assert console.text == "ä, \\u732b, \\x80\nand more" and sys.stdout is console
+
+
+def test_a_full_pipe_loses_only_what_does_not_fit(monkeypatch):
+    console, full = Console(), [True]
+
+    def write(text: str) -> None:
+        if full[0]:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        console.text += text
+
+    console.write = write
+    monkeypatch.setattr(sys, "stdout", console)
+    with terminal.tolerant():
+        print("lost")
+        full[0] = False
+        print("shown")
+    assert console.text == "shown\n"
+
+
+def test_the_last_of_several_threads_restores_the_streams():
+    before, entered, go = (sys.stdout, sys.stderr), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with terminal.tolerant():
+            entered.set()
+            go.wait()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait()
+    with terminal.tolerant():
+        go.set()
+        thread.join()
+        assert isinstance(sys.stdout, terminal._Tolerant) and isinstance(sys.stderr, terminal._Tolerant)
+    assert (sys.stdout, sys.stderr) == before
+
+
+def test_a_program_without_streams_trains(data, monkeypatch):
+    """As with pythonw on Windows."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    for verbose in (0, 1):
+        assert minigan.GAN("mlp", batch=16, steps=2, backend="numpy", verbose=verbose).fit(data).n_steps_ == 2
+    assert main(["train", "--list"]) == 0
+    with terminal.tqdm([1, 2]) as bar:
+        assert list(bar) == [1, 2]
+    assert sys.stdout is None and sys.stderr is None
+
+
 # ---- signals
 
 
@@ -131,6 +241,16 @@ def test_a_signal_ends_the_training_with_its_state_saved(number, data, tmp_path)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert f"stopped at step {steps(tmp_path / 'r')} and saved: resume with" in text
+
+
+@POSIX
+def test_a_closed_terminal_may_send_several_signals():
+    with run._Interrupt() as interrupt:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGHUP):
+            signal.raise_signal(number)
+        assert interrupt.signal == signal.SIGHUP
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 @POSIX
@@ -278,18 +398,68 @@ def test_a_spawned_process_has_the_same_bits(backend, data):
         },
         {"HOME": None, "XDG_CONFIG_HOME": None},
         {"MATPLOTLIBRC": "wrong"},
+        {"MATPLOTLIBRC": "latex"},
     ],
     ids=lambda settings: " ".join(f"{name}={value}" for name, value in settings.items())[:40],
 )
 def test_pictures_are_drawn_whatever_matplotlib_is_told(settings, data, tmp_path):
     (tmp_path / "matplotlibrc").write_text("backend: nonsense\nfigure.dpi: many\nnot a setting\n")
-    known = {name: str(tmp_path / "matplotlibrc") if name == "MATPLOTLIBRC" else v for name, v in settings.items()}
+    (tmp_path / "latex").mkdir()
+    (tmp_path / "latex" / "matplotlibrc").write_text("text.usetex: True\nfont.family: Nowhere\n")
+    folder = {"wrong": tmp_path, "latex": tmp_path / "latex"}
+    known = {name: str(folder[v]) if name == "MATPLOTLIBRC" else v for name, v in settings.items()}
+    cwd = folder.get(settings.get("MATPLOTLIBRC"), tmp_path)  # its matplotlibrc has precedence
     done = subprocess.run(
         line(data, tmp_path / "r", "--steps", "2", "--quiet"),
-        env=environment(**known), capture_output=True, text=True, timeout=120, cwd=tmp_path,
+        env=environment(**known), capture_output=True, text=True, timeout=120, cwd=cwd,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert set(os.listdir(tmp_path / "r")) >= PICTURES
+
+
+def test_settings_that_are_no_text_end_in_one_sentence(data, tmp_path):
+    (tmp_path / "matplotlibrc").write_bytes(b"# \xe4\n")
+    done = subprocess.run(
+        line(data, tmp_path / "r", "--steps", "2", "--quiet"),
+        env=environment(MATPLOTLIBRC=str(tmp_path)), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "matplotlibrc" in done.stderr
+    assert steps(tmp_path / "r") == 2
+    assert main(["train", "--resume", "--out", str(tmp_path / "r"), "--quiet"]) == 0
+    assert set(os.listdir(tmp_path / "r")) >= PICTURES
+
+
+def test_pictures_are_drawn_after_an_import_of_matplotlib_failed(data, tmp_path):
+    code = (
+        "import sys\ntry: import matplotlib\nexcept ValueError: pass\nelse: sys.exit('imported')\nimport minigan\n"
+        f"minigan.GAN('mlp', batch=16, steps=2, backend='numpy', verbose=0, out=sys.argv[1]).fit({str(data)!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "r")], env=environment(MPLBACKEND="nonsense"),
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "") and set(os.listdir(tmp_path / "r")) >= PICTURES
+
+
+def test_curves_do_not_depend_on_settings_or_threads():
+    import matplotlib
+
+    from minigan.report import plots
+
+    values = {name: np.linspace(0, 1, 50, dtype=np.float32) for name in ("d_loss", "g_loss", "d_real", "d_fake")}
+    plain = plots.curves(values, 10, (0.5, 0.5)).tobytes()
+    with matplotlib.rc_context({"lines.linewidth": 9, "text.usetex": True, "figure.facecolor": "red"}):
+        assert plots.curves(values, 10, (0.5, 0.5)).tobytes() == plain
+        assert matplotlib.rcParams["lines.linewidth"] == 9
+    drawn: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: drawn.append(plots.curves(values, 10, (0.5, 0.5)).tobytes())) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert drawn == [plain] * 4
 
 
 def test_the_users_own_backend_of_matplotlib_stays_in_force():
@@ -337,6 +507,66 @@ def test_one_of_two_runs_that_begin_at_once_wins(data, tmp_path):
     assert steps(tmp_path / "r") == 240
 
 
+def opened(data: Path, out: Path, how: str):
+    """Return a training that was created or resumed, and has not started."""
+    config = Config.of("mlp", data=str(data), batch=16, backend="numpy", threads=1, steps=4)
+    training = runs.begin(config, out)
+    if how == "resume":
+        runs.play(training, out, quiet=True)
+        training = runs.resume(out, steps=8)
+    return training
+
+
+@pytest.mark.parametrize("how", ["begin", "resume"])
+def test_a_folder_is_locked_before_the_first_step_too(how, data, tmp_path):
+    """Between the two, kernels are compiled, which may take a minute."""
+    out = tmp_path / "r"
+    training = opened(data, out, how)
+    command = [*line(data, out)[:4], "--resume", "--out", str(out), "--steps", "9", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "is in use by another training" in done.stderr
+    runs.play(training, out, quiet=True)
+    assert subprocess.run(command, timeout=60).returncode == 0 and steps(out) == 9
+
+
+@pytest.mark.parametrize("how", ["begin", "resume"])
+def test_a_training_that_never_starts_leaves_no_lock(how, data, tmp_path):
+    out = tmp_path / "r"
+    training = opened(data, out, how)
+    other = runs.resume(out, steps=9)  # for example a cell of a notebook that runs again
+    with pytest.raises(UserError, match="another training of this program has opened"):
+        runs.play(training, out, quiet=True)
+    with files.locked(tmp_path, training):  # any other folder
+        pass
+    del training, other
+    command = [*line(data, out)[:4], "--resume", "--out", str(out), "--steps", "9", "--quiet"]
+    assert subprocess.run(command, timeout=60).returncode == 0 and steps(out) == 9
+
+
+def test_a_fit_that_fails_before_its_first_step_leaves_no_lock(data, tmp_path, monkeypatch):
+    of = fitted(data, out=tmp_path / "r")
+    monkeypatch.setattr(runs, "play", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        of.fit(epochs=3)
+    assert not files._kept
+    monkeypatch.undo()
+    assert of.fit(epochs=3).n_epochs_ == 3
+
+
+@POSIX
+def test_a_lock_ends_with_its_process_and_not_with_a_fork_of_it(data, tmp_path):
+    code = (
+        "import os, sys, time, minigan\n"
+        "def call(record):\n"
+        "    if record['step'] == 2 and not os.fork(): time.sleep(20); os._exit(0)\n"
+        "    if record['step'] == 3: os.kill(os.getpid(), 9)\n"
+        f"minigan.GAN('mlp', batch=16, backend='numpy', verbose=0, out=sys.argv[1]).fit({str(data)!r}, callback=call)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "r")], timeout=15)
+    assert done.returncode == -signal.SIGKILL
+    assert main(["train", "--resume", "--out", str(tmp_path / "r"), "--steps", "1", "--quiet"]) == 0
+
+
 def test_two_threads_do_not_train_in_one_folder(data, tmp_path):
     of = fitted(data, out=tmp_path / "r")
     other = minigan.load(tmp_path / "r")
@@ -352,11 +582,30 @@ def test_leftovers_of_killed_runs_are_removed(folder, data, tmp_path):
     fitted(data, out=out)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    living = {f".final.png.{os.getpid()}.7.tmp", ".mine.tmp", "x.1.tmp"}
-    for name in (f".checkpoint.npz.{gone.pid}.tmp", f".final.png.{gone.pid}.139.tmp", *living):
+    living = {f".final.png.{os.getppid()}-7.tmp", ".mine.tmp", "x.1.tmp"}
+    own = f".final.png.{os.getpid()}-7.tmp"  # of an earlier process, such as the first one of another container
+    for name in (f".checkpoint.npz.{gone.pid}.tmp", f".final.png.{gone.pid}-{os.getppid()}.tmp", own, *living):
         (out / folder / name).write_bytes(b"half")
     assert main(["train", "--resume", "--out", str(out), "--epochs", "3", "--quiet"]) == 0
     assert {path.name for path in (out / folder).iterdir() if path.suffix == ".tmp"} == living
+
+
+@POSIX
+@pytest.mark.parametrize("kept", ["checkpoint.npz", "final.png", "epoch-0001.png"])
+def test_what_a_kill_in_the_middle_of_a_write_leaves_is_removed(kept, data, tmp_path):
+    code = (
+        "import os, sys, minigan; replace = os.replace\n"
+        f"def end(a, b): os.kill(os.getpid(), 9) if str(b).endswith({kept!r}) and os.path.exists(sys.argv[2]) else "
+        "replace(a, b)\n"
+        "os.replace = end; minigan.GAN('mlp', batch=16, epochs=1, backend='numpy', verbose=0, out=sys.argv[1])"
+        f".fit({str(data)!r})"
+    )
+    out = tmp_path / "r"
+    arguments = [str(out), str(out / "samples" / "epoch-0000.png")]  # a kill before this file leaves no run
+    done = subprocess.run([sys.executable, "-c", code, *arguments], timeout=60)
+    assert done.returncode == -signal.SIGKILL and len(list(out.rglob(".*.tmp"))) == 1
+    assert main(["train", "--resume", "--out", str(out), "--quiet"]) == 0
+    assert not list(out.rglob(".*.tmp")) and set(os.listdir(out)) >= PICTURES
 
 
 def test_a_run_may_begin_in_a_folder_that_has_only_leftovers(data, tmp_path):
@@ -386,8 +635,9 @@ def test_a_file_that_stays_open_is_an_error_after_a_while(monkeypatch, tmp_path)
     monkeypatch.setattr(files, "PATIENCE", 0.2)
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "in use")))
     (tmp_path / "x").write_bytes(b"old")
-    with pytest.raises(PermissionError):
+    with pytest.raises(PermissionError) as error:
         files.write_atomically(tmp_path / "x", b"new")
+    assert error.value.filename == str(tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 

@@ -36,6 +36,7 @@ EXCEPTIONS = {
     ("penalties", "layers"): "a penalty differentiates layers and adds their gradients",
     ("options", "errors"): "an invalid value raises UserError",
     ("files", "errors"): "a folder in use raises UserError",
+    ("terminal", "errors"): "output that cannot be written raises UserError",
     ("__init__", "gan"): "the public API, which loads on first use",
     ("__init__", "errors"): "the public API",
 }

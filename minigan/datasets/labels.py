@@ -38,7 +38,7 @@ def encode(labels: np.ndarray, where: str) -> tuple[np.ndarray, list[str], list[
     values, codes = np.unique(labels, return_inverse=True)
     if len(values) > MAX_CLASSES:
         raise DataError(f"{where}: got {len(values):,} different labels: are these really classes?")
-    names = [str(value) for value in values]
+    names = [readable(str(value)) for value in values]
     order = (
         sorted(range(len(names)), key=lambda i: natural(names[i])) if labels.dtype.kind == "U" else range(len(names))
     )
@@ -65,6 +65,7 @@ def index_of(asked: str, names: list[str]) -> int:
     Spaces around the name, leading zeros of a number, and upper and lower case are ignored if the
     class is unambiguous. The error message lists the classes.
     """
+    asked = readable(asked)
     for candidate in (asked, asked.strip(), str(int(asked)) if re.fullmatch(r"\s*[+-]?\d+\s*", asked) else asked):
         if candidate in names:
             return names.index(candidate)
@@ -72,6 +73,18 @@ def index_of(asked: str, names: list[str]) -> int:
     if folded.count(asked.casefold()) == 1:
         return folded.index(asked.casefold())
     raise DataError(f"there is no label {asked!r}: the labels are {listing(names)}")
+
+
+def readable(name: str) -> str:
+    """Return the name of a folder, or a word of the command line, as text.
+
+    In a locale without UTF-8, such as LC_ALL=C, Python replaces each byte that is not ASCII by a surrogate. So a class
+    would have other names in other locales.
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # other surrogates
+        return name
 
 
 def listing(names: list[str], most: int = 30) -> str:

@@ -26,7 +26,7 @@ from minigan.datasets.images import (
     fit_values,
     said_fit,
 )
-from minigan.datasets.labels import listing, natural
+from minigan.datasets.labels import listing, natural, readable
 from minigan.datasets.pixels import find_range, to_bytes
 from minigan.terminal import tqdm
 
@@ -152,7 +152,7 @@ def classes_of(found: Folder) -> tuple[np.ndarray | None, list[str] | None, list
     subfolders have no class. They are removed from `found`, and a note says how many they are.
     """
     parts = [file.relative_to(found.path).parts for file in found.files]
-    names = sorted({part[0] for part in parts if len(part) > 1}, key=natural)
+    names = sorted({readable(part[0]) for part in parts if len(part) > 1}, key=natural)
     if len(names) < 2:
         return None, None, []
     stray = [file for file, part in zip(found.files, parts, strict=True) if len(part) == 1]
@@ -166,7 +166,7 @@ def classes_of(found: Folder) -> tuple[np.ndarray | None, list[str] | None, list
         found.files = [file for file, part in zip(found.files, parts, strict=True) if len(part) > 1]
         parts = [part for part in parts if len(part) > 1]
     index = {name: i for i, name in enumerate(names)}
-    return np.array([index[part[0]] for part in parts], np.int64), names, notes
+    return np.array([index[readable(part[0])] for part in parts], np.int64), names, notes
 
 
 # ---------------------------------------------------------------- loading

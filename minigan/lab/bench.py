@@ -68,7 +68,11 @@ def machine() -> dict:
             continue
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line
+            for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+            if line.startswith("model name")
+        ]
         cpu = names[0].split(":")[1].strip() if names else cpu
     return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "versions": versions}
 

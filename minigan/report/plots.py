@@ -9,15 +9,72 @@ import io
 import logging
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from minigan.errors import UserError
 from minigan.files import write_atomically
 
 GAP = 2  # pixels between the images of a grid
 GREY = 48  # brightness of the gaps
+
+
+_DRAWING = threading.RLock()  # matplotlib is not made for several threads
+
+
+@contextlib.contextmanager
+def _matplotlib() -> Iterator[None]:
+    """A context for drawing with matplotlib, in one thread at a time and with matplotlib's default settings.
+
+    So a picture does not depend on the settings of the user, which may even be impossible here, such as the text of
+    LaTeX without LaTeX. Afterwards, the settings are as before.
+    """
+    with _DRAWING:
+        _import_matplotlib()
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()  # keeps the backend
+            yield
+
+
+def _import_matplotlib() -> None:
+    """Import matplotlib, whatever the environment says about its backend and its folders.
+
+    minigan needs no backend. But at its import, matplotlib reads MPLBACKEND and raises ValueError
+    if it does not know the name, for example that of a notebook whose packages are not installed.
+    A valid name is applied afterwards, for code of the user that draws with pyplot. matplotlib also
+    logs every folder that it cannot write, and uses a temporary folder instead.
+
+    Raises UserError if matplotlib cannot be imported.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
+        del sys.modules[name]  # left by an import that failed, without which they do not work
+    backend, logger = os.environ.pop("MPLBACKEND", None), logging.getLogger("matplotlib")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        import matplotlib
+        import matplotlib.figure  # loads the fonts, and logs if it cannot store their list
+    except Exception as error:  # a matplotlibrc that is no UTF-8, no folder that can be written, a broken installation
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"matplotlib, which draws the pictures, cannot be imported ({cause}): repair its settings file "
+            "(matplotlibrc) or its installation; what was trained is saved, and --resume draws the pictures"
+        ) from error
+    finally:
+        logger.setLevel(before)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
 
 
 def picture(samples: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
@@ -45,13 +102,13 @@ def grid(images: np.ndarray, columns: int = 10, scale: int = 2) -> np.ndarray:
     return picture
 
 
+@_matplotlib()
 def scatter(points: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
     """Draw points (N, 2) over the true density of the data, as one uint8 picture (height, width, 3).
 
     `codec.density` gives the density (M,) at points (M, 2). The picture is 160 * scale pixels
     wide and high.
     """
-    _import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -97,6 +154,7 @@ def save_animation(path: Path, frames: list[Path], last: np.ndarray | None = Non
     _save(path, resized[0], "GIF", save_all=True, append_images=resized[1:], duration=durations, loop=0, optimize=True)
 
 
+@_matplotlib()
 def save_curves(
     path: Path, curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float]
 ) -> None:
@@ -104,6 +162,7 @@ def save_curves(
     write_atomically(Path(path), _png(_figure_of_curves(curves, steps_per_epoch, equilibrium)))
 
 
+@_matplotlib()
 def curves(values: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float]) -> Image.Image:
     """Return a plot of the losses and probabilities as a Pillow image: see `_figure_of_curves`."""
     picture = Image.open(io.BytesIO(_png(_figure_of_curves(values, steps_per_epoch, equilibrium))))
@@ -119,7 +178,6 @@ def _figure_of_curves(curves: dict[str, np.ndarray], steps_per_epoch: int, equil
     samples: the losses `equilibrium` and the probability 1/2.
     """
     # Unlike pyplot, Figure needs no display and has no global state.
-    _import_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6), layout="constrained")
@@ -143,31 +201,7 @@ def _figure_of_curves(curves: dict[str, np.ndarray], steps_per_epoch: int, equil
     return figure
 
 
-def _import_matplotlib() -> None:
-    """Import matplotlib, whatever the environment says about its backend and its folders.
-
-    minigan needs no backend. But at its import, matplotlib reads MPLBACKEND and raises ValueError
-    if it does not know the name, for example that of a notebook whose packages are not installed.
-    A valid name is applied afterwards, for code of the user that draws with pyplot. matplotlib also
-    logs every folder that it cannot write, and uses a temporary folder instead.
-    """
-    if "matplotlib" in sys.modules:
-        return
-    backend, logger = os.environ.pop("MPLBACKEND", None), logging.getLogger("matplotlib")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        import matplotlib
-        import matplotlib.figure  # loads the fonts, and logs if it cannot store their list
-    finally:
-        logger.setLevel(before)
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
-    if backend:
-        with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = backend
-
-
+@_matplotlib()
 def save_report(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
     """Write a PNG file with a grid of samples (N, H, W, C), the frequency of each digit, and a table of the scores."""
     figure, right = _samples_and_axes(images, columns, report["count"])
@@ -191,6 +225,7 @@ def save_report(path: Path, images: np.ndarray, columns: int, report: dict, desc
     _save_figure(path, figure)
 
 
+@_matplotlib()
 def save_comparison(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
     """Write a PNG file with a grid of samples (N, H, W, C) and a table of the scores in a report.
 
@@ -215,7 +250,6 @@ def save_comparison(path: Path, images: np.ndarray, columns: int, report: dict, 
 
 def _samples_and_axes(images: np.ndarray, columns: int, count: int):
     """Return a figure with a grid of samples (N, H, W, C) on the left, and its empty axes on the right."""
-    _import_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.5), layout="constrained")

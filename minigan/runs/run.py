@@ -20,14 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minigan import backends, datasets, models
+from minigan import backends, datasets, models, terminal
 from minigan.datasets import Data
 from minigan.errors import UserError
 from minigan.files import is_empty, locked, write_atomically
 from minigan.layers import Sequential
 from minigan.metrics.alarm import Alarm, meaning
 from minigan.report import plots
-from minigan.terminal import tqdm
 from minigan.training import TOTALS, Config, Record, Sampler, Training, checkpoint
 
 CONTENTS = {
@@ -71,9 +70,10 @@ def begin(config: Config, out: Path | None, expect_labels: bool = False, data: D
     if out:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-        with locked(out):
+        with locked(out) as keep:
             _expect_new(out)  # another process may have been faster
             write_new(training, out)
+            keep(training)
     return training
 
 
@@ -115,10 +115,11 @@ def resume(out: Path, extend: bool = False, **changes) -> Training:
 
     See `restore` for the arguments and the errors.
     """
-    saved = read(out)  # raises UserError if it is not a run, before the folder is locked
-    with locked(out), writing(out):
-        training = restore(saved, extend=extend, **changes)
+    read_config(out)  # raises UserError if it is not a run, before the folder is locked
+    with locked(out) as keep, writing(out):
+        training = restore(read(out), extend=extend, **changes)
         write_config(training, out)
+        keep(training)
     return training
 
 
@@ -301,7 +302,7 @@ def play(
     cannot be written or the training diverges.
     """
     saved, watch = time.monotonic(), Alarm()
-    with locked(out), writing(out), _Interrupt() as interrupt, _ProgressBar(training, quiet) as bar:
+    with locked(out, training), writing(out), _Interrupt() as interrupt, _ProgressBar(training, quiet) as bar:
         if out and training.step == 0:
             _save_picture_of_epoch(training, out, training.samples(PICTURED))
         for record in training.records():
@@ -388,14 +389,15 @@ class writing:
     def __exit__(self, kind, error, traceback):
         if isinstance(error, OSError) and self.out is not None:
             raise UserError(
-                f"cannot write to {self.out} ({error.strerror or error}): the files saved earlier are intact; free "
-                f"disk space or grant write permission, then try again (resume a run with --resume)"
+                f"cannot write to {error.filename or self.out} ({error.strerror or error}): the files saved earlier "
+                "are intact; free disk space or grant write permission, then try again (resume a run with --resume)"
             ) from None
 
 
 class _Interrupt:
-    """Records SIGNALS, so that the run stops after the current step. A second signal stops it at once.
+    """Records SIGNALS, so that the run stops after the current step. A second Ctrl-C or SIGTERM stops it at once.
 
+    A second SIGHUP does not, because a closed terminal can send several: one from the system and one from the shell.
     Python receives signals in its main thread only. In another thread, this class records nothing. A signal that is
     ignored, as `nohup` ignores SIGHUP, stays ignored.
     """
@@ -411,9 +413,10 @@ class _Interrupt:
         self.signal = 0
 
     def _record(self, number, frame):
-        if self.signal:
+        if not self.signal:
+            self.signal = number
+        elif number in (signal.SIGINT, signal.SIGTERM):
             raise KeyboardInterrupt
-        self.signal = number
 
     def __enter__(self):
         self._before = {}
@@ -440,9 +443,9 @@ class _ProgressBar:
         unit = dict(total=last, unit="step") if minutes is None else dict(total=round(60 * minutes), unit="s")
         done = training.seconds if self.by_time else training.step
         layout = "{percentage:3.0f}%|{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
-        interval = 0.25 if sys.stderr.isatty() else 30  # seconds between updates, fewer in a log file
-        look = dict(bar_format=layout, disable=quiet, dynamic_ncols=True, mininterval=interval)
-        self.bar = tqdm(**unit, initial=done, **look)
+        interval = 0.25 if terminal.is_watched() else 30  # seconds between updates, fewer in a log file
+        look: dict = dict(bar_format=layout, disable=quiet, dynamic_ncols=True, mininterval=interval)
+        self.bar = terminal.tqdm(**unit, initial=done, **look)
         self.recent: dict[str, float] = {}
 
     def show(self, record: Record) -> None:
