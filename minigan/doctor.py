@@ -100,9 +100,7 @@ def plots() -> Iterator[Finding]:
     from minigan.report import plots
 
     plots.curves({name: np.ones(3) for name in ("d_loss", "g_loss", "d_real", "d_fake")}, 1, (1.0, 1.0))
-    import matplotlib
-
-    yield Finding("plots", f"matplotlib {matplotlib.__version__} draws")
+    yield Finding("plots", f"matplotlib {importlib.metadata.version('matplotlib')} draws")
 
 
 def running() -> Iterator[Finding]:

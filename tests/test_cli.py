@@ -166,7 +166,7 @@ def test_a_candidate_overtakes_where_it_stays_faster(gpu, batch):
 def test_the_doctor_reports_what_runs(capsys):
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
-    assert f"minigan {minigan.__version__}" in text and "70,000 embedded MNIST images" in text
+    assert f"minigan  {minigan.__version__}" in text and "70,000 embedded MNIST images" in text
     for name, cause in backends.status().items():
         assert re.search(rf"backend +{name} +" + ("runs here" if cause is None else "does not run here: "), text)
         assert cause is None or cause in text
