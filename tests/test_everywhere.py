@@ -234,10 +234,17 @@ def test_a_program_without_streams_trains(data, monkeypatch):
 # ---- signals
 
 
+def _heed() -> None:
+    """Undo, in a new process, that these tests may themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(data: Path, out: Path, *before: str) -> subprocess.Popen:
     """Start a long training, and wait until it has made steps."""
     command = [*before, *line(data, out, "--minutes", "5")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=None if before else _heed
+    )
     end = time.monotonic() + 60
     while not (out / "samples" / "epoch-0002.png").exists():
         assert process.poll() is None and time.monotonic() < end, process.stderr.read()
@@ -256,7 +263,8 @@ def test_a_signal_ends_the_training_with_its_state_saved(number, data, tmp_path)
 
 
 @POSIX
-def test_a_closed_terminal_may_send_several_signals():
+def test_a_closed_terminal_may_send_several_signals(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
     with run._Interrupt() as interrupt:
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGHUP):
             signal.raise_signal(number)
