@@ -398,8 +398,8 @@ class _Interrupt:
     """Records SIGNALS, so that the run stops after the current step. A second Ctrl-C or SIGTERM stops it at once.
 
     A second SIGHUP does not, because a closed terminal can send several: one from the system and one from the shell.
-    Python receives signals in its main thread only. In another thread, this class records nothing. If SIGHUP is ignored,
-    as `nohup` does, it stays ignored.
+    Python receives signals in its main thread only. In another thread, this class records nothing. If SIGHUP is
+    ignored, as under `nohup`, it stays ignored.
     """
 
     # SIGHUP: the terminal is closed; SIGBREAK: the same on Windows
