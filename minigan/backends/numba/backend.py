@@ -429,7 +429,15 @@ def delete_stale_kernels() -> None:
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     stamp, now = folder / "minigan-sources", hashlib.sha256(sources).hexdigest()
     with contextlib.suppress(OSError):
-        if not stamp.exists() or stamp.read_bytes() != now.encode():
-            for file in [*folder.glob("*.nbi"), *folder.glob("*.nbc")]:
-                file.unlink(missing_ok=True)
-            stamp.write_text(now)
+        if stamp.read_bytes() == now.encode():
+            return
+    for file in [*folder.glob("*.nbi"), *folder.glob("*.nbc")]:
+        with contextlib.suppress(OSError):  # the checksum of a file that is no file is wrong, too
+            file.unlink(missing_ok=True)
+    try:
+        if stamp.is_dir():
+            stamp.rmdir()
+        stamp.write_text(now)
+    except OSError as error:
+        text = f"{stamp} cannot be written ({error.strerror or error}), so kernels are compiled again in every process"
+        contract.warn_once(f"{text}: make room, or delete it", "kernels cannot be stored")
