@@ -19,7 +19,6 @@ import numpy as np
 
 from minigan import __version__, backends
 from minigan.backends import Finding
-from minigan.backends.contract import warn_once
 
 TRIAL_SECONDS = 120
 FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "neon", "sve")  # of processors, those that kernels profit from
@@ -29,7 +28,7 @@ VARIABLES = ("NUMBA_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_", "MPLBACKEND
 def report() -> str:
     """Return the state of this installation as text, one line each. The last line counts the problems."""
     lines, problems = [], 0
-    with warnings.catch_warnings(record=True) as caught:  # repairs are findings here
+    with warnings.catch_warnings(record=True) as caught:  # warnings are problems here
         warnings.simplefilter("always")
         for section in (versions, processor, variables, data, plots, running):
             for topic, text, fix in guarded(section):
@@ -37,10 +36,9 @@ def report() -> str:
                 if fix:
                     problems += 1
                     lines.append(f"{'':<8} -> {fix}")
-    for warning in caught:
+    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
         problems += 1
-        kind = "repaired" if issubclass(warning.category, RuntimeWarning) else "warning"
-        lines.append(f"{kind:<8} {' '.join(str(warning.message).split())}")
+        lines.append(f"{'warning':<8} {text}")
     count = "no problem" if not problems else "one problem" if problems == 1 else f"{problems} problems"
     return "\n".join([*lines, f"{'summary':<8} {count} found"])
 
@@ -124,9 +122,9 @@ def plots() -> Iterator[Finding]:
 
 def running() -> Iterator[Finding]:
     """Yield which backends run, the state of each, and which one `auto` takes."""
-    crashes, repaired = trial(backends.NAMES)
-    for text in repaired:
-        warn_once(text)
+    crashes, warned = trial(backends.NAMES)
+    for text in warned:
+        warnings.warn(text, RuntimeWarning, stacklevel=1)
     for name in backends.NAMES:
         if name in crashes:
             fix = f"give another --backend, unset the variables shown above, or reinstall {name}"
@@ -162,7 +160,7 @@ TRIAL = """
 import sys, warnings
 def show(message, category, *place, **more):
     if issubclass(category, RuntimeWarning):
-        print("repaired", " ".join(str(message).split()), flush=True)
+        print("warning", " ".join(str(message).split()), flush=True)
 warnings.showwarning = show
 warnings.simplefilter("always")
 from minigan import backends
@@ -176,12 +174,12 @@ for name in sys.argv[1:]:
 
 
 def trial(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Start these backends in another process. Returns how the process crashed, by backend, and what was repaired.
+    """Start these backends in another process. Returns how the process crashed, by backend, and its warnings.
 
     A backend that crashes ends the process, so that the ones after it are tried in a new one.
     """
     crashes: dict[str, str] = {}
-    repaired: list[str] = []
+    warned: list[str] = []
     while names:
         command = [sys.executable or "python", "-c", TRIAL, *names]
         try:
@@ -193,13 +191,13 @@ def trial(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         except OSError:  # no other process can be started here
             break
         lines = [line.partition(" ") for line in output.decode(errors="replace").splitlines()]
-        repaired += [text for kind, _, text in lines if kind == "repaired"]
+        warned += [text for kind, _, text in lines if kind == "warning"]
         tried = [name for kind, _, name in lines if kind == "backend" and name in names]
         if code in (0, 1) or not tried:  # 1: an error of Python, which this process will meet, too
             break
         crashes[tried[-1]] = how
         names = names[names.index(tried[-1]) + 1 :]
-    return crashes, repaired
+    return crashes, warned
 
 
 def signal_name(code: int) -> str:

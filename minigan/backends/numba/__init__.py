@@ -43,6 +43,7 @@ def start(threads: int | None = None) -> "NumbaBackend":
         with _environment(_users_threads):
             with _warnings_as_sentences():
                 _import_numba()
+            _ignore_unknown_processor()
             with _kernels_cached_on_disk(), _warnings_as_sentences():
                 from minigan.backends.numba import backend
         backend.delete_stale_kernels()
@@ -131,18 +132,23 @@ def _import_numba() -> None:
         raise BackendUnavailable(
             "NUMBA_DISABLE_JIT is set, so that Numba compiles nothing: unset it, or use the numpy backend"
         )
-    _ignore_unknown_processor(numba.config)
 
 
-def _ignore_unknown_processor(config: Any) -> None:
+def _ignore_unknown_processor() -> None:
     """Ignore a NUMBA_CPU_NAME or NUMBA_CPU_FEATURES that LLVM does not know, with a warning.
 
     LLVM itself would print a line whenever it is used, and compile for the plainest processor.
     """
+    import numba
+
+    config: Any = numba.config  # type: ignore[attr-defined]
+    if not (config.CPU_NAME or config.CPU_FEATURES):
+        return
     import llvmlite.binding as llvm
 
+    llvm.initialize_native_target()
     for variable, option in (("CPU_NAME", "cpu"), ("CPU_FEATURES", "features")):
-        if value := getattr(config, variable, None):
+        if value := getattr(config, variable):
             target = llvm.Target.from_default_triple()
             if "is not a recognized" in _printed_by(functools.partial(target.create_target_machine, **{option: value})):
                 setattr(config, variable, None)
