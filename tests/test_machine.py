@@ -404,7 +404,7 @@ def test_warnings_of_numba_become_one_line_each(recwarn):
 def test_a_numba_that_does_not_import_gets_one_sentence(error, machine, tmp_path):
     (tmp_path / "numba").mkdir()
     (tmp_path / "numba" / "__init__.py").write_text(f"raise {error}\n")
-    text = re.search(r"'(.*)'", error)[1]
+    text = re.search(r"'(.*?)'", error)[1]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = train(machine, tmp_path / "r", PYTHONPATH=path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and text in done.stderr
