@@ -402,11 +402,13 @@ def _double(i, x, y):
 
 
 def expect_right_results() -> None:
-    """Check the stored kernels from now on, and run a small compiled computation on several threads.
+    """Check the stored kernels, now and when they are loaded, and run a small compiled loop on several threads.
 
     Raises BackendUnavailable if its result is wrong, and the exception of Numba if it does not compile.
     """
     kernel_cache.check_kernels([parallel, passes, microkernel, toomcook, fourier, sys.modules[__name__]])
+    if folder := kernel_folder():
+        kernel_cache.delete_damaged(kernel_cache.files_in(folder))
     numbers = np.arange(8, dtype=np.float32)
     if not np.array_equal(doubled(numbers), numbers + numbers):
         raise contract.BackendUnavailable(
@@ -431,7 +433,7 @@ def delete_stale_kernels() -> None:
     with contextlib.suppress(OSError):
         if stamp.read_bytes() == now.encode():
             return
-    for file in [*folder.glob("*.nbi"), *folder.glob("*.nbc")]:
+    for file in [*folder.glob("*.nbi"), *folder.glob("*.nbc")]:  # in this order
         with contextlib.suppress(OSError):  # the checksum of a file that is no file is wrong, too
             file.unlink(missing_ok=True)
     try:

@@ -35,6 +35,32 @@ def check_kernels(modules: list[Any]) -> None:
                 cache.__class__, cache._cache_file.__class__ = KernelCache, KernelFile
 
 
+def delete_damaged(paths: list[Path]) -> None:
+    """Delete those of the files that are damaged, and say so once."""
+    deleted = []
+    for path in paths:
+        if is_intact(path) is False:
+            try:
+                path.unlink()
+                deleted.append(path)
+            except OSError as error:
+                text = f"the damaged kernel {path} cannot be deleted ({_reason(error)}): delete it"
+                warn_once(text, "kernels cannot be stored")
+    if deleted:
+        folder, name = deleted[0].parent, deleted[0].name
+        text = (
+            f"a damaged kernel in {folder} was deleted ({name}), and is compiled again"
+            if len(deleted) == 1
+            else f"{len(deleted)} damaged kernels in {folder} were deleted (such as {name}), and are compiled again"
+        )
+        warn_once(text, "damaged kernels")
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the files of the kernels in a folder."""
+    return sorted([*folder.glob("*.nbi"), *folder.glob("*.nbc")])
+
+
 class KernelCache(FunctionCache):
     """The cache of one kernel, whose errors do not stop the computation."""
 
@@ -83,14 +109,7 @@ class KernelFile(IndexDataCacheFile):
         """Return whether a file is there and intact. Deletes it if it is damaged."""
         found = is_intact(Path(path))
         if found is False:
-            try:
-                os.unlink(path)
-            except OSError as error:
-                text = f"the damaged kernel {path} cannot be deleted ({_reason(error)}): delete it"
-                warn_once(text, "kernels cannot be stored")
-            else:
-                folder = os.path.dirname(path)
-                warn_once(f"a damaged kernel in {folder} was deleted, and is compiled again", "damaged kernel")
+            delete_damaged([Path(path)])
         return bool(found)
 
     @contextlib.contextmanager
@@ -125,7 +144,7 @@ def state_of(folder: Path | None) -> Finding:
     if folder is None:
         fix = "set NUMBA_CACHE_DIR to a folder that can be written"
         return Finding("kernels", "are compiled again in every process, because no folder can be written", fix)
-    files = [*folder.glob("*.nbi"), *folder.glob("*.nbc")] if folder.is_dir() else []
+    files = files_in(folder)
     damaged = [path.name for path in files if is_intact(path) is False]
     size = sum(path.stat().st_size for path in files if path.exists()) / 2**20
     text = f"{len(files)} files, {size:.1f} MiB, in {folder}"
