@@ -139,7 +139,7 @@ def test_what_is_no_file_is_damaged(kind, tmp_path):
 
 def test_the_doctor_names_damage_that_its_own_trial_repairs(machine, tmp_path):
     shutil.copytree(machine / "kernels", tmp_path / "kernels")
-    for path in (tmp_path / "kernels").rglob("backend.doubled*.nbc"):
+    for path in (tmp_path / "kernels").rglob("backend.double-*.nbc"):
         path.write_bytes(b"")
     known = dict(NUMBA_CACHE_DIR=str(tmp_path / "kernels"))
     expect_doctor("^warning  a damaged kernel in .* was deleted .*, and is compiled again", problems=1, **known)
@@ -452,7 +452,7 @@ def test_a_compiler_that_fails_gets_one_sentence(error, monkeypatch):
     def broken(x):
         raise error
 
-    monkeypatch.setattr(backend, "doubled", broken)
+    monkeypatch.setattr(backend, "double", broken)
     monkeypatch.setattr(package, "_ready", False)
     monkeypatch.setattr(backends, "_loaded", {})
     with pytest.raises(BackendUnavailable, match="the numba backend does not start here") as caught:
@@ -465,7 +465,7 @@ def test_a_compiler_that_fails_gets_one_sentence(error, monkeypatch):
 def test_wrong_numbers_are_noticed(monkeypatch):
     from minigan.backends.numba import backend
 
-    monkeypatch.setattr(backend, "doubled", lambda x: 3 * x)
+    monkeypatch.setattr(backend, "double", lambda x: x.fill(3))
     monkeypatch.setattr(package, "_ready", False)
     monkeypatch.setattr(backends, "_loaded", {})
     with pytest.raises(BackendUnavailable, match="gives wrong numbers: upgrade numba"):

