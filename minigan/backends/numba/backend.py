@@ -392,7 +392,7 @@ def kernel_folder() -> Path | None:
 def double(x):
     """Compute x = 2 * x, (N,), which shows whether compiled loops work.
 
-    It returns nothing, because a loop that allocates its result takes half as long again to compile: 0.18 s, not 0.12 s.
+    It returns nothing: a loop that allocates its result takes 0.18 s to compile, and this one 0.12 s.
     """
     in_parallel(len(x), _double, (x,))
 
