@@ -19,6 +19,7 @@ import numpy as np
 
 from minigan import __version__, backends
 from minigan.backends import Finding
+from minigan.errors import UserError
 
 TRIAL_SECONDS = 120
 FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "neon", "sve")  # of processors, those that kernels profit from
@@ -48,8 +49,9 @@ def guarded(section: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
     try:
         yield from section()
     except (Exception, SystemExit) as error:  # whatever a damaged package raises
-        text = " ".join(str(error).split())[:300]
-        yield Finding(section.__name__, f"cannot be shown ({type(error).__name__}: {text})", "reinstall minigan")
+        text = " ".join(str(error).split())[:600]
+        fix = "the line above says what to do" if isinstance(error, UserError) else "reinstall minigan"
+        yield Finding(section.__name__, f"cannot be shown ({type(error).__name__}: {text})", fix)
 
 
 def versions() -> Iterator[Finding]:

@@ -14,6 +14,7 @@ import pytest
 
 from minigan import backends, doctor
 from minigan.backends.contract import BackendUnavailable
+from minigan.errors import UserError
 
 pytest.importorskip("numba")
 
@@ -492,6 +493,15 @@ def test_a_section_that_fails_becomes_a_line(monkeypatch):
             text = doctor.report()
         assert f"{name:<8} cannot be shown (RuntimeError: this is broken with details)" in text
         assert "summary  one problem found" in text
+
+
+def test_advice_in_an_error_is_not_replaced():
+    def broken():
+        raise UserError("set MPLCONFIGDIR to a folder")
+        yield
+
+    (found,) = doctor.guarded(broken)
+    assert "set MPLCONFIGDIR to a folder" in found.text and found.fix == "the line above says what to do"
 
 
 def test_damaged_data_of_the_package_are_named(monkeypatch, tmp_path):
