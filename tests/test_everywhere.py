@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,13 +17,21 @@ import pytest
 from PIL import Image
 
 import minigan
-from minigan import files, runs, terminal
+from minigan import backends, files, runs, terminal
+from minigan.backends import numpy_backend
 from minigan.cli import main
 from minigan.errors import UserError
 from minigan.runs import run
 from minigan.training import Config, checkpoint
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="Windows has neither these signals nor forks")
+
+
+def slow(*values):
+    """A case of a test that runs with the slow tests only, because other cases are of the same kind."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 PICTURES = {"final.png", "losses.png", "training.gif"}
 
 
@@ -54,7 +63,8 @@ def environment(**values: str | None) -> dict[str, str]:
 @POSIX
 @pytest.mark.parametrize(
     "redirection",
-    ["| head -n 0", "| head -n 2", "2>&1 | head -c 10", ">&-", "2>&-", ">&- 2>&-", "> /dev/full", "2> /dev/full"],
+    ["| head -n 0", "2>&1 | head -c 10", ">&- 2>&-", "> /dev/full"]
+    + [slow(words) for words in ("| head -n 2", ">&-", "2>&-", "2> /dev/full")],
 )
 def test_training_goes_on_when_nobody_reads_its_output(redirection, data, tmp_path):
     if "/dev/full" in redirection and not Path("/dev/full").exists():
@@ -68,7 +78,7 @@ def test_training_goes_on_when_nobody_reads_its_output(redirection, data, tmp_pa
 
 
 @POSIX
-@pytest.mark.parametrize("command", ["doctor", "train --list", "gradcheck --backend numpy"])
+@pytest.mark.parametrize("command", ["train --list", slow("doctor"), slow("gradcheck --backend numpy")])
 def test_other_commands_end_quietly_too(command):
     whole = f"{sys.executable} -m minigan {command}"
     done = subprocess.run(["sh", "-c", f"( {whole}; echo rc $? >&2 ) | head -n 1"], capture_output=True, text=True)
@@ -76,7 +86,9 @@ def test_other_commands_end_quietly_too(command):
 
 
 @POSIX
-@pytest.mark.parametrize("command", ["info r", "train --list", "sample r --backend numpy", "gradcheck --help"])
+@pytest.mark.parametrize(
+    "command", ["info r", "train --list", slow("sample r --backend numpy"), slow("gradcheck --help")]
+)
 def test_output_that_a_command_is_for_is_not_lost_silently(command, data, tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full, which root can write and which is always full")
@@ -102,9 +114,9 @@ def test_streams_are_restored_after_a_command(capsys):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"PYTHONIOENCODING": "ascii"},
+        slow({"PYTHONIOENCODING": "ascii"}),
         {"PYTHONIOENCODING": "cp1252"},
-        {"PYTHONIOENCODING": "latin-1"},
+        slow({"PYTHONIOENCODING": "latin-1"}),
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ],
     ids=lambda settings: next(iter(settings.values())),
@@ -135,7 +147,7 @@ def test_class_folders_have_the_same_names_in_every_locale(tmp_path):
     plain, utf8 = ({"LC_ALL": "C", "PYTHONUTF8": n, "PYTHONCOERCECLOCALE": "0"} for n in ("0", "1"))
     small = "--preset mlp --batch 4 --steps 1 --backend numpy --conditional --quiet".split()
     os.mkdir(tmp_path / "Ü")
-    for number, (train, sample) in enumerate([(plain, utf8), (utf8, plain), (plain, plain)]):
+    for number, (train, sample) in enumerate([(plain, utf8), (utf8, plain)]):
         out = str(tmp_path / "Ü" / str(number))
         minigan_ = [sys.executable, "-m", "minigan"]
         command = [*minigan_, "train", "--data", str(tmp_path / "x"), *small, "--out", out]
@@ -222,10 +234,17 @@ def test_a_program_without_streams_trains(data, monkeypatch):
 # ---- signals
 
 
+def _heed() -> None:
+    """Undo, in a new process, that these tests may themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(data: Path, out: Path, *before: str) -> subprocess.Popen:
     """Start a long training, and wait until it has made steps."""
     command = [*before, *line(data, out, "--minutes", "5")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=None if before else _heed
+    )
     end = time.monotonic() + 60
     while not (out / "samples" / "epoch-0002.png").exists():
         assert process.poll() is None and time.monotonic() < end, process.stderr.read()
@@ -244,13 +263,40 @@ def test_a_signal_ends_the_training_with_its_state_saved(number, data, tmp_path)
 
 
 @POSIX
-def test_a_closed_terminal_may_send_several_signals():
+def test_a_closed_terminal_may_send_several_signals(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
     with run._Interrupt() as interrupt:
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGHUP):
             signal.raise_signal(number)
         assert interrupt.signal == signal.SIGHUP
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+@POSIX
+def test_a_terminal_that_is_closed_ends_the_training_with_its_state_saved(data, tmp_path):
+    import pty
+
+    ours, theirs = pty.openpty()
+    out = tmp_path / "r"
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, termios, os, sys; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])", *line(data, out, "--minutes", "5")[1:]],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    _read_and_close(ours, out / "samples" / "epoch-0002.png")
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert steps(out) >= 8
+
+
+def _read_and_close(terminal: int, until: Path) -> None:
+    """Read what is written to a terminal, and close it when a file exists."""
+    end = time.monotonic() + 60
+    while not until.exists() and time.monotonic() < end:
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 4096)
+    os.close(terminal)
 
 
 @POSIX
@@ -327,6 +373,25 @@ def test_trainings_in_two_threads_have_the_bits_of_one(layer, data):
     assert [together[i] for i in range(len(cases))] == alone
 
 
+def test_two_threads_that_load_a_backend_start_it_once(monkeypatch):
+    started: list[int] = []
+
+    def start(threads=None):
+        started.append(threads)
+        time.sleep(0.2)
+        return numpy_backend.NumpyBackend(threads=threads)
+
+    monkeypatch.setattr(numpy_backend, "start", start)
+    monkeypatch.setattr(backends, "_loaded", {})
+    loaded: list[backends.Backend] = []
+    threads = [threading.Thread(target=lambda: loaded.append(backends.load("numpy", threads=3))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert started == [3] and len({id(backend) for backend in loaded}) == 1
+
+
 FORK = """
     import os, sys, pathlib
     sys.path.insert(0, {tests!r})
@@ -354,8 +419,8 @@ FORK = """
     ("parent", "child", "says"),
     [
         ("numpy", "numpy", "same numpy"),
-        ("numpy", "numba", "other numba"),
-        ("numba", "numpy", "other numpy"),
+        slow("numpy", "numba", "other numba"),
+        slow("numba", "numpy", "other numpy"),
         ("numba", "numba", "same numba|this process was forked from one that used Numba"),
         ("numba", "auto", "same numba|other numpy"),
     ],
@@ -385,8 +450,8 @@ def test_a_spawned_process_has_the_same_bits(backend, data):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"MPLBACKEND": ""},
-        {"MPLBACKEND": "TkAgg", "DISPLAY": None},
+        slow({"MPLBACKEND": ""}),
+        slow({"MPLBACKEND": "TkAgg", "DISPLAY": None}),
         {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
         {"MPLBACKEND": "module://not.installed"},
         {"MPLBACKEND": "nonsense"},
@@ -396,8 +461,8 @@ def test_a_spawned_process_has_the_same_bits(backend, data):
             "XDG_CACHE_HOME": "/dev/null/x",
             "MPLCONFIGDIR": "/proc",
         },
-        {"HOME": None, "XDG_CONFIG_HOME": None},
-        {"MATPLOTLIBRC": "wrong"},
+        slow({"HOME": None, "XDG_CONFIG_HOME": None}),
+        slow({"MATPLOTLIBRC": "wrong"}),
         {"MATPLOTLIBRC": "latex"},
     ],
     ids=lambda settings: " ".join(f"{name}={value}" for name, value in settings.items())[:40],
@@ -475,7 +540,7 @@ def test_the_users_own_backend_of_matplotlib_stays_in_force():
 # ---- folders and files
 
 
-@pytest.mark.parametrize("second", ["new", "resume", "python"])
+@pytest.mark.parametrize("second", [slow("new"), "resume", "python"])
 def test_a_folder_in_use_is_refused_until_its_process_ends(second, data, tmp_path):
     out = tmp_path / "r"
     process = start(data, out)
@@ -517,7 +582,7 @@ def opened(data: Path, out: Path, how: str):
     return training
 
 
-@pytest.mark.parametrize("how", ["begin", "resume"])
+@pytest.mark.parametrize("how", [slow("begin"), "resume"])
 def test_a_folder_is_locked_before_the_first_step_too(how, data, tmp_path):
     """Between the two, kernels are compiled, which may take a minute."""
     out = tmp_path / "r"
@@ -529,7 +594,7 @@ def test_a_folder_is_locked_before_the_first_step_too(how, data, tmp_path):
     assert subprocess.run(command, timeout=60).returncode == 0 and steps(out) == 9
 
 
-@pytest.mark.parametrize("how", ["begin", "resume"])
+@pytest.mark.parametrize("how", ["begin", slow("resume")])
 def test_a_training_that_never_starts_leaves_no_lock(how, data, tmp_path):
     out = tmp_path / "r"
     training = opened(data, out, how)
@@ -591,7 +656,7 @@ def test_leftovers_of_killed_runs_are_removed(folder, data, tmp_path):
 
 
 @POSIX
-@pytest.mark.parametrize("kept", ["checkpoint.npz", "final.png", "epoch-0001.png"])
+@pytest.mark.parametrize("kept", ["checkpoint.npz", slow("final.png"), slow("epoch-0001.png")])
 def test_what_a_kill_in_the_middle_of_a_write_leaves_is_removed(kept, data, tmp_path):
     code = (
         "import os, sys, minigan; replace = os.replace\n"

@@ -89,8 +89,9 @@ def load(name: str = "auto", **settings: Any) -> Backend:
         own = {key: parameter.default for key, parameter in inspect.signature(start).parameters.items()}
         own |= {key: value for key, value in settings.items() if key in own and value is not None}
         key = (name, *sorted(own.items()))
-        if key not in _loaded:
-            _loaded[key] = start(**own)
+        with contract.ALONE:  # two threads may load a backend at once, and `start` sets up the process
+            if key not in _loaded:
+                _loaded[key] = start(**own)
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
             package = "'minigan[cuda13]'" if error.name == "cupy" else error.name

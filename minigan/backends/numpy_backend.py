@@ -18,6 +18,7 @@ import numpy as np
 
 from minigan.backends import subnormals
 from minigan.backends.contract import (
+    ALONE,
     GOLDEN,
     AdamStep,
     Alone,
@@ -38,7 +39,7 @@ def start(threads: int | None = None) -> "NumpyBackend":
     return NumpyBackend(threads=threads)
 
 
-ALONE_FLUSHED = Alone(subnormals.flushed())
+ALONE_FLUSHED = Alone(subnormals.FLUSHED)
 
 
 class NumpyBackend(Backend):
@@ -63,7 +64,7 @@ class NumpyBackend(Backend):
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which the calling thread treats subnormal numbers as zero."""
-        return ALONE_FLUSHED
+        return ALONE_FLUSHED if subnormals.supported() else ALONE
 
     def describe(self) -> str:
         """Return the version of NumPy and the number of threads."""

@@ -54,7 +54,7 @@ def flushed() -> contextlib.AbstractContextManager[Any]:
     On exit, also by an exception, the thread gets back its previous mode. Contexts may be nested. Other threads are not
     changed. On a machine on which `supported` is False, the context does nothing.
     """
-    return _FLUSHED if supported() else NOTHING
+    return FLUSHED if supported() else NOTHING
 
 
 def flush_for_good() -> None:
@@ -84,7 +84,7 @@ class _Flushed:
             _write(THREAD.environment)
 
 
-THREAD, _FLUSHED = _Thread(), _Flushed()
+THREAD, FLUSHED = _Thread(), _Flushed()
 
 
 def _flush(environment: Any) -> None:

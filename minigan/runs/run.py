@@ -398,16 +398,12 @@ class _Interrupt:
     """Records SIGNALS, so that the run stops after the current step. A second Ctrl-C or SIGTERM stops it at once.
 
     A second SIGHUP does not, because a closed terminal can send several: one from the system and one from the shell.
-    Python receives signals in its main thread only. In another thread, this class records nothing. A signal that is
-    ignored, as `nohup` ignores SIGHUP, stays ignored.
+    Python receives signals in its main thread only. In another thread, this class records nothing. If SIGHUP is
+    ignored, as under `nohup`, it stays ignored.
     """
 
-    SIGNALS = (
-        "SIGINT",
-        "SIGTERM",
-        "SIGHUP",
-        "SIGBREAK",
-    )  # SIGHUP: the terminal is closed; SIGBREAK: the same on Windows
+    # SIGHUP: the terminal is closed; SIGBREAK: the same on Windows
+    SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
     def __init__(self):
         self.signal = 0
@@ -422,8 +418,10 @@ class _Interrupt:
         self._before = {}
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in self.SIGNALS if hasattr(signal, name)):
+                before = signal.getsignal(number)
                 # None: set by a program that embeds Python, which could not be restored
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                ignored = before is signal.SIG_IGN and signal.Signals(number).name == "SIGHUP"
+                if before is not None and not ignored:
                     self._before[number] = signal.signal(number, self._record)
         return self
 
