@@ -1,21 +1,25 @@
 """Describe this installation: versions, processor, threads, data, backends, and what to do about each problem.
 
-No section can fail: an error becomes a line that names it. Numba is first tried in another process,
+No section can fail: an error becomes a line that names it. Backends are first tried in another process,
 because damaged libraries can end the process that loads them.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from minigan import __version__, backends
 from minigan.backends import Finding
+from minigan.errors import UserError
 
 TRIAL_SECONDS = 120
 FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "neon", "sve")  # of processors, those that kernels profit from
@@ -25,7 +29,7 @@ VARIABLES = ("NUMBA_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_", "MPLBACKEND
 def report() -> str:
     """Return the state of this installation as text, one line each. The last line counts the problems."""
     lines, problems = [], 0
-    with warnings.catch_warnings(record=True) as caught:  # repairs are findings here
+    with warnings.catch_warnings(record=True) as caught:  # warnings are problems here
         warnings.simplefilter("always")
         for section in (versions, processor, variables, data, plots, running):
             for topic, text, fix in guarded(section):
@@ -33,22 +37,21 @@ def report() -> str:
                 if fix:
                     problems += 1
                     lines.append(f"{'':<8} -> {fix}")
-    for warning in caught:
+    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
         problems += 1
-        lines.append(
-            f"{'repaired' if issubclass(warning.category, RuntimeWarning) else 'warning':<8} {warning.message}"
-        )
+        lines.append(f"{'warning':<8} {text}")
     count = "no problem" if not problems else "one problem" if problems == 1 else f"{problems} problems"
     return "\n".join([*lines, f"{'summary':<8} {count} found"])
 
 
-def guarded(section: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def guarded(section: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
     """Yield what a section yields. An exception becomes a problem, and ends the section only."""
     try:
         yield from section()
-    except Exception as error:  # whatever a damaged package raises
-        text = " ".join(str(error).split())[:300]
-        yield Finding(section.__name__, f"cannot be shown ({type(error).__name__}: {text})", "reinstall minigan")
+    except (Exception, SystemExit) as error:  # whatever a damaged package raises
+        text = " ".join(str(error).split())[:600]
+        fix = "the line above says what to do" if isinstance(error, UserError) else "reinstall minigan"
+        yield Finding(section.__name__, f"cannot be shown ({type(error).__name__}: {text})", fix)
 
 
 def versions() -> Iterator[Finding]:
@@ -63,6 +66,11 @@ def versions() -> Iterator[Finding]:
 def processor() -> Iterator[Finding]:
     """Yield the processor, its cores, the units that kernels use, and the BLAS library."""
     yield Finding("cores", f"{backends.cores()} that this process may use, of {os.cpu_count()}")
+    limit = group_limit()
+    if limit and limit < backends.cores():
+        yield Finding(
+            "limit", f"{limit:g} cores for the control group of this process", f"give --threads {max(int(limit), 1)}"
+        )
     name, units = platform.processor() or platform.machine(), "unknown, because llvmlite is missing"
     try:
         import llvmlite.binding as llvm
@@ -70,13 +78,24 @@ def processor() -> Iterator[Finding]:
         known = llvm.get_host_cpu_features()
         name = llvm.get_host_cpu_name()
         units = ", ".join(feature for feature in FEATURES if known.get(feature)) or "none of the usual ones"
-    except Exception as error:  # llvmlite may be missing or broken; the backend numba then says so
+    except (Exception, SystemExit) as error:  # llvmlite may be missing or broken; the backend that needs it says so
         units = f"unknown ({type(error).__name__})"
     yield Finding("cpu", f"{name}; vector units: {units}")
     from minigan.backends.numpy_backend import blas
 
     for library in blas():
         yield Finding("blas", f"{library['internal_api']} {library['version']}, {library['num_threads']} threads")
+
+
+def group_limit(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Return the number of cores that the control group of a Linux container may use, or None if it is not limited."""
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    return None
 
 
 def variables() -> Iterator[Finding]:
@@ -105,38 +124,84 @@ def plots() -> Iterator[Finding]:
 
 def running() -> Iterator[Finding]:
     """Yield which backends run, the state of each, and which one `auto` takes."""
-    crash = end_of_trial()
-    if crash:
-        yield Finding(
-            "backend", f"numba  {crash}", "use --backend numpy, delete the folder of kernels, or reinstall numba"
-        )
-        yield Finding("auto", "is not tried here, for the same reason: give --backend numpy")
-        return
-    for name, cause in backends.status().items():
-        if cause is None:
-            yield Finding("backend", f"{name:<6} runs here")
-            for topic, text, fix in backends.load(name).health():
-                yield Finding("", f"{topic}: {text}", fix)
+    crashes, warned = trial(backends.NAMES)
+    for text in warned:
+        warnings.warn(text, RuntimeWarning, stacklevel=1)
+    for name in backends.NAMES:
+        if name in crashes:
+            fix = f"give another --backend, unset the variables shown above, or reinstall {name}"
+            yield Finding("backend", f"{name:<6} {crashes[name]}", fix)
+            continue
+        try:
+            backend = backends.load(name)
+        except backends.BackendUnavailable as cause:
+            yield Finding("backend", f"{name:<6} does not run here: {cause}", advice(name, str(cause)))
         else:
-            missing = name == "cupy"  # an optional extra: its absence is no problem
-            yield Finding(
-                "backend", f"{name:<6} does not run here: {cause}", "" if missing else "the line above says what to do"
-            )
+            yield Finding("backend", f"{name:<6} runs here")
+            for topic, text, fix in guarded(backend.health):
+                yield Finding("", f"{topic}: {text}", fix)
+    if crashes:
+        yield Finding("auto", f"is not tried here, because {min(crashes)} ends the process: give another --backend")
+        return
     chosen, line = backends.choose()
     if chosen.name == "cupy" or backends.status()["cupy"] is None:
         yield Finding("gpu", backends.load("cupy").describe())
     yield Finding("auto", f"takes {line.removeprefix('backend ')}")
 
 
-def end_of_trial() -> str | None:
-    """Start Numba in another process. Returns how the process crashed, or None if it ended in a usual way."""
-    code = "from minigan import backends; backends.status()"
+def advice(name: str, cause: str) -> str:
+    """Return what to do about a backend that does not run, or "" if that is no problem."""
+    if name == "cupy":
+        return ""  # an optional extra
+    if "minigan doctor" not in cause:
+        return "the line above says what to do"
+    return f"unset the variables shown above, `pip install --upgrade {name}`, or give --backend numpy"
+
+
+TRIAL = """
+import sys, warnings
+def show(message, category, *place, **more):
+    if issubclass(category, RuntimeWarning):
+        print("warning", " ".join(str(message).split()), flush=True)
+warnings.showwarning = show
+warnings.simplefilter("always")
+from minigan import backends
+for name in sys.argv[1:]:
+    print("backend", name, flush=True)
     try:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code], capture_output=True, timeout=TRIAL_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"does not start within {TRIAL_SECONDS} s"
-    except OSError:
-        return None  # no other process can be started here
-    return f"ends the process with code {done.returncode}" if done.returncode not in (0, 1) else None
+        backends.load(name)
+    except backends.BackendUnavailable:
+        pass
+"""
+
+
+def trial(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Start these backends in another process. Returns how the process crashed, by backend, and its warnings.
+
+    A backend that crashes ends the process, so that the ones after it are tried in a new one.
+    """
+    crashes: dict[str, str] = {}
+    warned: list[str] = []
+    while names:
+        command = [sys.executable or "python", "-c", TRIAL, *names]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=TRIAL_SECONDS, check=False)
+            output, code = done.stdout, done.returncode
+            how = f"ends the process with code {code}{signal_name(code)}"
+        except subprocess.TimeoutExpired as late:
+            output, code, how = late.stdout or b"", None, f"does not start within {TRIAL_SECONDS} s"
+        except OSError:  # no other process can be started here
+            break
+        lines = [line.partition(" ") for line in output.decode(errors="replace").splitlines()]
+        warned += [text for kind, _, text in lines if kind == "warning"]
+        tried = [name for kind, _, name in lines if kind == "backend" and name in names]
+        if code in (0, 1) or not tried:  # 1: an error of Python, which this process will meet, too
+            break
+        crashes[tried[-1]] = how
+        names = names[names.index(tried[-1]) + 1 :]
+    return crashes, warned
+
+
+def signal_name(code: int) -> str:
+    """Return the name of the signal that gives a process this exit code, in brackets, or ""."""
+    return f" ({signal.Signals(-code).name})" if -code in set(signal.Signals) else ""

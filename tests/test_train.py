@@ -492,7 +492,7 @@ def in_a_fresh_process(code: str, cache, given: bytes = b"") -> str:
 
 @pytest.mark.slow
 def test_compilation_happens_only_in_the_warm_up(tmp_path):
-    """In a first run, no kernel is compiled before or after the line that reports the compilation."""
+    """In a first run, only the trial at the start is compiled before the line that reports the compilation."""
     code = f"""
 from minigan import cli, training
 from numba.core import event
@@ -520,7 +520,8 @@ cli.main(["train", "--backend", "numba", "--steps", "2", "--out", {str(tmp_path 
 print(*counts, len(compiled))
 """
     before, after_warm_up, at_end = map(int, in_a_fresh_process(code, tmp_path / "cache").splitlines()[-1].split())
-    assert before == 0 and at_end == after_warm_up > 5
+    assert before <= 5, "the trial: a loop, its task, share_tasks, and what they call"
+    assert at_end == after_warm_up > 5 + before
 
 
 @pytest.mark.slow

@@ -92,19 +92,20 @@ def load(name: str = "auto", **settings: Any) -> Backend:
         with contract.ALONE:  # two threads may load a backend at once, and `start` sets up the process
             if key not in _loaded:
                 _loaded[key] = start(**own)
-    except ModuleNotFoundError as error:
-        package = "'minigan[cuda13]'" if error.name == "cupy" else error.name
-        raise BackendUnavailable(f"the {name} backend needs the package {error.name}: pip install {package}") from error
-    except ImportError as error:  # installed but broken, for example a numba that refuses this NumPy
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
+            package = "'minigan[cuda13]'" if error.name == "cupy" else error.name
+            raise BackendUnavailable(
+                f"the {name} backend needs the package {error.name}: pip install {package}"
+            ) from error
+        # installed but broken: a part of it is missing, or it refuses this NumPy
         package = "'minigan[cuda13]'" if name == "cupy" else name
         raise BackendUnavailable(
             f"the {name} backend does not import ({_first_line(error)}): pip install --upgrade {package} numpy"
         ) from error
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever a package, its compiler or its drivers raise on a machine that they do not fit
+    except (Exception, SystemExit) as error:  # whatever a package, its compiler or its drivers do where they do not fit
         cause = f"{type(error).__name__}: {_first_line(error)}"
         raise BackendUnavailable(
             f"the {name} backend does not start here ({cause}): see `minigan doctor`, or use the numpy backend"
@@ -112,7 +113,7 @@ def load(name: str = "auto", **settings: Any) -> Backend:
     return _loaded[key]
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     """Return the first line of an error message that says something."""
     return next((line.strip("= .:") for line in str(error).splitlines() if line.strip("= .:")), "no cause given")
 

@@ -366,10 +366,10 @@ def forget_active() -> None:
 _said: set[str] = set()
 
 
-def warn_once(text: str) -> None:
-    """Warn of something that was repaired or ignored, once in a process."""
-    if text not in _said:
-        _said.add(text)
+def warn_once(text: str, kind: str = "") -> None:
+    """Warn of something that was repaired or ignored, once in a process. Texts of one `kind` count as the same."""
+    if (kind or text) not in _said:
+        _said.add(kind or text)
         warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 

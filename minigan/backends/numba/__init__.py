@@ -2,14 +2,15 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
@@ -40,8 +41,10 @@ def start(threads: int | None = None) -> "NumbaBackend":
         _users_threads = _threads_in_environment()
         _keep_freed_memory()
         with _environment(_users_threads):
-            _import_numba()
-            with _kernels_cached_on_disk():
+            with _warnings_as_sentences():
+                _import_numba()
+            _ignore_unknown_processor()
+            with _kernels_cached_on_disk(), _warnings_as_sentences():
                 from minigan.backends.numba import backend
         backend.delete_stale_kernels()
         backend.expect_right_results()
@@ -110,22 +113,70 @@ def _expect_environment() -> None:
             _env_reloader.old_environ.pop("NUMBA_NUM_THREADS", None)
 
 
-def _import_numba() -> None:
-    """Import Numba, and replace its warnings, such as those of bad variables, by one sentence each.
-
-    Raises BackendUnavailable if Numba does not compile because NUMBA_DISABLE_JIT is set.
-    """
+@contextlib.contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """Replace the warnings of Numba in this context, such as those of bad variables, by one sentence each."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        import numba
-
-        if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-            raise BackendUnavailable(
-                "NUMBA_DISABLE_JIT is set, so that Numba compiles nothing: unset it, or use the numpy backend"
-            )
+        yield
     for warning in caught:
         text = " ".join(str(warning.message).split())
         warn_once(f"Numba: {text.split(' The parse failed')[0][:300]}")
+
+
+def _import_numba() -> None:
+    """Import Numba. Raises BackendUnavailable if it does not compile because NUMBA_DISABLE_JIT is set."""
+    import numba
+
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        raise BackendUnavailable(
+            "NUMBA_DISABLE_JIT is set, so that Numba compiles nothing: unset it, or use the numpy backend"
+        )
+
+
+def _ignore_unknown_processor() -> None:
+    """Ignore a NUMBA_CPU_NAME or NUMBA_CPU_FEATURES that LLVM does not know, with a warning.
+
+    LLVM itself would print a line whenever it is used, and compile for the plainest processor.
+    """
+    import numba
+
+    config: Any = numba.config  # type: ignore[attr-defined]
+    if not (config.CPU_NAME or config.CPU_FEATURES):
+        return
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    for variable, option in (("CPU_NAME", "cpu"), ("CPU_FEATURES", "features")):
+        if value := getattr(config, variable):
+            target = llvm.Target.from_default_triple()
+            if "is not a recognized" in _printed_by(functools.partial(target.create_target_machine, **{option: value})):
+                setattr(config, variable, None)
+                warn_once(
+                    f"NUMBA_{variable} is {value!r}, which LLVM does not know, and is ignored: correct or unset it"
+                )
+
+
+def _printed_by(call: Callable[[], object]) -> str:
+    """Return what native code prints to standard error during a call."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # standard error is closed
+        call()
+        return ""
+    reading, writing = os.pipe()
+    try:
+        os.dup2(writing, 2)
+        try:
+            call()
+        finally:
+            os.dup2(kept, 2)
+            os.close(writing)  # so that reading ends
+        with open(reading, errors="replace", closefd=False) as pipe:
+            return pipe.read()
+    finally:
+        os.close(kept)
+        os.close(reading)
 
 
 def _keep_freed_memory() -> None:
