@@ -4,11 +4,14 @@
     optimizer.step(grads)                  # grads as `network.backward` returns them
 
 A step updates the parameters in place, so every reference to a parameter sees the new value. `state` maps names to the
-arrays that a checkpoint must store. `lr` may be changed between steps.
+arrays that a checkpoint must store. `lr` may be changed between steps. With a `clip_norm`, all gradients together are
+scaled down to this norm if theirs is larger. OPTIMIZERS lists the optimizers by name.
 """
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +21,13 @@ from minigan.layers.sequential import Sequential
 
 
 class Optimizer:
-    """Base class of optimizers: the network, the number of steps t, and arrays of state for each parameter."""
+    """Base class of optimizers: the network, the number of steps t, and arrays of state for each parameter.
+
+    `clip_norm` limits the norm |dw| of all gradients together: dw is multiplied by min(1, clip_norm / |dw|) before the
+    update (Pascanu et al. 2013, algorithm 1). It is None for no limit.
+    """
+
+    clip_norm: float | None = None
 
     def __init__(self, network: Layer, lr: float, *moments: str):
         if not 0 < lr < math.inf:
@@ -42,6 +51,8 @@ class Optimizer:
             if grads[name].shape != w.shape:
                 raise ValueError(f"the gradient of {name} is {grads[name].shape}, the parameter {w.shape}")
         dw = self.network.backend.concatenate([grads[name] for name in params])
+        if self.clip_norm is not None:
+            dw *= self.clip_norm / self.network.backend.xp.maximum((dw @ dw) ** 0.5, self.clip_norm)
         self._update(self.network.pack(), dw, *self.moments)
 
     def _update(self, w: Array, dw: Array, *moments: Array) -> None:
@@ -98,6 +109,20 @@ class Adam(Optimizer):
         m, v = moments
         t = int(self.state["t"])
         self.network.backend.adam(w, dw, m, v, AdamStep(self.lr, self.beta1, self.beta2, self.eps, t))
+
+
+# Functions of (network, lr, settings) that make an optimizer. `settings` has momentum, beta1, beta2 and eps.
+OPTIMIZERS: dict[str, Callable[[Layer, float, dict[str, Any]], Optimizer]] = {
+    "sgd": lambda network, lr, settings: SGD(network, lr=lr),
+    "momentum": lambda network, lr, settings: SGD(network, lr=lr, momentum=settings["momentum"]),
+    "rmsprop": lambda network, lr, settings: RMSProp(network, lr=lr, decay=settings["beta2"], eps=settings["eps"]),
+    "adam": lambda network, lr, settings: Adam(
+        network, lr=lr, beta1=settings["beta1"], beta2=settings["beta2"], eps=settings["eps"]
+    ),
+}
+# Settings that replace the defaults of a recipe if the optimizer is chosen. RMSProp does not correct the bias of its
+# mean square, so that a decay near 1 makes the first steps too large.
+SETTINGS: dict[str, dict[str, float]] = {"rmsprop": {"beta2": 0.9}}
 
 
 class MovingAverage:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from minigan import backends
 from minigan.backends import Array
 from minigan.errors import UserError
 from minigan.layers.base import Cache, Grads, Layer, add
@@ -75,10 +76,10 @@ def r1(D: Sequential, real: Array, *, weight: float = 10.0, train: bool = True, 
 
     It penalises the input gradient of D at the data (Mescheder et al. 2018, section 4.1).
     """
-    g, cache = _input_gradient(D, real, train, labels)  # (N, H, W, C)
+    g, cache = _input_gradient(D, real, train, labels)  # (N, H*W*C)
     N = D.backend.batch_sum(len(g))
     value = weight / 2 * D.backend.batch_mean(_square_norms(g))
-    return value, _weight_gradient(D, cache, weight / N * g)
+    return value, _weight_gradient(D, cache, (weight / N * g).reshape(real.shape))
 
 
 def r2(D: Sequential, fake: Array, *, weight: float = 10.0, train: bool = True, labels: Array | None = None) -> Value:
@@ -86,7 +87,14 @@ def r2(D: Sequential, fake: Array, *, weight: float = 10.0, train: bool = True, 
 
     It penalises the input gradient of D at the fakes (Mescheder et al. 2018, section 4.1).
     """
-    return r1(D, fake, weight=weight, train=train, labels=labels)
+    return r1(D, fake, weight=weight, train=train, labels=labels_for(fake, labels))
+
+
+def labels_for(x: Array, labels: Array | None) -> Array | None:
+    """Return a label for each row of x: `labels`, repeated in this order or cut if x has another length."""
+    if labels is None or len(labels) == len(x):
+        return labels
+    return labels[backends.of(x).xp.arange(len(x)) % len(labels)]
 
 
 def wgan_gp(
@@ -101,26 +109,31 @@ def wgan_gp(
 ) -> Value:
     """Compute the WGAN-GP penalty weight * mean (|g_n| - 1)^2, and its gradients (Gulrajani et al. 2017, algorithm 1).
 
-    g_n is taken at a random point on the line between the real image n and the fake image n. The norm is not
-    differentiable at g_n = 0, and the derivative of sqrt is infinite there, which would give NaN. The subgradient 0 is
-    used instead.
+    g_n is taken at a random point on the line between the real image n and the fake image n. If one batch is larger,
+    its last images are not used. The norm is not differentiable at g_n = 0, and the derivative of sqrt is infinite
+    there, which would give NaN. The subgradient 0 is used instead.
     """
-    xp = D.backend.xp
+    xp, pairs = D.backend.xp, min(len(real), len(fake))
+    real, fake, labels = real[:pairs], fake[:pairs], None if labels is None else labels[:pairs]
     alpha = D.backend.asarray(rng.random((len(real),) + (1,) * (real.ndim - 1)), dtype=real.dtype)  # (N, 1, 1, 1)
     x = alpha * real + (1 - alpha) * fake
-    g, cache = _input_gradient(D, x, train, labels)  # (N, H, W, C)
+    g, cache = _input_gradient(D, x, train, labels)  # (N, H*W*C)
     norm = xp.sqrt(_square_norms(g))  # (N,)
     N = D.backend.batch_sum(len(g))
     value = weight * D.backend.batch_mean((norm - 1) ** 2)
     slope = 2 * weight / N * (norm - 1) / xp.where(norm > 0, norm, 1)  # (d value / d norm) / norm
-    return value, _weight_gradient(D, cache, slope.reshape(alpha.shape) * g)
+    return value, _weight_gradient(D, cache, (slope[:, None] * g).reshape(x.shape))
 
 
 def _input_gradient(D: Sequential, x: Array, train: bool, labels: Array | None) -> tuple[Array, Cache]:
-    """Return g = dS/dx, the input gradient of the sum S of all logits, and the cache of the forward pass."""
+    """Return g = dS/dx, the input gradient of the sum S of all logits, and the cache of the forward pass.
+
+    g has one row for each logit: with packing, several samples share a logit and have one gradient.
+    """
     logits, cache = D.forward(x, train=train, track=False, labels=labels)  # (N, 1)
     g, _ = D.backward(D.backend.xp.ones_like(logits), cache, need_grads=False)
-    return g, cache
+    assert g is not None
+    return g.reshape(len(logits), -1), cache
 
 
 def _weight_gradient(D: Sequential, cache: Cache, v: Array) -> Grads:
@@ -131,5 +144,5 @@ def _weight_gradient(D: Sequential, cache: Cache, v: Array) -> Grads:
 
 
 def _square_norms(g: Array) -> Array:
-    """Return |g_n|^2 of each sample, (N,)."""
-    return (g * g).reshape(len(g), -1).sum(axis=1)
+    """Return |g_n|^2 of each row of g (N, n), (N,)."""
+    return (g * g).sum(axis=1)

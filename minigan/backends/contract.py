@@ -252,7 +252,8 @@ class Backend(Protocol):
         """
         ...
 
-    # ---- losses of logits (N, 1) or (N,); f is softplus(l), hinge: max(0, 1 + l), or linear: l
+    # ---- losses of logits (N, 1) or (N,); f is softplus(l), hinge: max(0, 1 + l),
+    # ---- square: (1 + l)^2 / 2, or linear: l
 
     def sigmoid(self, l: Array) -> Array:
         """Compute 1 / (1 + exp(-l)). It is accurate where the result is tiny, because only exp(-|l|) is evaluated."""
@@ -267,9 +268,17 @@ class Backend(Protocol):
         return self.xp.where(positive, l, 0 * l) + self.xp.log1p(e)
 
     def discriminator_loss(
-        self, kind: str, real_logits: Array, fake_logits: Array, smoothing: float = 0.0
+        self,
+        kind: str,
+        real_logits: Array,
+        fake_logits: Array,
+        smoothing: float = 0.0,
+        weights: tuple[float, float] = (1.0, 1.0),
     ) -> tuple[Array, Array, Array]:
-        """Compute mean f(-l_real) + smoothing * mean l_real + mean f(l_fake), and the gradients of both logits."""
+        """Compute a mean f(-l_real) + a smoothing * mean l_real + b mean f(l_fake), and the gradients of both logits.
+
+        (a, b) are `weights`.
+        """
         ...
 
     def generator_loss(self, kind: str, fake_logits: Array, sign: int, weight: int) -> tuple[Array, Array]:

@@ -231,25 +231,36 @@ class NumpyBackend(Backend):
 
     def loss_function(self, kind: str, l: Array) -> tuple[Array, Array]:
         """Compute f(l) and its derivative f'(l), both with the shape of l."""
-        if kind not in ("softplus", "hinge", "linear"):
-            raise ValueError(f"unknown kind of loss {kind!r}: choose softplus, hinge or linear")
+        if kind not in ("softplus", "hinge", "square", "linear"):
+            raise ValueError(f"unknown kind of loss {kind!r}: choose softplus, hinge, square or linear")
         if kind == "softplus":  # log(1 + exp(l))
             return self.softplus(l), self.sigmoid(l)
         if kind == "hinge":  # max(0, 1 + l)
             margin = 1 + l
             mask = (margin.real > 0).astype(l.dtype)
             return margin * mask, mask
+        if kind == "square":  # (1 + l)^2 / 2
+            return 0.5 * (1 + l) * (1 + l), 1 + l
         return l, np.ones_like(l)  # linear: l
 
     def discriminator_loss(
-        self, kind: str, real_logits: Array, fake_logits: Array, smoothing: float = 0.0
+        self,
+        kind: str,
+        real_logits: Array,
+        fake_logits: Array,
+        smoothing: float = 0.0,
+        weights: tuple[float, float] = (1.0, 1.0),
     ) -> tuple[Array, Array, Array]:
-        """Compute loss = mean (f(-l_real) + smoothing * l_real) + mean f(l_fake), and the gradients of both logits."""
+        """Compute loss = a mean (f(-l_real) + smoothing * l_real) + b mean f(l_fake), and the gradients of both logits.
+
+        (a, b) are `weights`.
+        """
+        a, b = weights
         f_real, slope_real = self.loss_function(kind, -real_logits)
         f_fake, slope_fake = self.loss_function(kind, fake_logits)
-        loss = self.batch_mean(f_real + smoothing * real_logits) + self.batch_mean(f_fake)
-        d_real = (smoothing - slope_real) / self.batch_sum(real_logits.size)
-        d_fake = slope_fake / self.batch_sum(fake_logits.size)
+        loss = a * self.batch_mean(f_real + smoothing * real_logits) + b * self.batch_mean(f_fake)
+        d_real = a * (smoothing - slope_real) / self.batch_sum(real_logits.size)
+        d_fake = b * slope_fake / self.batch_sum(fake_logits.size)
         return loss, d_real, d_fake
 
     def generator_loss(self, kind: str, fake_logits: Array, sign: int, weight: int) -> tuple[Array, Array]:

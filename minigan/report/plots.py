@@ -156,26 +156,26 @@ def save_animation(path: Path, frames: list[Path], last: np.ndarray | None = Non
 
 @_matplotlib()
 def save_curves(
-    path: Path, curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float]
+    path: Path, curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float] | None
 ) -> None:
     """Write the plot of `curves` as a PNG file."""
     write_atomically(Path(path), _png(_figure_of_curves(curves, steps_per_epoch, equilibrium)))
 
 
 @_matplotlib()
-def curves(values: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float]) -> Image.Image:
+def curves(values: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float] | None) -> Image.Image:
     """Return a plot of the losses and probabilities as a Pillow image: see `_figure_of_curves`."""
     picture = Image.open(io.BytesIO(_png(_figure_of_curves(values, steps_per_epoch, equilibrium))))
     picture.load()
     return picture
 
 
-def _figure_of_curves(curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float]):
+def _figure_of_curves(curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float] | None):
     """Plot the losses, and the mean probability "real" from D for real and fake samples, against the epochs.
 
     `curves` has an array (steps,) for each of d_loss, g_loss, d_real and d_fake. Faint lines show every step, and bold
     lines the mean of consecutive steps. Dotted lines show the equilibrium, at which D cannot distinguish real and fake
-    samples: the losses `equilibrium` and the probability 1/2.
+    samples: the losses `equilibrium` and the probability 1/2. They are left out if it is None.
     """
     # Unlike pyplot, Figure needs no display and has no global state.
     from matplotlib.figure import Figure
@@ -184,14 +184,15 @@ def _figure_of_curves(curves: dict[str, np.ndarray], steps_per_epoch: int, equil
     panels = figure.subplots(2, 1, sharex=True)
     for panel, names, levels in (
         (panels[0], {"d_loss": "discriminator", "g_loss": "generator"}, equilibrium),
-        (panels[1], {"d_real": "D(real)", "d_fake": "D(fake)"}, (0.5, 0.5)),
+        (panels[1], {"d_real": "D(real)", "d_fake": "D(fake)"}, equilibrium and (0.5, 0.5)),
     ):
-        for colour, (name, label), level in zip(("tab:blue", "tab:orange"), names.items(), levels, strict=True):
+        for colour, (name, label), level in zip(("tab:blue", "tab:orange"), names.items(), levels or (None, None), strict=True):
             y = curves[name]
             x = np.arange(1, len(y) + 1) / steps_per_epoch
             panel.plot(x, y, color=colour, alpha=0.2, linewidth=0.5)
             panel.plot(*_smooth(x, y), color=colour, label=label)
-            panel.axhline(level, color=colour, linestyle=":", linewidth=1)
+            if level is not None:
+                panel.axhline(level, color=colour, linestyle=":", linewidth=1)
         panel.legend(loc="upper right")
     panels[0].set_ylabel("loss")
     panels[1].set(ylabel='probability "real"', xlabel="epoch", ylim=(0, 1))

@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minigan import backends, datasets, models, terminal
+from minigan import backends, datasets, terminal
 from minigan.datasets import Data
 from minigan.errors import UserError
 from minigan.files import is_empty, locked, write_atomically
 from minigan.layers import Sequential
 from minigan.metrics.alarm import Alarm, meaning
 from minigan.report import plots
-from minigan.training import TOTALS, Config, Record, Sampler, Training, checkpoint
+from minigan.training import TOTALS, Config, Record, Sampler, Training, build_networks, checkpoint
 
 CONTENTS = {
     "final.png": "a hundred samples",
@@ -220,8 +220,7 @@ def networks(saved: Saved) -> tuple[Sequential, Sequential]:
 
 def _new_networks(saved: Saved) -> tuple[Sequential, Sequential]:
     config, facts = saved.config, saved.facts
-    shape = dict(sample_shape=facts["sample_shape"], classes=facts["classes"])
-    return models.build(config.preset, rng=np.random.default_rng(0), **shape, options=config.network)
+    return build_networks(config, np.random.default_rng(0), tuple(facts["sample_shape"]), facts["classes"])
 
 
 def info(out: Path) -> dict:

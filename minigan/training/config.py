@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigan import datasets, losses, models, penalties
+from minigan import datasets, losses, models, optim, penalties
 from minigan.errors import UserError
 from minigan.options import check, option, options, parsed
 
@@ -62,15 +62,31 @@ class Config:
         resumable=True,
     )
     batch: int = option(128, help="samples in a batch", low=2, metavar="N")  # one sample has no batch variance
-    lr_g: float = option(2e-4, help="Adam's learning rate of the generator", above=0, metavar="X")
-    lr_d: float = option(2e-4, help="Adam's learning rate of the discriminator", above=0, metavar="X")
+    optimizer: str = option(
+        "adam",
+        help="sgd, momentum, rmsprop or adam",
+        metavar="NAME",
+        choices=lambda: optim.OPTIMIZERS,
+    )
+    lr_g: float = option(2e-4, help="the generator's learning rate", above=0, metavar="X")
+    lr_d: float = option(2e-4, help="the discriminator's learning rate", above=0, metavar="X")
+    momentum: float = option(0.9, help="decay of the sum of gradients of momentum", low=0, below=1, metavar="X")
     beta1: float = option(0.5, help="Adam's decay of the mean gradient", low=0, below=1, metavar="X")
-    beta2: float = option(0.999, help="Adam's decay of the mean squared gradient", low=0, below=1, metavar="X")
-    eps: float = option(1e-8, help="Adam's constant in the denominator", above=0, metavar="X")
+    beta2: float = option(
+        0.999, help="decay of the mean squared gradient of Adam and RMSProp", low=0, below=1, metavar="X"
+    )
+    eps: float = option(1e-8, help="constant in the denominator of Adam and RMSProp", above=0, metavar="X")
+    clip_norm: float | None = option(
+        None,
+        help="scale a player's gradients down if the norm of all together is above X (default: no limit)",
+        above=0,
+        metavar="X",
+    )
     decay: bool = option(False, help="decrease both learning rates linearly to 0")
     loss: str = option(
         "non_saturating",
-        help="non_saturating, hinge, or minimax (the original, saturating loss)",
+        help="non_saturating, minimax (the original, saturating loss), hinge, least_squares, wasserstein, "
+        "relativistic (pairs of real and fake) or r3gan (relativistic with R1 and R2)",
         metavar="NAME",
         choices=lambda: losses.LOSSES,
     )
@@ -88,7 +104,32 @@ class Config:
         low=1,
         metavar="K",
     )
-    d_steps: int = option(1, help="discriminator steps for each generator step", low=1, metavar="K")
+    d_steps: int = option(1, help="discriminator steps in each step of the training", low=1, metavar="K")
+    g_steps: int = option(1, help="generator steps in each step of the training", low=1, metavar="K")
+    real_share: float = option(
+        0.5,
+        help="share of real samples in what D sees; --batch is the number of real ones",
+        above=0,
+        below=1,
+        metavar="X",
+    )
+    feature_matching: float = option(
+        0.0,
+        help="share of feature matching in G's loss, the rest is the adversarial loss; 1: feature matching alone",
+        low=0,
+        high=1,
+        metavar="X",
+    )
+    pack: int = option(1, help="D judges K samples together (packing), which shows it a collapse", low=1, metavar="K")
+    instance_noise: float = option(
+        0.0,
+        help="standard deviation of noise on all samples that D sees, which decreases linearly to 0",
+        low=0,
+        metavar="X",
+    )
+    instance_noise_until: float = option(
+        1.0, help="the share of the run at which the instance noise is 0", above=0, high=1, metavar="X"
+    )
     simultaneous: bool = option(False, help="update both networks from one forward pass")
     average: float = option(
         0.0,
@@ -124,6 +165,9 @@ class Config:
     def of(cls, preset: str | None = None, **choices: Any) -> "Config":
         """Return the recipe of a preset with some options replaced. A total replaces the totals of the recipe.
 
+        A loss or an optimizer that is chosen brings the options that it needs, such as the penalty
+        of `wasserstein`, unless they are chosen as well.
+
         Without a preset, the default preset for the kind of data is used. The kind is `kind`, or
         that of `data` if no kind is given. Raises UserError for an option that is unknown or out
         of range.
@@ -143,6 +187,9 @@ class Config:
         recipe = {"data": datasets.KINDS[kind].builtin[0], **models.PRESETS[preset].recipe}
         if any(choices.get(total) is not None for total in TOTALS):
             recipe["epochs"] = None
+        if choices.get("loss") in losses.LOSSES:
+            recipe |= losses.LOSSES[choices["loss"]].recipe
+        recipe |= optim.SETTINGS.get(choices.get("optimizer", ""), {})
         unknown = sorted(choices.keys() - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise UserError(f"unknown option {unknown[0]}: choose from {', '.join(options(cls))}")
@@ -150,25 +197,57 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self)
-        given = [total for total in TOTALS if getattr(self, total) is not None]
-        for valid, message in (
-            (
-                not self.label_smoothing or self.loss != "hinge",
-                "hinge has no targets to smooth: leave out label_smoothing, or choose another loss, got "
-                f"label_smoothing {self.label_smoothing}",
-            ),
-            (not self.decay or given, "decay needs a total to end at: give epochs, steps or minutes, got none"),
-            (
-                not (self.simultaneous and self.d_steps > 1),
-                "simultaneous updates are one step of each player: leave out d_steps or simultaneous, got d_steps "
-                f"{self.d_steps}",
-            ),
-        ):
-            if not valid:
-                raise UserError(message)
         # Fill in the defaults, so that config.json has every option. Raises UserError for unknown options.
         object.__setattr__(self, "network", dataclasses.asdict(self.network_options()))
         object.__setattr__(self, "data_options", dataclasses.asdict(self.kind_options()))
+        for valid, message in self._rules():
+            if not valid:
+                raise UserError(message)
+
+    def _rules(self) -> list[tuple[bool, str]]:
+        """Return (whether it holds, what to say otherwise) for each rule on a combination of options."""
+        loss, given = losses.LOSSES[self.loss], self.totals()
+        with_targets = ", ".join(name for name, other in losses.LOSSES.items() if other.has_targets)
+        limited = self.penalty != "none" or self.network.get("d_norm") == "spectral"
+        return [
+            (
+                not self.label_smoothing or loss.has_targets,
+                f"{self.loss} has no targets to smooth: leave out label_smoothing, or choose a loss of {with_targets}, "
+                f"got label_smoothing {self.label_smoothing}",
+            ),
+            (
+                self.loss != "wasserstein" or limited,
+                "wasserstein without a penalty has no minimum, because D's logits may grow without limit: choose "
+                "penalty wgan-gp (or another), or network d_norm=spectral, got penalty none",
+            ),
+            (
+                self.real_share == 0.5 or not loss.compares,
+                f"{self.loss} pairs each real sample with a fake one: leave out real_share, got {self.real_share}",
+            ),
+            (
+                bool(not self.decay or given),
+                "decay needs a total to end at: give epochs, steps or minutes, got none",
+            ),
+            (
+                bool(not self.instance_noise or given),
+                "instance noise decreases over the run, so it needs a total: give epochs, steps or minutes, got none",
+            ),
+            (
+                not (self.simultaneous and (self.d_steps > 1 or self.g_steps > 1)),
+                "simultaneous updates are one step of each player: leave out d_steps and g_steps, or choose separate "
+                f"updates (no-simultaneous), got d_steps {self.d_steps} and g_steps {self.g_steps}",
+            ),
+            (
+                self.pack == 1 or not self.conditional,
+                "packing joins samples of different classes, so D cannot take a label: choose unconditional, or leave "
+                f"out pack, got pack {self.pack}",
+            ),
+            (
+                self.batch % self.pack == 0,
+                f"packing divides the batch into groups of {self.pack}: choose a batch that is a multiple of it, got "
+                f"{self.batch}",
+            ),
+        ]
 
     def network_options(self) -> Any:
         """Return the options of the networks, an instance of the dataclass that the preset declares."""

@@ -19,13 +19,14 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from minigan import game, losses, models, optim, penalties
+from minigan import game, losses, optim, penalties
 from minigan.backends import Array, Backend
 from minigan.datasets import Codec, Data
 from minigan.errors import UserError
 from minigan.layers import Sequential, fuse
 from minigan.training import checkpoint
 from minigan.training.config import TOTALS, Config
+from minigan.training.networks import build_networks, instance_noise
 from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise
 
 
@@ -73,13 +74,7 @@ class Training:
         self.classes = len(data.class_names) if config.conditional and data.class_names else 0
         if self.classes:
             losses.expect_labels(data.labels, self.classes)  # once: a check in each step would synchronise
-        self.G, self.D = networks or models.build(
-            config.preset,
-            rng=weights,
-            sample_shape=data.sample_shape,
-            classes=self.classes,
-            options=config.network,
-        )
+        self.G, self.D = build_networks(config, weights, data.sample_shape, self.classes, networks)
         if self.G.noise_shape is None:
             raise UserError("the generator has no noise_shape: set generator.noise_shape, for example to (64,)")
         self._own_networks = networks
@@ -88,14 +83,14 @@ class Training:
         self.D.to(backend)
         self.data = data.to(backend)
         self._labels = backend.asarray(data.labels) if self.classes else None
-        adam = dict(beta1=config.beta1, beta2=config.beta2, eps=config.eps)
         self.players = fuse(self.G), fuse(self.D)  # fused layers with the same parameters
-        self.opt_g = optim.Adam(self.G, lr=config.lr_g, **adam)
-        self.opt_d = optim.Adam(self.D, lr=config.lr_d, **adam)
+        self.opt_g, self.opt_d = self._optimizer(self.G, config.lr_g), self._optimizer(self.D, config.lr_d)
         self.average = optim.MovingAverage(self.G, config.average) if config.average else None
         self.loss = losses.LOSSES[config.loss].to(backend)
         if config.label_smoothing:
             self.loss = losses.smoothed(self.loss, config.label_smoothing)
+        if config.real_share != 0.5:
+            self.loss = losses.weighted(self.loss, config.real_share)
         self.fixed_noise = draw_noise(self.G, fixed, 100)  # the noise of every picture of the run
         self.fixed_labels = cyclic_labels(self.G, 100, self.classes)
         self.horizon = config.totals()
@@ -105,6 +100,14 @@ class Training:
         self.history: list[dict] = []  # a row for each completed epoch
         self.curves = array.array("f")  # len(CURVES) numbers for each step
         self._order: np.ndarray | None = None  # the shuffled indices of this epoch
+
+    def _optimizer(self, network: Sequential, lr: float) -> optim.Optimizer:
+        """Returns the optimizer of the config for a network."""
+        c = self.config
+        settings = dict(momentum=c.momentum, beta1=c.beta1, beta2=c.beta2, eps=c.eps)
+        optimizer = optim.OPTIMIZERS[c.optimizer](network, lr, settings)
+        optimizer.clip_norm = c.clip_norm
+        return optimizer
 
     def _penalty(self) -> penalties.Penalty | None:
         """Returns the gradient penalty of the config. Raises UserError if a layer of D has no second derivative."""
@@ -199,30 +202,46 @@ class Training:
         return min(ends, default=None)
 
     def _train_step(self) -> dict:
-        """Runs the discriminator steps and then one generator step, or one simultaneous step."""
+        """Runs the discriminator steps and then the generator steps, or one simultaneous step."""
         (G, D), c = self.players, self.config
-        if c.decay:
-            left = max(0.0, 1 - self._progress(self.horizon, self.decay_start))
-            self.opt_g.lr, self.opt_d.lr = c.lr_g * left, c.lr_d * left
+        self._follow_schedules()
         if c.simultaneous:
             real, labels = self._next_batch()
-            z = draw_noise(G, self.noise, c.batch)
+            z = draw_noise(G, self.noise, self.fakes_per_step)
             players = G, D, self.opt_d, self.opt_g
-            record = game.simultaneous_step(*players, real, z, self.loss, labels, self._penalty_now())
-        else:
-            for _ in range(c.d_steps):
-                real, labels = self._next_batch()
-                z = draw_noise(G, self.noise, c.batch)
-                record = game.discriminator_step(G, D, self.opt_d, real, z, self.loss, labels, self._penalty_now())
+            record = game.simultaneous_step(
+                *players, real, z, self.loss, labels, self._penalty_now(), c.feature_matching
+            )
+            self._update_average()
+            return record
+        for _ in range(c.d_steps):
+            real, labels = self._next_batch()
+            z = draw_noise(G, self.noise, self.fakes_per_step)
+            record = game.discriminator_step(G, D, self.opt_d, real, z, self.loss, labels, self._penalty_now())
+        for _ in range(c.g_steps):
             z = draw_noise(G, self.noise, c.batch)
-            if self.loss.compares:  # fakes with the labels of the real samples
-                record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels, real)
+            if self.loss.compares or c.feature_matching:  # fakes with the labels of the real samples
+                record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels, real, c.feature_matching)
             else:
-                labels = draw_labels(G, self.noise, c.batch, self.classes)
-                record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels)
+                drawn = draw_labels(G, self.noise, c.batch, self.classes)
+                record |= game.generator_step(G, D, self.opt_g, z, self.loss, drawn)
+            self._update_average()
+        return record
+
+    def _follow_schedules(self) -> None:
+        """Sets the learning rates and the instance noise of this step."""
+        c = self.config
+        done = self._progress(self.horizon, self.decay_start)
+        if c.decay:
+            left = max(0.0, 1 - done)
+            self.opt_g.lr, self.opt_d.lr = c.lr_g * left, c.lr_d * left
+        if c.instance_noise:  # a new decay of the learning rate, see `extend`, brings no new noise
+            over = 1.0 if self.decay_start != (0, 0.0) else done / c.instance_noise_until
+            instance_noise(self.D).std = c.instance_noise * max(0.0, 1 - over)
+
+    def _update_average(self) -> None:
         if self.average:
             self.average.update()
-        return record
 
     def _penalty_now(self) -> penalties.Penalty | None:
         """Returns the penalty of this discriminator step, or None.
@@ -237,6 +256,13 @@ class Training:
     def samples_per_step(self) -> int:
         """The number of real samples that one step uses."""
         return self.config.batch * self.config.d_steps
+
+    @property
+    def fakes_per_step(self) -> int:
+        """The number of fakes in a discriminator step: `real_share` decides it, and it is a multiple of `pack`."""
+        c = self.config
+        packs = max(2 // c.pack, 1) if c.batch * (1 - c.real_share) < 2 * c.real_share else 1
+        return c.pack * max(round(c.batch * (1 - c.real_share) / c.real_share / c.pack), packs)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -331,7 +357,8 @@ class Training:
         names = self.data.class_names
         labels = None if self.data.labels is None else self.data.labels[:2]
         samples = _WarmUpData(two, labels, names, self.data.codec)
-        config = replace(self.config, batch=2, d_steps=1, steps=1, epochs=None, minutes=None)
+        pack = self.config.pack
+        config = replace(self.config, batch=max(2, pack), d_steps=1, g_steps=1, steps=1, epochs=None, minutes=None)
         # Networks of a preset are not passed, because they can be rebuilt and would make the pickle larger.
         self.backend.prepare(functools.partial(_train_once, config, samples, self._own_networks))
         return time.perf_counter() - start

@@ -35,7 +35,7 @@ from minigan.backends.contract import (
 THREADS, LANES, ROWS = 256, 32, 8  # block sizes, as in kernels.cu
 LARGEST = 2**31 - 1  # elements of an array, because the kernels use 32-bit indices
 REAL = {"f": "float", "d": "double"}  # float32 to train, float64 to check gradients
-KINDS = {"softplus": 0, "hinge": 1, "linear": 2}  # kinds of loss
+KINDS = {"softplus": 0, "hinge": 1, "linear": 2, "square": 3}  # kinds of loss
 
 
 class CupyBackend(Backend):
@@ -265,17 +265,25 @@ class CupyBackend(Backend):
 
     @in_force
     def discriminator_loss(
-        self, kind: str, real_logits: Array, fake_logits: Array, smoothing: float = 0.0
+        self,
+        kind: str,
+        real_logits: Array,
+        fake_logits: Array,
+        smoothing: float = 0.0,
+        weights: tuple[float, float] = (1.0, 1.0),
     ) -> tuple[Array, Array, Array]:
-        """Compute mean f(-l_real) + smoothing * mean l_real + mean f(l_fake), and the gradients of both logits."""
+        """Compute a mean f(-l_real) + a smoothing * mean l_real + b mean f(l_fake), and the gradients of both logits.
+
+        (a, b) are `weights`.
+        """
         a, b = _contiguous(real_logits, fake_logits)
-        return _loss(kind, a, -1, smoothing, b, 1)
+        return _loss(kind, a, -1, smoothing, b, weights)
 
     @in_force
     def generator_loss(self, kind: str, fake_logits: Array, sign: int, weight: int) -> tuple[Array, Array]:
         """Compute weight * mean f(sign * l_fake), and the gradient of the logits."""
         (a,) = _contiguous(fake_logits)
-        return _loss(kind, a, sign, 0.0, cupy.empty(0, a.dtype), weight)[:2]
+        return _loss(kind, a, sign, 0.0, cupy.empty(0, a.dtype), (weight, 0))[:2]
 
     @in_force
     def mean_sigmoid(self, logits: Array) -> Array:
@@ -422,11 +430,16 @@ def _chunks(x: cupy.ndarray):
     return (-(-C // LANES), chunks), tuple(map(_int, (M, C, chunk))), cupy.empty((2, chunks, C), x.dtype)
 
 
-def _loss(kind: str, a: Array, sign_a: int, smoothing: float, b: Array, weight: int) -> tuple[Array, Array, Array]:
-    """Compute weight * (mean (f(sign_a * a) + smoothing * a) + mean f(b)) and both gradients, in one kernel."""
+def _loss(
+    kind: str, a: Array, sign_a: int, smoothing: float, b: Array, weights: tuple[float, float]
+) -> tuple[Array, Array, Array]:
+    """Compute weights[0] * mean (f(sign_a * a) + smoothing * a) + weights[1] * mean f(b) and both gradients.
+
+    All of it is one kernel.
+    """
     real, value = a.dtype.type, cupy.empty((), a.dtype)
     da, db = cupy.empty(a.shape, a.dtype), cupy.empty(b.shape, a.dtype)
-    term_a = a, da, _int(a.size), real(sign_a), real(smoothing)
-    term_b = b, db, _int(b.size), real(1)
-    _launch("loss", a.dtype, (1,), (THREADS,), _int(KINDS[kind]), *term_a, *term_b, real(weight), value)
+    term_a = a, da, _int(a.size), real(sign_a), real(smoothing), real(weights[0])
+    term_b = b, db, _int(b.size), real(1), real(weights[1])
+    _launch("loss", a.dtype, (1,), (THREADS,), _int(KINDS[kind]), *term_a, *term_b, value)
     return value, da, db

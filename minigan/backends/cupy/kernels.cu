@@ -295,6 +295,7 @@ __device__ real softplus(real l) { return (l > 0 ? l : real(0)) + log1p(exp(-fab
 #define SOFTPLUS 0  // f(l) = softplus(sign * l) + smoothing * l
 #define HINGE 1     // f(l) = max(0, 1 + sign * l)
 #define LINEAR 2    // f(l) = sign * l
+#define SQUARE 3    // f(l) = (1 + sign * l)^2 / 2 + smoothing * l
 
 // Returns the part of this thread in the mean of weight * f over n logits, and writes dl = weight * f'(l) / n.
 __device__ real loss_term(int kind, const real* __restrict__ l, real* __restrict__ dl, int n, real sign, real smoothing,
@@ -309,6 +310,9 @@ __device__ real loss_term(int kind, const real* __restrict__ l, real* __restrict
         } else if (kind == HINGE) {
             f = 1 + s > 0 ? 1 + s : real(0) * s;  // NaN stays NaN
             slope = 1 + s > 0 ? sign : real(0);
+        } else if (kind == SQUARE) {
+            f = real(0.5) * (1 + s) * (1 + s) + smoothing * l[i];
+            slope = sign * (1 + s) + smoothing;
         }
         sum += weight * f;
         dl[i] = weight * slope / real(n);
@@ -319,10 +323,10 @@ __device__ real loss_term(int kind, const real* __restrict__ l, real* __restrict
 // Computes a loss over the logits a, with smoothing, and the logits b, of which there may be none: value (1,), da and
 // db. The grid is one block.
 extern "C" __global__ void loss(int kind, const real* __restrict__ a, real* __restrict__ da, int n_a, real sign_a,
-                                real smoothing, const real* __restrict__ b, real* __restrict__ db, int n_b, real sign_b,
-                                real weight, real* __restrict__ value) {
-    const real total = block_sum(loss_term(kind, a, da, n_a, sign_a, smoothing, weight) +
-                                 loss_term(kind, b, db, n_b, sign_b, real(0), weight));
+                                real smoothing, real weight_a, const real* __restrict__ b, real* __restrict__ db,
+                                int n_b, real sign_b, real weight_b, real* __restrict__ value) {
+    const real total = block_sum(loss_term(kind, a, da, n_a, sign_a, smoothing, weight_a) +
+                                 loss_term(kind, b, db, n_b, sign_b, real(0), weight_b));
     if (threadIdx.x == 0) value[0] = total;
 }
 
