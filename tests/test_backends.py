@@ -10,6 +10,7 @@ import copy
 import importlib
 import inspect
 import itertools
+import math
 import os
 import pickle
 import platform
@@ -353,6 +354,7 @@ def test_the_other_operations_agree_with_the_reference(name, dtype, bound, shape
             *backend.batchnorm(a, c, d, 1e-3, 0.3),
             *backend.batchnorm_grad(b, a, Normalisation(c, d, mean, var, 1e-3), 0.3),
             backend.dropout(a, 20000, 12345),
+            backend.uniform(shape, 12345, dtype),
             *state,
         ]
         return [backend.to_numpy(array) for array in all_outputs]
@@ -360,6 +362,33 @@ def test_the_other_operations_agree_with_the_reference(name, dtype, bound, shape
     for got, expected in zip(outputs(backends.load(name), dtype), outputs(numpy_backend, np.float64), strict=True):
         assert got.dtype == dtype
         assert np.abs(got - expected).max() <= bound * (np.abs(expected).max() + 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (7, 3), (2, 25_001)], ids=str)
+def test_uniform_numbers_have_the_documented_bits(name, shape):
+    """For the top 23 bits b of each half of a hash, the number is exactly (2 b + 1) / 2^24, in float32 and float64."""
+    backend, size, stream = backends.load(name), math.prod(shape), 2**64 - 5
+    hashes = [backends.mix64(stream + (q + 1) * backends.GOLDEN) for q in range((size + 1) // 2)]
+    bits = [half >> 9 for h in hashes for half in (h & 0xFFFFFFFF, h >> 32)][:size]
+    expected = np.reshape([(2 * b + 1) / 2**24 for b in bits], shape)
+    for dtype in (np.float32, np.float64):
+        u = backend.to_numpy(backend.uniform(shape, stream, dtype))
+        assert u.dtype == dtype
+        np.testing.assert_array_equal(u, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_uniform_numbers_never_are_0_or_1(name, monkeypatch):
+    """Even for hashes of only zeros and only ones, the logarithms of u and of 1 - u are finite in float32."""
+    backend = backends.load(name)
+    u = backend.to_numpy(backend.uniform((1 << 20,), 7, np.float32))
+    assert 0 < u.min() < 1e-5 and 1 - 1e-5 < u.max() < 1 and abs(u.mean() - 0.5) < 4 / math.sqrt(12 << 20)
+    if name == "numpy":
+        monkeypatch.setattr(backends.numpy_backend, "hashes", lambda count, stream: np.array([0, 2**64 - 1], np.uint64))
+        u = backend.uniform((4,), 7, np.float32)
+        assert u.tolist() == [2**-24, 2**-24, 1 - 2**-24, 1 - 2**-24]
+        assert np.isfinite(np.log(u)).all() and np.isfinite(np.log(-np.log(u))).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -400,7 +429,7 @@ def all_operations(backend):
     x = rng.standard_normal((3000, 40)).astype(np.float32)
     y, mean, var = backend.batchnorm(x, x[0], x[1], 1e-3)
     norm = Normalisation(x[0], x[1], mean, var, 1e-3)
-    yield from (y, mean, var, backend.sum_rows(x), backend.dropout(x, 9, 9))
+    yield from (y, mean, var, backend.sum_rows(x), backend.dropout(x, 9, 9), backend.uniform(x.shape, 9, np.float32))
     yield from (backend.add_bias(y.copy(), x[0], 0.2), *backend.bias_grad(y, x, 0.2))
     yield from backend.batchnorm_grad(y, x, norm)
     yield from backend.batchnorm(x, x[0], x[1], 1e-3, 0.2)

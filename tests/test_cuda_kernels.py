@@ -192,6 +192,7 @@ def operations(backend, dtype, seed=0):
     yield from zip(("bias dx", "db"), backend.bias_grad(dy, y, 0.2), strict=True)
     yield "leaky_relu of an array that is not contiguous", backend.leaky_relu(x[:, ::2], 0.2)
     yield "dropout", backend.dropout(x, 20000, 0xFEDCBA9876543210)
+    yield "uniform", backend.uniform((7, 123), 0xFEDCBA9876543210, dtype)
     w, m, v = draw(861), draw(861), abs(draw(861))
     backend.adam(w, draw(861), m, v, AdamStep(1e-2, 0.5, 0.999, 1e-8, 3))
     yield from zip("wmv", (w, m, v), strict=True)
@@ -252,6 +253,14 @@ def test_dropout_drops_the_same_units_as_the_reference(emulation, rng):
     for threshold, stream in ((1, 0), (20000, 2**64 - 1), (65535, 12345)):
         y = emulation.to_numpy(emulation.dropout(emulation.asarray(x), threshold, stream))
         np.testing.assert_array_equal(y, numpy_backend.dropout(x, threshold, stream))
+
+
+@emulated_only
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_uniform_numbers_have_the_bits_of_the_reference(dtype, emulation):
+    for shape, stream in (((3, 1001), 0), ((257,), 2**64 - 1), ((), 12345), ((0, 4), 12345)):
+        u = emulation.to_numpy(emulation.uniform(shape, stream, dtype))
+        np.testing.assert_array_equal(u, numpy_backend.uniform(shape, stream, dtype))
 
 
 @emulated_only
@@ -364,6 +373,8 @@ MISTAKES = {
     "the means of the chunks taken as equal": ("+ real(min(chunk, M - k * chunk)) * d * d", "+ 0 * d"),
     "the slope where y > 0": ("+ shift > 0 ? dy : slope", "+ shift <= 0 ? dy : slope"),
     "the shift forgotten before the activation": ("return scale * centred + shift > 0", "return scale * centred > 0"),
+    "both numbers of a hash are the lower one": ("hash(stream, i / 2) >> (i % 2 * 32)", "hash(stream, i / 2)"),
+    "a random number that can be 0": ("(int)(b >> 8 | 1)", "(int)(b >> 8 & ~1u)"),
     "an index of 64 bits read as one of 32": ("const long long* __restrict__ index", "const int* __restrict__ index"),
 }
 

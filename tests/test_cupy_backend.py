@@ -206,6 +206,8 @@ def test_other_precisions_and_shapes_are_refused(gpu):
         gpu.conv2d(x, w.astype(np.float64), 1, 1)
     with pytest.raises(TypeError, match="float16"):
         gpu.leaky_relu(x.astype(np.float16), 0.2)
+    with pytest.raises(TypeError, match="float16"):
+        gpu.uniform((2, 3), 1, np.float16)
     for call in (
         lambda: gpu.conv2d(x[..., :2], w, 1, 1),
         lambda: gpu.conv2d_grad_x(x, w, (2, 4, 4, 3), 1, 1),

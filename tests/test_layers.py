@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import scipy.signal
+import scipy.stats
 
 from minigan import backends, game, layers, losses, models
 from minigan.checking import checks
@@ -19,11 +20,13 @@ from minigan.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     Layer,
     LayerNorm,
     LeakyReLU,
     MinibatchStdDev,
     OneHot,
+    Pack,
     Projection,
     ReLU,
     Reshape,
@@ -262,6 +265,98 @@ def test_layers_and_samples_have_different_dropout_masks(rng):
     assert not np.array_equal(a, b) and not np.array_equal(a[0], a[1])
 
 
+# ---------------------------------------------------------------- noise
+
+
+def documented_noise(key: int, draw: int, size: int) -> list[float]:
+    """Compute the noise of one draw with Python numbers, as the docstrings of `GaussianNoise` and `uniform` say."""
+    golden = 0x9E3779B97F4A7C15
+    stream = splitmix64((key + golden * draw) % 2**64)
+    bits = [splitmix64((stream + golden * (i // 2 + 1)) % 2**64) >> 32 * (i % 2) & 0xFFFFFFFF for i in range(size + 1)]
+    u = [(2 * (b // 512) + 1) / 2**24 for b in bits]
+    pairs = [(math.sqrt(-2 * math.log(u[i])), 2 * math.pi * u[i + 1]) for i in range(0, size, 2)]
+    return [n for r, a in pairs for n in (r * math.cos(a), r * math.sin(a))][:size]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_noise_is_the_documented_hash_on_every_backend(dtype, backend):
+    layer = GaussianNoise(0.3, rng=np.random.default_rng(1)).to(backend)
+    key = int(np.random.default_rng(1).integers(2**64, dtype=np.uint64))
+    assert int(layer.buffers["key"]) == key and repr(layer) == "GaussianNoise(0.3)"
+    x = np.ones((3, 21), dtype)
+    for draw in range(3):
+        y = backend.to_numpy(layer.forward(backend.asarray(x))[0])
+        assert y.dtype == dtype
+        expected = 1 + 0.3 * np.array(documented_noise(key, draw, 63)).reshape(3, 21)
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6 if dtype == np.float32 else 1e-14)
+
+
+def test_noise_is_normal_and_independent(backend):
+    """SciPy's tests of the distribution and of correlations do not reject it, nor does the spread of its powers."""
+    layer = GaussianNoise(1, rng=np.random.default_rng(2)).to(backend)
+    zeros = backend.asarray(np.zeros((200, 1000), np.float32))
+    first, second = (backend.to_numpy(layer.forward(zeros)[0]).astype(np.float64) for _ in range(2))
+    assert scipy.stats.kstest(first.ravel(), "norm").pvalue > 0.01
+    assert scipy.stats.normaltest(first.ravel()).pvalue > 0.01  # skewness and kurtosis
+    assert abs(first.mean()) < 4 / math.sqrt(first.size) and abs(first.var() - 1) < 4 * math.sqrt(2 / first.size)
+    for a, b in ((first, second), (first[:, 1:], first[:, :-1]), (first[1:], first[:-1])):
+        for f in (np.positive, np.square, np.abs):
+            assert abs(scipy.stats.pearsonr(f(a).ravel(), f(b).ravel()).statistic) < 4 / math.sqrt(a.size)
+
+
+def test_the_std_of_noise_can_change_between_passes(backend):
+    layer = GaussianNoise(0.5, rng=np.random.default_rng(3)).to(backend)
+    zeros = backend.asarray(np.zeros((2, 8), np.float32))
+    passes = []
+    for std in (0.5, np.float64(0.25)):  # a float64 of NumPy must not convert y
+        layer.std, layer.buffers["draws"][...] = std, 0
+        passes.append(backend.to_numpy(layer.forward(zeros)[0]))
+    assert {y.dtype for y in passes} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(passes[0], 2 * passes[1], rtol=1e-6)
+
+
+def test_noise_is_the_identity_at_std_0_and_in_evaluation(backend, rng):
+    x = backend.asarray(rng.standard_normal((3, 4)))
+    for std, train in ((0.0, True), (0.7, False)):
+        layer = GaussianNoise(std, rng=rng).to(backend)
+        y, cache = layer.forward(x, train)
+        np.testing.assert_array_equal(backend.to_numpy(y), backend.to_numpy(x))
+        np.testing.assert_array_equal(backend.to_numpy(layer.backward(x, cache)[0]), backend.to_numpy(x))
+        assert int(layer.buffers["draws"]) == 0
+
+
+def test_noise_resumes_from_its_two_buffers(backend):
+    first, second = (GaussianNoise(0.5, rng=np.random.default_rng(seed)).to(backend) for seed in (3, 4))
+    x = backend.asarray(np.ones((1, 64)))
+    for _ in range(3):
+        first.forward(x)
+    for name, buffer in first.buffers.items():
+        second.buffers[name][...] = buffer
+    np.testing.assert_array_equal(*(backend.to_numpy(layer.forward(x)[0]) for layer in (first, second)))
+
+
+def test_noise_of_no_sample_and_of_one_number(backend):
+    layer = GaussianNoise(0.5, rng=np.random.default_rng(3)).to(backend)
+    assert layer.forward(backend.asarray(np.zeros((0, 3), np.float32)))[0].shape == (0, 3)
+    assert np.isfinite(backend.to_numpy(layer.forward(backend.asarray(np.zeros((1, 1), np.float32)))[0])).all()
+
+
+# ---------------------------------------------------------------- packing
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 4, 2), (6, 2, 3, 4)])
+@pytest.mark.parametrize("m", [1, 2, 3, 6])
+def test_pack_joins_consecutive_samples_along_the_last_axis(m, shape, backend, rng):
+    x = rng.standard_normal(shape)
+    layer = Pack(m).to(backend)
+    y, cache = layer.forward(backend.asarray(x))
+    expected = [np.concatenate(x[n : n + m], axis=-1) for n in range(0, 6, m)]
+    np.testing.assert_array_equal(backend.to_numpy(y), expected)
+    dx, _ = layer.backward(y, cache)
+    np.testing.assert_array_equal(backend.to_numpy(dx), x)
+    assert y.shape == (6 // m, *shape[1:-1], m * shape[-1]) and repr(layer) == f"Pack({m})"
+
+
 # ---------------------------------------------------------------- spectral norm, labels
 
 
@@ -491,13 +586,13 @@ def test_gradients_have_the_shapes_of_x_and_of_the_parameters(case, backend, rng
 
 def test_float32_agrees_with_float64(case, backend, rng):
     layer, shape, how = case
-    if isinstance(layer, Dropout):
+    if "draws" in layer.buffers:
         layer.buffers["draws"][...] = 0
     x, results = rng.standard_normal(shape), []
     for dtype in (np.float32, np.float64):
         layer.to(backend, np.float32).to(backend, dtype)
         y, cache = layer.forward(backend.asarray(x, dtype=dtype), track=False, **how)
-        if isinstance(layer, Dropout):
+        if "draws" in layer.buffers:
             layer.buffers["draws"][...] = 0
         dx, grads = layer.backward(backend.asarray(np.cos(np.arange(y.size)).reshape(y.shape), dtype=dtype), cache)
         results.append([backend.to_numpy(a) for a in (y, dx, *grads.values())])
@@ -694,6 +789,13 @@ def test_a_new_layer_norm_has_gamma_1_and_beta_0():
             (5, 7),
             r"Reshape\(2, 3\) expects 6 numbers for each sample, got x \(5, 7\)",
         ),
+        (
+            lambda r: Pack(2),
+            (5, 4),
+            r"Pack\(2\) expects x \(N, ..., C\) with N a multiple of 2, got x \(5, 4\): choose a batch size that is a "
+            "multiple of 2",
+        ),
+        (lambda r: Pack(2), (4,), r"Pack\(2\) expects x \(N, ..., C\) with N a multiple of 2, got x \(4,\)"),
         (lambda r: Upsample(2), (5, 4), r"Upsample expects x \(N, H, W, C\), got \(5, 4\): images have four axes"),
         (
             lambda r: Conv2d(1, 1, 5, rng=r),
@@ -727,6 +829,9 @@ def test_x_with_another_dtype_than_the_weights_is_rejected(rng):
         (lambda r: ConvTranspose2d(1, 1, 3, stride=2, output_pad=-1, rng=r), "below the stride 2, got -1"),
         (lambda r: Dropout(1.0, rng=r), "a dropout rate is at least 0 and below 1, got 1.0"),
         (lambda r: Dropout(-0.1, rng=r), "a dropout rate is at least 0 and below 1, got -0.1"),
+        (lambda r: GaussianNoise(-0.1, rng=r), "the std of noise is a finite number of at least 0, got -0.1"),
+        (lambda r: GaussianNoise(math.nan, rng=r), "the std of noise is a finite number of at least 0, got nan"),
+        (lambda r: Pack(0), "a pack has at least 1 sample, got 0"),
         (lambda r: Upsample(0), "an upsampling factor is at least 1, got 0"),
         (lambda r: Conv2d(1, 1, 3, pad=-1, rng=r), "pad must be an int >= 0 or a pair of them, got -1"),
         (lambda r: LeakyReLU(-0.1), "the slope of a LeakyReLU is at least 0, got -0.1"),
@@ -745,7 +850,7 @@ def test_tangent_is_the_directional_derivative_and_its_backward_the_transpose(ca
     layer, shape, how = case
 
     def forward(x):
-        if isinstance(layer, Dropout):
+        if "draws" in layer.buffers:
             layer.buffers["draws"][...] = 0
         y, cache = layer.forward(backend.asarray(x), track=False, **how)
         return backend.to_numpy(y), cache

@@ -2,7 +2,7 @@
 
 They compare the forward and backward pass of every layer, the losses, the gradient penalties (by double backward), and
 five training steps of every architecture with SGD and with Adam. The expected values are computed by PyTorch's own
-layers and autograd. minigan provides the weights, the inputs and the dropout masks.
+layers and autograd. minigan provides the weights, the inputs, the dropout masks and the noise.
 """
 
 import numpy as np
@@ -19,11 +19,13 @@ from minigan.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     Identity,
     LayerNorm,
     LeakyReLU,
     MinibatchStdDev,
     OneHot,
+    Pack,
     Projection,
     ReLU,
     Reshape,
@@ -76,7 +78,7 @@ class Twin:
         self.buffers = {name: tensor(b) for name, b in network.buffers.items() if b.dtype.kind == "f"}
 
     def __call__(self, x, train=True, track=True, labels=None, masks=None):
-        """Return y. `masks` are the masks of the dropout layers, in order."""
+        """Return y. `masks` are the dropout masks and the added noise, in the order of their layers."""
         masks = iter(masks or [])
         for layer, prefix in zip(self.layers, self.prefixes, strict=True):
             p = {k.removeprefix(prefix): v for k, v in self.params.items() if k.startswith(prefix)}
@@ -149,6 +151,10 @@ class Twin:
                 return torch.sigmoid(x)
             case Dropout():
                 return x * next(masks) if train else x
+            case GaussianNoise():
+                return x + next(masks) if train and layer.std else x
+            case Pack():
+                return torch.cat(x.unflatten(0, (-1, layer.m)).unbind(1), -1)
             case Reshape():
                 return x.reshape(len(x), *layer.shape)
             case Flatten():
@@ -168,7 +174,7 @@ class Twin:
 
 
 def next_masks(network, x, train=True, labels=None):
-    """Return the masks that the network's dropout layers will draw in the next pass. y = x * mask defines them."""
+    """Return what the network's layers will draw in the next pass: masks of dropout, y = x * mask, and added noise."""
     if not train:
         return []
     kept = {name: b.copy() for name, b in network.buffers.items()}
@@ -176,10 +182,10 @@ def next_masks(network, x, train=True, labels=None):
     for layer in network.layers if isinstance(network, Sequential) else [network]:
         how = {"labels": labels} if layer.takes_labels else {}
         y, _ = layer.forward(x, **how)
-        if isinstance(layer, Dropout):
-            draws = layer.buffers["draws"].copy()
-            layer.buffers["draws"][...] = draws - np.uint64(1)
-            masks.append(tensor(layer.forward(np.ones_like(x))[0]))
+        if isinstance(layer, Dropout) or (isinstance(layer, GaussianNoise) and layer.std):
+            layer.buffers["draws"] -= np.uint64(1)
+            of = np.ones_like(x) if isinstance(layer, Dropout) else np.zeros_like(x)
+            masks.append(tensor(layer.forward(of)[0]))
         x = y
     for name, b in kept.items():
         network.buffers[name][...] = b

@@ -252,6 +252,18 @@ class Backend(Protocol):
         """
         ...
 
+    def uniform(self, shape: Shape, stream: int, dtype: Any) -> Array:
+        """Compute an array of `shape` with random numbers between 0 and 1, in float32 or float64.
+
+        Element i, in C order, is (2 * floor(b_i / 512) + 1) / 2^24, where b_i is the i-th 32-bit
+        number of `stream`. Each of mix64(stream + GOLDEN), mix64(stream + 2 * GOLDEN), ...
+        provides two such numbers, the lowest bits first. So the result depends only on `stream`
+        and the position, and is the same on every backend and for both dtypes. No rounding
+        occurs. The smallest number is 2^-24 and the largest 1 - 2^-24, so that log(u) and
+        log(1 - u) are finite.
+        """
+        ...
+
     # ---- losses of logits (N, 1) or (N,); f is softplus(l), hinge: max(0, 1 + l),
     # ---- square: (1 + l)^2 / 2, or linear: l
 

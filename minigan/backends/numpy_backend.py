@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import functools
 import itertools
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -220,12 +221,16 @@ class NumpyBackend(Backend):
 
     def dropout(self, x: Array, threshold: int, stream: int) -> Array:
         """Compute y = x * mask * 65536 / (65536 - threshold), with the mask of `Backend.dropout`."""
-        z = np.arange(1, -(-x.size // 4) + 1, dtype=np.uint64) * GOLDEN + stream  # input of mix64, four numbers each
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EB
-        numbers = (z ^ (z >> 31)).astype("<u8", copy=False).view("<u2")[: x.size]
+        numbers = hashes(-(-x.size // 4), stream).view("<u2")[: x.size]
         mask = (numbers >= threshold) * x.real.dtype.type(65536 / (65536 - threshold))
         return x * mask.reshape(x.shape)
+
+    def uniform(self, shape: Shape, stream: int, dtype: Any) -> Array:
+        """Compute u = (2 * floor(b / 512) + 1) / 2^24 for the 32-bit numbers b of the stream."""
+        size = math.prod(shape)
+        b = hashes(-(-size // 2), stream).view("<u4")[:size]
+        odd = b >> 8 | 1  # 2 * floor(b / 512) + 1
+        return (odd.astype(dtype) * np.dtype(dtype).type(2**-24)).reshape(shape)
 
     # ---- losses
 
@@ -286,6 +291,14 @@ class NumpyBackend(Backend):
     def moving_average(self, average: Array, now: Array, share: float) -> None:
         """Update in place: average += share * (now - average)."""
         average += share * (now - average)
+
+
+def hashes(count: int, stream: int) -> np.ndarray:
+    """Return mix64(stream + q * GOLDEN) for q = 1, ..., count: uint64 (count,), the lowest bytes first."""
+    z: np.ndarray = np.arange(1, count + 1, dtype=np.uint64) * GOLDEN + stream
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    return (z ^ (z >> 31)).astype("<u8", copy=False)
 
 
 def windows(x: np.ndarray, kernel: int, stride: int, pad: Pad) -> np.ndarray:

@@ -30,7 +30,6 @@ from minigan.checking.game_checks import (
 from minigan.checking.layer_checks import (
     adjointness,
     batch_statistics,
-    dropped_units,
     forward_values,
     fused_equals_plain,
     initial_weights,
@@ -42,6 +41,7 @@ from minigan.checking.layer_checks import (
     second_derivative_contract,
 )
 from minigan.checking.loss_optim_checks import loss_values, moving_average, optimizer_steps
+from minigan.checking.random_checks import added_noise, dropped_units
 from minigan.checking.rows import Row, fact
 from minigan.layers import BatchNorm, LayerNorm
 
@@ -71,6 +71,7 @@ CHECKS: dict[str, Callable] = {
     "adjointness": adjointness,
     "batch statistics": batch_statistics,
     "dropout": dropped_units,
+    "noise": added_noise,
     "initial weights": initial_weights,
     "losses": loss_values,
     "optimizers": optimizer_steps,

@@ -10,6 +10,7 @@ from minigan import layers
 from minigan.checking import gradcheck
 from minigan.checking.derivatives import EXACT
 from minigan.checking.gradcheck import randomize
+from minigan.checking.random_checks import plain_noise
 from minigan.checking.rows import Row, compare, fact
 from minigan.layers import (
     BatchNorm,
@@ -18,11 +19,13 @@ from minigan.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     Identity,
     LayerNorm,
     LeakyReLU,
     MinibatchStdDev,
     OneHot,
+    Pack,
     Projection,
     ReLU,
     Reshape,
@@ -72,9 +75,15 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
         ("Sigmoid", Sigmoid(), (4, 5), {}),
         ("Dropout", Dropout(0.4, rng=rng), (4, 9), {}),
         ("Dropout, not training", Dropout(0.4, rng=rng), (4, 5), {"train": False}),
+        ("GaussianNoise", GaussianNoise(0.5, rng=rng), (3, 5), {}),
+        ("GaussianNoise, not training", GaussianNoise(0.5, rng=rng), (4, 5), {"train": False}),
+        ("GaussianNoise, std 0", GaussianNoise(0, rng=rng), (4, 5), {}),
         ("Reshape", Reshape(2, 3, 2), (2, 12), {}),
         ("Flatten", Flatten(), (2, 3, 2, 2), {}),
         ("Upsample", Upsample(3), (2, 2, 3, 2), {}),
+        ("Pack of images", Pack(2), (4, 2, 3, 2), {}),
+        ("Pack of sequences", Pack(3), (6, 3, 2), {}),
+        ("Pack of rows", Pack(3), (6, 4), {}),
         (
             "Sequential",
             Sequential(Reshape(2, 2, 2), Conv2d(2, 3, 3, pad=1, rng=rng), Tanh(), Flatten(), Dense(12, 2, rng=rng)),
@@ -308,6 +317,10 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         return 1 / (1 + np.exp(-x))
     if isinstance(layer, Upsample):
         return np.kron(x, np.ones((1, layer.factor, layer.factor, 1)))
+    if isinstance(layer, GaussianNoise):
+        return x + layer.std * plain_noise(layer, np.arange(x.size)).reshape(x.shape) if train else x
+    if isinstance(layer, Pack):
+        return np.array([np.concatenate(list(x[n : n + layer.m]), -1) for n in range(0, len(x), layer.m)])
     if not isinstance(layer, Flatten | Identity | Reshape):
         raise NotImplementedError(f"plain_forward does not know {layer!r}: add its formula")
     shape = layer.shape if isinstance(layer, Reshape) else (-1,)
@@ -379,35 +392,6 @@ def batch_statistics(backend) -> Iterator[Row]:
                 expected[name],
                 EXACT,
             )
-
-
-def dropped_units(backend) -> Iterator[Row]:
-    """Check dropout's scaling, rates and draws.
-
-    Kept units are scaled so that the mean is unchanged, each pass draws another mask, and the counter of draws decides
-    the mask.
-    """
-    rate, n = 0.25, 40_000
-    layer = Dropout(rate, rng=np.random.default_rng(6)).to(backend, np.float64)
-    ones = backend.asarray(np.ones((4, n // 4)))
-    first, second = (backend.to_numpy(layer.forward(ones)[0]) for _ in range(2))
-    yield compare("Dropout", "values", "formula", np.unique(first), np.array([0.0, 1 / (1 - rate)]), EXACT)
-    sigma = math.sqrt(rate / (1 - rate) / n)  # standard deviation of the mean of n units
-    yield compare("Dropout", "mean of y", "statistics", first.mean(), 1.0, 4 * sigma)
-    both = ((first > 0) & (second > 0)).mean()
-    yield compare("Dropout", "kept twice", "statistics", both, (1 - rate) ** 2, 4 * sigma)
-    neighbours = ((first[:, 1:] > 0) & (first[:, :-1] > 0)).mean()
-    yield compare("Dropout", "neighbours kept", "statistics", neighbours, (1 - rate) ** 2, 4 * sigma)
-    yield fact("Dropout", "draws", int(layer.buffers["draws"]) == 2, "the counter of draws is not 2 after 2 passes")
-    layer.buffers["draws"][...] = 0
-    repeated = backend.to_numpy(layer.forward(ones)[0])
-    yield fact("Dropout", "same counter", np.array_equal(first, repeated), "the same count of draws gives another mask")
-    kept, _ = Dropout(0.0, rng=np.random.default_rng(6)).to(backend).forward(ones)
-    yield fact("Dropout", "rate 0", np.array_equal(backend.to_numpy(kept), np.ones((4, n // 4))), "it drops units")
-    few, _ = Dropout(1 - 1e-9, rng=np.random.default_rng(6)).to(backend).forward(ones)  # the rate is rounded
-    yield fact("Dropout", "rate near 1", np.isfinite(backend.to_numpy(few)).all(), "a unit is infinite")
-    layer.forward(ones, train=False)
-    yield fact("Dropout", "no draw", int(layer.buffers["draws"]) == 1, "a pass with train=False advances the counter")
 
 
 def initial_weights(backend) -> Iterator[Row]:

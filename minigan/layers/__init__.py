@@ -13,9 +13,10 @@ from minigan.layers.dropout import Dropout
 from minigan.layers.fuse import fuse
 from minigan.layers.init import glorot_uniform, he_normal, normal
 from minigan.layers.layer_norm import LayerNorm
+from minigan.layers.noise import GaussianNoise
 from minigan.layers.norm import BatchNorm, SpectralNorm
 from minigan.layers.sequential import Sequential
-from minigan.layers.shape import Flatten, Identity, Reshape, Upsample
+from minigan.layers.shape import Flatten, Identity, Pack, Reshape, Upsample
 
 __all__ = [
     "BatchNorm",
@@ -24,12 +25,14 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "GaussianNoise",
     "Identity",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
     "MinibatchStdDev",
     "OneHot",
+    "Pack",
     "Projection",
     "ReLU",
     "Reshape",

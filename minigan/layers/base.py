@@ -10,11 +10,11 @@ real and on a fake batch before it runs backward on either. `grads` has the keys
 in the same order. A result that is not needed is None and is not computed. To freeze a
 network, pass `need_grads=False`. To detach a network, discard its cache.
 
-`train=True` normalises with the statistics of the batch and applies dropout. `train=False`
-uses the running statistics and applies no dropout. `track=False` does not update the running
-statistics, because a training step must change only the network that it trains. Pass labels
-to `network.forward(x, labels=labels)`. The network passes them to the layers whose
-`takes_labels` is true.
+`train=True` normalises with the statistics of the batch and applies dropout and noise.
+`train=False` uses the running statistics and applies neither. `track=False` does not update
+the running statistics, because a training step must change only the network that it trains.
+Pass labels to `network.forward(x, labels=labels)`. The network passes them to the layers
+whose `takes_labels` is true.
 
 Gradient penalties need second derivatives. They are computed from the linearisation of a
 layer: `tangent` maps a change tx of x to the change ty = (dy/dx) tx of y, and

@@ -1,4 +1,4 @@
-"""Layers that reshape or repeat their input."""
+"""Layers that reshape, repeat or join their input."""
 
 import math
 
@@ -96,3 +96,44 @@ class Upsample(Elementwise):
 
     def __repr__(self) -> str:
         return f"Upsample({self.factor})"
+
+
+class Pack(Elementwise):
+    """Pack m consecutive samples into one, so that D judges m samples together: PacGAN (Lin et al. 2018, section 3).
+
+    x (N, ..., C) -> y (N/m, ..., m*C) with y[i, ..., j*C + c] = x[i*m + j, ..., c]. So images
+    (N, H, W, C) have m times as many channels, and rows (N, n) are joined. A generator that
+    produces few different samples makes packs with repetitions, which D recognises.
+    """
+
+    def __init__(self, m: int):
+        if m < 1:
+            raise ValueError(f"a pack has at least 1 sample, got {m}")
+        super().__init__()
+        self.m = m
+
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
+        """Return y (N/m, ..., m*C) and the shape of x as cache."""
+        if len(x.shape) < 2 or len(x) % self.m:
+            raise ValueError(
+                f"{self!r} expects x (N, ..., C) with N a multiple of {self.m}, got x {tuple(x.shape)}: "
+                f"choose a batch size that is a multiple of {self.m}"
+            )
+        return self._pack(x), x.shape
+
+    def _pack(self, x: Array) -> Array:
+        """(N, ..., C) -> (N/m, m, ..., C) -> (N/m, ..., m, C) -> (N/m, ..., m*C)."""
+        (N, *middle, C), m, xp = x.shape, self.m, self.backend.xp
+        return xp.moveaxis(x.reshape(N // m, m, *middle, C), 1, -2).reshape(N // m, *middle, m * C)
+
+    def gradient(self, dy: Array, x_shape: Shape) -> Array:
+        """Return dx (N, ..., C), which is dy in the order of x: dx[i*m + j, ..., c] = dy[i, ..., j*C + c]."""
+        (N, *middle, C), m, xp = x_shape, self.m, self.backend.xp
+        return xp.moveaxis(dy.reshape(N // m, *middle, m, C), -2, 1).reshape(x_shape)
+
+    def tangent(self, tx: Array, x_shape: Shape) -> Forward:
+        """Return ty, which is tx packed as x."""
+        return self._pack(tx), tx
+
+    def __repr__(self) -> str:
+        return f"Pack({self.m})"

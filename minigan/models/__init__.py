@@ -30,12 +30,14 @@ def build(
     sample_shape: tuple[int, ...] = (28, 28, 1),
     classes: int = 0,
     options: dict[str, Any] | None = None,
+    pack: int = 1,
 ) -> tuple[Sequential, Sequential]:
     """Build (generator, discriminator) for samples of the given shape, on the CPU, in float32.
 
     The weights are drawn from `rng`. `classes` is the number of labels, 0 for networks without
     labels. `options` maps options that the preset declares to values. `generator.noise_shape` is
-    the shape of one noise vector.
+    the shape of one noise vector. The discriminator takes samples of which `pack` are joined along
+    their last axis, as by the layer `Pack`.
 
     Raises UserError for an unknown preset or option, and for a sample shape that the preset does
     not support.
@@ -44,6 +46,9 @@ def build(
         raise UserError(f"unknown preset {preset!r}: choose {', '.join(PRESETS)}")
     chosen = PRESETS[preset].parsed(preset, options or {})
     networks = PRESETS[preset].build(rng, tuple(sample_shape), classes, chosen)
+    if pack > 1:
+        *sides, channels = sample_shape
+        networks = networks[0], PRESETS[preset].build(rng, (*sides, pack * channels), classes, chosen)[1]
     for network in networks:
         network.classes = classes
     return networks

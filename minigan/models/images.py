@@ -27,20 +27,42 @@ from minigan.layers import (
     normal,
 )
 from minigan.models.preset import Preset, head, label_input
-from minigan.options import check, option
+from minigan.options import check, option, options
 
-NORMS = ("spectral", "batch", "none")
+NORMS = ("spectral", "batch", "dropout", "none")
 
 
 @dataclass(frozen=True)
-class DigitsNetworks:
-    """Options of the networks of preset digits."""
+class ImageNetworks:
+    """Options of the networks of every preset for images."""
 
-    g_width: int = option(1, help="multiplier of the generator's channels", low=1, high=8)
-    d_norm: str = option("spectral", help="the discriminator's normalisation: spectral, batch or none", choices=NORMS)
+    d_norm: str = option(
+        "none", help="what the discriminator's layers have: spectral or batch norm, dropout, or none", choices=NORMS
+    )
+    d_minibatch_std: float = option(
+        0.0,
+        help="the discriminator sees X times the minibatch standard deviation of each of its last features; 0: no",
+        low=0,
+    )
 
     def __post_init__(self):
         check(self)
+
+
+@dataclass(frozen=True)
+class DropoutNetworks(ImageNetworks):
+    """Options of networks that have dropout in the discriminator."""
+
+    d_norm: str = option("dropout", help=options(ImageNetworks)["d_norm"].help, choices=NORMS)
+
+
+@dataclass(frozen=True)
+class DigitsNetworks(ImageNetworks):
+    """Options of the networks of preset digits."""
+
+    g_width: int = option(1, help="multiplier of the generator's channels", low=1, high=8)
+    d_norm: str = option("spectral", help=options(ImageNetworks)["d_norm"].help, choices=NORMS)
+    d_minibatch_std: float = option(5.0, help=options(ImageNetworks)["d_minibatch_std"].help, low=0)
 
 
 @dataclass(frozen=True)
@@ -48,16 +70,6 @@ class WideNetworks(DigitsNetworks):
     """Options of the networks of preset digits-wide."""
 
     g_width: int = option(2, help="multiplier of the generator's channels", low=1, high=8)
-
-
-@dataclass(frozen=True)
-class SmallNetworks:
-    """Options of the networks of preset small."""
-
-    d_norm: str = option("none", help="the discriminator's normalisation: spectral, batch or none", choices=NORMS)
-
-    def __post_init__(self):
-        check(self)
 
 
 def digits(rng, shape, classes, options):
@@ -71,7 +83,7 @@ def digits(rng, shape, classes, options):
     deviation of each of its last channels, because G's digits vary less than real digits without
     it.
     """
-    (H, W, C), g_width, normalise = shape, options.g_width, NORMALISATIONS[options.d_norm]
+    (H, W, C), g_width = shape, options.g_width
     dcgan = dict(rng=rng, init=normal(0.02))
     sides = stages("digits", H, W, smallest=4, least=3 if min(H, W) < 16 else 2)
     m, n = sides[-1]
@@ -87,14 +99,14 @@ def digits(rng, shape, classes, options):
         *ups(sides, [*widths, C], inner_kernel=3, **dcgan),
         Tanh(),
     )
-    last = head((m * n + 1) * channels[-1], classes, rng=rng)
+    *spread, last = ending(m * n, channels[-1], classes, options, rng=rng)
     # Spectral norm applies to w of the head, not to the label embedding e. A head without labels is not normalised,
     # because training then stalls.
     normalise_last = classes and options.d_norm == "spectral"
     discriminator = Sequential(
-        *downs(sides, [C, *channels], [normalise] * len(channels), inner_kernel=3, rng=rng),
+        *downs(sides, [C, *channels], [options.d_norm] * len(channels), inner_kernel=3, rng=rng),
         Flatten(),
-        MinibatchStdDev(channels[-1], strength=5),
+        *spread,
         SpectralNorm(last, rng=rng) if normalise_last else last,
     )
     generator.noise_shape = (64,)
@@ -142,19 +154,46 @@ def ups(sides: list[tuple[int, int]], channels: list[int], inner_kernel: int, **
     return layers
 
 
-def downs(sides: list[tuple[int, int]], channels: list[int], normalise: list, inner_kernel: int, rng, **how) -> list:
+def downs(sides: list[tuple[int, int]], channels: list[int], norms: list[str], inner_kernel: int, rng, **how) -> list:
     """Return convolutions of stride 2, each with LeakyReLU, from the first of `sides` to the last.
 
     `channels` are those at each size, in this order. The kernels are those of `ups`, in reverse
-    order. `normalise` contains a function of NORMALISATIONS for each layer.
+    order. `norms` has one of NORMS for each layer.
     """
     layers = []
     for stage, (side, _) in enumerate(sides[:-1]):
         kernel = 3 if side % 2 else inner_kernel if stage == len(sides) - 2 else 4
         c_in, c_out = channels[stage : stage + 2]
         layer = Conv2d(c_in, c_out, kernel, stride=2, pad=1, rng=rng, **how)
-        layers += [*normalise[stage](layer, c_out, rng), LeakyReLU(0.2)]
+        layers += normalised(layer, LeakyReLU(0.2), c_out, norms[stage], rng)
     return layers
+
+
+def normalised(layer: Layer, activation: Layer, channels: int, norm: str, rng, rate: float = 0.3) -> list[Layer]:
+    """Return the layer, which has this number of output channels, and the activation, with one of NORMS."""
+    match norm:
+        case "spectral":
+            return [SpectralNorm(layer, rng=rng), activation]
+        case "batch":
+            return [layer, BatchNorm(channels), activation]
+        case "dropout":
+            return [layer, activation, Dropout(rate, rng=rng)]
+    return [layer, activation]
+
+
+def first_norm(norm: str) -> str:
+    """Return the norm of a discriminator's first layer, which has no batch norm (Radford et al. 2016, section 3)."""
+    return "none" if norm == "batch" else norm
+
+
+def ending(pixels: int, channels: int, classes: int, options: ImageNetworks, **how: Any) -> list[Layer]:
+    """Return the last layers of a discriminator, for rows of `pixels` * `channels` features, channels last.
+
+    They are the minibatch standard deviation of each channel, if the options ask for it, and the head.
+    """
+    strength = options.d_minibatch_std
+    spread: list[Layer] = [MinibatchStdDev(channels, strength=strength)] if strength else []
+    return [*spread, head((pixels + len(spread)) * channels, classes, **how)]
 
 
 def small(rng, shape, classes, options):
@@ -163,7 +202,7 @@ def small(rng, shape, classes, options):
     For 28x28 pixels, G has two stages, 7 -> 14 -> 28. Larger images have more stages, so that G
     starts at a side of at most 8 pixels. Each stage of G has twice as many channels as the next.
     """
-    (H, W, C), normalise = shape, NORMALISATIONS[options.d_norm]
+    H, W, C = shape
     dcgan = dict(rng=rng, init=normal(0.02))
     sides = stages("small", H, W, smallest=5, least=2)
     channels = [32 << stage for stage in range(len(sides) - 1)]  # of D: 32, 64
@@ -177,11 +216,11 @@ def small(rng, shape, classes, options):
         *ups(sides, [*reversed(channels), C], inner_kernel=4, **dcgan),
         Tanh(),
     )
-    normalised = [NORMALISATIONS["none"], *[normalise] * (len(channels) - 1)]
+    first = "dropout" if options.d_norm == "dropout" else "none"
     discriminator = Sequential(
-        *downs(sides, [C, *channels], normalised, inner_kernel=4, **dcgan),
+        *downs(sides, [C, *channels], [first, *[options.d_norm] * (len(channels) - 1)], inner_kernel=4, **dcgan),
         Flatten(),
-        head(h * w * channels[-1], classes, **dcgan),
+        *ending(h * w, channels[-1], classes, options, **dcgan),
     )
     generator.noise_shape = (64,)
     return generator, discriminator
@@ -212,14 +251,12 @@ def tutorial(rng, shape, classes, options):
         Tanh(),
     )
     discriminator = Sequential(
-        Conv2d(C, 64, 5, stride=2, pad=(1, 2), rng=rng),
-        LeakyReLU(0.3),
-        Dropout(0.3, rng=rng),
-        Conv2d(64, 128, 5, stride=2, pad=(1, 2), rng=rng),
-        LeakyReLU(0.3),
-        Dropout(0.3, rng=rng),
+        *normalised(
+            Conv2d(C, 64, 5, stride=2, pad=(1, 2), rng=rng), LeakyReLU(0.3), 64, first_norm(options.d_norm), rng
+        ),
+        *normalised(Conv2d(64, 128, 5, stride=2, pad=(1, 2), rng=rng), LeakyReLU(0.3), 128, options.d_norm, rng),
         Flatten(),
-        head(h * w * 128, classes, rng=rng),
+        *ending(h * w, 128, classes, options, rng=rng),
     )
     generator.noise_shape = (100,)
     return generator, discriminator
@@ -240,13 +277,9 @@ def mlp(rng, shape, classes, options):
     )
     discriminator = Sequential(
         Flatten(),
-        Dense(H * W * C, 512, rng=rng),
-        LeakyReLU(0.2),
-        Dropout(0.3, rng=rng),
-        Dense(512, 256, rng=rng),
-        LeakyReLU(0.2),
-        Dropout(0.3, rng=rng),
-        head(256, classes, rng=rng),
+        *normalised(Dense(H * W * C, 512, rng=rng), LeakyReLU(0.2), 512, first_norm(options.d_norm), rng),
+        *normalised(Dense(512, 256, rng=rng), LeakyReLU(0.2), 256, options.d_norm, rng),
+        *ending(1, 256, classes, options, rng=rng),
     )
     generator.noise_shape = (100,)
     return generator, discriminator
@@ -273,14 +306,12 @@ def mp_gan(rng, shape, classes, options):
         Tanh(),
     )
     discriminator = Sequential(
-        Conv2d(C, 64, 3, stride=2, pad=(0, 1), rng=rng),
-        LeakyReLU(0.2),
-        Dropout(0.4, rng=rng),
-        Conv2d(64, 64, 3, stride=2, pad=(0, 1), rng=rng),
-        LeakyReLU(0.2),
-        Dropout(0.4, rng=rng),
+        *normalised(
+            Conv2d(C, 64, 3, stride=2, pad=(0, 1), rng=rng), LeakyReLU(0.2), 64, first_norm(options.d_norm), rng, 0.4
+        ),
+        *normalised(Conv2d(64, 64, 3, stride=2, pad=(0, 1), rng=rng), LeakyReLU(0.2), 64, options.d_norm, rng, 0.4),
         Flatten(),
-        head(h * w * 64, classes, rng=rng),
+        *ending(h * w, 64, classes, options, rng=rng),
     )
     generator.noise_shape = (100,)
     return generator, discriminator
@@ -313,17 +344,9 @@ def upsample(rng, shape, classes, options):
         Conv2d(32, C, 3, pad=1, **dcgan),
         Tanh(),
     )
-    _, discriminator = small(rng, shape, classes, SmallNetworks())
+    _, discriminator = small(rng, shape, classes, options)
     generator.noise_shape = (h * w * 2,)
     return generator, discriminator
-
-
-# Normalisations of a discriminator's layer: functions of (layer, channels, rng) that return the layers to use.
-NORMALISATIONS = {
-    "spectral": lambda layer, channels, rng: [SpectralNorm(layer, rng=rng)],
-    "batch": lambda layer, channels, rng: [layer, BatchNorm(channels)],
-    "none": lambda layer, channels, rng: [layer],
-}
 
 
 FITTING = "bring them to one with --size and --fit, for example --size 32 --fit crop, or take --preset mlp"
@@ -374,25 +397,28 @@ PRESETS = {
         dict(epochs=20),
         "images",
         "The baseline: a common small DCGAN (after Radford et al. 2016).",
-        SmallNetworks,
+        ImageNetworks,
     ),
     "tutorial": Preset(
         tutorial,
         dict(epochs=50, batch=256, lr_g=1e-4, lr_d=1e-4, beta1=0.9, eps=1e-7, simultaneous=True),
         "images",
         "TensorFlow's DCGAN tutorial, with Keras's defaults where it sets nothing (batch norm, Glorot, biases in D).",
+        DropoutNetworks,
     ),
     "mlp": Preset(
         mlp,
         dict(epochs=30),
         "images",
         "Dense layers only, as in the first GAN (Goodfellow et al. 2014), with LeakyReLU instead of maxout.",
+        DropoutNetworks,
     ),
     "mp-gan": Preset(
         mp_gan,
         dict(epochs=10),
         "images",
         "Two convolutions with dropout in D; two transposed convolutions and a convolution in G.",
+        DropoutNetworks,
     ),
     "upsample": Preset(
         upsample,
@@ -400,6 +426,7 @@ PRESETS = {
         "images",
         'Nearest-neighbour upsampling ("reverse pooling") and convolution instead of transposed convolution in G, '
         "which avoids checkerboard artefacts (Odena et al. 2016).",
+        ImageNetworks,
     ),
     "pictures": Preset(
         digits,

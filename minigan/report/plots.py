@@ -186,7 +186,9 @@ def _figure_of_curves(curves: dict[str, np.ndarray], steps_per_epoch: int, equil
         (panels[0], {"d_loss": "discriminator", "g_loss": "generator"}, equilibrium),
         (panels[1], {"d_real": "D(real)", "d_fake": "D(fake)"}, equilibrium and (0.5, 0.5)),
     ):
-        for colour, (name, label), level in zip(("tab:blue", "tab:orange"), names.items(), levels or (None, None), strict=True):
+        for colour, (name, label), level in zip(
+            ("tab:blue", "tab:orange"), names.items(), levels or (None, None), strict=True
+        ):
             y = curves[name]
             x = np.arange(1, len(y) + 1) / steps_per_epoch
             panel.plot(x, y, color=colour, alpha=0.2, linewidth=0.5)

@@ -1,6 +1,7 @@
 """Train a generator and a discriminator, and save the complete state in checkpoints."""
 
 from minigan.training.config import TOTALS, Config
+from minigan.training.networks import build_networks
 from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise, draw_samples
 from minigan.training.training import Diverged, Record, Training
 
@@ -11,6 +12,7 @@ __all__ = [
     "Record",
     "Sampler",
     "Training",
+    "build_networks",
     "cyclic_labels",
     "draw_labels",
     "draw_noise",

@@ -261,6 +261,13 @@ class CupyBackend(Backend):
         _each("dropout", x.size, x.dtype, x, y, np.uint64(stream), _int(threshold), kept)
         return y
 
+    @in_force
+    def uniform(self, shape: Shape, stream: int, dtype: Any) -> Array:
+        """Compute the random numbers between 0 and 1 of the reference, bit for bit."""
+        (u,) = _contiguous(cupy.empty(shape, dtype))
+        _each("uniform", u.size, u.dtype, u, np.uint64(stream))
+        return u
+
     # ---- losses, each in one kernel
 
     @in_force

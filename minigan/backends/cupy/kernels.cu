@@ -218,17 +218,29 @@ extern "C" __global__ void leaky_relu_grad(const real* __restrict__ dy, const re
     dx[i] = y[i] > 0 ? dy[i] : slope * dy[i];
 }
 
-// Element i is kept if the i-th 16-bit number of the stream is at least the threshold. Each hash (the finaliser of
-// SplitMix64) provides four such numbers, the lowest bits first.
+// Returns hash number q = 0, 1, ... of a stream of random numbers: the finaliser of SplitMix64.
+__device__ u64 hash(u64 stream, int q) {
+    u64 z = stream + (u64)(q + 1) * 0x9E3779B97F4A7C15ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+}
+
+// Element i is kept if the i-th 16-bit number of the stream is at least the threshold. Each hash provides four such
+// numbers, the lowest bits first.
 extern "C" __global__ void dropout(const real* __restrict__ x, real* __restrict__ y, u64 stream, int threshold,
                                    real kept, int n) {
     FOR_ELEMENT(i, n)
-    u64 z = stream + (u64)(i / 4 + 1) * 0x9E3779B97F4A7C15ull;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    z ^= z >> 31;
-    const int number = (int)(z >> (i % 4 * 16)) & 0xffff;
+    const int number = (int)(hash(stream, i / 4) >> (i % 4 * 16)) & 0xffff;
     y[i] = x[i] * (number >= threshold ? kept : real(0));
+}
+
+// Computes u = (2 * floor(b / 512) + 1) / 2^24 for the i-th 32-bit number b of the stream, exactly. Each hash provides
+// two such numbers, the lowest bits first.
+extern "C" __global__ void uniform(real* __restrict__ u, u64 stream, int n) {
+    FOR_ELEMENT(i, n)
+    const unsigned b = (unsigned)(hash(stream, i / 2) >> (i % 2 * 32));
+    u[i] = real((int)(b >> 8 | 1)) / real(16777216);
 }
 
 // The host computes rate = lr / (1 - beta1^t) and unbias = 1 / (1 - beta2^t) in double precision.

@@ -26,7 +26,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numba
 import numpy as np
@@ -212,6 +212,11 @@ class NumbaBackend(NumpyBackend):
     def dropout(self, x: Array, threshold: int, stream: int) -> Array:
         """Compute y = x * mask * 65536 / (65536 - threshold), with the mask of the reference."""
         return passes.dropout(x, threshold, stream)
+
+    @in_force
+    def uniform(self, shape: Shape, stream: int, dtype: Any) -> Array:
+        """Compute the random numbers between 0 and 1 of the reference."""
+        return passes.uniform(shape, stream, dtype)
 
     # ---- updates in place
 

@@ -1,4 +1,4 @@
-"""The memory-bound operations of the Numba backend: batch norm, activations, dropout and Adam.
+"""The memory-bound operations of the Numba backend: batch norm, activations, random numbers and Adam.
 
 Each operation reads and writes its arrays as few times as possible. `numpy_backend` defines what the operations
 compute. Arrays are treated as rows (M, C) or as flat. Work is divided into pieces of a fixed size and partial sums are
@@ -7,12 +7,12 @@ in the precision of the array, and partial sums are added in float64.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from minigan.backends.contract import GOLDEN, AdamStep, Normalisation
+from minigan.backends.contract import GOLDEN, AdamStep, Normalisation, Shape
 from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
 
 PIECE = 16384  # numbers: 64 kB of float32, which fits in the private cache of a core
@@ -20,6 +20,7 @@ ROWS, COLUMNS = 32, 512  # size of a block if columns are summed; wider arrays h
 
 _GOLDEN, _MIX1, _MIX2 = np.uint64(GOLDEN), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _27, _30, _31, _16, _LOW16 = (np.uint64(k) for k in (27, 30, 31, 16, 0xFFFF))
+_1, _8 = np.uint32(1), np.uint32(8)
 
 
 # Compiled code uses these named tuples. Python passes plain tuples, because Numba takes several times longer to unpack
@@ -150,6 +151,13 @@ def dropout(x: np.ndarray, threshold: int, stream: int) -> np.ndarray:
     return y
 
 
+def uniform(shape: Shape, stream: int, dtype: Any) -> np.ndarray:
+    """Compute the random numbers between 0 and 1 of the reference: an array of `shape`."""
+    u = np.empty(shape, dtype)
+    _uniform(u.reshape(-1), np.uint64(stream), u.dtype.type(2**-24))
+    return u
+
+
 def adam(w: np.ndarray, dw: np.ndarray, m: np.ndarray, v: np.ndarray, step: AdamStep) -> None:
     """Make one step of Adam: update w, m and v in place. They must be contiguous."""
     lr, beta1, beta2, eps, t = step
@@ -215,16 +223,36 @@ def _dropout(x, threshold, stream, scale, y):
 @njit(**INNER)
 def _dropout_piece(piece, x, threshold, stream, scale, y):
     x, y = slice_of(piece, x), slice_of(piece, y)
-    hashes = np.empty(PIECE // 4, np.uint64)
-    first = stream + np.uint64(piece * (PIECE // 4)) * _GOLDEN
-    for q in range(hashes.size):
+    numbers, zero = _hashes(piece, PIECE // 4, stream).view(np.uint16), scale - scale
+    for i in range(x.size):
+        y[i] = x[i] * (scale if numbers[i] >= threshold else zero)
+
+
+@njit(**INNER)
+def _hashes(piece, count, stream):
+    """Return the hashes of a piece of the stream, `count` in each piece: uint64 (count,)."""
+    hashes = np.empty(count, np.uint64)
+    first = stream + np.uint64(piece * count) * _GOLDEN
+    for q in range(count):
         z = first + np.uint64(q + 1) * _GOLDEN
         z = (z ^ (z >> _30)) * _MIX1
         z = (z ^ (z >> _27)) * _MIX2
         hashes[q] = z ^ (z >> _31)
-    numbers, zero = hashes.view(np.uint16), scale - scale
-    for i in range(x.size):
-        y[i] = x[i] * (scale if numbers[i] >= threshold else zero)
+    return hashes
+
+
+@njit(**COMPILED)
+def _uniform(u, stream, scale):
+    """Compute u = (2 * floor(b / 512) + 1) * scale. One 64-bit hash provides two consecutive 32-bit numbers b."""
+    in_parallel(pieces(u), _uniform_piece, (u, stream, scale))
+
+
+@njit(**INNER)
+def _uniform_piece(piece, u, stream, scale):
+    u = slice_of(piece, u)
+    b = _hashes(piece, PIECE // 2, stream).view(np.uint32)
+    for i in range(u.size):
+        u[i] = np.int32(b[i] >> _8 | _1) * scale
 
 
 @njit(**COMPILED)
