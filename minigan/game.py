@@ -10,6 +10,8 @@ of the real images, repeated in this order if there are more fakes than real ima
 step generates its fakes with the labels passed to it.
 """
 
+from typing import Any
+
 from minigan.backends import Array
 from minigan.layers.base import Grads, add
 from minigan.layers.sequential import Sequential
@@ -124,8 +126,8 @@ def _add_penalty(
 
 
 def _match(
-    g_loss: Array, d_fake: Array, share: float, D: Sequential, real: Array | None, fake: Array, labels: Labels
-) -> tuple[Array, Array]:
+    g_loss: Array, d_fake: Any, share: float, D: Sequential, real: Array | None, fake: Array, labels: Labels
+) -> tuple[Array, Any]:
     """Mix feature matching into G's loss and the gradient of the fakes: (1 - share) * loss + share * matching.
 
     The features are the input of D's last layer (Salimans et al. 2016, section 3.1). A share of 1
@@ -137,5 +139,5 @@ def _match(
     features, cache = body.forward(fake, track=False, labels=labels_for(fake, labels))  # (N, F)
     real_features, _ = body.forward(real, track=False, labels=labels)
     distance, d_features = feature_matching(features, real_features)
-    d_matching, _ = body.backward(d_features, cache, need_grads=False)  # (N, H, W, C)
+    d_matching: Any = body.backward(d_features, cache, need_grads=False)[0]  # (N, H, W, C)
     return (1 - share) * g_loss + share * distance, (1 - share) * d_fake + share * d_matching

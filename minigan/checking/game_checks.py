@@ -20,8 +20,11 @@ from minigan.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     LeakyReLU,
     MinibatchStdDev,
+    OneHot,
+    Pack,
     Projection,
     ReLU,
     Reshape,
@@ -93,6 +96,57 @@ def whole_steps(backend) -> Iterator[Row]:
         game = G, D, real[: len(z)] if train else real, z
         name = f"{which} step" if train else f"{which} step, running statistics"
         yield from gradcheck.check_step(which, *game, loss, train=train, subject=name, **FEW)
+    for which, loss, matching, fused in (
+        ("discriminator", losses.relativistic, 0.0, False),
+        ("generator", losses.relativistic, 0.4, False),
+        ("simultaneous", losses.relativistic, 0.0, True),
+        ("simultaneous", losses.least_squares, 1.0, True),
+    ):
+        G, D, real, z = small_game(backend, np.random.default_rng(56))
+        G, D = (fuse(G), fuse(D)) if fused else (G, D)
+        name = f"{which} step, {loss.name}" + f", {matching} of feature matching" * bool(matching)
+        yield from gradcheck.check_step(which, G, D, real[: len(z)], z, loss, matching=matching, subject=name, **FEW)
+    yield from packed_steps(backend)
+
+
+def packed_steps(backend) -> Iterator[Row]:
+    """Check steps and penalties of a D with instance noise and packing, and steps with more fakes than real samples.
+
+    The networks take labels if there is no packing.
+    """
+    rng = np.random.default_rng(57)
+
+    def networks(classes, pack):
+        G = Sequential(OneHot(classes), Dense(3 + classes, 4, rng=rng), Tanh(), Reshape(2, 2, 1))
+        body = Conv2d(pack, 2, 2, rng=rng), Tanh(), Flatten(), MinibatchStdDev(2), Dense(4, 3, rng=rng), Tanh()
+        if classes:
+            return G, Sequential(*body, Projection(3, classes, rng=rng))
+        noise = GaussianNoise(0.1, rng=np.random.default_rng(2))
+        return Sequential(*G.layers[1:]), Sequential(noise, Pack(pack), *body, Dense(3, 1, rng=rng))
+
+    for which, classes, pack, name in (
+        ("discriminator", 2, 1, None),
+        ("simultaneous", 2, 1, "r2"),
+        ("discriminator", 2, 1, "wgan-gp"),
+        ("discriminator", 0, 2, "r1"),
+        ("discriminator", 0, 2, "wgan-gp"),
+        ("generator", 0, 2, None),
+    ):
+        G, D = networks(classes, pack)
+        for network in (G, D):
+            randomize(network.to(backend, np.float64), rng)
+        real, z = (backend.asarray(rng.standard_normal(shape)) for shape in ((4, 2, 2, 1), (6, 3)))
+        labels = backend.asarray(np.array([1, 0, 0, 1])) if classes else None
+
+        def penalty(*batch, name=name):  # uses the same random points in every evaluation
+            return penalties.named(str(name), weight=3.0, rng=np.random.default_rng(20))(*batch)
+
+        subject = (
+            f"{which} step, " + (f"packs of {pack}" if pack > 1 else "4 real and 6 fake") + f", {name}" * bool(name)
+        )
+        loss = losses.weighted(losses.non_saturating, 0.4)
+        how: dict[str, Any] = dict(labels=labels, penalty=penalty if name else None, subject=subject, **FEW)
+        yield from gradcheck.check_step(which, G, D, real, z, loss, **how)
 
 
 def penalised_steps(backend) -> Iterator[Row]:
@@ -152,6 +206,8 @@ def compared_logits(backend) -> Iterator[Row]:
     seen = []
 
     class Comparing(losses.NonSaturating):
+        compares = True
+
         def generator(self, fake_logits, real_logits=None):
             seen.append(real_logits)
             return super().generator(fake_logits)

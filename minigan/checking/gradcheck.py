@@ -135,8 +135,8 @@ def check_loss(loss: Loss, real_logits, fake_logits, *, backend=None, **options)
         **options,
     )
     return rows + check(
-        lambda: loss.generator(moving_fake)[0],
-        lambda: {"fake logits": loss.generator(fake)[1]},
+        lambda: loss.generator(moving_fake, moving_real)[0],
+        lambda: {"fake logits": loss.generator(fake, real)[1]},
         {"fake logits": moving_fake},
         subject=f"{name}: generator",
         **options,
@@ -176,6 +176,7 @@ def check_step(
     train: bool = True,
     labels=None,
     penalty: Penalty | None = None,
+    matching: float = 0.0,
     tolerance: float = NETWORK_TOLERANCE,
     subject: str | None = None,
     **options,
@@ -186,7 +187,8 @@ def check_step(
     with optimizers that record the gradients and change no weight. The expected loss is computed from its definition:
     noise, fakes, logits, loss. Dropout has the same masks in both computations, because the networks are called in the
     same order and the counters are restored. With train=False both players use their running statistics and no dropout.
-    Raises ValueError if `which` has another value.
+    Feature matching, with the share `matching`, is computed from its definition as well, for train=True. Raises
+    ValueError if `which` has another value.
     """
     if which not in (*PLAYERS.values(), "simultaneous"):
         raise ValueError(f"a step is discriminator, generator or simultaneous, got {which!r}")
@@ -199,25 +201,42 @@ def check_step(
     def gradient():
         restore()
         opt_g, opt_d = Recorder(), Recorder()
-        run_step(which, in_mode(G), in_mode(D), opt_g, opt_d, real, z, loss, labels, penalty)
+        run_step(which, in_mode(G), in_mode(D), opt_g, opt_d, real, z, loss, labels, penalty, matching)
         grads = {}
         for player, optimizer in (("G", opt_g), ("D", opt_d)):
             grads |= {f"{player} {name}": grad for name, grad in (optimizer.grads or {}).items()}
         return grads
 
+    fake_labels = None if labels is None else backend.asarray(np.resize(backend.to_numpy(labels), len(z)))
+
     def forward_passes():
         restore()
-        fake = G.forward(z, train, labels=labels)[0]
-        real_logits = None if which == "generator" else D.forward(real, train, labels=labels)[0]
-        return fake, real_logits, D.forward(fake, train, labels=labels)[0]
+        fake = G.forward(z, train, labels=fake_labels)[0]
+        if which == "generator":  # D sees the fakes first, and the real batch only if the loss needs it
+            fake_logits = D.forward(fake, train, labels=fake_labels)[0]
+            return fake, D.forward(real, train, labels=labels)[0] if loss.compares else None, fake_logits
+        real_logits = D.forward(real, train, labels=labels)[0]
+        return fake, real_logits, D.forward(fake, train, labels=fake_labels)[0]
 
     def d_value():
         fake, *logits = forward_passes()
         value = loss.discriminator(*logits)[0]
         return value if penalty is None else value + penalty(in_mode(D), real, fake, labels)[0]
 
+    def g_value():
+        fake, real_logits, fake_logits = forward_passes()
+        value = loss.generator(fake_logits, real_logits)[0]
+        if not matching:
+            return value
+        features = []
+        for x, its_labels in ((fake, fake_labels), (real, labels)):
+            for layer in D.layers[:-1]:  # the input of the last layer
+                x = layer.forward(x, train, **({"labels": its_labels} if layer.takes_labels else {}))[0]
+            features.append(x.sum(axis=0) / len(x))
+        return (1 - matching) * value + matching * ((features[0] - features[1]) ** 2).sum()
+
     rows = []
-    for player, network, value in (("D", D, d_value), ("G", G, lambda: loss.generator(forward_passes()[2])[0])):
+    for player, network, value in (("D", D, d_value), ("G", G, g_value)):
         if which in (PLAYERS[player], "simultaneous"):
             rows += check(
                 value,
@@ -247,13 +266,15 @@ class Recorder(Optimizer):
         self.grads = grads
 
 
-def run_step(which: str, G, D, opt_g, opt_d, real, z, loss: Loss, labels=None, penalty: Penalty | None = None) -> dict:
+def run_step(
+    which: str, G, D, opt_g, opt_d, real, z, loss: Loss, labels=None, penalty: Penalty | None = None, matching=0.0
+) -> dict:
     """Run the step of `game` that `which` names, and return its report."""
     if which == "discriminator":
         return game.discriminator_step(G, D, opt_d, real, z, loss, labels, penalty)
     if which == "generator":
-        return game.generator_step(G, D, opt_g, z, loss, labels)
-    return game.simultaneous_step(G, D, opt_d, opt_g, real, z, loss, labels, penalty)
+        return game.generator_step(G, D, opt_g, z, loss, labels, real, matching)
+    return game.simultaneous_step(G, D, opt_d, opt_g, real, z, loss, labels, penalty, matching)
 
 
 class _EvalMode:

@@ -26,6 +26,7 @@ def loss_values(backend) -> Iterator[Row]:
     rng = np.random.default_rng(8)
     real, fake = REAL_LOGITS, FAKE_LOGITS
     ours = [backend.asarray(l) for l in (real, fake)]
+    first = real[: len(fake)]  # the real logits of losses that compare pairs
 
     def log1pexp(l):
         return np.logaddexp(0, l)
@@ -39,14 +40,40 @@ def loss_values(backend) -> Iterator[Row]:
             log1pexp(-fake).mean(),
         ),
         "hinge": (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(), -fake.mean()),
+        "least_squares": (((1 - real) ** 2).mean() / 2 + ((1 + fake) ** 2).mean() / 2, ((1 - fake) ** 2).mean() / 2),
+        "smoothed squares": (  # the target of real logits is 0.8 instead of 1; t (1 - l)^2 + (1 - t) (1 + l)^2
+            (0.9 * (1 - real) ** 2 + 0.1 * (1 + real) ** 2).mean() / 2 + ((1 + fake) ** 2).mean() / 2,
+            ((1 - fake) ** 2).mean() / 2,
+        ),
+        "wasserstein": (fake.mean() - real.mean(), -fake.mean()),
+        "relativistic": (log1pexp(fake - first).mean(), log1pexp(first - fake).mean()),
+        "r3gan": (log1pexp(fake - first).mean(), log1pexp(first - fake).mean()),
+        "weighted": (0.6 * log1pexp(-real).mean() + 1.4 * log1pexp(fake).mean(), log1pexp(-fake).mean()),
+        "weighted hinge": (
+            1.5 * np.maximum(0, 1 - real).mean() + 0.5 * np.maximum(0, 1 + fake).mean(),
+            -fake.mean(),
+        ),
     }
-    tested = {**losses.LOSSES, "smoothed": losses.smoothed(losses.non_saturating, 0.1)}
+    tested = {
+        **losses.LOSSES,
+        "smoothed": losses.smoothed(losses.non_saturating, 0.1),
+        "smoothed squares": losses.smoothed(losses.least_squares, 0.1),
+        "weighted": losses.weighted(losses.non_saturating, 0.3),
+        "weighted hinge": losses.weighted(losses.hinge, 0.75),
+    }
     for name, loss in tested.items():
+        reals = first if loss.compares else real
         for method in ("central", "complex") if backend.takes_complex else ("central",):
-            yield from gradcheck.check_loss(loss, real, fake, backend=backend, method=method, subject=name)
-        got = [float(loss.discriminator(*ours)[0]), float(loss.generator(ours[1])[0])]
+            yield from gradcheck.check_loss(loss, reals, fake, backend=backend, method=method, subject=name)
+        ours_real = backend.asarray(reals)
+        got = [float(loss.discriminator(ours_real, ours[1])[0]), float(loss.generator(ours[1], ours_real)[0])]
         for player, value, expected in zip(("discriminator", "generator"), got, plain[name], strict=True):
             yield compare(f"{name}: {player}", "value", "formula", value, expected, EXACT)
+        centre = (reals.mean() + fake.mean()) / 2 if loss.relative else 0.0
+        for what, l, share in zip(("real", "fake"), (reals, fake), loss.probabilities(ours_real, ours[1]), strict=True):
+            expected = (1 / (1 + np.exp(centre - l))).mean()
+            yield compare(name, f"probability {what}", "formula", float(share), expected, EXACT)
+    yield from matched_features(rng, backend)
     sigmoid, softplus = (backend.to_numpy(f(ours[0])) for f in (losses.sigmoid, losses.softplus))
     yield compare("sigmoid", "value", "formula", sigmoid, 1 / (1 + np.exp(-real)), EXACT)
     yield compare("softplus", "value", "formula", softplus, log1pexp(real), EXACT)
@@ -61,6 +88,23 @@ def loss_values(backend) -> Iterator[Row]:
     yield compare("logits +-100 in float32", "G d fake", "formula", d_fake, np.array([[-0.5], [0.0]]), 1e-40)
     dtypes = {str(a.dtype) for a in (value, d_real, d_fake)}
     yield fact("logits +-100 in float32", "dtype", dtypes == {"float32"}, f"float32 in, {dtypes} out")
+
+
+def matched_features(rng, backend) -> Iterator[Row]:
+    """Check the distance of feature matching, |mean of fake - mean of real|^2, and its gradient."""
+    plain_fake, plain_real = rng.standard_normal((4, 2, 3)), rng.standard_normal((5, 2, 3))
+    fake, real = backend.asarray(plain_fake), backend.asarray(plain_real)
+    yield from gradcheck.check(
+        lambda: losses.feature_matching(fake, real)[0],
+        lambda: {"fake features": losses.feature_matching(fake, real)[1]},
+        {"fake features": fake},
+        subject="feature matching",
+        backend=backend,
+    )
+    expected = sum((plain_fake[:, i, j].mean() - plain_real[:, i, j].mean()) ** 2 for i in range(2) for j in range(3))
+    yield compare(
+        "feature matching", "value", "formula", float(losses.feature_matching(fake, real)[0]), expected, EXACT
+    )
 
 
 def classifier_loss(rng, backend) -> Iterator[Row]:
@@ -131,6 +175,50 @@ def optimizer_steps(backend) -> Iterator[Row]:
         net = Dense(3, 2, rng=rng).to(backend)
         make(net).step({name: backend.asarray(np.ones(p.shape), dtype=p.dtype) for name, p in net.params.items()})
         yield fact(what, "dtype", str(net.params["w"].dtype) == "float32", "a float32 parameter changed its dtype")
+    yield from optimizers_by_name(backend, rng)
+    yield from clipped_gradients(backend, rng)
+
+
+def optimizers_by_name(backend, rng) -> Iterator[Row]:
+    """Check that each name makes an optimizer with its settings."""
+    settings = dict(momentum=0.7, beta1=0.6, beta2=0.95, eps=0.02)
+    dws = [backend.asarray(rng.standard_normal((3, 2))) for _ in range(2)]
+    for name, same in (
+        ("sgd", lambda net: optim.SGD(net, lr=0.1)),
+        ("momentum", lambda net: optim.SGD(net, lr=0.1, momentum=0.7)),
+        ("rmsprop", lambda net: optim.RMSProp(net, lr=0.1, decay=0.95, eps=0.02)),
+        ("adam", lambda net: optim.Adam(net, lr=0.1, beta1=0.6, beta2=0.95, eps=0.02)),
+    ):
+        moved = []
+        for make in (same, lambda net, name=name: optim.OPTIMIZERS[name](net, 0.1, settings)):
+            net = Dense(3, 2, rng=np.random.default_rng(0)).to(backend, np.float64)
+            optimizer = make(net)
+            for dw in dws:
+                optimizer.step({"w": dw, "b": dw[0]})
+            moved.append(backend.to_numpy(net.params["w"]))
+        yield compare(f"optimizer {name}", "w after 2 steps", "its class", moved[1], moved[0], EXACT)
+
+
+def clipped_gradients(backend, rng) -> Iterator[Row]:
+    """Check that gradients above the limit are scaled to it, all by one factor, and that others are not changed."""
+    dw, db = rng.standard_normal((3, 2)), rng.standard_normal(2)
+    norm = math.sqrt((dw**2).sum() + (db**2).sum())
+    for what, limit in (("above the limit", 0.6 * norm), ("below the limit", 1.5 * norm)):
+        net = Dense(3, 2, rng=rng).to(backend, np.float64)
+        start = {name: backend.to_numpy(value).copy() for name, value in net.params.items()}
+        optimizer = optim.SGD(net, lr=1.0)
+        optimizer.clip_norm = limit
+        optimizer.step({"w": backend.asarray(dw), "b": backend.asarray(db)})
+        for name, gradient in (("w", dw), ("b", db)):
+            moved = start[name] - backend.to_numpy(net.params[name])
+            expected = gradient * min(1, limit / norm)
+            yield compare(f"clipping, {what}", f"{name} after a step", "formula", moved, expected, EXACT)
+    still = Dense(3, 2, rng=rng).to(backend, np.float64)
+    optimizer = optim.SGD(still, lr=1.0)
+    optimizer.clip_norm = 1.0
+    optimizer.step({name: backend.xp.zeros_like(value) for name, value in still.params.items()})
+    finite = all(np.isfinite(backend.to_numpy(value)).all() for value in still.params.values())
+    yield fact("clipping, gradients of 0", "w", finite, "a weight is not finite")
 
 
 def moving_average(backend) -> Iterator[Row]:

@@ -238,11 +238,6 @@ class Config:
                 f"updates (no-simultaneous), got d_steps {self.d_steps} and g_steps {self.g_steps}",
             ),
             (
-                self.pack == 1 or not self.conditional,
-                "packing joins samples of different classes, so D cannot take a label: choose unconditional, or leave "
-                f"out pack, got pack {self.pack}",
-            ),
-            (
                 self.batch % self.pack == 0,
                 f"packing divides the batch into groups of {self.pack}: choose a batch that is a multiple of it, got "
                 f"{self.batch}",

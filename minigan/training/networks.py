@@ -3,7 +3,7 @@
 import numpy as np
 
 from minigan import models
-from minigan.layers import GaussianNoise, Pack, Sequential
+from minigan.layers import GaussianNoise, Layer, Pack, Sequential
 from minigan.training.config import Config
 
 Networks = tuple[Sequential, Sequential]  # (generator, discriminator)
@@ -29,7 +29,7 @@ def build_networks(
         )
     else:
         G, D = own
-    first = []
+    first: list[Layer] = []
     if config.instance_noise:
         first.append(GaussianNoise(config.instance_noise, rng=np.random.default_rng([config.seed, 5])))
     if config.pack > 1:

@@ -72,6 +72,11 @@ class Training:
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
         self.penalty_rng = np.random.default_rng([config.seed, 4])  # stream 3 is the order of the samples
         self.classes = len(data.class_names) if config.conditional and data.class_names else 0
+        if self.classes and config.pack > 1:
+            raise UserError(
+                f"packing joins samples of different classes, so D cannot take a label: choose --unconditional, or "
+                f"leave out --pack, got {config.pack}"
+            )
         if self.classes:
             losses.expect_labels(data.labels, self.classes)  # once: a check in each step would synchronise
         self.G, self.D = build_networks(config, weights, data.sample_shape, self.classes, networks)
@@ -353,12 +358,12 @@ class Training:
         Returns the time in seconds.
         """
         start = time.perf_counter()
-        two = self.backend.to_numpy(self.data.batch(self.backend.asarray(np.arange(2))))
+        few = max(2, self.config.pack)
+        x = self.backend.to_numpy(self.data.batch(self.backend.asarray(np.arange(few))))
         names = self.data.class_names
-        labels = None if self.data.labels is None else self.data.labels[:2]
-        samples = _WarmUpData(two, labels, names, self.data.codec)
-        pack = self.config.pack
-        config = replace(self.config, batch=max(2, pack), d_steps=1, g_steps=1, steps=1, epochs=None, minutes=None)
+        labels = None if self.data.labels is None else self.data.labels[:few]
+        samples = _WarmUpData(x, labels, names, self.data.codec)
+        config = replace(self.config, batch=few, d_steps=1, g_steps=1, steps=1, epochs=None, minutes=None)
         # Networks of a preset are not passed, because they can be rebuilt and would make the pickle larger.
         self.backend.prepare(functools.partial(_train_once, config, samples, self._own_networks))
         return time.perf_counter() - start
