@@ -138,15 +138,23 @@ def packed_steps(backend) -> Iterator[Row]:
         real, z = (backend.asarray(rng.standard_normal(shape)) for shape in ((4, 2, 2, 1), (6, 3)))
         labels = backend.asarray(np.array([1, 0, 0, 1])) if classes else None
 
-        def penalty(*batch, name=name):  # uses the same random points in every evaluation
+        def drawn_again(*batch, name=name):  # uses the same random points in every evaluation
             return penalties.named(str(name), weight=3.0, rng=np.random.default_rng(20))(*batch)
 
         subject = (
             f"{which} step, " + (f"packs of {pack}" if pack > 1 else "4 real and 6 fake") + f", {name}" * bool(name)
         )
         loss = losses.weighted(losses.non_saturating, 0.4)
-        how: dict[str, Any] = dict(labels=labels, penalty=penalty if name else None, subject=subject, **FEW)
+        how: dict[str, Any] = dict(labels=labels, penalty=drawn_again if name else None, subject=subject, **FEW)
         yield from gradcheck.check_step(which, G, D, real, z, loss, **how)
+    # The gradient of a linear D is its weight, for every pack of samples.
+    linear = Sequential(Pack(2), Flatten(), Dense(8, 1, rng=rng)).to(backend, np.float64)
+    square = float((linear.params["2.w"] ** 2).sum())
+    batch = [backend.asarray(rng.standard_normal((4, 2, 2, 1))) for _ in range(2)]
+    for name, expected in (("r1", 1.5 * square), ("wgan-gp", 3 * (math.sqrt(square) - 1) ** 2)):
+        penalty = penalties.named(name, weight=3.0, rng=np.random.default_rng(20))
+        value = float(penalty(linear, batch[0], batch[1], None)[0])
+        yield compare(f"{name}, packs of 2", "value", "formula", value, expected, EXACT)
 
 
 def penalised_steps(backend) -> Iterator[Row]:
