@@ -46,7 +46,7 @@ def test_losses_and_gradients_at_equilibrium():
 @pytest.mark.parametrize("loss", losses.LOSSES.values(), ids=lambda loss: loss.name)
 def test_equilibrium_is_the_pair_of_losses_at_logit_0(loss):
     zeros = np.zeros((4, 1))
-    np.testing.assert_allclose(loss.equilibrium, (loss.discriminator(zeros, zeros)[0], loss.generator(zeros)[0]))
+    np.testing.assert_allclose(loss.equilibrium, (loss.discriminator(zeros, zeros)[0], loss.generator(zeros, zeros)[0]))
 
 
 def test_minimax_and_non_saturating_have_the_same_discriminator_loss():
@@ -110,8 +110,63 @@ def test_hinge_has_no_gradient_beyond_the_margin():
 
 
 def test_label_smoothing_of_a_loss_without_targets_is_rejected():
-    with pytest.raises(ValueError, match="label smoothing needs a loss with targets, got hinge: use non_saturating"):
+    with pytest.raises(
+        ValueError, match="label smoothing needs a loss with targets, got hinge: use one of non_saturating, minimax"
+    ):
         smoothed(losses.hinge, 0.1)
+
+
+def test_the_gradient_of_least_squares_does_not_vanish_for_samples_beyond_their_target():
+    """A fake that D takes for real with certainty still moves towards the target (Mao et al. 2017, figure 1)."""
+    far = column(9.0, -9.0)
+    loss, d_fake = losses.least_squares.generator(far)
+    assert loss == (64 + 100) / 4 and d_fake.ravel().tolist() == [4.0, -5.0]
+
+
+def test_a_constant_on_all_logits_changes_no_relative_loss_and_no_probability():
+    real, fake = column(0.3, -1.0, 2.0), column(1.0, 0.5, -0.5)
+    for loss in (loss for loss in LOSSES.values() if loss.relative):
+        at_0, at_7 = loss.discriminator(real, fake), loss.discriminator(real + 7, fake + 7)
+        for a, b in zip(at_0, at_7, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+        np.testing.assert_allclose(loss.probabilities(real, fake), loss.probabilities(real + 7, fake + 7), rtol=1e-12)
+    assert {loss.name for loss in LOSSES.values() if loss.relative} == {"wasserstein", "relativistic", "r3gan"}
+
+
+def test_relativistic_losses_compare_pairs():
+    """Only the pair (1, 4) is lost by D, so that only its gradient is large."""
+    loss, d_real, d_fake = losses.relativistic.discriminator(column(30.0, 1.0), column(-30.0, 4.0))
+    assert math.isclose(loss, np.log1p(np.exp(3)) / 2, rel_tol=1e-12)
+    np.testing.assert_allclose(d_fake.ravel(), [0, scipy.special.expit(3) / 2], atol=1e-20)
+    assert (d_real == -d_fake).all()
+
+
+def test_relativistic_losses_reject_batches_that_are_no_pairs():
+    with pytest.raises(ValueError, match=r"compares pairs, got \(3, 1\) real and \(2, 1\) fake logits"):
+        losses.relativistic.discriminator(column(1, 2, 3), column(1, 2))
+    with pytest.raises(ValueError, match="r3gan compares with the real logits, got none: pass real="):
+        losses.r3gan.generator(column(1, 2))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, math.nan])
+def test_a_share_of_real_samples_out_of_range_is_rejected(share):
+    with pytest.raises(ValueError, match="share of real samples is above 0 and below 1"):
+        losses.weighted(non_saturating, share)
+
+
+def test_the_best_discriminator_of_a_weighted_loss():
+    """The loss r p softplus(-l) + (1 - r) q softplus(l) is smallest where s(l) = r p / (r p + (1 - r) q)."""
+    r, logits = 0.2, np.linspace(-6, 6, 100_001)[:, None]
+    loss = losses.weighted(non_saturating, r)
+    values = [float(loss.discriminator(l[None], l[None])[0]) for l in logits[::500]]  # p = q
+    best = logits[::500][int(np.argmin(values)), 0]
+    assert abs(scipy.special.expit(best) - r) < 0.02
+    assert loss.equilibrium is None and losses.weighted(non_saturating, 0.5).equilibrium is not None
+
+
+def test_features_of_other_shapes_are_rejected():
+    with pytest.raises(ValueError, match="expected features of one shape"):
+        losses.feature_matching(np.zeros((3, 2)), np.zeros((3, 4)))
 
 
 def test_python_numbers_use_the_reference_backend():

@@ -238,9 +238,9 @@ class Config:
                 f"updates (no-simultaneous), got d_steps {self.d_steps} and g_steps {self.g_steps}",
             ),
             (
-                self.batch % self.pack == 0,
-                f"packing divides the batch into groups of {self.pack}: choose a batch that is a multiple of it, got "
-                f"{self.batch}",
+                self.pack == 1 or (self.batch % self.pack == 0 and self.batch >= 2 * self.pack),
+                f"packing divides the batch into two or more groups of {self.pack}: choose a batch that is a multiple "
+                f"of {self.pack}, at least {2 * self.pack}, got {self.batch}",
             ),
         ]
 

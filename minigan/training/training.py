@@ -264,10 +264,9 @@ class Training:
 
     @property
     def fakes_per_step(self) -> int:
-        """The number of fakes in a discriminator step: `real_share` decides it, and it is a multiple of `pack`."""
+        """The number of fakes in a discriminator step, as `real_share` says: a multiple of `pack`, at least two."""
         c = self.config
-        packs = max(2 // c.pack, 1) if c.batch * (1 - c.real_share) < 2 * c.real_share else 1
-        return c.pack * max(round(c.batch * (1 - c.real_share) / c.real_share / c.pack), packs)
+        return c.pack * max(2, round(c.batch * (1 - c.real_share) / c.real_share / c.pack))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -358,7 +357,7 @@ class Training:
         Returns the time in seconds.
         """
         start = time.perf_counter()
-        few = max(2, self.config.pack)
+        few = 2 * self.config.pack
         x = self.backend.to_numpy(self.data.batch(self.backend.asarray(np.arange(few))))
         names = self.data.class_names
         labels = None if self.data.labels is None else self.data.labels[:few]
