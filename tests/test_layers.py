@@ -32,9 +32,11 @@ from minigan.layers import (
     Reshape,
     Sequential,
     Sigmoid,
+    Softplus,
     SpectralNorm,
     Tanh,
     Upsample,
+    WeightNorm,
     fuse,
     glorot_uniform,
     he_normal,
@@ -158,6 +160,7 @@ def test_layer_norm_of_a_sample_depends_on_no_other_sample_and_not_on_the_mode(b
     [
         (Tanh(), math.tanh),
         (Sigmoid(), lambda x: 1 / (1 + math.exp(-x)) if x > -700 else 0.0),
+        (Softplus(), lambda x: x + math.log1p(math.exp(-x)) if x > 0 else math.log1p(math.exp(x))),
         (ReLU(), lambda x: max(x, 0.0)),
         (LeakyReLU(0.3), lambda x: x if x > 0 else 0.3 * x),
     ],
@@ -355,6 +358,93 @@ def test_pack_joins_consecutive_samples_along_the_last_axis(m, shape, backend, r
     dx, _ = layer.backward(y, cache)
     np.testing.assert_array_equal(backend.to_numpy(dx), x)
     assert y.shape == (6 // m, *shape[1:-1], m * shape[-1]) and repr(layer) == f"Pack({m})"
+
+
+# ---------------------------------------------------------------- weight norm, softplus
+
+NORMED = [
+    (lambda r: Dense(5, 3, rng=r), (4, 5), 1),
+    (lambda r: Dense(5, 3, bias=False, rng=r), (4, 5), 1),
+    (lambda r: Conv2d(5, 3, 2, rng=r), (2, 3, 4, 5), 3),
+    (lambda r: ConvTranspose2d(5, 3, 2, stride=2, rng=r), (2, 3, 4, 5), 2),
+]
+
+
+@pytest.mark.parametrize(("inner", "shape", "outputs"), NORMED)
+def test_a_new_weight_norm_computes_what_the_inner_layer_does(inner, shape, outputs, backend, rng):
+    plain = inner(rng)
+    layer = WeightNorm(plain)
+    w = plain.params["w"].copy()
+    assert list(layer.params) == ["g", "v", *(["b"] if "b" in plain.params else [])]
+    assert {p.dtype for p in layer.params.values()} == {np.dtype(np.float32)}
+    assert layer.params["g"].shape == (3,) and repr(layer) == f"WeightNorm({plain!r})" and not layer.takes_labels
+    np.testing.assert_allclose(layer.params["g"], np.linalg.norm(np.moveaxis(w, outputs, 0).reshape(3, -1), axis=1))
+    np.testing.assert_array_equal(layer.params["v"], w)
+    x = rng.standard_normal(shape).astype(np.float32)
+    expected, _ = plain.forward(x)
+    y, _ = layer.to(backend).forward(backend.asarray(x))
+    np.testing.assert_allclose(backend.to_numpy(y), expected, rtol=1e-5, atol=1e-6)
+    layer.params["v"] *= 2  # only the direction of v matters, and y is proportional to g
+    layer.params["g"] *= 3
+    (doubled, _), b = layer.forward(backend.asarray(x)), plain.params.get("b", 0)
+    np.testing.assert_allclose(backend.to_numpy(doubled) - b, 3 * (expected - b), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(plain.params["w"], w)  # the layer that was given is unchanged
+
+
+@pytest.mark.parametrize(("inner", "shape", "outputs"), NORMED)
+def test_the_gradient_of_the_direction_is_orthogonal_to_it(inner, shape, outputs, backend, rng):
+    layer = WeightNorm(inner(rng)).to(backend, np.float64)
+    y, cache = layer.forward(backend.asarray(rng.standard_normal(shape)))
+    _, grads = layer.backward(backend.asarray(rng.standard_normal(y.shape)), cache)
+    v, dv = (np.moveaxis(backend.to_numpy(a), outputs, 0).reshape(3, -1) for a in (layer.params["v"], grads["v"]))
+    cosines = (v * dv).sum(1) / np.linalg.norm(v, axis=1) / np.linalg.norm(dv, axis=1)
+    np.testing.assert_allclose(cosines, 0, atol=1e-10)
+
+
+@pytest.mark.parametrize("g", [0.0, 1.0])
+def test_a_direction_of_zeros_gives_finite_results(g, backend, rng):
+    plain = Dense(4, 2, rng=rng)
+    plain.params["w"][:, 1] = 0
+    layer = WeightNorm(plain).to(backend)
+    x = backend.asarray(rng.standard_normal((3, 4)), dtype=np.float32)
+    dy = backend.asarray(np.ones((3, 2)), dtype=np.float32)
+    new = layer.backward(dy, layer.forward(x)[1])[1]
+    expected = plain.backward(np.ones((3, 2), np.float32), backend.to_numpy(x))[1]["w"][:, 1]
+    np.testing.assert_allclose(backend.to_numpy(new["v"])[:, 1], expected, rtol=1e-5)  # a new layer learns as w would
+    layer.params["g"][...] = g
+    y, cache = layer.forward(x)
+    dx, grads = layer.backward(dy, cache)
+    assert not backend.to_numpy(y)[:, 1].any()
+    assert all(np.isfinite(backend.to_numpy(a)).all() for a in (dx, *grads.values()))
+
+
+def test_weight_norm_follows_its_parameters_after_packing_copying_and_moving(backend, rng):
+    """The inner layer has no weights of its own that could become outdated."""
+    network = Sequential(WeightNorm(Dense(3, 4, rng=rng)), LeakyReLU(), WeightNorm(Dense(4, 2, rng=rng)))
+    network.to(backend, np.float64)
+    x = backend.asarray(rng.standard_normal((5, 3)))
+    for net in (network, fuse(network), copy.deepcopy(network), fuse(copy.deepcopy(network))):
+        y = backend.to_numpy(net.forward(x)[0])
+        flat = net.pack()
+        flat *= 2  # doubles g of both layers; the biases are 0, and the lengths of v do not matter
+        np.testing.assert_allclose(backend.to_numpy(net.forward(x)[0]), 4 * y, rtol=1e-9)
+        flat /= 2
+
+
+def test_weight_norm_takes_only_layers_with_one_weight(rng):
+    for layer in (BatchNorm(3), Projection(3, 2, rng=rng), SpectralNorm(Dense(3, 2, rng=rng), rng=rng)):
+        with pytest.raises(ValueError, match="WeightNorm takes a Dense, Conv2d or ConvTranspose2d layer, got "):
+            WeightNorm(layer)
+
+
+def test_softplus_has_no_overflow_in_float32(backend):
+    x = backend.asarray(np.array([[-3e38, -1000, -90, 0, 90, 1000, 3e38]], np.float32))
+    layer = Softplus().to(backend)
+    y, cache = layer.forward(x)
+    dx, _ = layer.backward(backend.xp.ones_like(x), cache)
+    assert y.dtype == dx.dtype == np.float32
+    np.testing.assert_allclose(backend.to_numpy(y)[0], [0, 0, math.exp(-90), math.log(2), 90, 1000, 3e38], atol=1e-37)
+    np.testing.assert_allclose(backend.to_numpy(dx)[0], [0, 0, math.exp(-90), 0.5, 1, 1, 1], atol=1e-37)
 
 
 # ---------------------------------------------------------------- spectral norm, labels
@@ -917,6 +1007,7 @@ WEIGHTED = {
     "dense without bias": (lambda r: Dense(5, 7, bias=False, rng=r), (4, 5)),
     "conv": (lambda r: Conv2d(2, 3, 3, stride=2, pad=1, rng=r), (4, 6, 6, 2)),
     "transposed conv": (lambda r: ConvTranspose2d(2, 3, 4, stride=2, pad=1, rng=r), (4, 3, 3, 2)),
+    "weight-normed conv": (lambda r: WeightNorm(Conv2d(2, 3, 3, pad=1, rng=r)), (4, 6, 6, 2)),
     "normed conv": (lambda r: SpectralNorm(Conv2d(2, 3, 3, pad=1, rng=r), rng=r), (4, 6, 6, 2)),
 }
 
@@ -949,7 +1040,8 @@ def test_a_layer_followed_by_an_activation(backend, rng, kind, slope):
     compare(together.backward(dy, caches, need_grads=False)[0], dx_expected)
     none, grads = together.backward(dy, caches, need_dx=False)
     assert none is None
-    compare(grads["0.w"], grads_expected["w"])
+    for name, right in grads_expected.items():
+        compare(grads[f"0.{name}"], right)
     for array, copied in zip((x, dy), given, strict=True):  # the inputs are unchanged
         np.testing.assert_array_equal(backend.to_numpy(array), copied)
 

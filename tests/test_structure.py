@@ -196,6 +196,10 @@ LOCAL = {
     ("conditional.py", "t.reshape(len(t), -1, self.channels).mean(axis=1)"): "of each sample",
     ("layer_norm.py", "t.mean(axis=tuple(range(1, t.ndim)), keepdims=True)"): "of each sample",
     ("norm.py", "(dW * W).sum()"): "over weights",
+    (
+        "weight_norm.py",
+        "t.sum(axis=tuple((axis for axis in range(t.ndim) if axis != self.outputs)), keepdims=True)",
+    ): "over weights",
     ("shape.py", "dy.reshape(N, H, self.factor, W, self.factor, C).sum(axis=(2, 4))"): "of each sample",
     ("losses.py", "xp.exp(shifted).sum(axis=1, keepdims=True)"): "of each sample",
     ("losses.py", "(log_p * one_hot).sum()"): "goes through batch_sum",

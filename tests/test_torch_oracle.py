@@ -31,9 +31,11 @@ from minigan.layers import (
     Reshape,
     Sequential,
     Sigmoid,
+    Softplus,
     SpectralNorm,
     Tanh,
     Upsample,
+    WeightNorm,
 )
 from minigan.layers.fuse import Fused
 
@@ -127,6 +129,17 @@ class Twin:
                 u, v = b["u"].clone(), b["v"].clone()
                 sigma = torch.einsum("i,ij,j", u, p["w"].reshape(len(u), len(v)), v)
                 return self.apply(layer.layer, x, p | {"w": p["w"] / sigma}, b, train, track, labels, masks)
+            case WeightNorm():
+                axis = (
+                    layer.outputs
+                )  # torch._weight_norm is the function behind torch.nn.utils.weight_norm, without eps
+                v, shape = p["v"], [-1 if i == axis else 1 for i in range(p["v"].ndim)]
+                if layer.eps > 1e-9:
+                    length = (v.square().sum([i for i in range(v.ndim) if i != axis], keepdim=True) + layer.eps).sqrt()
+                    w = p["g"].reshape(shape) * v / length
+                else:
+                    w = torch._weight_norm(v, p["g"].reshape(shape), axis)
+                return self.apply(layer.layer, x, p | {"w": w}, b, train, track, labels, masks)
             case OneHot():
                 return torch.cat([x, F.one_hot(torch.tensor(labels), layer.classes).to(x.dtype)], 1)
             case Projection():
@@ -149,6 +162,8 @@ class Twin:
                 return torch.tanh(x)
             case Sigmoid():
                 return torch.sigmoid(x)
+            case Softplus():
+                return F.softplus(x)
             case Dropout():
                 return x * next(masks) if train else x
             case GaussianNoise():

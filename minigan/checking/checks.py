@@ -43,7 +43,7 @@ from minigan.checking.layer_checks import (
 from minigan.checking.loss_optim_checks import loss_values, moving_average, optimizer_steps
 from minigan.checking.random_checks import added_noise, dropped_units
 from minigan.checking.rows import Row, fact
-from minigan.layers import BatchNorm, LayerNorm
+from minigan.layers import BatchNorm, LayerNorm, WeightNorm
 
 __all__ = [
     "CHECKS",
@@ -110,6 +110,8 @@ def weak(backend) -> Iterator[Row]:
     for what, layer, shape, kwargs in layer_cases(backend, rng):
         if isinstance(layer, BatchNorm | LayerNorm):
             layer = type(layer)(layer.channels, eps=layer.eps).to(backend, np.float64)
+        if isinstance(layer, WeightNorm):
+            layer.params["g"][...] = layer.lengths(layer.params["v"]).reshape(-1)  # as in a new layer
         x = rng.standard_normal(shape)
         yield from gradcheck.check_layer(
             layer, x, **kwargs, cotangent=lambda rng, shape: np.ones(shape), tolerance=0.1, subject=what, coordinates=12

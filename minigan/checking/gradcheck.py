@@ -293,7 +293,7 @@ class _EvalMode:
 def randomize(network: L, rng: np.random.Generator) -> L:
     """Draw new random values for every parameter and running statistic, in place; return the network.
 
-    A fresh network hides mistakes, because its biases and running means are 0, its gammas are 1, and the weights of
+    A fresh network hides mistakes, because its biases and running means are 0, its scales are 1, and the weights of
     DCGAN are so small that all derivatives are small too. The random weights keep the scale of the signal, and the
     other tensors are close to their usual values.
     """
@@ -304,7 +304,7 @@ def randomize(network: L, rng: np.random.Generator) -> L:
             return rng.standard_normal(shape) / math.sqrt(math.prod(shape[:-1]))
         if kind == "var":
             return rng.uniform(0.5, 2, shape)
-        return (kind == "gamma") + 0.3 * rng.standard_normal(shape)
+        return (kind in ("gamma", "g")) + 0.3 * rng.standard_normal(shape)
 
     for tensors in (network.params, network.buffers):
         for name, value in tensors.items():

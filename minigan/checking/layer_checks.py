@@ -31,9 +31,11 @@ from minigan.layers import (
     Reshape,
     Sequential,
     Sigmoid,
+    Softplus,
     SpectralNorm,
     Tanh,
     Upsample,
+    WeightNorm,
     fuse,
 )
 
@@ -60,6 +62,10 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
         ("SpectralNorm of Dense", SpectralNorm(Dense(5, 3, rng=rng), rng=rng), (4, 5), {}),
         ("SpectralNorm of Conv2d", SpectralNorm(Conv2d(2, 3, 3, pad=1, rng=rng), rng=rng), (2, 3, 3, 2), {}),
         ("SpectralNorm of Projection", SpectralNorm(Projection(5, 3, rng=rng), rng=rng), (4, 5), {"labels": labels}),
+        ("WeightNorm of Dense", WeightNorm(Dense(5, 3, rng=rng), eps=1e-3), (4, 5), {}),
+        ("WeightNorm of Dense, no bias", WeightNorm(Dense(5, 3, bias=False, rng=rng)), (4, 5), {}),
+        ("WeightNorm of Conv2d", WeightNorm(Conv2d(2, 3, 3, pad=1, rng=rng)), (2, 3, 3, 2), {}),
+        ("WeightNorm of ConvTranspose2d", WeightNorm(ConvTranspose2d(2, 2, 4, stride=2, rng=rng)), (2, 2, 3, 2), {}),
         ("BatchNorm of images", BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
         ("BatchNorm of rows", BatchNorm(4), (5, 4), {}),
         ("BatchNorm, running statistics", BatchNorm(4, eps=1e-3), (5, 4), {"train": False}),
@@ -73,6 +79,7 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
         ("ReLU", ReLU(), (4, 5), {}),
         ("Tanh", Tanh(), (4, 5), {}),
         ("Sigmoid", Sigmoid(), (4, 5), {}),
+        ("Softplus", Softplus(), (4, 5), {}),
         ("Dropout", Dropout(0.4, rng=rng), (4, 9), {}),
         ("Dropout, not training", Dropout(0.4, rng=rng), (4, 5), {"train": False}),
         ("GaussianNoise", GaussianNoise(0.5, rng=rng), (3, 5), {}),
@@ -112,6 +119,8 @@ def fusable(rng) -> Iterator[tuple[str, Sequential, tuple, dict]]:
             (ConvTranspose2d(3, 2, 4, stride=2, pad=1, rng=rng), (2, 3, 2, 3), {}),
             (SpectralNorm(Dense(5, 3, rng=rng), rng=rng), (4, 5), {}),
             (SpectralNorm(Conv2d(2, 3, 3, pad=1, rng=rng), rng=rng), (2, 3, 3, 2), {}),
+            (WeightNorm(Dense(5, 3, rng=rng)), (4, 5), {}),
+            (WeightNorm(ConvTranspose2d(3, 2, 4, stride=2, pad=1, rng=rng)), (2, 3, 2, 3), {}),
             (BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
             (BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {"train": False}),
         ):
@@ -159,6 +168,7 @@ def unfusable(backend) -> Iterator[Row]:
     for layer in (
         Dense(3, 2, bias=False, rng=rng),
         SpectralNorm(Dense(3, 2, bias=False, rng=rng), rng=rng),
+        WeightNorm(Dense(3, 2, bias=False, rng=rng)),
         Tanh(),
     ):
         network = Sequential(layer, LeakyReLU(0.2)).to(backend)
@@ -279,6 +289,13 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         sigma = np.linalg.svd(w.reshape(-1, w.shape[-1]), compute_uv=False)[0]
         inner.params = layer.params | {"w": layer.params["w"] / sigma}
         return plain_forward(inner, x, train, labels)
+    if isinstance(layer, WeightNorm):
+        inner, axis = copy.copy(layer.layer), 2 if isinstance(layer.layer, ConvTranspose2d) else -1
+        g, v = (layer.backend.to_numpy(layer.params[name]) for name in "gv")
+        of_outputs = zip(g, np.moveaxis(v, axis, 0), strict=True)
+        w = np.array([g_o * v_o / math.sqrt(np.sum(v_o**2) + layer.eps) for g_o, v_o in of_outputs])
+        inner.params = layer.params | {"w": layer.backend.asarray(np.moveaxis(w, 0, axis))}
+        return plain_forward(inner, x, train, labels)
     if isinstance(layer, OneHot):
         chosen = layer.backend.to_numpy(labels)
         return np.array(
@@ -315,6 +332,8 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         return np.sinh(x) / np.cosh(x)
     if isinstance(layer, Sigmoid):
         return 1 / (1 + np.exp(-x))
+    if isinstance(layer, Softplus):
+        return np.log(1 + np.exp(x))
     if isinstance(layer, Upsample):
         return np.kron(x, np.ones((1, layer.factor, layer.factor, 1)))
     if isinstance(layer, GaussianNoise):
@@ -395,7 +414,7 @@ def batch_statistics(backend) -> Iterator[Row]:
 
 
 def initial_weights(backend) -> Iterator[Row]:
-    """Check the mean and standard deviation of initial weights."""
+    """Check the mean and standard deviation of initial weights, and that a new WeightNorm changes no result."""
     n, n_in, n_out = 300 * 200, 300, 200
     for what, init, std in (
         ("normal(0.02)", layers.normal(0.02), 0.02),
@@ -415,3 +434,10 @@ def initial_weights(backend) -> Iterator[Row]:
     for kind in (Conv2d, ConvTranspose2d):
         kind(2, 3, 5, rng=np.random.default_rng(7), init=zeros)
     yield fact("Conv2d, ConvTranspose2d", "fans", fans == [(50, 75)] * 2, f"fan in and out are {fans}, not (50, 75)")
+    rng = np.random.default_rng(8)
+    for plain in (Dense(5, 3, rng=rng), Conv2d(5, 3, 2, rng=rng), ConvTranspose2d(5, 3, 2, rng=rng)):
+        x = backend.asarray(rng.standard_normal((4, 5) if isinstance(plain, Dense) else (2, 2, 3, 5)))
+        normed, _ = WeightNorm(plain).to(backend, np.float64).forward(x)
+        y, _ = plain.to(backend, np.float64).forward(x)
+        normed, y = map(backend.to_numpy, (normed, y))
+        yield compare(f"WeightNorm({plain!r})", "new layer", "inner layer", normed, y, 1e-6)

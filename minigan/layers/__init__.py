@@ -4,7 +4,7 @@
 `fuse.py` merges neighbouring layers of a network for speed.
 """
 
-from minigan.layers.activations import LeakyReLU, ReLU, Sigmoid, Tanh
+from minigan.layers.activations import LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
 from minigan.layers.base import Layer
 from minigan.layers.conditional import MinibatchStdDev, OneHot, Projection
 from minigan.layers.conv import Conv2d, ConvTranspose2d
@@ -17,6 +17,7 @@ from minigan.layers.noise import GaussianNoise
 from minigan.layers.norm import BatchNorm, SpectralNorm
 from minigan.layers.sequential import Sequential
 from minigan.layers.shape import Flatten, Identity, Pack, Reshape, Upsample
+from minigan.layers.weight_norm import WeightNorm
 
 __all__ = [
     "BatchNorm",
@@ -38,9 +39,11 @@ __all__ = [
     "Reshape",
     "Sequential",
     "Sigmoid",
+    "Softplus",
     "SpectralNorm",
     "Tanh",
     "Upsample",
+    "WeightNorm",
     "fuse",
     "glorot_uniform",
     "he_normal",

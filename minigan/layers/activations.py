@@ -112,3 +112,23 @@ class Sigmoid(Elementwise):
     def curvature(self, dty: Array, tx: Array, y: Array) -> Array:
         """Return dty * tx * sigmoid''(x), where sigmoid'' = sigmoid' (1 - 2 sigmoid)."""
         return dty * tx * (y * (1 - y)) * (1 - 2 * y)
+
+
+class Softplus(Elementwise):
+    """Softplus, y = log(1 + exp(x)), a smooth version of ReLU (Dugas et al. 2001).
+
+    It is computed as max(x, 0) + log1p(exp(-|x|)), which cannot overflow.
+    """
+
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
+        """Return y = log(1 + exp(x)) and the cache x."""
+        return self.backend.softplus(x), x
+
+    def gradient(self, dy: Array, x: Array) -> Array:
+        """Return dx = dy * sigmoid(x), because softplus' = exp(x) / (1 + exp(x)) = sigmoid."""
+        return dy * self.backend.sigmoid(x)
+
+    def curvature(self, dty: Array, tx: Array, x: Array) -> Array:
+        """Return dty * tx * softplus''(x), where softplus'' = sigmoid' = sigmoid (1 - sigmoid)."""
+        slope = self.backend.sigmoid(x)
+        return dty * tx * (slope * (1 - slope))

@@ -21,6 +21,7 @@ from minigan.layers.dense import Dense
 from minigan.layers.norm import BatchNorm, SpectralNorm
 from minigan.layers.sequential import Sequential
 from minigan.layers.shape import Identity
+from minigan.layers.weight_norm import WeightNorm
 
 
 def fuse(network: Sequential) -> Sequential:
@@ -45,7 +46,7 @@ def fused_pair(layer: Layer, activation: Layer) -> Layer | None:
     """
     if not (type(activation) is LeakyReLU or type(activation) is ReLU):
         return None
-    if type(layer) is SpectralNorm:
+    if type(layer) is SpectralNorm or type(layer) is WeightNorm:
         inner = fused_pair(layer.layer, activation)
         if inner is None:
             return None
@@ -75,7 +76,7 @@ class Fused(Layer):
 
     @params.setter
     def params(self, params: dict[str, Array]) -> None:
-        """Set the parameters of this object only. `SpectralNorm` sets w / sigma on a copy of its inner layer."""
+        """Set the parameters of this object only. `SpectralNorm` and `WeightNorm` set w on a copy of an inner layer."""
         self.layer = copy.copy(self.layer)
         self.layer.params = params
 
