@@ -2,12 +2,12 @@
 
     python benchmarks/bench_step.py [--presets small tutorial] [--threads 1 2] [--json FILE] [--plot FILE]
     python benchmarks/bench_step.py --profile small:128 tutorial:128 [--backends numba] [--json FILE]
-    python benchmarks/bench_step.py --penalties small:64 [--backends numba] [--json FILE]
+    python benchmarks/bench_step.py --options small:64 [--backends numba] [--json FILE]
 
 The results of the backends are compared before anything is timed. Backends and numbers of threads take turns, and
 medians are reported. --profile reports the time of each operation of the backend in a step, with the number of calls
-and the shapes, and the time of everything else (losses, sums of gradients, Python). --penalties reports the time of a
-step with each gradient penalty.
+and the shapes, and the time of everything else (losses, sums of gradients, Python). --options reports the time of a
+step with each option of a run that changes it: losses, penalties and other regularisers, and optimizers.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def main() -> None:
         "--seconds", type=float, default=3.0, help="seconds for each backend and number of threads (default 3)"
     )
     parser.add_argument("--profile", nargs="+", metavar="PRESET:BATCH", help="report the time of each operation")
-    parser.add_argument("--penalties", nargs="+", metavar="PRESET:BATCH", help="report the cost of gradient penalties")
+    parser.add_argument("--options", nargs="+", metavar="PRESET:BATCH", help="report the cost of options of a run")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
@@ -104,12 +104,12 @@ def main() -> None:
             rows += (found := profile(*case, options.seconds))
             for row in found:
                 print("  {ms:8.2f} ms {share:6.1%}  {calls:2d} x {operation:16s}{shapes}".format(**row), flush=True)
-    for preset, batch in (case.split(":") for case in options.penalties or []):
+    for preset, batch in (case.split(":") for case in options.options or []):
         options.presets = []
         for name in options.backends:
-            for row in bench.compare_penalties(preset, int(batch), name, max(options.threads), options.seconds):
+            for row in bench.compare_options(preset, int(batch), name, max(options.threads), options.seconds):
                 rows.append(row)
-                text = "{preset:9s} batch {batch:4d}  {backend:6s} {penalty:8s} {median_ms:8.1f} ms  {ratio:.2f} x none"
+                text = "{preset:9s} batch {batch:4d}  {backend:6s} {option:28s} {median_ms:8.1f} ms  {ratio:.2f} x none"
                 print(text.format(**row), flush=True)
     for preset in options.presets:
         for row in bench.compare_backends(preset, BATCHES[preset], options.backends, options.threads, options.seconds):
@@ -122,7 +122,7 @@ def main() -> None:
     report = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": bench.machine(), "results": rows}
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
-    if options.plot and not options.profile and not options.penalties:
+    if options.plot and not options.profile and not options.options:
         plot(report, options.plot)
 
 

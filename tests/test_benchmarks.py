@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minigan import backends, datasets
+from minigan import backends, datasets, losses, optim, penalties
 from minigan.lab import bench
 from minigan.layers import MinibatchStdDev, SpectralNorm
 from minigan.training import Config, Training
@@ -139,10 +139,18 @@ def test_the_trained_judge_is_the_same_on_every_backend(script, capsys, tmp_path
 
 
 @pytest.mark.slow
-def test_the_cost_of_penalties_is_relative_to_a_step_without():
-    rows = bench.compare_penalties("mlp", 4, "numpy", 1, 0.0)
-    assert [row["penalty"] for row in rows] == ["none", "r1", "r2", "r1+r2", "wgan-gp"]
-    assert rows[0]["ratio"] == 1.0 and all(row["median_ms"] > 0 for row in rows)
+def test_the_cost_of_options_is_relative_to_a_step_without():
+    cases = {name: bench.OPTION_CASES[name] for name in ("none", "penalty r1", "packs of 2", "2 steps of D")}
+    rows = bench.compare_options("mlp", 4, "numpy", 1, 0.0, cases)
+    assert [row["option"] for row in rows] == list(cases)
+    assert rows[0]["ratio"] == 1.0 and rows[0]["share"] == 0.0 and all(row["median_ms"] > 0 for row in rows)
+    assert all(row["ratio"] > 1 for row in rows if row["option"] in ("penalty r1", "2 steps of D"))
+
+
+def test_the_cost_of_every_loss_penalty_and_optimizer_is_measured():
+    assert {f"loss {name}" for name in losses.LOSSES} <= bench.OPTION_CASES.keys()
+    assert {f"penalty {name}" for name in penalties.NAMES} <= bench.OPTION_CASES.keys()
+    assert {f"optimizer {name}" for name in optim.OPTIMIZERS if name != "adam"} <= bench.OPTION_CASES.keys()
 
 
 def test_versions_are_compared_bit_for_bit(script):

@@ -9,7 +9,7 @@ Points are arrays (N, 2), one point per row. Unlike images, they are stored as f
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,6 +47,10 @@ class Mixture:
         """Returns p(x) (N,) for x (N, 2): the mean over k of exp(-|x - centres[k]|^2 / 2 std^2) / (2 pi std^2)."""
         squares = self._squares(x) / (2 * self.std**2)  # (N, K)
         return np.exp(-squares).mean(axis=1) / (2 * math.pi * self.std**2)
+
+    def blurred(self, std: float) -> "Mixture":
+        """Returns the mixture of the same points after adding Gaussian noise of this standard deviation."""
+        return replace(self, std=math.hypot(self.std, std))
 
     def nearest(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the index (N,) of the nearest centre for x (N, 2), and the distance (N,) to it in units of std."""

@@ -108,6 +108,15 @@ class PointsCodec:
         """Return the density (N,) of the mixture at points (N, 2)."""
         return MIXTURES[self.mixture].density(x)
 
+    def blurred_density(self, x: np.ndarray, std: float) -> np.ndarray:
+        """Return the density (N,) at points (N, 2) of the mixture after adding noise of this standard deviation."""
+        return MIXTURES[self.mixture].blurred(std).density(x)
+
+    @property
+    def resolution(self) -> float:
+        """The standard deviation of noise that changes little: half of that of a mode."""
+        return MIXTURES[self.mixture].std / 2
+
     def coverage(self, x: np.ndarray) -> tuple[int, float]:
         """Return (number of modes covered, share of points near a mode): see `Mixture.coverage`."""
         return MIXTURES[self.mixture].coverage(x)

@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from minigan import backends, losses, models, penalties
+from minigan import backends, datasets, losses, models, penalties
 from minigan.game import discriminator_step, generator_step, simultaneous_step
 from minigan.layers import fuse
 from minigan.optim import Adam
+from minigan.training import Config, Training
 
 PAUSE, BURST = 0.05, 0.2  # seconds
 
@@ -154,22 +156,55 @@ def compare_backends(
     return rows
 
 
-def compare_penalties(preset: str, batch: int, name: str, threads: int, seconds: float) -> list[dict]:
-    """Times a complete step without penalty and with each penalty, in alternation. Returns a row for each.
+# Options of a run whose cost `compare_options` measures, by a name for the table. "none" is the step to compare with.
+OPTION_CASES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "simultaneous": {"simultaneous": True},
+    **{f"penalty {name}": {"penalty": name} for name in penalties.NAMES},
+    "penalty r1 every 8": {"penalty": "r1", "penalty_every": 8},
+    **{
+        f"loss {name}": {"loss": name, "penalty": "none"}
+        for name in losses.LOSSES
+        if name not in ("wasserstein", "r3gan")
+    },
+    "loss wasserstein": {"loss": "wasserstein"},
+    "loss r3gan": {"loss": "r3gan"},
+    "label smoothing": {"label_smoothing": 0.1},
+    "real share 1/3": {"real_share": 1 / 3},
+    "feature matching": {"feature_matching": 0.5},
+    "packs of 2": {"pack": 2},
+    "instance noise": {"instance_noise": 0.1},
+    **{f"d_norm {norm}": {"network": {"d_norm": norm}} for norm in ("spectral", "batch", "dropout")},
+    "minibatch standard deviation": {"network": {"d_minibatch_std": 2.0}},
+    "2 steps of D": {"d_steps": 2},
+    "2 steps of G": {"g_steps": 2},
+    "moving average": {"average": 0.999},
+    "clipping": {"clip_norm": 1.0},
+    **{f"optimizer {name}": {"optimizer": name} for name in ("sgd", "momentum", "rmsprop")},
+}
 
-    `ratio` is relative to the step without penalty.
+
+def compare_options(
+    preset: str, batch: int, name: str, threads: int, seconds: float, cases: dict[str, dict[str, Any]] | None = None
+) -> list[dict]:
+    """Times a step of the training with each of OPTION_CASES, in alternation. Returns a row for each.
+
+    `ratio` is relative to the step without any of these options, and `share` is the part of the step that the option
+    takes: 1 - 1 / ratio.
     """
     backend, steps = backends.load(name, threads=threads), {}
-    for kind in ("none", *penalties.NAMES):
-        rng = np.random.default_rng(0)
-        penalty = None if kind == "none" else penalties.named(kind, weight=10.0, rng=rng)
-        steps[kind] = Step(preset, batch, backend, penalty=penalty)
-        steps[kind]()
+    images = np.random.default_rng(0).integers(0, 256, (4 * batch, 28, 28, 1), dtype=np.uint8)
+    for option, choices in (OPTION_CASES if cases is None else cases).items():
+        config = Config.of(preset, batch=batch, steps=10**9, conditional=False, **choices)
+        training = Training(config, datasets.Images(images, None, "noise"), backend)
+        steps[option] = partial(next, training.records())
+        steps[option]()
     rows = []
-    for kind, times in zip(steps, take_turns(list(steps.values()), seconds), strict=True):
-        row = {"preset": preset, "batch": batch, "backend": name, "threads": threads, "penalty": kind}
+    for option, times in zip(steps, take_turns(list(steps.values()), seconds), strict=True):
+        row = {"preset": preset, "batch": batch, "backend": name, "threads": threads, "option": option}
         rows.append(row | summary(times))
-    return [row | {"ratio": round(row["median_ms"] / rows[0]["median_ms"], 3)} for row in rows]
+    ratios = [row["median_ms"] / rows[0]["median_ms"] for row in rows]
+    return [row | {"ratio": round(r, 3), "share": round(1 - 1 / r, 3)} for row, r in zip(rows, ratios, strict=True)]
 
 
 def overtakes(rows: list[dict], candidate: str, baseline: str) -> int | None:

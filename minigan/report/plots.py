@@ -115,11 +115,38 @@ def scatter(points: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.
     figure = Figure(figsize=(1.6 * scale, 1.6 * scale), dpi=100, facecolor="white")
     axis = figure.add_axes((0, 0, 1, 1))
     line = np.linspace(-REACH, REACH, 200)
-    plane = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    axis.pcolormesh(line, line, codec.density(plane).reshape(200, 200) ** 0.5, cmap="Blues", rasterized=True)
+    axis.pcolormesh(line, line, codec.density(plane(200)).reshape(200, 200) ** 0.5, cmap="Blues", rasterized=True)
     axis.plot(points[:, 0], points[:, 1], ".", color="tab:orange", markersize=2.5 * scale**0.5, markeredgewidth=0)
     axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH))
     axis.set_axis_off()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def plane(side: int) -> np.ndarray:
+    """Return side x side points (side^2, 2) of the plane that the scatter shows, row by row from below."""
+    line = np.linspace(-REACH, REACH, side)
+    return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+
+
+@_matplotlib()
+def planes(values: dict[str, np.ndarray], points: np.ndarray) -> np.ndarray:
+    """Draw probabilities (side, side) on the plane side by side, with points (N, 2), as one picture (height, width, 3).
+
+    Places where a value is NaN are white.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(values) + 0.6, 4.2), dpi=100, facecolor="white", layout="constrained")
+    panels = figure.subplots(1, len(values))
+    for panel, (title, value) in zip(panels, values.items(), strict=True):
+        line = np.linspace(-REACH, REACH, len(value))
+        image = panel.pcolormesh(line, line, value, cmap="RdBu", vmin=0, vmax=1, rasterized=True)
+        panel.plot(points[:, 0], points[:, 1], ".", color="black", markersize=2, markeredgewidth=0)
+        panel.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), title=title, aspect="equal", xticks=[], yticks=[])
+    figure.colorbar(image, ax=panels, label='probability "real"', shrink=0.8)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

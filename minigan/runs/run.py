@@ -27,12 +27,14 @@ from minigan.files import is_empty, locked, write_atomically
 from minigan.layers import Sequential
 from minigan.metrics.alarm import Alarm, meaning
 from minigan.report import plots
+from minigan.runs.discriminator import draw_discriminator
 from minigan.training import TOTALS, Config, Record, Sampler, Training, build_networks, checkpoint
 
 CONTENTS = {
     "final.png": "a hundred samples",
     "training.gif": "samples of the same noise after every epoch",
     "losses.png": "losses and probabilities over the epochs",
+    "discriminator.png": "for points: what D answers, and the best answers",
     "history.csv": "the same as numbers, one row per epoch",
     "checkpoint.npz": "the complete state, to resume from",
     "config.json": "all options",
@@ -360,7 +362,7 @@ def _save_picture_of_epoch(training: Training, out: Path, samples: np.ndarray) -
 
 
 def save_pictures(training: Training, out: Path) -> None:
-    """Write final.png, training.gif and losses.png."""
+    """Write final.png, training.gif and losses.png, and discriminator.png if the best discriminator is known."""
     samples, codec, width = training.samples(), training.data.codec, columns(training.classes)
     plots.save_samples(out / "final.png", samples, codec, width, scale=3)
     frames = [path for epoch in range(training.epoch + 1) if (path := _picture_of_epoch(out, epoch)).exists()]
@@ -368,6 +370,8 @@ def save_pictures(training: Training, out: Path) -> None:
     last = plots.picture(samples[:PICTURED], codec, width) if training.cursor or not frames else None
     plots.save_animation(out / "training.gif", frames, last)
     plots.save_curves(out / "losses.png", named_curves(training), training.steps_per_epoch, training.loss.equilibrium)
+    if (discriminator := draw_discriminator(training)) is not None:
+        plots.save_picture(out / "discriminator.png", discriminator)
 
 
 def named_curves(training: Training) -> dict[str, np.ndarray]:
