@@ -374,7 +374,7 @@ MISTAKES = {
     "the slope where y > 0": ("+ shift > 0 ? dy : slope", "+ shift <= 0 ? dy : slope"),
     "the shift forgotten before the activation": ("return scale * centred + shift > 0", "return scale * centred > 0"),
     "both numbers of a hash are the lower one": ("hash(stream, i / 2) >> (i % 2 * 32)", "hash(stream, i / 2)"),
-    "a random number that can be 0": ("(int)(b >> 8 | 1)", "(int)(b >> 8 & ~1u)"),
+    "random numbers with a bit too few": ("(int)(b >> 8 | 1)", "(int)(b >> 9 | 1)"),
     "an index of 64 bits read as one of 32": ("const long long* __restrict__ index", "const int* __restrict__ index"),
 }
 
