@@ -44,7 +44,7 @@ class Condition:
     """A condition in the source, and the outcomes that are required."""
 
     module: str
-    function: str  # including its class: Hinge.discriminator
+    function: str  # including its class: Unpaired.discriminator
     line: int
     text: str
     required: frozenset = BOTH

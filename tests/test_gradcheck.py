@@ -325,7 +325,7 @@ def test_the_command_prints_a_table_for_each_backend_and_succeeds(few_checks, ca
 
 def test_the_command_fails_and_says_what_is_wrong(few_checks, monkeypatch, capsys):
     class Wrong(losses.Minimax):
-        generator = losses.NonSaturating.generator
+        generator_term = "softplus", -1, 1  # the generator's loss of non_saturating
 
     monkeypatch.setitem(losses.LOSSES, "minimax", Wrong())
     assert cli.main(["gradcheck", "--backend", "numpy"]) == 1
@@ -429,4 +429,4 @@ def test_inputs_on_one_side_of_a_margin_are_noticed(monkeypatch):
     """If all logits of the real samples are negative, the checks cannot notice a missing hinge mask."""
     monkeypatch.setattr(loss_optim_checks, "REAL_LOGITS", -abs(loss_optim_checks.REAL_LOGITS))
     found, _ = missing(["losses"])
-    assert any("margin.real > 0" in c.text and "Hinge.discriminator" in why for c, why in found.items())
+    assert any("margin.real > 0" in c.text and "Unpaired.discriminator" in why for c, why in found.items())

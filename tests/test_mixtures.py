@@ -1,9 +1,14 @@
-"""Mixtures: samples follow the density, the density is correct, and coverage counts modes and points."""
+"""Mixtures: samples follow the density, the density is correct, coverage counts modes and points, and the best D."""
+
+import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from minigan.datasets import DataError, mixtures
+from minigan.datasets.mixtures import ring
+from minigan.metrics.best_discriminator import best_discriminator, kernel_density
 
 SHAPES = {"ring": mixtures.ring(), "ring of 5": mixtures.ring(5, radius=1.5, std=0.2), "grid": mixtures.grid(3)}
 
@@ -77,3 +82,38 @@ def test_an_invalid_mixture_is_refused():
         mixtures.Mixture(np.zeros((3, 3)), 0.1)
     with pytest.raises(DataError, match="positive"):
         mixtures.ring(std=0)
+
+
+# ---------------------------------------------------------------- the best discriminator
+
+
+def best_of(fakes: np.ndarray, x: np.ndarray, real_share: float = 0.5, width: float = 0.05) -> np.ndarray:
+    return best_discriminator(x, lambda x, std: ring().blurred(std).density(x), fakes, width, real_share)
+
+
+@pytest.mark.parametrize("real_share", [0.5, 0.2])
+def test_the_best_discriminator_cannot_tell_samples_of_the_data_from_the_data(real_share):
+    """q = p, so D* = r p / (r p + (1 - r) p) = r."""
+    mixture, rng = ring(), np.random.default_rng(0)
+    found = best_of(mixture.sample(100_000, rng), mixture.centres, real_share)
+    np.testing.assert_allclose(found, real_share, atol=0.02)
+
+
+def test_the_best_discriminator_finds_missing_modes_and_wrong_places():
+    """The fakes are the first mode alone, with 8 times the density there, and a point between the modes."""
+    mixture, rng = ring(), np.random.default_rng(0)
+    fakes = np.concatenate([mixture.centres[:1] + mixture.std * rng.standard_normal((50_000, 2)), [[0.0, 0.0]] * 5_000])
+    at_first, at_second, between, nowhere = best_of(fakes, np.array([[2.0, 0.0], mixture.centres[1], [0, 0], [9.0, 9]]))
+    assert abs(at_first - 1 / (1 + 8 / 1.1)) < 0.01 and at_second > 0.999 and between < 0.001 and np.isnan(nowhere)
+
+
+def test_kernel_density_is_the_mean_of_gaussians():
+    rng = np.random.default_rng(0)
+    x, points = rng.standard_normal((3, 2)), rng.standard_normal((4, 2))
+    expected = [np.mean([scipy.stats.multivariate_normal(p, 0.3**2 * np.eye(2)).pdf(at) for p in points]) for at in x]
+    np.testing.assert_allclose(kernel_density(x, points, 0.3), expected, rtol=1e-12)
+
+
+def test_a_blurred_mixture_is_that_of_noisy_points():
+    blurred = ring().blurred(0.2)
+    assert math.isclose(blurred.std, math.sqrt(0.1**2 + 0.2**2)) and (blurred.centres == ring().centres).all()

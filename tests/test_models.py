@@ -92,7 +92,7 @@ def test_the_width_of_the_generator_is_an_option():
     ("preset", "options", "message"),
     [
         ("small", {"g_width": 2}, "the networks of preset small have no option g_width, only d_norm"),
-        ("mlp", {"d_norm": "batch"}, "the networks of preset mlp have no option d_norm, only none"),
+        ("mlp", {"g_width": 2}, "the networks of preset mlp have no option g_width, only d_norm, d_minibatch_std"),
         ("digits", {"g_width": "wide"}, "g_width is a whole number, got 'wide'"),
         ("digits", {"g_width": 9}, "g_width is at least 1 and at most 8, got 9"),
     ],

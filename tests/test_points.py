@@ -1,6 +1,7 @@
 """Data of the kind points: training, sampling and resuming, and the Data protocol for every kind of data."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from minigan import backends, datasets, runs
 from minigan.cli import main
 from minigan.datasets import points
+from minigan.runs.discriminator import context, draw_discriminator, probabilities
 from minigan.training import Config, Training
 
 
@@ -128,7 +130,10 @@ def test_conditional_points_are_near_the_requested_mode():
         (["--data", "ring", "--preset", "small"], "ring: there is no such file or folder"),
         (["--data", "ring", "--points", "1"], "points is at least 2, got 1"),
         (["--network", "d_norm"], "argument --network: expected NAME=VALUE, got 'd_norm'"),
-        (["--network", "width=2"], "the networks of preset digits have no option width, only g_width, d_norm"),
+        (
+            ["--network", "width=2"],
+            "the networks of preset digits have no option width, only d_norm, d_minibatch_std, g_width",
+        ),
     ],
 )
 def test_incompatible_options_are_refused(arguments, says, tmp_path, capsys):
@@ -136,3 +141,50 @@ def test_incompatible_options_are_refused(arguments, says, tmp_path, capsys):
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------- the discriminator next to the best one
+
+
+def trained(**choices) -> Training:
+    choices = {"data": "ring", "steps": 3, "batch": 8, "backend": "numpy", "data_options": {"points": 200}} | choices
+    training = runs.begin(Config.of("points", **choices), None)
+    list(training.records())
+    return training
+
+
+def test_the_discriminator_is_drawn_next_to_the_best_one():
+    picture = draw_discriminator(trained())
+    height, width, _ = picture.shape
+    assert picture.dtype == np.uint8 and width > 2 * height * 0.9
+    assert not (picture[:, : width // 2] == picture[:, -(width // 2) :]).all()
+
+
+@pytest.mark.parametrize(
+    "choices", [{"conditional": True}, {"pack": 2}, {"preset": "small", "data": "mnist", "data_options": {}}]
+)
+def test_no_best_discriminator_where_d_does_not_judge_single_points_of_a_known_density(choices):
+    if choices.get("data") == "mnist":
+        images = datasets.Images(np.zeros((20, 8, 8, 1), np.uint8), None, "black")
+        training = Training(Config.of("small", batch=4, steps=1, conditional=False), images, backends.load("numpy"))
+        assert draw_discriminator(training) is None
+    else:
+        assert draw_discriminator(trained(**choices)) is None
+
+
+def test_the_probability_of_a_point_is_that_in_a_batch_with_its_companions():
+    """D has the minibatch standard deviation, so that the batch decides."""
+    training = trained()
+    D, rng = training.D, np.random.default_rng(0)
+    x, others = rng.standard_normal((70, 2)).astype(np.float32), rng.standard_normal((5, 2)).astype(np.float32)
+    found = probabilities(D, x, others)
+    for i in (0, 31, 69):
+        logits, _ = D.forward(np.concatenate([x[i : i + 1], others]), train=False)
+        assert math.isclose(found[i], 1 / (1 + math.exp(-float(logits[0, 0]))), rel_tol=1e-5)
+
+
+def test_half_of_the_companions_are_real():
+    training = trained()
+    fakes = np.full((40, 2), 7, np.float32)
+    companions = context(training, fakes)
+    assert (companions[1::2] == 7).all() and (companions[::2] == training.data.points[:31:2]).all()

@@ -203,7 +203,8 @@ LOCAL = {
     ("shape.py", "dy.reshape(N, H, self.factor, W, self.factor, C).sum(axis=(2, 4))"): "of each sample",
     ("losses.py", "xp.exp(shifted).sum(axis=1, keepdims=True)"): "of each sample",
     ("losses.py", "(log_p * one_hot).sum()"): "goes through batch_sum",
-    ("penalties.py", "(g * g).reshape(len(g), -1).sum(axis=1)"): "of each sample",
+    ("losses.py", "(difference * difference).sum()"): "of a mean over the batch",
+    ("penalties.py", "(g * g).sum(axis=1)"): "of each sample",
     ("numpy_backend.py", "dy.sum(axis=tuple(range(dy.ndim - 1)))"): "sum_rows: weight gradients",
     ("contract.py", "x.sum(axis=axis)"): "goes through batch_sum",
 }

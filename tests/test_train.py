@@ -267,12 +267,33 @@ def test_a_wrong_config_is_refused(text, says):
         ({"lr_g": 10**400}, "lr_g is a number"),
         ({"loss": 3}, "loss is a text, got 3"),
         ({"network": ["d_norm"]}, "network is a dictionary"),
-        ({"network": {"width": 2}}, "the networks of preset digits have no option width, only g_width, d_norm"),
+        (
+            {"network": {"width": 2}},
+            "the networks of preset digits have no option width, only d_norm, d_minibatch_std, g_width",
+        ),
         ({"network": {"g_width": 0}}, "g_width is at least 1 and at most 8, got 0"),
-        ({"network": {"d_norm": "layer"}}, "unknown d_norm 'layer': choose spectral, batch, none"),
+        ({"network": {"d_norm": "layer"}}, "unknown d_norm 'layer': choose spectral, batch, dropout, none"),
         ({"data_options": {"points": 9}}, "data of the kind images have no option points"),
         ({"penalty": "r3"}, "unknown penalty 'r3': choose none, r1, r2, "),
         ({"penalty_every": 0}, "penalty_every is at least 1"),
+        ({"optimizer": "adagrad"}, "unknown optimizer 'adagrad': choose sgd, momentum, rmsprop, adam"),
+        ({"momentum": 1.0}, "momentum is at least 0 and below 1"),
+        ({"clip_norm": 0.0}, "clip_norm is above 0"),
+        ({"g_steps": 0}, "g_steps is at least 1"),
+        ({"g_steps": 2}, "simultaneous updates are one step of each player: leave out d_steps and g_steps, or choose"),
+        ({"real_share": 1.0}, "real_share is above 0 and below 1"),
+        ({"loss": "r3gan", "real_share": 0.3}, "r3gan pairs each real sample with a fake one: leave out real_share"),
+        ({"feature_matching": 1.5}, "feature_matching is at least 0 and at most 1"),
+        ({"pack": 0}, "pack is at least 1"),
+        ({"pack": 3}, "choose a batch that is a multiple of 3, at least 6, got 64"),
+        ({"instance_noise": -0.1}, "instance_noise is at least 0"),
+        (
+            {"preset": "small", "instance_noise": 0.1, "epochs": None},
+            "instance noise decreases over the run, so it needs a total",
+        ),
+        ({"instance_noise_until": 0.0}, "instance_noise_until is above 0 and at most 1"),
+        ({"preset": "small", "loss": "wasserstein", "penalty": "none"}, "wasserstein without a penalty has no minimum"),
+        ({"network": {"d_minibatch_std": -1}}, "d_minibatch_std is at least 0 and finite, got -1"),
         ({"preset": "points", "kind": "images"}, "preset points is for points, got --kind images"),
         ({"preset": "points", "data": "mnist", "network": {"g_width": 2}}, "preset points have no option g_width"),
         ({"kind": "tables"}, "unknown kind 'tables': choose images, points"),
@@ -335,7 +356,7 @@ def test_the_table_of_options_lists_types_and_defaults():
 def test_the_config_contains_the_defaults_of_network_and_data_options():
     """A resumed run keeps these values, also if a new version changes a default."""
     config = Config.of("digits", network={"g_width": "2"})
-    assert config.network == {"g_width": 2, "d_norm": "spectral"}
+    assert config.network == {"g_width": 2, "d_norm": "spectral", "d_minibatch_std": 5.0}
     assert (
         config.data_options == dataclasses.asdict(datasets.ImageOptions()) and config.data_options["split"] == "train"
     )
