@@ -236,7 +236,8 @@ def test_every_layer_forward_and_backward(case, rng):
 
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_every_loss(name, rng):
-    real, fake = 3 * rng.standard_normal((5, 1)), 3 * rng.standard_normal((4, 1))
+    pairs = losses.LOSSES[name].compares
+    real, fake = 3 * rng.standard_normal((4 if pairs else 5, 1)), 3 * rng.standard_normal((4, 1))
     r, f = tensor(real).requires_grad_(), tensor(fake).requires_grad_()
     d_loss, g_loss = torch_losses(name, r, f)
     loss, d_real, d_fake = losses.LOSSES[name].discriminator(real, fake)
@@ -245,10 +246,36 @@ def test_every_loss(name, rng):
     close(d_real, r.grad)
     close(d_fake, f.grad)
     f.grad = None
-    loss, d_fake = losses.LOSSES[name].generator(fake)
+    loss, d_fake = losses.LOSSES[name].generator(fake, real)
     close(loss, g_loss)
     g_loss.backward()
     close(d_fake, f.grad)
+
+
+def test_feature_matching(rng):
+    fake, real = rng.standard_normal((4, 3)), rng.standard_normal((5, 3))
+    f = tensor(fake).requires_grad_()
+    expected = ((f.mean(0) - tensor(real).mean(0)) ** 2).sum()
+    expected.backward()
+    distance, d_fake = losses.feature_matching(fake, real)
+    close(distance, expected)
+    close(d_fake, f.grad)
+
+
+@pytest.mark.parametrize("limit", [0.5, 50.0])
+def test_clipping_by_the_global_norm(limit, rng):
+    layer = Dense(3, 2, rng=rng).to("numpy", np.float64)
+    weights = [tensor(value.copy()).requires_grad_() for value in layer.params.values()]
+    grads = {name: rng.standard_normal(value.shape) for name, value in layer.params.items()}
+    for weight, grad in zip(weights, grads.values(), strict=True):
+        weight.grad = tensor(grad)
+    torch.nn.utils.clip_grad_norm_(weights, limit)
+    torch.optim.SGD(weights, lr=0.1).step()
+    optimizer = optim.SGD(layer, lr=0.1)
+    optimizer.clip_norm = limit
+    optimizer.step(grads)
+    for value, weight in zip(layer.params.values(), weights, strict=True):
+        np.testing.assert_allclose(value, weight.detach().numpy(), rtol=1e-5)  # PyTorch adds 1e-6 to the norm
 
 
 def test_cross_entropy(rng):
@@ -266,6 +293,14 @@ def torch_losses(name, real, fake):
     bce = F.binary_cross_entropy_with_logits
     if name == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean(), -fake.mean()
+    if name == "least_squares":  # targets 1 and 0 of the output (1 + l) / 2, times 4
+        ones, zeros = torch.ones_like, torch.zeros_like
+        d_loss = F.mse_loss((1 + real) / 2, ones(real)) + F.mse_loss((1 + fake) / 2, zeros(fake))
+        return 2 * d_loss, 2 * F.mse_loss((1 + fake) / 2, ones(fake))
+    if name == "wasserstein":
+        return fake.mean() - real.mean(), -fake.mean()
+    if name in ("relativistic", "r3gan"):
+        return bce(real - fake, torch.ones_like(fake)), bce(fake - real, torch.ones_like(fake))
     d_loss = 0 if real is None else bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake))
     return d_loss, bce(fake, torch.ones_like(fake)) if name == "non_saturating" else -bce(fake, torch.zeros_like(fake))
 
