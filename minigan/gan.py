@@ -486,9 +486,11 @@ def _read(data: Any, labels: Any, config: Config) -> datasets.Data:
     Without data, those of the config are loaded.
     """
     if data is None or isinstance(data, str | os.PathLike):
-        found = runs.load_data(config, None if data is None else place_of(data))
+        everything = dataclasses.replace(config, hold_out=0.0)  # as many samples as there are labels
+        found = runs.load_data(everything, None if data is None else place_of(data))
     elif hasattr(data, "fingerprint") and hasattr(data, "sample_shape"):
         found = data
     else:
-        return datasets.convert(data, labels, config.kind, config.kind_options())
-    return found if labels is None else datasets.with_labels(found, labels)
+        found, labels = datasets.convert(data, labels, config.kind, config.kind_options()), None
+    found = found if labels is None else datasets.with_labels(found, labels)
+    return datasets.hold_out(found, config.hold_out, config.seed)

@@ -189,7 +189,8 @@ def _read_config(out: Path) -> tuple[Config, dict | None]:
 def load_data(config: Config, place: str | None = None):
     """Load the data of the config, according to its kind and options, from `place` or from where the config says."""
     place = config.place_of_data() if place is None else place
-    return datasets.KINDS[config.kind].load(place, config.kind_options(), config.seed, config.conditional)
+    data = datasets.KINDS[config.kind].load(place, config.kind_options(), config.seed, config.conditional)
+    return datasets.hold_out(data, config.hold_out, config.seed)
 
 
 def load_backend(config: Config):
