@@ -34,7 +34,7 @@ def hold_out(data: Data, share: float, seed: int) -> Data:
         raise DataError(f"--hold-out {share:g} leaves no samples of {len(data)} to train on: choose a smaller part")
     order = np.random.default_rng([seed, STREAM]).permutation(len(data))
     held, rest = np.sort(order[:count]), np.sort(order[count:])
-    return data.part(rest).holding(data.part(held[evenly(len(held))]), f"{count:,} of them, which --hold-out took out")
+    return data.part(rest).holding(data.part(held[evenly(len(held))]), f"of the {count:,} that hold_out takes out")
 
 
 def of_other_split(data: Images, spec: str, options: ImageOptions, load: Callable[..., Images]) -> Images:

@@ -38,13 +38,21 @@ def taken_for_real(D: Sequential, samples: Array, labels: Array | None, batch: i
     D sees whole batches of the size of the training, because layers such as batch norm depend on
     the batch. Of N samples, N // batch * batch are used.
     """
-    right = []
-    for i in range(0, len(samples) // batch * batch, batch):
-        part = None if labels is None else labels[i : i + batch]
-        with D.backend.computing():
-            logits, _ = D.forward(samples[i : i + batch], track=False, labels=part)
-        right.append(D.backend.to_numpy(logits).ravel() > 0)
-    return float(np.mean(right))
+    logits = D.backend.to_numpy(_in_batches(D, samples, labels, batch))
+    return float((logits > 0).mean())
+
+
+def draw_fakes(G: Sequential, z: Array, labels: Array | None, batch: int) -> Array:
+    """Return fakes (N // batch * batch, ...) of noise z (N, ...) as D sees them: normalised with their batch."""
+    return _in_batches(G, z, labels, batch)
+
+
+def _in_batches(network: Sequential, x: Array, labels: Array | None, batch: int) -> Array:
+    """Return the output of a network for whole batches of x (N, ...), as in a training step."""
+    parts = [slice(i, i + batch) for i in range(0, len(x) // batch * batch, batch)]
+    with network.backend.computing():
+        outputs = [network.forward(x[p], track=False, labels=None if labels is None else labels[p])[0] for p in parts]
+        return network.backend.xp.concatenate(outputs)
 
 
 def gradient_norms(

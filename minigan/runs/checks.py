@@ -17,7 +17,7 @@ from minigan.datasets import Data
 from minigan.metrics import collapse
 from minigan.metrics.collapse import FAKES, MIN_REAL, REAL, Reference
 from minigan.metrics.features import describe
-from minigan.metrics.players import dead_units, gradient_norms, taken_for_real, unchanged
+from minigan.metrics.players import dead_units, draw_fakes, gradient_norms, taken_for_real, unchanged
 from minigan.training import Record, Training, draw_noise
 from minigan.training.sampling import draw_samples
 
@@ -118,29 +118,28 @@ class Checks:
 
     def _of_players(self, rng: np.random.Generator) -> dict[str, float]:
         """Return the figures of both networks."""
-        t, found = self.training, {}
-        backend, (G, D), held_out = t.backend, t.players, t.data.held_out
-        several = held_out is not None and len(held_out) > 1
-        batch = min(t.config.batch, len(held_out)) if several and held_out else t.config.batch
-        count = max(1, SHOWN // batch) * batch
-        asked = self._labels(rng, count)
-        labels = None if asked is None else backend.asarray(asked)
-        z = draw_noise(G, rng, count)
-        with backend.computing():
-            parts = [slice(i, i + batch) for i in range(0, count, batch)]
-            fakes = [G.forward(z[p], track=False, labels=None if labels is None else labels[p])[0] for p in parts]
-        found["d_right_fakes"] = 1 - taken_for_real(D, backend.xp.concatenate(fakes), labels, batch)
-        for name, data in (("d_right_train", t.data), ("d_right_held_out", held_out if several else None)):
-            if data is None or (t.classes and data.labels is None):
-                continue
-            samples, its = self._drawn(data, rng, count)
-            found[name] = taken_for_real(D, samples, its, batch)
-            if data is t.data:
-                its = None if its is None else its[:batch]
-                norms = gradient_norms(G, D, samples[:batch], z[:batch], t.loss, its)
-                found["d_gradient"], found["g_gradient"] = norms
+        t, batch = self.training, self.training.config.batch
+        (G, D), held_out = t.players, t.data.held_out
+        if held_out is not None and (len(held_out) < 2 or (t.classes and held_out.labels is None)):
+            held_out = None
+        # D sees batches of one size, because layers such as batch norm depend on it.
+        size = batch if held_out is None else min(batch, len(held_out))
+        count = max(batch, SHOWN // size * size)
+        real, labels = self._drawn(t.data, rng, count)
+        z = draw_noise(G, rng, len(real))
+        found = dict(zip(("d_gradient", "g_gradient"), self._gradients(real, z, labels), strict=True))
+        fakes = draw_fakes(G, z, labels, size)
+        found["d_right_fakes"] = 1 - taken_for_real(D, fakes, labels, size)
+        found["d_right_train"] = taken_for_real(D, real, labels, size)
+        if held_out is not None:
+            found["d_right_held_out"] = taken_for_real(D, *self._drawn(held_out, rng, count), size)
         dead = dead_units(G, z, labels)
         return found if dead is None else found | {"dead_units": dead}
+
+    def _gradients(self, real: Array, z: Array, labels: Array | None) -> tuple[float, float]:
+        """Return the norms of the gradients of (D, G) for the first batch of these samples and noise."""
+        t, first = self.training, slice(self.training.config.batch)
+        return gradient_norms(*t.players, real[first], z[first], t.loss, None if labels is None else labels[first])
 
     def _drawn(self, data: Data, rng: np.random.Generator, count: int) -> tuple[Array, Array | None]:
         """Return at most `count` samples for D, and their labels or None."""

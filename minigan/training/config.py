@@ -129,8 +129,8 @@ class Config:
     )
     stop_on: str = option(
         "none",
-        help="collapse: save and stop when a check recognises a collapse; the checks depend on the time, so where it "
-        "stops depends on the machine",
+        help="collapse: save and stop, with exit code 1, when the alarm reports a collapse; checks take place after "
+        "seconds of training, so where it stops depends on the machine",
         metavar="none|collapse",
         choices=("none", "collapse"),
         resumable=True,
