@@ -150,7 +150,7 @@ def _warn_unused(arguments, backend) -> None:
 
 
 def train(arguments) -> int:
-    """Train a new run, or resume one. Returns the exit code."""
+    """Train a new run, or resume one. Returns the exit code, which is 1 if a collapse stopped the run."""
     from minigan import runs  # commands import what they need when they run, so that `minigan --help` is fast
 
     if arguments.list:
@@ -171,7 +171,7 @@ def train(arguments) -> int:
         echo("preparing the kernels (compiled once on each machine, then cached on disk) ...", end=" ", flush=True)
         echo(f"{training.warm_up():.1f} s")
     try:
-        runs.play(training, out, arguments.quiet)
+        collapsed = runs.play(training, out, arguments.quiet)
     except runs.Stopped as stopped:
         print(
             f"minigan: stopped at step {training.step} and saved: resume with `minigan train --resume --out {out}`",
@@ -179,7 +179,7 @@ def train(arguments) -> int:
         )
         return 128 + stopped.signal
     echo(_summary(training, out))
-    return 0
+    return int(collapsed)
 
 
 def _choices(arguments) -> dict:

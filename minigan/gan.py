@@ -32,7 +32,7 @@ from minigan.options import options
 from minigan.report import plots
 from minigan.runs import samples as samples_files
 from minigan.runs.evaluate import MissingData, evaluate
-from minigan.training import TOTALS, Config, Record, Sampler, Training
+from minigan.training import TOTALS, Config, Sampler, Training
 from minigan.training.config import arguments, option_names, place_of
 
 
@@ -49,7 +49,8 @@ class GAN:
     integer or a NumPy Generator that draws one for every new training. `out` is the folder of a
     run, in which checkpoints and pictures are written during the training, as `minigan train`
     does; by default nothing is written. `verbose=0` prints nothing. `callback` gets every record of
-    the training, and ends it if it returns True.
+    the training, with the figures and warnings of a check after it (see `metrics.collapse`), and ends
+    the training if it returns True.
 
     Nothing runs before `fit`. Raises UserError for an option that is unknown or out of range.
 
@@ -62,7 +63,7 @@ class GAN:
         *,
         out: str | Path | None = None,
         verbose: int = 1,
-        callback: Callable[[Record], object] | None = None,
+        callback: Callable[[runs.Checked], object] | None = None,
         **options: Any,
     ):
         self.preset, self.out, self.verbose, self.callback = preset, out, verbose, callback
@@ -136,7 +137,7 @@ class GAN:
         minutes: float | None = None,
         extend: bool = False,
         verbose: int | None = None,
-        callback: Callable[[Record], object] | None = None,
+        callback: Callable[[runs.Checked], object] | None = None,
     ) -> "GAN":
         """Train, and return this GAN.
 
@@ -385,7 +386,8 @@ class GAN:
         """
         if (t := self._training) is None:
             raise NotFittedError("the losses are drawn after fit: this GAN was not fitted in this session")
-        return plots.curves(runs.named_curves(t), t.steps_per_epoch, t.loss.equilibrium)
+        checks = runs.figures_of_checks(t)
+        return plots.curves(runs.named_curves(t), t.steps_per_epoch, t.loss.equilibrium, checks)
 
     def evaluate(self, n: int = 10_000, seed: int = 0) -> dict:
         """Compare `n` samples with real images, and return the scores of `minigan evaluate` as a dict.
@@ -486,9 +488,11 @@ def _read(data: Any, labels: Any, config: Config) -> datasets.Data:
     Without data, those of the config are loaded.
     """
     if data is None or isinstance(data, str | os.PathLike):
-        found = runs.load_data(config, None if data is None else place_of(data))
+        everything = dataclasses.replace(config, hold_out=0.0)  # as many samples as there are labels
+        found = runs.load_data(everything, None if data is None else place_of(data))
     elif hasattr(data, "fingerprint") and hasattr(data, "sample_shape"):
         found = data
     else:
-        return datasets.convert(data, labels, config.kind, config.kind_options())
-    return found if labels is None else datasets.with_labels(found, labels)
+        found, labels = datasets.convert(data, labels, config.kind, config.kind_options()), None
+    found = found if labels is None else datasets.with_labels(found, labels)
+    return datasets.hold_out(found, config.hold_out, config.seed)

@@ -10,7 +10,8 @@ scaled when it is used.
 The module `data` defines the protocol that training needs, and KINDS lists the kinds of data.
 Images are defined in `images`. The modules `idx`, `arrays` and `pictures` read them from files, and
 share the modules `files` (errors), `labels` (classes) and `pixels` (ranges of values). The module
-`shapes` draws images. Points are defined in `points` and drawn from `mixtures`.
+`shapes` draws images, and `held_out` keeps samples out of the training. Points are defined in
+`points` and drawn from `mixtures`.
 """
 
 import importlib
@@ -25,6 +26,7 @@ import numpy as np
 from minigan.datasets import arrays, idx, mixtures, pictures, shapes
 from minigan.datasets.data import Codec, Data, Kind
 from minigan.datasets.files import DataError, explain
+from minigan.datasets.held_out import hold_out, of_other_split
 from minigan.datasets.images import DEFAULTS, MIN_SIDE, ImageCodec, ImageOptions, Images, fitted, scale, unscale
 from minigan.datasets.labels import encode, index_of, listing
 from minigan.datasets.points import Points
@@ -42,6 +44,7 @@ __all__ = [
     "Kind",
     "Points",
     "convert",
+    "hold_out",
     "index_of",
     "kind_of",
     "kind_of_array",
@@ -84,7 +87,7 @@ FEW = 10  # next to a file of arrays, fewer pictures than these are previews, no
 BUILTIN = {"mnist": mnist, "shapes": shapes.load}  # built-in images, as functions of the split
 
 
-def load(spec: str | Path, options: ImageOptions = DEFAULTS) -> Images:
+def load(spec: str | Path, options: ImageOptions = DEFAULTS, most: int | None = None) -> Images:
     """Load images (N, H, W, C) uint8 of at least 4 x 4 pixels, with C = 1 (grey) or 3 (RGB).
 
     `spec` is "mnist" or "shapes" (write ./mnist for a folder of that name), or a path to
@@ -99,6 +102,7 @@ def load(spec: str | Path, options: ImageOptions = DEFAULTS) -> Images:
     If a folder contains both IDX files and pictures, the IDX files are read. If a folder contains
     no images, but exactly one subfolder, the subfolder is read. `options` select what is read and
     how pixels are converted. `Images.description` returns what was assumed, changed and left out.
+    Of a folder of pictures, at most `most` are read, evenly spaced.
 
     Raises DataError, which says in one sentence which file is wrong, where and how, and what to do.
     """
@@ -113,7 +117,7 @@ def load(spec: str | Path, options: ImageOptions = DEFAULTS) -> Images:
             return _load_file(path, options)
         if not stat.S_ISDIR(mode):
             raise DataError(f"{path}: expected a file or a folder, got a device or pipe: copy the data into a file")
-        return _load_folder(path, options)
+        return _load_folder(path, options, most=most)
     except OSError as error:
         raise explain(path, error) from None
     except MemoryError:
@@ -137,8 +141,8 @@ def _load_file(path: Path, options: ImageOptions) -> Images:
     return idx.load(path, options)  # IDX files have no standard suffix; `idx.load` checks their first four bytes
 
 
-def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = ()) -> Images:
-    """Load the images in a folder. Their notes start with `notes`."""
+def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = (), most: int | None = None) -> Images:
+    """Load the images in a folder. Their notes start with `notes`. See `load` for `most`."""
     if path.suffix.lower() in (".npy", ".npz", ".gz"):
         raise DataError(f"{path}: expected a file, got a directory: give a file inside it, or rename the directory")
     found, more = idx.find_images(path, options.split)
@@ -157,10 +161,10 @@ def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = ())
     if count:
         if divided is None and options.split != "train":
             raise DataError(f"{path}: --split {options.split} needs a folder of that name, next to one called train")
-        return pictures.load(divided or path, options, [*notes, *more])
+        return pictures.load(divided or path, options, [*notes, *more], most)
     inner = [entry for entry in path.iterdir() if entry.is_dir() and not pictures.is_system(entry.name)]
     if len(inner) == 1 and not held:
-        return _load_folder(inner[0], options, (*notes, f"the data are in the folder {inner[0]}"))
+        return _load_folder(inner[0], options, (*notes, f"the data are in the folder {inner[0]}"), most)
     content = "neither" if any(path.iterdir()) else "an empty folder"
     hint = f"give the file itself, such as {held[0]}" if held else "is this the right folder?"
     raise DataError(
@@ -175,8 +179,12 @@ def _convert_for_training(x: Any, labels: Any, options: ImageOptions) -> Images:
 
 
 def _load_for_training(spec: str, options: ImageOptions, seed: int, labels: bool = True) -> Images:
-    """Load images for training. Raises DataError if all pixels have the same value."""
-    return _not_constant(load(spec, replace(options, labels=labels)), spec, options)
+    """Load images for training, and those of another split as `held_out`, if there are any.
+
+    Raises DataError if all pixels have the same value.
+    """
+    data = _not_constant(load(spec, replace(options, labels=labels)), spec, options)
+    return of_other_split(data, spec, replace(options, labels=labels), load)
 
 
 def _not_constant(data: Images, where: str, options: ImageOptions) -> Images:
@@ -241,4 +249,6 @@ def with_labels(data: Data, labels: Any) -> Images:
         raise DataError(f"data of the kind {data.kind} have their own labels: leave the labels out")
     codes, names, notes = encode(np.asarray(labels), "the labels")
     arrays.expect_one_each(codes, len(data), "the labels")
-    return replace(data, labels=codes, class_names=names, labels_from="the given array", notes=(*data.notes, *notes))
+    held_out = data.held_out and data.held_out.without_labels()  # their labels were not given
+    data = replace(data, labels_from="the given array", notes=(*data.notes, *notes), held_out=held_out)
+    return replace(data, labels=codes, class_names=names)

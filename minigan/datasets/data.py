@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -102,6 +102,19 @@ class Data(Protocol):
 
         The lines name the source and the labels, and say what was assumed, changed and left out.
         """
+        ...
+
+
+@runtime_checkable
+class Divisible(Data, Protocol):
+    """Data of which a part can be held out: see `held_out.hold_out`. The training itself does not need this."""
+
+    def part(self, index: np.ndarray) -> "Divisible":
+        """Return the samples of index (N,), without `held_out`. Classes and codec stay the same."""
+        ...
+
+    def holding(self, held_out: Data, source: str) -> Data:
+        """Return the same data with these `held_out`. `source` says what they are, for `description`."""
         ...
 
 

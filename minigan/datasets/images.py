@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from minigan.backends import Array, Backend, reference
-from minigan.datasets.data import checksums
+from minigan.datasets.data import Data, checksums
 from minigan.datasets.files import DataError
 from minigan.datasets.labels import listing
 from minigan.datasets.pixels import parse_range
@@ -101,9 +101,10 @@ class Images:
     labels_from: str = ""  # where the labels were found
     notes: Sequence[str] = ()  # what was assumed, changed or left out
     placed: tuple[Backend, Array] | None = None  # the images on a backend, for `batch`
+    held_out: "Images | None" = None  # images that are not trained on
+    held_out_from: str = ""  # what they are
 
     kind = "images"
-    held_out = None
 
     def __post_init__(self):
         if self.labels is not None and self.class_names is None:
@@ -121,6 +122,16 @@ class Images:
     def without_labels(self) -> "Images":
         """Return the same images without labels."""
         return replace(self, labels=None, class_names=None, labels_from="not read")
+
+    def part(self, index: np.ndarray) -> "Images":
+        """Return the images of index (N,), without `held_out`. The classes stay the same."""
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, images=self.images[index], labels=labels, placed=None, held_out=None, held_out_from="")
+
+    def holding(self, held_out: Data, source: str) -> "Images":
+        """Return the same images with these `held_out`. `source` says what they are."""
+        assert isinstance(held_out, Images)
+        return replace(self, held_out=held_out, held_out_from=source)
 
     @property
     def codec(self) -> "ImageCodec":
@@ -151,6 +162,8 @@ class Images:
             origin = f", from {self.labels_from}" if self.labels_from else ""
             classes = f"{len(self.class_names)} {'class' if len(self.class_names) == 1 else 'classes'}"
             lines.append(("labels", f"{classes} of {sizes} images{origin}: {listing(self.class_names)}"))
+        if self.held_out is not None:
+            lines.append(("held out", f"{len(self.held_out):,} images {self.held_out_from}, for the checks"))
         return [*lines, *(("note", note) for note in self.notes)]
 
     @property

@@ -182,7 +182,9 @@ class Picture:
     frames: int = 1
 
 
-def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] | None = None) -> Images:
+def load(
+    path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] | None = None, most: int | None = None
+) -> Images:
     """Load images (N, H, W, C) from the pictures in a folder and its subfolders, sorted by path.
 
     C is 1 if every pixel of every picture is grey, else 3. Pictures are rotated as their EXIF data
@@ -190,7 +192,8 @@ def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] |
     are blended with one background for all pictures: the colour in the options, or by default white
     behind dark drawings and black behind light ones. If two or more subfolders contain pictures,
     each of them is a class with its name. The notes of the result start with `folder_notes` and say
-    what was assumed, changed and left out.
+    what was assumed, changed and left out. With `most`, at most so many pictures are read, evenly
+    spaced.
 
     Raises DataError for pictures of different sizes (the options --size and --fit make them equal),
     for files that cannot be read (--skip-bad leaves them out), and for a data set that does not fit
@@ -201,6 +204,9 @@ def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] |
         raise DataError(f"{path}: expected pictures ({listing(sorted(suffixes()), 8)}), found none: is this the right "
                         "folder?")  # fmt: skip
     labels, names, notes = classes_of(found) if options.labels else (None, None, [])
+    if most is not None and len(found.files) > most:
+        some = np.arange(most) * len(found.files) // most
+        found.files, labels = [found.files[i] for i in some], None if labels is None else labels[some]
     notes = [*(folder_notes or []), *notes, *found.notes()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data, which are ignored
@@ -220,7 +226,7 @@ def load(path: Path, options: ImageOptions = DEFAULTS, folder_notes: list[str] |
     if labels is not None:
         labels = labels[kept]
         empty = [name for i, name in enumerate(names or ()) if not (labels == i).any()]
-        if empty:
+        if empty and most is None:
             raise DataError(f"{path}: no picture of the classes {listing(empty)} can be read: remove these folders")
     _expect_equal_sizes(path, files, pictures)
     if any(each.pixels.shape[:2] != each.size for each in pictures):

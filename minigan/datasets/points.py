@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from minigan.backends import Array, Backend
-from minigan.datasets.data import Kind, checksums
+from minigan.datasets.data import Data, Kind, checksums
 from minigan.datasets.files import DataError
 from minigan.datasets.mixtures import Mixture, grid, ring
 from minigan.files import write_array, write_atomically
 from minigan.options import check, option
 
 MIXTURES = {"ring": ring(), "grid": grid()}
+HELD_OUT = 2000  # points that are drawn from the same mixture and not trained on
+STREAM = 7  # of their random numbers
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class Points:
     labels: np.ndarray  # (N,) int64
     mixture: str  # a key of MIXTURES
     placed: Array | None = None  # the points on a backend, for `batch`
+    held_out: "Points | None" = None  # points that are not trained on
 
     kind = "points"
-    held_out = None
 
     @property
     def name(self) -> str:
@@ -63,6 +65,15 @@ class Points:
     def codec(self) -> "PointsCodec":
         """The codec that decodes generated points."""
         return PointsCodec(self.mixture)
+
+    def part(self, index: np.ndarray) -> "Points":
+        """Return the points of index (N,), without `held_out`."""
+        return replace(self, points=self.points[index], labels=self.labels[index], placed=None, held_out=None)
+
+    def holding(self, held_out: Data, source: str) -> "Points":
+        """Return the same points with these `held_out`."""
+        assert isinstance(held_out, Points)
+        return replace(self, held_out=held_out)
 
     def to(self, backend: Backend) -> "Points":
         """Return the points stored on the backend."""
@@ -123,7 +134,7 @@ class PointsCodec:
 
 
 def load(spec: str, options: PointsOptions, seed: int, labels: bool = True) -> Points:
-    """Draw the points of "ring" (8 modes) or "grid" (5 x 5 modes) from the seed.
+    """Draw the points of "ring" (8 modes) or "grid" (5 x 5 modes) from the seed, and others as `held_out`.
 
     `labels` has no effect, because drawing a point determines its label. Raises DataError for other
     names.
@@ -132,7 +143,8 @@ def load(spec: str, options: PointsOptions, seed: int, labels: bool = True) -> P
         raise DataError(f"points are drawn from {' or '.join(MIXTURES)}, got {spec!r}: give --data one of these")
     mixture: Mixture = MIXTURES[spec]
     points, modes = mixture.labelled(options.points, np.random.default_rng([seed, 5]))
-    return Points(points, modes, spec)
+    held_out = Points(*mixture.labelled(HELD_OUT, np.random.default_rng([seed, STREAM])), spec)
+    return Points(points, modes, spec, held_out=held_out)
 
 
 KIND = Kind(

@@ -10,6 +10,7 @@ ABSURD = 30.0  # |loss|: log(1 + exp(30)) means that D is wrong with a probabili
 SURE = 0.99  # mean probability of an epoch from which D "always wins"
 MIN_STEPS = 50  # before, the samples of a good training may still all look alike
 MIN_SAMPLES = 4
+COLLAPSE = {"pictures", "noise"}  # the kinds of problems that are a collapse
 
 
 def meaning(row: dict) -> str:
@@ -27,11 +28,16 @@ def meaning(row: dict) -> str:
 
 
 class Alarm:
-    """Recognise the four usual ways in which a training goes wrong. Each is reported once."""
+    """Recognise the usual ways in which a training goes wrong. Each is reported once."""
 
     def __init__(self) -> None:
         self.reported: set[str] = set()
         self.before: np.ndarray | None = None  # the samples of the epoch before
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether a problem was reported that is a collapse."""
+        return bool(self.reported & COLLAPSE)
 
     def check(
         self, row: dict, samples: np.ndarray, labels: np.ndarray | None = None, decays: bool = False
@@ -43,16 +49,36 @@ class Alarm:
         rate decays, so that samples may stop to change.
         """
         samples = np.asarray(samples, np.float64)
-        found = {"losses": absurd_losses(row), "discriminator": always_wins(row)}
-        if row["step"] >= MIN_STEPS and len(samples) >= MIN_SAMPLES:
-            found["pictures"] = constant_pictures(samples)
-            found["noise"] = None if found["pictures"] else ignores_noise(samples, labels)
-            if not decays and self.before is not None and self.before.shape == samples.shape:
-                found["generator"] = dead_generator(self.before, samples)
+        problems = of_samples(row["step"], self.before, samples, labels, decays)
         self.before = samples
-        new = {name: text for name, text in found.items() if text and name not in self.reported}
+        return list(self.kinds(row, problems).values())
+
+    def kinds(self, row: dict, problems: dict[str, str]) -> dict[str, str]:
+        """Return the problems that are reported for the first time, as {kind: sentence}.
+
+        `problems` are those of the samples of this epoch: see `of_samples`.
+        """
+        found = {"losses": absurd_losses(row), "discriminator": always_wins(row), **problems}
+        new = {kind: text for kind, text in found.items() if text and kind not in self.reported}
         self.reported |= new.keys()
-        return list(new.values())
+        return new
+
+
+def of_samples(
+    step: int, before: np.ndarray | None, samples: np.ndarray, labels: np.ndarray | None, decays: bool
+) -> dict[str, str]:
+    """Return the problems that samples (N, ...) of the same noise in every epoch show, as {kind: sentence}.
+
+    `before` are the samples of the epoch before. See `Alarm.check` for the other arguments.
+    """
+    samples = np.asarray(samples, np.float64)
+    if step < MIN_STEPS or len(samples) < MIN_SAMPLES:
+        return {}
+    found = {"pictures": constant_pictures(samples)}
+    found["noise"] = None if found["pictures"] else ignores_noise(samples, labels)
+    if not decays and before is not None and before.shape == samples.shape:
+        found["generator"] = dead_generator(np.asarray(before, np.float64), samples)
+    return {kind: text for kind, text in found.items() if text}
 
 
 def absurd_losses(row: dict) -> str | None:

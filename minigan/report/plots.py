@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -183,32 +183,61 @@ def save_animation(path: Path, frames: list[Path], last: np.ndarray | None = Non
 
 @_matplotlib()
 def save_curves(
-    path: Path, curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float] | None
+    path: Path,
+    curves: dict[str, np.ndarray],
+    steps_per_epoch: int,
+    equilibrium: tuple[float, float] | None,
+    checks: Sequence[dict] = (),
 ) -> None:
-    """Write the plot of `curves` as a PNG file."""
-    write_atomically(Path(path), _png(_figure_of_curves(curves, steps_per_epoch, equilibrium)))
+    """Write the plot of `curves` and `checks` as a PNG file: see `_figure_of_curves`."""
+    write_atomically(Path(path), _png(_figure_of_curves(curves, steps_per_epoch, equilibrium, checks)))
 
 
 @_matplotlib()
-def curves(values: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float] | None) -> Image.Image:
+def curves(
+    values: dict[str, np.ndarray],
+    steps_per_epoch: int,
+    equilibrium: tuple[float, float] | None,
+    checks: Sequence[dict] = (),
+) -> Image.Image:
     """Return a plot of the losses and probabilities as a Pillow image: see `_figure_of_curves`."""
-    picture = Image.open(io.BytesIO(_png(_figure_of_curves(values, steps_per_epoch, equilibrium))))
+    picture = Image.open(io.BytesIO(_png(_figure_of_curves(values, steps_per_epoch, equilibrium, checks))))
     picture.load()
     return picture
 
 
-def _figure_of_curves(curves: dict[str, np.ndarray], steps_per_epoch: int, equilibrium: tuple[float, float] | None):
+# Figures of the checks that are drawn, all from 0 to about 1. `metrics.collapse` describes them.
+CHECKED = {
+    "coverage": "coverage",
+    "variety": "variety within modes",
+    "nearest_fake": "distance between fakes",
+    "d_right_held_out": "D right on held-out samples",
+    "d_right_fakes": "D right on fakes",
+    "dead_units": "dead units of G",
+}
+
+
+def _figure_of_curves(
+    curves: dict[str, np.ndarray],
+    steps_per_epoch: int,
+    equilibrium: tuple[float, float] | None,
+    checks: Sequence[dict] = (),
+):
     """Plot the losses, and the mean probability "real" from D for real and fake samples, against the epochs.
 
     `curves` has an array (steps,) for each of d_loss, g_loss, d_real and d_fake. Faint lines show every step, and bold
     lines the mean of consecutive steps. Dotted lines show the equilibrium, at which D cannot distinguish real and fake
     samples: the losses `equilibrium` and the probability 1/2. They are left out if it is None.
+
+    `checks` are the rows of the history that have figures of a check. If there are any, a third
+    panel shows those in CHECKED, and the share of modes that are covered.
     """
     # Unlike pyplot, Figure needs no display and has no global state.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    panels = figure.subplots(2, 1, sharex=True)
+    count = 3 if checks else 2
+    figure = Figure(figsize=(8, 3 * count), layout="constrained")
+    panels = figure.subplots(count, 1, sharex=True)
     for panel, names, levels in (
         (panels[0], {"d_loss": "discriminator", "g_loss": "generator"}, equilibrium),
         (panels[1], {"d_real": "D(real)", "d_fake": "D(fake)"}, equilibrium and (0.5, 0.5)),
@@ -224,11 +253,27 @@ def _figure_of_curves(curves: dict[str, np.ndarray], steps_per_epoch: int, equil
                 panel.axhline(level, color=colour, linestyle=":", linewidth=1)
         panel.legend(loc="upper right")
     panels[0].set_ylabel("loss")
-    panels[1].set(ylabel='probability "real"', xlabel="epoch", ylim=(0, 1))
+    panels[1].set(ylabel='probability "real"', ylim=(0, 1))
+    panels[-1].set_xlabel("epoch")
+    if checks:
+        _draw_checks(panels[2], checks)
     if len(curves["d_loss"]):
         low, high = np.percentile(np.concatenate([curves["d_loss"], curves["g_loss"]]), (0.5, 99.5))
         panels[0].set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) + 1e-6)
     return figure
+
+
+def _draw_checks(panel, checks: Sequence[dict]) -> None:
+    """Draw the figures of checks, rows of the history, against the epochs. A row may lack a figure."""
+    values = {name: [(row["epoch"], row[name]) for row in checks if name in row] for name in CHECKED}
+    lines = {"modes covered": [(row["epoch"], row["modes_covered"] / row["modes"]) for row in checks if "modes" in row]}
+    lines |= {label: values[name] for name, label in CHECKED.items()}
+    for label, points in lines.items():
+        if points:
+            panel.plot(*zip(*points, strict=True), ".-", label=label)
+    panel.axhline(1, color="black", linestyle=":", linewidth=1)
+    panel.set(ylabel="checks; 1: as real", ylim=(0, 1.5))
+    panel.legend(loc="upper right", ncols=3, fontsize="small")
 
 
 @_matplotlib()

@@ -1,5 +1,6 @@
 """Create, resume, write and read the folder of a run."""
 
+from minigan.runs.checks import Checked
 from minigan.runs.describe import header, wrapped
 from minigan.runs.run import (
     CONTENTS,
@@ -9,6 +10,7 @@ from minigan.runs.run import (
     begin,
     columns,
     described,
+    figures_of_checks,
     info,
     load_backend,
     load_data,
@@ -30,11 +32,13 @@ from minigan.runs.run import (
 __all__ = [
     "CONTENTS",
     "DECAYED",
+    "Checked",
     "Saved",
     "Stopped",
     "begin",
     "columns",
     "described",
+    "figures_of_checks",
     "header",
     "info",
     "load_backend",

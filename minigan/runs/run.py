@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,20 +19,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minigan import backends, datasets, terminal
+from minigan import backends, datasets
 from minigan.datasets import Data
 from minigan.errors import UserError
 from minigan.files import is_empty, locked, write_atomically
 from minigan.layers import Sequential
-from minigan.metrics.alarm import Alarm, meaning
+from minigan.metrics.alarm import Alarm
+from minigan.metrics.collapse import FIGURES
 from minigan.report import plots
+from minigan.runs.checks import Checked, Checks
 from minigan.runs.discriminator import draw_discriminator
-from minigan.training import TOTALS, Config, Record, Sampler, Training, build_networks, checkpoint
+from minigan.runs.progress import ProgressBar
+from minigan.training import TOTALS, Config, Sampler, Training, build_networks, checkpoint
 
 CONTENTS = {
     "final.png": "a hundred samples",
     "training.gif": "samples of the same noise after every epoch",
-    "losses.png": "losses and probabilities over the epochs",
+    "losses.png": "losses and probabilities over the epochs, and the figures of the checks",
     "discriminator.png": "for points: what D answers, and the best answers",
     "history.csv": "the same as numbers, one row per epoch",
     "checkpoint.npz": "the complete state, to resume from",
@@ -191,7 +193,8 @@ def _read_config(out: Path) -> tuple[Config, dict | None]:
 def load_data(config: Config, place: str | None = None):
     """Load the data of the config, according to its kind and options, from `place` or from where the config says."""
     place = config.place_of_data() if place is None else place
-    return datasets.KINDS[config.kind].load(place, config.kind_options(), config.seed, config.conditional)
+    data = datasets.KINDS[config.kind].load(place, config.kind_options(), config.seed, config.conditional)
+    return datasets.hold_out(data, config.hold_out, config.seed)
 
 
 def load_backend(config: Config):
@@ -292,42 +295,54 @@ def _load_checkpoint(out: Path) -> tuple[dict, dict]:
 
 
 def play(
-    training: Training, out: Path | None, quiet: bool = False, callback: Callable[[Record], object] | None = None
-) -> None:
+    training: Training, out: Path | None, quiet: bool = False, callback: Callable[[Checked], object] | None = None
+) -> bool:
     """Train to the end, and write pictures and checkpoints to `out`, or nothing if it is None.
 
-    Shows its progress, and warns once of each problem in `metrics.alarm`, unless `quiet`. `callback`
-    gets every record. If it returns True, the training stops after this step.
+    Shows its progress, and warns once of each problem in `metrics.alarm`, unless `quiet`. At the end
+    of an epoch, `runs.checks` may add figures to the history. `callback` gets every record, with
+    these figures and warnings. If it returns True, the training stops after this step.
 
-    Raises Stopped after a signal such as Ctrl-C, when the state is saved, and UserError if a file
-    cannot be written or the training diverges.
+    Returns whether a collapse stopped the training, which the option `stop_on` asks for. Raises
+    Stopped after a signal such as Ctrl-C, when the state is saved, and UserError if a file cannot be
+    written or the training diverges.
     """
-    saved, watch = time.monotonic(), Alarm()
-    with locked(out, training), writing(out), _Interrupt() as interrupt, _ProgressBar(training, quiet) as bar:
+    saved, watch, checks, collapsed = time.monotonic(), Alarm(), Checks(training), False
+    with locked(out, training), writing(out), _Interrupt() as interrupt, ProgressBar(training, quiet) as bar:
         if out and training.step == 0:
             _save_picture_of_epoch(training, out, training.samples(PICTURED))
         for record in training.records():
             bar.show(record)
+            seen = Checked(**record)
             if record["end_of_epoch"]:
+                if figures := checks.when_due():
+                    seen["figures"] = figures
+                    training.history[-1].update(figures)
                 samples = training.samples(PICTURED)
                 if out:
                     _save_picture_of_epoch(training, out, samples)
                     save(training, out)
                 labels = np.arange(len(samples)) % training.classes if training.classes else None
                 alarms = watch.check(training.history[-1], samples, labels, training.config.decay)
+                if alarms:
+                    seen["alarms"] = alarms
                 bar.print_epoch(training.history[-1], alarms)
+                collapsed = watch.collapsed and training.config.stop_on == "collapse"
                 saved = time.monotonic()
             elif out and (interrupt.signal or time.monotonic() - saved > SAVE_SECONDS):
                 save(training, out)
                 saved = time.monotonic()
-            stop = callback is not None and callback(record) is True
+            stop = callback is not None and callback(seen) is True
             if interrupt.signal:
                 raise Stopped(interrupt.signal)
-            if stop:
+            if collapsed:
+                bar.print_stop(record["step"])
+            if stop or collapsed:
                 break
         if out:
             save(training, out)
             save_pictures(training, out)
+    return collapsed
 
 
 def save(training: Training, out: Path) -> None:
@@ -341,7 +356,8 @@ def save(training: Training, out: Path) -> None:
     text = io.StringIO()
     rows = training.rows()
     if rows:
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        names = [name for name in rows[0] if name not in FIGURES]
+        writer = csv.DictWriter(text, [*names, *FIGURES], lineterminator="\n")  # empty where nothing was measured
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(out / "history.csv", text.getvalue().encode())
@@ -369,7 +385,8 @@ def save_pictures(training: Training, out: Path) -> None:
     # Draw the last frame if the epoch is incomplete, or if the pictures of the epochs were deleted.
     last = plots.picture(samples[:PICTURED], codec, width) if training.cursor or not frames else None
     plots.save_animation(out / "training.gif", frames, last)
-    plots.save_curves(out / "losses.png", named_curves(training), training.steps_per_epoch, training.loss.equilibrium)
+    equilibrium, of_checks = training.loss.equilibrium, figures_of_checks(training)
+    plots.save_curves(out / "losses.png", named_curves(training), training.steps_per_epoch, equilibrium, of_checks)
     if (discriminator := draw_discriminator(training)) is not None:
         plots.save_picture(out / "discriminator.png", discriminator)
 
@@ -378,6 +395,11 @@ def named_curves(training: Training) -> dict[str, np.ndarray]:
     """Return the values (steps,) of every step, for each name in CURVES."""
     curves = np.array(training.curves).reshape(-1, len(training.CURVES))
     return {name: curves[:, i] for i, name in enumerate(training.CURVES)}
+
+
+def figures_of_checks(training: Training) -> list[dict]:
+    """Return the rows of the history that contain the figures of a check."""
+    return [row for row in training.history if any(name in row for name in FIGURES)]
 
 
 class writing:
@@ -431,59 +453,3 @@ class _Interrupt:
     def __exit__(self, *error):
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-class _ProgressBar:
-    """Shows images per second, losses, mean probabilities and the remaining time."""
-
-    def __init__(self, training: Training, quiet: bool):
-        self.training, self.quiet = training, quiet
-        self.samples_per_step = training.samples_per_step
-        last, minutes = training.steps_in_all(), training.config.minutes
-        self.by_time = minutes is not None
-        unit = dict(total=last, unit="step") if minutes is None else dict(total=round(60 * minutes), unit="s")
-        done = training.seconds if self.by_time else training.step
-        layout = "{percentage:3.0f}%|{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
-        interval = 0.25 if terminal.is_watched() else 30  # seconds between updates, fewer in a log file
-        look: dict = dict(bar_format=layout, disable=quiet, dynamic_ncols=True, mininterval=interval)
-        self.bar = terminal.tqdm(**unit, initial=done, **look)
-        self.recent: dict[str, float] = {}
-
-    def show(self, record: Record) -> None:
-        """Update the bar after a step."""
-        if self.quiet:
-            return
-        for name in Training.CURVES:  # a running mean, because per-step values are noisy
-            value: float = record[name]  # type: ignore[literal-required]  # CURVES are keys of a Record
-            self.recent[name] = 0.98 * self.recent.get(name, value) + 0.02 * value
-        done = min(self.training.seconds, self.bar.total) if self.by_time else record["step"]
-        self.bar.set_postfix_str(
-            f"{self.samples_per_step * self._speed():,.0f} img/s, "
-            + "loss D {d_loss:.2f} G {g_loss:.2f}, D(real) {d_real:.2f} D(fake) {d_fake:.2f}".format(**self.recent),
-            refresh=False,
-        )
-        self.bar.update(done - self.bar.n)
-
-    def _speed(self) -> float:
-        """Return the steps per second of training time since the first call."""
-        step, seconds = self.training.step, self.training.seconds
-        if not hasattr(self, "start"):
-            self.start = step, seconds
-        return (step - self.start[0]) / max(seconds - self.start[1], 1e-9)
-
-    def print_epoch(self, row: dict, alarms: list[str]) -> None:
-        """Print a line for a completed epoch, with what its numbers mean, and warnings."""
-        if not self.quiet:
-            self.bar.write(
-                "epoch {epoch:3d}  {epoch_seconds:6.1f} s  {images_per_second:7,.0f} img/s  loss D {d_loss:.3f} "
-                "G {g_loss:.3f}  D(real) {d_real:.3f}  D(fake) {d_fake:.3f}: ".format(**row)
-                + meaning(row)
-            )
-            for alarm in alarms:
-                self.bar.write(f"warning: {alarm}", file=sys.stderr)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.bar.close()

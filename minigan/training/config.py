@@ -160,6 +160,22 @@ class Config:
     )
     seed: int = option(0, help="seed of all random numbers (default {default})", low=0, metavar="N")
     checkpoint_every: int = option(5, help="epochs between kept checkpoints (default {default})", low=1, metavar="N")
+    hold_out: float = option(
+        0.0,
+        help="part of the data that is not trained on, so that the checks see whether D memorises; data with a split "
+        "val or test have held-out samples already",
+        low=0,
+        below=1,
+        metavar="X",
+    )
+    stop_on: str = option(
+        "none",
+        help="collapse: save and stop, with exit code 1, when the alarm reports a collapse; checks take place after "
+        "seconds of training, so where it stops depends on the machine",
+        metavar="none|collapse",
+        choices=("none", "collapse"),
+        resumable=True,
+    )
 
     @classmethod
     def of(cls, preset: str | None = None, **choices: Any) -> "Config":
