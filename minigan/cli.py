@@ -45,8 +45,7 @@ def _main(argv: list[str] | None, output: Output) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from minigan.datasets import KINDS
-    from minigan.training.config import SHORTHANDS, Config
+    from minigan.training.config import add_options
 
     parser = Parser(prog="minigan", description="Generative adversarial networks from scratch in NumPy.")
     parser.add_argument("--version", action="version", version=f"minigan {__version__}")
@@ -59,11 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("train", train, "Train a generator and a discriminator, and write pictures, curves and checkpoints.")
     sub.add_argument("--list", action="store_true", help="describe the presets and exit")
-    add_arguments(sub, Config)
-    for name, fields in SHORTHANDS.items():
-        sub.add_argument(f"--{name}", type=float, metavar="X", help=f"sets {' and '.join(fields)}")
-    for kind in KINDS.values():
-        add_arguments(sub, kind.options)
+    add_options(sub)
     sub.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: runs/PRESET)")
     sub.add_argument("--resume", action="store_true", help="resume the run in RUN, with bit-identical results")
     sub.add_argument(
@@ -90,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--count", type=int, default=10_000, metavar="N", help="number of samples (default 10000)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise and the bootstrap (default 0)")
     sub.add_argument("--json", action="store_true", help="print the results as JSON")
+    sub.add_argument("--data", metavar="PATH", help="the path of the training data, if they were moved")
+    _add_backend(sub)
+
+    sub = add("explain", explain, "Say in plain words what happened in a run, finished or not, and what usually helps.")
+    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    sub.add_argument("--json", action="store_true", help="print the statements and their figures as JSON")
     sub.add_argument("--data", metavar="PATH", help="the path of the training data, if they were moved")
     _add_backend(sub)
 
@@ -307,6 +308,22 @@ def evaluate(arguments) -> int:
         print(json.dumps(report, indent=1))
     else:
         print(f"{show(report)}\nas a picture: {arguments.run / 'evaluate.png'}")
+    return 0
+
+
+# ---------------------------------------------------------------- explain
+
+
+def explain(arguments) -> int:
+    """Print what happened in a run. Returns the exit code."""
+    from minigan.runs.explain import explain_run
+
+    chosen = _choices(arguments)
+    explanation = explain_run(arguments.run, chosen.pop("data", None), **chosen)
+    if arguments.json:
+        _print_json(explanation.facts())
+    else:
+        print(explanation)
     return 0
 
 

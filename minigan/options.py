@@ -179,7 +179,7 @@ def add_arguments(parser: Any, kind: type, only: Iterable[str] | None = None) ->
         if bool in allowed:
             parser.add_argument(spec.flag, dest=name, action="store_const", const=True, help=help_text)
             parser.add_argument(
-                _off_flag(spec), dest=name, action="store_const", const=False, help=f"the opposite of {spec.flag}"
+                off_flag(spec), dest=name, action="store_const", const=False, help=f"the opposite of {spec.flag}"
             )
         else:
             (convert,) = (wanted for wanted in allowed if wanted is not type(None))
@@ -197,7 +197,7 @@ def named_value(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _off_flag(spec: Option) -> str:
+def off_flag(spec: Option) -> str:
     """Return the flag that sets a boolean option to False."""
     return spec.off or str(spec.flag).replace("--", "--no-", 1)
 
@@ -213,7 +213,7 @@ def table(kind: type) -> str:
         if spec.flag is None:
             continue
         (wanted,) = set(typing.get_args(hints[field.name]) or (hints[field.name],)) - {type(None)}
-        flags = f"`{spec.flag}`" if wanted is not bool else f"`{spec.flag}`, `{_off_flag(spec)}`"
+        flags = f"`{spec.flag}`" if wanted is not bool else f"`{spec.flag}`, `{off_flag(spec)}`"
         takes = ", ".join(
             [{bool: "", dict: "NAME=VALUE"}.get(wanted, TYPE_NAMES[wanted]), *(t for t, _, _ in _limits(spec))]
         )

@@ -224,6 +224,7 @@ def test_what_d_takes_for_real_is_counted_in_whole_batches(rng):
     samples = np.array([[0], [1], [1], [1], [0], [1], [9]], np.float32)
     assert taken_for_real(D, samples, None, 2) == 4 / 6
     assert taken_for_real(D, samples, None, 7) == 5 / 7
+    assert taken_for_real(D, samples, None, 7, above=1e9) == 0 and taken_for_real(D, samples, None, 7, above=-1e9) == 1
 
 
 @pytest.mark.parametrize("merged", [False, True])

@@ -114,14 +114,28 @@ class Reference:
         self.variance = within(self.rest[within_reach], mode[within_reach], count)[1]
         self.distance = float(np.median(nearest_other(self.other)))
 
+    def missing(self, features: np.ndarray) -> list[int]:
+        """Return the modes in which fakes (M, F) have less than LEAST of the share of real samples."""
+        near, mode = self._near(self.standardise(features))
+        return np.flatnonzero(~self._covered(mode[near], len(features)) & (self.share > 0)).tolist()
+
+    def _near(self, fakes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return whether each of the standardised fakes (M, F) is near a mode, bool (M,), and the nearest mode (M,)."""
+        mode, distance = self.modes(fakes)
+        return distance <= self.reach * self.median[mode], mode
+
+    def _covered(self, mode: np.ndarray, count: int) -> np.ndarray:
+        """Return whether each mode is covered, bool (K,), by the modes of the fakes near one, of `count` in all."""
+        found = np.bincount(mode, minlength=len(self.share))
+        return (found >= np.maximum(1, LEAST * self.share * count)) & (self.share > 0)
+
     def compare(self, features: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
         """Return the figures of fakes (M, F), which were asked for the classes `labels` (M,), if there are any."""
         fakes = self.standardise(features)
         count = len(self.modes.centres)
-        mode, distance = self.modes(fakes)
-        near = distance <= self.reach * self.median[mode]
+        near, mode = self._near(fakes)
         found = np.bincount(mode[near], minlength=count)
-        covered = (found >= np.maximum(1, LEAST * self.share * len(fakes))) & (self.share > 0)
+        covered = self._covered(mode[near], len(fakes))
         shares = found / max(1, found.sum())
         size, variance = within(fakes[near], mode[near], count)
         several = (size > 1) & (self.variance > 0)

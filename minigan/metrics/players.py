@@ -32,14 +32,24 @@ def unchanged(*networks: Sequential) -> Iterator[None]:
                 value[...] = buffers[name]
 
 
-def taken_for_real(D: Sequential, samples: Array, labels: Array | None, batch: int) -> float:
-    """Return the share of samples (N, ...) that D takes for real: their logit is positive.
+def centre(D: Sequential, real: Array, fakes: Array, labels: Array | None, batch: int) -> float:
+    """Return the middle between the mean logits of real samples and of fakes (N, ...), which have the same labels.
+
+    A loss that is `relative` gives a meaning to differences of logits only: a sample is taken for
+    real if its logit is above this value.
+    """
+    means = [D.backend.to_numpy(_in_batches(D, x, labels, batch)).mean() for x in (real, fakes)]
+    return float(sum(means)) / 2
+
+
+def taken_for_real(D: Sequential, samples: Array, labels: Array | None, batch: int, above: float = 0.0) -> float:
+    """Return the share of samples (N, ...) that D takes for real: their logit is above 0, or another value.
 
     D sees whole batches of the size of the training, because layers such as batch norm depend on
     the batch. Of N samples, N // batch * batch are used.
     """
     logits = D.backend.to_numpy(_in_batches(D, samples, labels, batch))
-    return float((logits > 0).mean())
+    return float((logits > above).mean())
 
 
 def draw_fakes(G: Sequential, z: Array, labels: Array | None, batch: int) -> Array:

@@ -17,7 +17,7 @@ from minigan.datasets import Data
 from minigan.metrics import collapse
 from minigan.metrics.collapse import FAKES, MIN_REAL, REAL, Reference
 from minigan.metrics.features import describe
-from minigan.metrics.players import dead_units, draw_fakes, gradient_norms, taken_for_real, unchanged
+from minigan.metrics.players import centre, dead_units, draw_fakes, gradient_norms, taken_for_real, unchanged
 from minigan.training import Record, Training, draw_noise
 from minigan.training.sampling import draw_samples
 
@@ -47,6 +47,7 @@ class Checks:
         self.training, self.every, self.share = training, every, share
         self.start = self.last = training.seconds
         self.spent = 0.0  # seconds
+        self.shown = SHOWN
         self.expected: float | None = None  # seconds that the next check will take
         self.reference: Reference | None = None
 
@@ -79,9 +80,9 @@ class Checks:
         """Return the seconds that the first check will take, estimated from a few samples and the time of a step."""
         t, start = self.training, time.perf_counter()
         count = min(PROBE, len(t.data))
-        describe(self._real(np.arange(2)))  # creates the network of the features
+        describe(self.real(np.arange(2)))  # creates the network of the features
         begin = time.perf_counter()
-        describe(self._real(np.arange(count)))
+        describe(self.real(np.arange(count)))
         end = time.perf_counter()
         self.spent += end - start
         steps = 1 + (FAKES + 3 * max(SHOWN, t.config.batch)) / t.config.batch / 4  # a pass is a quarter of a step
@@ -94,9 +95,9 @@ class Checks:
         if len(t.data) >= MIN_REAL:
             index = rng.choice(len(t.data), min(REAL, len(t.data)), replace=False)
             labels = None if t.data.labels is None else t.data.labels[index]
-            self.reference = Reference(describe(self._real(index)), labels, rng)
+            self.reference = Reference(describe(self.real(index)), labels, rng)
 
-    def _real(self, index: np.ndarray) -> np.ndarray:
+    def real(self, index: np.ndarray) -> np.ndarray:
         """Return the training samples of index (N,), as the networks see them, on the CPU."""
         backend = self.training.backend
         parts = [backend.asarray(index[i : i + 500]) for i in range(0, len(index), 500)]
@@ -111,28 +112,35 @@ class Checks:
         """Return the figures of fakes, compared with real samples."""
         if self.reference is None:
             return {}
+        labels = self._labels(rng, FAKES)
+        return self.reference.compare(describe(self.fakes(rng, labels)), labels)
+
+    def fakes(self, rng: np.random.Generator, labels: np.ndarray | None = None) -> np.ndarray:
+        """Return FAKES fakes as the generator draws them, with the labels, by default in the shares of the data."""
         backend, generator = self.training.backend, self.training.sampler.generator
-        labels, z = self._labels(rng, FAKES), draw_noise(generator, rng, FAKES)
-        fakes = draw_samples(generator, z, None if labels is None else backend.asarray(labels))
-        return self.reference.compare(describe(fakes), labels)
+        labels = self._labels(rng, FAKES) if labels is None else labels
+        z = draw_noise(generator, rng, FAKES)
+        return draw_samples(generator, z, None if labels is None else backend.asarray(labels))
 
     def _of_players(self, rng: np.random.Generator) -> dict[str, float]:
         """Return the figures of both networks."""
         t, batch = self.training, self.training.config.batch
         (G, D), held_out = t.players, t.data.held_out
-        if held_out is not None and (len(held_out) < 2 or (t.classes and held_out.labels is None)):
+        pack = t.config.pack
+        if held_out is not None and (len(held_out) < 2 * pack or (t.classes and held_out.labels is None)):
             held_out = None
         # D sees batches of one size, because layers such as batch norm depend on it.
-        size = batch if held_out is None else min(batch, len(held_out))
-        count = max(batch, SHOWN // size * size)
+        size = batch if held_out is None else min(batch, len(held_out) // pack * pack)
+        count = max(batch, self.shown // size * size)
         real, labels = self._drawn(t.data, rng, count)
         z = draw_noise(G, rng, len(real))
         found = dict(zip(("d_gradient", "g_gradient"), self._gradients(real, z, labels), strict=True))
         fakes = draw_fakes(G, z, labels, size)
-        found["d_right_fakes"] = 1 - taken_for_real(D, fakes, labels, size)
-        found["d_right_train"] = taken_for_real(D, real, labels, size)
+        above = centre(D, real, fakes, labels, size) if t.loss.relative else 0.0
+        found["d_right_fakes"] = 1 - taken_for_real(D, fakes, labels, size, above)
+        found["d_right_train"] = taken_for_real(D, real, labels, size, above)
         if held_out is not None:
-            found["d_right_held_out"] = taken_for_real(D, *self._drawn(held_out, rng, count), size)
+            found["d_right_held_out"] = taken_for_real(D, *self._drawn(held_out, rng, count), size, above)
         dead = dead_units(G, z, labels)
         return found if dead is None else found | {"dead_units": dead}
 

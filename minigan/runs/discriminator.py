@@ -24,7 +24,7 @@ def draw_discriminator(training: Training) -> np.ndarray | None:
     if not hasattr(codec, "blurred_density") or training.classes or training.config.pack > 1:
         return None
     plane, G = plots.plane(SIDE), training.sampler.generator
-    z = draw_noise(G, np.random.default_rng([training.config.seed, 6]), FAKES)
+    z = draw_noise(G, np.random.default_rng([training.config.seed, 8]), FAKES)
     fakes = draw_samples(G, z)
     best = best_discriminator(
         plane, codec.blurred_density, codec.decode(fakes), codec.resolution, training.config.real_share

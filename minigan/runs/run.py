@@ -12,7 +12,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -30,8 +30,9 @@ from minigan.report import plots
 from minigan.runs.checks import Checked, Checks
 from minigan.runs.discriminator import draw_discriminator
 from minigan.runs.progress import ProgressBar
-from minigan.training import TOTALS, Config, Sampler, Training, build_networks, checkpoint
+from minigan.training import TOTALS, Config, Diverged, Record, Sampler, Training, build_networks, checkpoint
 
+DIVERGED = "diverged.txt"  # why the training stopped, if it diverged
 CONTENTS = {
     "final.png": "a hundred samples",
     "training.gif": "samples of the same noise after every epoch",
@@ -40,6 +41,7 @@ CONTENTS = {
     "history.csv": "the same as numbers, one row per epoch",
     "checkpoint.npz": "the complete state, to resume from",
     "config.json": "all options",
+    DIVERGED: "why the training stopped, if a number was no longer finite",
 }
 PICTURED = 60  # samples in the picture of an epoch
 DECAYED = (
@@ -311,7 +313,7 @@ def play(
     with locked(out, training), writing(out), _Interrupt() as interrupt, ProgressBar(training, quiet) as bar:
         if out and training.step == 0:
             _save_picture_of_epoch(training, out, training.samples(PICTURED))
-        for record in training.records():
+        for record in _watched(training, out):
             bar.show(record)
             seen = Checked(**record)
             if record["end_of_epoch"]:
@@ -343,6 +345,19 @@ def play(
             save(training, out)
             save_pictures(training, out)
     return collapsed
+
+
+def _watched(training: Training, out: Path | None) -> Iterator[Record]:
+    """Yield the records of the training. If it diverges, write why to the folder, for `minigan explain`."""
+    try:
+        for record in training.records():
+            yield record
+            if out and record["end_of_epoch"]:
+                (out / DIVERGED).unlink(missing_ok=True)  # of an earlier attempt
+    except Diverged as error:
+        if out:
+            write_atomically(out / DIVERGED, f"{error}\n".encode())
+        raise
 
 
 def save(training: Training, out: Path) -> None:

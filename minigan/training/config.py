@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minigan import datasets, losses, models, optim, penalties
 from minigan.errors import UserError
-from minigan.options import check, option, options, parsed
+from minigan.options import Parser, add_arguments, check, off_flag, option, options, parsed
 
 TOTALS = ("epochs", "steps", "minutes")
 
@@ -335,3 +336,51 @@ def place_of(data: str | os.PathLike[str]) -> str:
     """Return the name of built-in data, or else an absolute path, because a run may be resumed from another folder."""
     builtin = [name for kind in datasets.KINDS.values() for name in kind.builtin]
     return str(data) if str(data) in builtin else str(Path(data).expanduser().absolute())
+
+
+def add_options(parser: Any) -> None:
+    """Add all options that `arguments` takes to an argument parser."""
+    add_arguments(parser, Config)
+    for name, fields in SHORTHANDS.items():
+        parser.add_argument(f"--{name}", type=float, metavar="X", help=f"sets {' and '.join(fields)}")
+    for kind in datasets.KINDS.values():
+        add_arguments(parser, kind.options)
+
+
+def from_command_line(text: str) -> Config:
+    """Return the config of `minigan train` with these options. Raises UserError if they are not possible."""
+    parser = Parser(prog="minigan train", allow_abbrev=False)
+    add_options(parser)
+    given = vars(parser.parse_args(shlex.split(text)))
+    return Config.of(**arguments({name: value for name, value in given.items() if value is not None}))
+
+
+def command_line(config: Config, changes: str = "") -> str:
+    """Return the options of `minigan train` that start a run with this config, with some of them changed.
+
+    `changes` are options as on the command line. Options that they replace, and those of the preset
+    that are not changed, are left out. A total replaces every total.
+    """
+    words = shlex.split(changes)
+    new = {word for word in words if word.startswith("--")}
+    new |= {f"--{total}" for total in TOTALS} if new & {f"--{total}" for total in TOTALS} else set()
+    entries = {word.partition("=")[0] for word in words if "=" in word}  # of options that may be repeated
+    recipe, found = (
+        Config.of(config.preset, kind=config.kind),
+        [] if "--preset" in new else [f"--preset {config.preset}"],
+    )
+    sections = [(Config, config, recipe), (type(config.kind_options()), config.kind_options(), recipe.kind_options())]
+    for kind, values, usual in sections:
+        for name, this in options(kind).items():
+            value, before = getattr(values, name), getattr(usual, name)
+            if value == before or not this.flag or name in ("preset", "kind", *BACKEND):
+                continue
+            if isinstance(value, dict):
+                found += [f"{this.flag} {k}={v}" for k, v in value.items() if v != before.get(k) and k not in entries]
+            elif this.flag in new or (isinstance(value, bool) and off_flag(this) in new):
+                continue
+            elif isinstance(value, bool):
+                found.append(this.flag if value else off_flag(this))
+            elif value is not None:
+                found.append(f"{this.flag} {shlex.quote(str(value))}")
+    return " ".join([*found, *([changes] if changes else [])])

@@ -31,7 +31,7 @@ def build_networks(
         G, D = own
     first: list[Layer] = []
     if config.instance_noise:
-        first.append(GaussianNoise(config.instance_noise, rng=np.random.default_rng([config.seed, 5])))
+        first.append(GaussianNoise(config.instance_noise, rng=np.random.default_rng([config.seed, 7])))
     if config.pack > 1:
         first.append(Pack(config.pack))
     if first:

@@ -166,6 +166,10 @@ class Training:
     def _epoch_is_over(self) -> bool:
         return self.cursor + self.samples_per_step > len(self.data)
 
+    def progress(self) -> float:
+        """Returns the completed fraction of the totals, 0 without a total."""
+        return self._progress(self.config.totals())
+
     def finished(self) -> bool:
         """Returns whether a total of the config is reached."""
         return self._progress(self.config.totals()) >= 1
