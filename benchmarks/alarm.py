@@ -98,9 +98,9 @@ def frozen_batch_norm(G: Sequential, D: Sequential, rng) -> tuple[Sequential, Se
 def two_numbers(G: Sequential, D: Sequential, rng) -> tuple[Sequential, Sequential]:
     """Give G noise of two numbers."""
     first = next(layer for layer in G.layers if isinstance(layer, Dense))
-    n = G.noise_shape[0] - 2
-    first.params["w"] = np.ascontiguousarray(first.params["w"][n:]) * math.sqrt(first.n_in / (first.n_in - n))
-    first.n_in -= n
+    (n,), w = G.noise_shape, first.params["w"]  # the rows of the noise, then those of the labels
+    first.params["w"] = np.concatenate([w[:2] * np.float32(math.sqrt(n / 2)), w[n:]])
+    first.n_in = len(first.params["w"])
     G.noise_shape = (2,)
     return G, D
 
