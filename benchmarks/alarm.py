@@ -98,9 +98,9 @@ def frozen_batch_norm(G: Sequential, D: Sequential, rng) -> tuple[Sequential, Se
 def two_numbers(G: Sequential, D: Sequential, rng) -> tuple[Sequential, Sequential]:
     """Give G noise of two numbers."""
     first = next(layer for layer in G.layers if isinstance(layer, Dense))
-    n = G.noise_shape[0] - 2
-    first.params["w"] = np.ascontiguousarray(first.params["w"][n:]) * math.sqrt(first.n_in / (first.n_in - n))
-    first.n_in -= n
+    (n,), w = G.noise_shape, first.params["w"]  # the rows of the noise, then those of the labels
+    first.params["w"] = np.concatenate([w[:2] * np.float32(math.sqrt(n / 2)), w[n:]])
+    first.n_in = len(first.params["w"])
     G.noise_shape = (2,)
     return G, D
 
@@ -130,6 +130,7 @@ class Change:
     networks: Callable | None = None
     data: Callable | None = None
     training: type[Training] = Training
+    cost: int = 1  # how much longer a step takes, so that the run has fewer of them
 
 
 ALTERNATE = dict(simultaneous=False)
@@ -148,10 +149,10 @@ CHANGES = {
     "weak D: lr / 100": Change(lr_d=0.01),
     "weak D: lr / 1000": Change(lr_d=1e-3),
     "weak D: two units": Change(networks=tiny_d),
-    "many G steps": Change(ALTERNATE, training=ManyGeneratorSteps),
+    "many G steps": Change(ALTERNATE, training=ManyGeneratorSteps, cost=5),
     "minimax": Change(dict(loss="minimax")),
     "minimax, D x 10": Change(dict(loss="minimax"), lr_d=10),
-    "minimax, 5 D steps": Change(ALTERNATE | dict(loss="minimax", d_steps=5)),
+    "minimax, 5 D steps": Change(ALTERNATE | dict(loss="minimax", d_steps=5), cost=3),
     "2 noise numbers": Change(networks=two_numbers),
     "frozen batch norm": Change(networks=frozen_batch_norm),
     "shuffled labels": Change(data=shuffled_labels),
@@ -219,19 +220,19 @@ def listed(part: str, first_seed: int, families: dict[str, list[str]]) -> list[R
 
 
 TUNE = {
-    "digits": ["as it is", "lr G x 30", "lr x 30", "many G steps", "frozen batch norm", "shuffled labels"],
-    "digits-unlabelled": ["as it is", "2 noise numbers", "weak D: two units", "lr D x 30"],
     "small": ["as it is", "minimax, D x 10", "weak D: lr / 100", "lr G x 30"],
-    "small, labels": ["as it is", "shuffled labels"],
     "mlp": ["as it is", "many G steps", "lr x 30"],
-    "mp-gan": ["as it is"],
+    "digits": ["as it is", "lr G x 30", "lr x 30", "many G steps", "frozen batch norm", "shuffled labels"],
+    "digits, shapes": ["as it is", "lr G x 30", "minimax"],
+    "digits-unlabelled": ["as it is", "2 noise numbers", "weak D: two units", "lr D x 30"],
+    "small, labels": ["as it is", "shuffled labels"],
     "upsample": ["as it is"],
+    "pictures, shapes": ["as it is", "many G steps"],
+    "small, shapes": ["as it is", "lr x 30"],
+    "mp-gan": ["as it is"],
     "tutorial": ["as it is"],
     "digits-wide": ["as it is"],
     "pictures, digits": ["as it is", "minimax, 5 D steps"],
-    "digits, shapes": ["as it is", "lr G x 30", "minimax"],
-    "pictures, shapes": ["as it is", "many G steps"],
-    "small, shapes": ["as it is", "lr x 30"],
 }
 TEST = {
     "digits": [
@@ -284,12 +285,17 @@ SHORT = {"ring": ["as it is", "half lr", "lr G x 100", "weak D: two units"], "gr
 RUNS = [*listed("tune", 100, TUNE), *listed("test", 1000, TEST), *listed("short", 10, SHORT)]
 
 
+def every(run: Run) -> int:
+    """Return the number of steps between two moments of a run."""
+    return max(1, FAMILIES[run.family].every // CHANGES[run.change].cost)
+
+
 def create(run: Run) -> Training:
     """Create the training of a run, before its first step, on one thread."""
     family, change = FAMILIES[run.family], CHANGES[run.change]
     recipe = Config.of(family.preset)
     rates = dict(lr_g=recipe.lr_g * change.lr_g, lr_d=recipe.lr_d * change.lr_d)
-    total = dict(steps=MOMENTS * family.every, backend="numba", threads=1, seed=run.seed)
+    total = dict(steps=MOMENTS * every(run), backend="numba", threads=1, seed=run.seed)
     config = Config.of(family.preset, data=family.data, **family.options | rates | total | change.options)
     kind = datasets.KINDS[config.kind]
     data = kind.load(config.data, config.kind_options(), config.seed, config.conditional)
@@ -311,13 +317,13 @@ def train(run: Run) -> tuple[list[dict], list[dict]]:
     """
     training = create(run)
     training.warm_up()
-    checks, every, seen, generators = Checks(training), FAMILIES[run.family].every, [], []
+    checks, steps, seen, generators = Checks(training), every(run), [], []
     before: np.ndarray | None = None
     try:
         for record in training.records():
-            if record["step"] % every:
+            if record["step"] % steps:
                 continue
-            curves = np.array(training.curves).reshape(-1, len(training.CURVES))[-every:]
+            curves = np.array(training.curves).reshape(-1, len(training.CURVES))[-steps:]
             row = dict(zip(training.CURVES, curves.mean(axis=0, dtype=np.float64).tolist(), strict=True))
             row |= {"step": training.step, "seconds": round(training.seconds, 2)} | checks.measure()
             samples = training.samples(60)

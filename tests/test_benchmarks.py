@@ -1,4 +1,4 @@
-"""Tests of the benchmark scripts: medians, tables, and the changes of the ablation."""
+"""Tests of the benchmark scripts: medians, tables, verdicts, and the changes of the ablation and of the alarm."""
 
 import argparse
 import importlib
@@ -288,3 +288,109 @@ def test_sizes_are_measured_in_processes_of_their_own(script, monkeypatch, capsy
     grey, colour = rows
     assert grey["parameters"] < colour["parameters"] and min(row["median_ms"] for row in rows) > 0.5
     assert all(100 < row["MiB"] < 1500 for row in rows)
+
+
+def moments(coverage: list[float], agreement: list[float] | None = None) -> list[dict]:
+    """Return the judge's figures of the moments of a run."""
+    found = [{"coverage": value} for value in coverage]
+    return found if agreement is None else [m | {"agreement": a} for m, a in zip(found, agreement, strict=True)]
+
+
+HIGH, LOW = [0.8] * 15, [0.01] * 15
+
+
+@pytest.mark.parametrize(
+    ("judged", "says"),
+    [
+        (moments(HIGH), ("healthy", None)),
+        (moments([0.01] * 9 + [0.8] * 6, [0.1] * 9 + [0.95] * 6), ("healthy", None)),  # slow at the start
+        (moments(HIGH, [0.95] * 15), ("healthy", None)),
+        (moments(HIGH, [0.1] * 15), ("ignores labels", None)),
+        (moments(LOW), ("collapsed", 4)),  # never better: from the fifth moment on
+        (moments([0.8] * 7 + [0.01] * 8), ("collapsed", 7)),
+        (moments([0.8] * 2 + [0.01] * 13), ("collapsed", 2)),  # earlier, because it was better before
+        (moments([0.8] * 3 + [0.01] * 3 + [0.8] * 3 + [0.01] * 6), ("collapsed", 9)),  # it recovered once
+        (moments([0.01] * 2), ("collapsed", 1)),  # a short run
+        (moments([0.3] * 15), ("neither", None)),
+        (moments([0.8] * 12 + [0.3] * 3), ("neither", None)),
+        (moments([0.8] * 14 + [0.01]), ("collapsed", 14)),
+    ],
+)
+def test_the_verdict_on_a_run_follows_the_rule(judged, says, script):
+    assert script("alarm").verdict(judged) == says
+
+
+def test_the_benchmark_of_the_alarm_counts_runs_alarms_and_those_in_time(script, monkeypatch):
+    benchmark = script("alarm")
+
+    def result(name: str, judged: list[dict], alarmed: dict[str, int]) -> dict:
+        of = [{"row": {}, "problems": {k: "!" for k, m in alarmed.items() if m == i}} for i in range(15)]
+        return {"name": name, "moments": [a | {"judge": b} for a, b in zip(of, judged, strict=True)]}
+
+    class Watch:
+        def kinds(self, row, problems):
+            return problems
+
+    monkeypatch.setattr(benchmark.alarm, "Alarm", Watch)
+    falls = moments([0.8] * 7 + [0.01] * 8)
+    results = [
+        result("a", moments(HIGH), {}),
+        result("b", moments(HIGH), {"discriminator": 3}),
+        result("c", falls, {"noise": 9}),
+        result("d", falls, {"noise": 10}),
+        result("e", falls, {"losses": 7}),  # a warning, but not of a collapse
+        result("f", falls, {}),
+        result("g", moments(HIGH, [0.1] * 15), {"noise": 2}),
+    ]
+    counts = benchmark.summary(results)
+    assert counts["healthy"] == {"runs": 2, "alarm": 1, "in time": 0}
+    assert counts["collapsed"] == {"runs": 4, "alarm": 3, "in time": 1}
+    assert counts["ignores labels"] == {"runs": 1, "alarm": 1, "in time": 0} and counts["neither"]["runs"] == 0
+    text = benchmark.table(results)
+    assert "| collapsed | 4 | 3 | 1 |" in text and "| d | collapsed | 8 | noise 11 | 0.01 |" in text
+    assert "| g | ignores labels |  | noise 3 | 0.80, 0.10 |" in text
+
+
+def test_the_runs_of_the_alarm_have_their_own_seeds(script):
+    benchmark = script("alarm")
+    seeds = {part: [run.seed for run in benchmark.RUNS if run.part == part] for part in ("tune", "test", "short")}
+    every = [seed for part in seeds.values() for seed in part]
+    assert len(set(every)) == len(every) and len(seeds["test"]) > 60 and len(seeds["tune"]) > 25
+    for run in benchmark.RUNS:
+        assert run.family in benchmark.FAMILIES and run.change in benchmark.CHANGES
+    assert {run.family for run in benchmark.RUNS if run.part != "short"} >= {"digits", "mlp", "tutorial", "upsample"}
+
+
+def test_the_odd_cases_of_the_alarm_are_what_they_say(script):
+    benchmark = script("alarm")
+    run = benchmark.Run("test", "digits", "2 noise numbers", 3)
+    G = benchmark.create(run).G
+    assert G.noise_shape == (2,) and G.layers[1].params["w"].shape == (2 + 10, 4 * 4 * 64)
+    z = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    first = G.layers[1].forward(np.concatenate([z, np.eye(10, dtype=np.float32)[np.arange(400) % 10]], axis=1))[0]
+    usual = benchmark.create(benchmark.Run("test", "digits", "as it is", 3)).G.layers[1]
+    z = np.random.default_rng(0).normal(size=(400, 64)).astype(np.float32)
+    other = usual.forward(np.concatenate([z, np.eye(10, dtype=np.float32)[np.arange(400) % 10]], axis=1))[0]
+    assert first.std() == pytest.approx(other.std(), rel=0.15), "as large as with 64 numbers"
+
+    frozen = benchmark.create(benchmark.Run("test", "digits", "frozen batch norm", 3)).G.layers[3]
+    x = np.random.default_rng(0).normal(5, 2, size=(8, 4, 4, 64)).astype(np.float32)
+    assert abs(frozen.forward(x)[0].mean() - 5) < 0.1 and frozen.buffers["mean"].max() == 0
+    shuffled = benchmark.create(benchmark.Run("test", "digits", "shuffled labels", 3)).data
+    assert 0.05 < (shuffled.labels == datasets.mnist("train").labels).mean() < 0.15
+    tiny = benchmark.create(benchmark.Run("test", "digits", "weak D: two units", 3)).D
+    assert [layer.params["w"].shape for layer in tiny.layers if "w" in layer.params] == [(784, 2), (2, 1)]
+
+
+@pytest.mark.slow
+def test_a_short_form_of_the_benchmark_of_the_alarm(script, tmp_path, capsys, monkeypatch):
+    benchmark = script("alarm")
+    line = ["alarm.py", "--part", "short", "--work", str(tmp_path), "--json", str(tmp_path / "r.json"), "--jobs", "2"]
+    monkeypatch.setattr(sys, "argv", line)
+    benchmark.main()
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert len(report["runs"]) == 5 and all(len(run["moments"]) == benchmark.MOMENTS for run in report["runs"])
+    counts = benchmark.summary(report["runs"])
+    assert counts["healthy"] == {"runs": 2, "alarm": 0, "in time": 0}
+    assert counts["collapsed"] == {"runs": 3, "alarm": 3, "in time": 3}
+    assert "| healthy | 2 | 0 | 0 |" in capsys.readouterr().out

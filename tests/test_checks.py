@@ -249,7 +249,8 @@ def test_d_is_asked_about_training_samples_held_out_samples_and_fakes():
     training = Training(Config.of("mlp", batch=16, steps=1), data, reference, networks=(G, D))
     found = Checks(training).measure()
     assert found["d_right_train"] == 1 and found["d_right_held_out"] == 0
-    assert 0.35 < found["d_right_fakes"] < 0.65 and "dead_units" not in found
+    assert 0.55 < found["d_right_fakes"] < 0.8  # the middle is half of a standard deviation above the mean
+    assert "dead_units" not in found
 
 
 EVERY_VALUE = datasets.ImageOptions(range="0,255")

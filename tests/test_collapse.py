@@ -9,7 +9,7 @@ from minigan import backends, game, losses, optim
 from minigan.layers import BatchNorm, Dense, Dropout, Flatten, OneHot, ReLU, Sequential, SpectralNorm, Tanh, fuse
 from minigan.metrics import collapse, features
 from minigan.metrics.collapse import FIGURES, Cells, Classes, Reference
-from minigan.metrics.players import dead_units, gradient_norms, taken_for_real, unchanged
+from minigan.metrics.players import dead_units, gradient_norms, logits_of, right_answers, unchanged
 
 CENTRES = 10 * np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
 
@@ -210,7 +210,7 @@ def test_what_is_measured_leaves_the_networks_unchanged(rng):
     labels = rng.integers(3, size=16)
     with unchanged(G, D):
         gradient_norms(fuse(G), fuse(D), real, z, losses.hinge, labels)
-        taken_for_real(fuse(D), real, None, 4)
+        logits_of(fuse(D), real, None, 4)
         dead_units(fuse(G), z, labels)
         assert D.buffers["3.draws"] == 4 + 2, "dropout counts the passes, so the test would see a change"
     for saved, network in zip(before, (G, D), strict=True):
@@ -218,13 +218,24 @@ def test_what_is_measured_leaves_the_networks_unchanged(rng):
             assert np.array_equal(value, saved[name]), name
 
 
-def test_what_d_takes_for_real_is_counted_in_whole_batches(rng):
-    D = Sequential(Dense(1, 1, rng=rng))
-    D.params["0.w"][...], D.params["0.b"][...] = 1, -0.5
-    samples = np.array([[0], [1], [1], [1], [0], [1], [9]], np.float32)
-    assert taken_for_real(D, samples, None, 2) == 4 / 6
-    assert taken_for_real(D, samples, None, 7) == 5 / 7
-    assert taken_for_real(D, samples, None, 7, above=1e9) == 0 and taken_for_real(D, samples, None, 7, above=-1e9) == 1
+def test_logits_are_computed_in_whole_batches(rng):
+    D = Sequential(Dense(1, 1, rng=rng), BatchNorm(1))
+    samples = rng.normal(size=(7, 1)).astype(np.float32)
+    found = logits_of(D, samples, None, 3)
+    expected = [D.forward(samples[i : i + 3], track=False)[0].ravel() for i in (0, 3)]
+    assert np.array_equal(found, np.concatenate(expected))
+
+
+@pytest.mark.parametrize("shift", [0, 100])
+def test_the_right_answers_of_d_are_counted(shift):
+    train, fakes, held_out = (np.array(x, float) + shift for x in ([1, 2, 3, -2], [-1, -2, 3, -4], [0, -5]))
+    assert right_answers(train, fakes, held_out) == {
+        "d_right_train": 3 / 4,  # the middle is 0
+        "d_right_fakes": 3 / 4,
+        "d_right_held_out": 1 / 4,
+    }
+    assert right_answers(train, train) == {"d_right_train": 5 / 8, "d_right_fakes": 3 / 8}, "the middle counts half"
+    assert set(right_answers(0 * train, 0 * fakes, 0 * held_out).values()) == {0.5}
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -258,11 +269,11 @@ def test_the_figures_of_networks_work_on_every_backend(backend, rng):
     real, z = (backend.asarray(rng.normal(size=(16, n)).astype(np.float32)) for n in (6, 4))
     with unchanged(G, D):
         found = gradient_norms(G, D, real, z, losses.hinge)
-        share, dead = taken_for_real(D, real, None, 16), dead_units(fuse(G), z)
+        logits, dead = logits_of(D, real, None, 16), dead_units(fuse(G), z)
     reference = backends.reference()
     G, D = G.to(reference), D.to(reference)
     with unchanged(G, D):
         expected = gradient_norms(G, D, *(backend.to_numpy(x) for x in (real, z)), losses.hinge)
-        assert share == taken_for_real(D, backend.to_numpy(real), None, 16)
+        np.testing.assert_allclose(logits, logits_of(D, backend.to_numpy(real), None, 16), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert dead == dead_units(fuse(G), backend.to_numpy(z))

@@ -27,10 +27,11 @@ a check. A figure that the data do not allow is absent.
     labels_followed    0 to 1     share of fakes that the features assign to the class asked for;
                                   absent without labels
     labels_known       0 to 1     the same for real samples, which is the most that can be expected
-    d_right_train      0 to 1     share of training samples that D takes for real
+    d_right_train      0 to 1     share of training samples that D takes for real. The limit is the
+                                  middle between the mean logits of training samples and of fakes
     d_right_held_out   0 to 1     the same for samples that are not trained on; absent if there are
                                   none. If it is far below d_right_train, D has memorised its data
-    d_right_fakes      0 to 1     share of fakes that D takes for fakes
+    d_right_fakes      0 to 1     share of fakes that D takes for fakes; 0.5 of all three: D cannot tell
     dead_units         0 to 1     share of hidden units of G that have the same value for every noise
     d_gradient         from 0     Euclidean norm of D's gradient on one batch, without a penalty
     g_gradient         from 0     the same of G's gradient

@@ -32,24 +32,28 @@ def unchanged(*networks: Sequential) -> Iterator[None]:
                 value[...] = buffers[name]
 
 
-def centre(D: Sequential, real: Array, fakes: Array, labels: Array | None, batch: int) -> float:
-    """Return the middle between the mean logits of real samples and of fakes (N, ...), which have the same labels.
+def logits_of(D: Sequential, samples: Array, labels: Array | None, batch: int) -> np.ndarray:
+    """Return D's logits (N // batch * batch,) of samples (N, ...), in batches of the size of the training.
 
-    A loss that is `relative` gives a meaning to differences of logits only: a sample is taken for
-    real if its logit is above this value.
+    Layers such as batch norm depend on the batch. A D that judges several samples together returns
+    fewer logits.
     """
-    means = [D.backend.to_numpy(_in_batches(D, x, labels, batch)).mean() for x in (real, fakes)]
-    return float(sum(means)) / 2
+    return D.backend.to_numpy(_in_batches(D, samples, labels, batch)).ravel().astype(np.float64)
 
 
-def taken_for_real(D: Sequential, samples: Array, labels: Array | None, batch: int, above: float = 0.0) -> float:
-    """Return the share of samples (N, ...) that D takes for real: their logit is above 0, or another value.
+def right_answers(train: np.ndarray, fakes: np.ndarray, held_out: np.ndarray | None = None) -> dict[str, float]:
+    """Return the shares of training samples, fakes and held-out samples on whose side D is right.
 
-    D sees whole batches of the size of the training, because layers such as batch norm depend on
-    the batch. Of N samples, N // batch * batch are used.
+    The arguments are logits. D takes a sample for real if its logit is above the middle between the
+    mean logits of training samples and of fakes, because some losses give 0 no meaning. On the
+    middle, half a sample is counted.
     """
-    logits = D.backend.to_numpy(_in_batches(D, samples, labels, batch))
-    return float((logits > above).mean())
+    middle = (train.mean() + fakes.mean()) / 2
+    real = {name: (of > middle) + 0.5 * (of == middle) for name, of in (("train", train), ("fakes", fakes))}
+    found = {"d_right_train": float(real["train"].mean()), "d_right_fakes": 1 - float(real["fakes"].mean())}
+    if held_out is not None:
+        found["d_right_held_out"] = float(((held_out > middle) + 0.5 * (held_out == middle)).mean())
+    return found
 
 
 def draw_fakes(G: Sequential, z: Array, labels: Array | None, batch: int) -> Array:

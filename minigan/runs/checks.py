@@ -17,7 +17,7 @@ from minigan.datasets import Data
 from minigan.metrics import collapse
 from minigan.metrics.collapse import FAKES, MIN_REAL, REAL, Reference
 from minigan.metrics.features import describe
-from minigan.metrics.players import centre, dead_units, draw_fakes, gradient_norms, taken_for_real, unchanged
+from minigan.metrics.players import dead_units, draw_fakes, gradient_norms, logits_of, right_answers, unchanged
 from minigan.training import Record, Training, draw_noise
 from minigan.training.sampling import draw_samples
 
@@ -126,21 +126,18 @@ class Checks:
         """Return the figures of both networks."""
         t, batch = self.training, self.training.config.batch
         (G, D), held_out = t.players, t.data.held_out
-        pack = t.config.pack
-        if held_out is not None and (len(held_out) < 2 * pack or (t.classes and held_out.labels is None)):
+        together = t.config.pack  # samples that D judges together
+        if held_out is not None and (len(held_out) < 2 * together or (t.classes and held_out.labels is None)):
             held_out = None
         # D sees batches of one size, because layers such as batch norm depend on it.
-        size = batch if held_out is None else min(batch, len(held_out) // pack * pack)
+        size = batch if held_out is None else min(batch, len(held_out)) // together * together
         count = max(batch, self.shown // size * size)
         real, labels = self._drawn(t.data, rng, count)
         z = draw_noise(G, rng, len(real))
         found = dict(zip(("d_gradient", "g_gradient"), self._gradients(real, z, labels), strict=True))
-        fakes = draw_fakes(G, z, labels, size)
-        above = centre(D, real, fakes, labels, size) if t.loss.relative else 0.0
-        found["d_right_fakes"] = 1 - taken_for_real(D, fakes, labels, size, above)
-        found["d_right_train"] = taken_for_real(D, real, labels, size, above)
-        if held_out is not None:
-            found["d_right_held_out"] = taken_for_real(D, *self._drawn(held_out, rng, count), size, above)
+        shown = [(real, labels), (draw_fakes(G, z, labels, size), labels)]
+        shown += [] if held_out is None else [self._drawn(held_out, rng, count)]
+        found |= right_answers(*(logits_of(D, samples, its, size) for samples, its in shown))
         dead = dead_units(G, z, labels)
         return found if dead is None else found | {"dead_units": dead}
 
