@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 from minigan import __version__
@@ -91,6 +92,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise and the bootstrap (default 0)")
     sub.add_argument("--json", action="store_true", help="print the results as JSON")
     sub.add_argument("--data", metavar="PATH", help="the path of the training data, if they were moved")
+    _add_backend(sub)
+
+    sub = add("classify", classify, "Train a classifier of images with labels, from which a discriminator can start.")
+    sub.add_argument("--data", default="mnist", metavar="mnist|PATH", help="images with labels, as for `minigan train`")
+    sub.add_argument(
+        "--out", type=Path, default=Path("classifier.npz"), metavar="FILE.npz", help="default: classifier.npz"
+    )
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default 0)")
+    sub.add_argument("--steps", type=int, default=2500, metavar="N", help="batches of 64 images (default 2500)")
+    add_arguments(sub, KINDS["images"].options)
     _add_backend(sub)
 
     sub = add("gradcheck", gradcheck, "Check every gradient, or layers of your own; exit code 1 if a check fails.")
@@ -307,6 +318,29 @@ def evaluate(arguments) -> int:
         print(json.dumps(report, indent=1))
     else:
         print(f"{show(report)}\nas a picture: {arguments.run / 'evaluate.png'}")
+    return 0
+
+
+# ---------------------------------------------------------------- classify
+
+
+def classify(arguments) -> int:
+    """Train a classifier, print its accuracy, and write it to a file. Returns the exit code."""
+    from minigan import runs
+    from minigan.datasets import KINDS
+    from minigan.options import options
+    from minigan.runs import classify
+    from minigan.terminal import tqdm
+
+    known = options(KINDS["images"].options)
+    given = {name: value for name, value in vars(arguments).items() if name in known and value is not None}
+    data = classify.read(arguments.data, None, given)
+    for topic, text in data.description():
+        print(runs.wrapped(topic, text))
+    backend = partial(_load_backend, arguments)
+    trained = classify.train(data, arguments.out, arguments.seed, arguments.steps, backend, tqdm)
+    print(f"{classify.described(trained)}\n{arguments.out}: the classifier")
+    print(f"Next: minigan train --discriminator-from {arguments.out} --projected --data {arguments.data}")
     return 0
 
 

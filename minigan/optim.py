@@ -41,6 +41,8 @@ class Optimizer:
         for name, w in params.items():
             if grads[name].shape != w.shape:
                 raise ValueError(f"the gradient of {name} is {grads[name].shape}, the parameter {w.shape}")
+        if not params:  # all is frozen
+            return
         dw = self.network.backend.concatenate([grads[name] for name in params])
         self._update(self.network.pack(), dw, *self.moments)
 
