@@ -42,7 +42,10 @@ def taken(config: Config, data: Data) -> players.Taken | None:
         saved = _read_run(Path(config.generator_from), "generator", config, data, notes)
         G = saved_runs.generator(saved)
         arrays |= _named("G", G.params | G.buffers)
-    return players.Taken(facts, arrays, tuple(dict.fromkeys(notes)))
+    found = players.Taken(facts, arrays, tuple(dict.fromkeys(notes)))
+    classes = players.number_of_classes(config, data)
+    players.build(config, data.sample_shape, classes, np.random.default_rng(0), found)  # raises UserError
+    return found
 
 
 def _named(owner: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

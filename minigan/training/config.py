@@ -256,9 +256,9 @@ def arguments(given: dict[str, Any]) -> dict[str, Any]:
     if "data" in chosen:
         chosen["data"] = place_of(chosen["data"])
     for name in ("discriminator_from", "generator_from"):  # from another folder, `--resume` finds the same option
-        if chosen.get(name):
+        if chosen.get(name) and isinstance(chosen[name], str | os.PathLike):
             chosen[name] = str(Path(chosen[name]).expanduser().absolute())
-    if isinstance(chosen.get("freeze"), int):
+    if isinstance(chosen.get("freeze"), int) and not isinstance(chosen["freeze"], bool):
         chosen["freeze"] = str(chosen["freeze"])
     return chosen
 

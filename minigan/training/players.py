@@ -88,9 +88,9 @@ def described(discriminator_from: str, freeze: str, projected: bool, generator_f
     """Return where the networks of a run started from, given OPTIONS, as lines (topic, sentence) for people."""
     lines = []
     if discriminator_from:
-        layers = "layer" if freeze == "1" else "layers"
         how = {"": "all of it learns", "all": "it is frozen", "features": "all but its last layer is frozen"}
-        how |= {freeze: how.get(freeze, f"its first {freeze} {layers} are frozen")}
+        first = "its first layer is frozen" if freeze == "1" else f"its first {freeze} layers are frozen"
+        how = {freeze: first} | how
         what = "small heads learn on projections of its frozen features" if projected else how[freeze]
         lines.append(("taken", f"discriminator from {discriminator_from}: {what}"))
     if generator_from:
