@@ -172,9 +172,9 @@ def frozen_steps(backend) -> Iterator[Row]:
         ):
             players = (fuse(G), fuse(D)) if fused else (G, D)
             subject = f"{which} step, {what}" + ", fused" * fused
-            how = dict(labels=labels, penalty=penalty, subject=subject)
+            how: dict[str, Any] = dict(labels=labels, penalty=penalty, subject=subject)
             D.refresh_buffers()  # the step before changed the weights of layers with spectral norm
-            yield from gradcheck.check_step(which, *players, real, z, losses.non_saturating, **how, **FEW)
+            yield from gradcheck.check_step(which, *players, real, z, losses.non_saturating, **how | FEW)
             yield from unchanged(subject, which, players, real, z, labels, penalty)
 
 

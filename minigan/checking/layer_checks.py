@@ -278,11 +278,11 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
     if isinstance(layer, Frozen):  # in evaluation mode, whatever the caller asks for
         return plain_forward(layer.layer, x, False, labels)
     if isinstance(layer, MultiDepth):
-        y = np.zeros(())
+        total = np.zeros(())
         for stage, head in zip(layer.stages, layer.heads, strict=True):
             x = plain_forward(stage, x, train, labels)
-            y = y + plain_forward(head, x, train, labels)
-        return y
+            total = total + plain_forward(head, x, train, labels)
+        return total
     if isinstance(layer, Sequential):
         for inner in layer.layers:
             x = plain_forward(inner, x, train, labels)

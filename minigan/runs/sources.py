@@ -36,8 +36,8 @@ def taken(config: Config, data: Data) -> players.Taken | None:
             facts, D = saved.facts.get("discriminator"), saved_runs.networks(saved)[1]
             arrays |= _named("D", D.params | D.buffers)
         else:
-            facts, found = _read_classifier(place, config, data)
-            arrays |= _named("D", found)
+            facts, of_classifier = _read_classifier(place, config, data)
+            arrays |= _named("D", of_classifier)
     if config.generator_from:
         saved = _read_run(Path(config.generator_from), "generator", config, data, notes)
         G = saved_runs.generator(saved)
