@@ -61,11 +61,11 @@ def projected(rng, classes: int) -> MultiDepth:
         Sequential(Frozen(Conv2d(2, 3, 3, stride=2, pad=1, bias=False, rng=rng)), Frozen(BatchNorm(3)), Frozen(Tanh())),
         Sequential(Frozen(Sequential(Conv2d(3, 2, 3, stride=2, pad=1, rng=rng), BatchNorm(2), LeakyReLU(0.1)))),
     ]
-    last = [Projection(n, classes, rng=rng) if classes else Dense(n, 1, rng=rng) for n in (8, 8)]
+    last = [Projection(n, classes, rng=rng) if classes else Dense(n, 1, rng=rng) for n in (16, 8)]
     heads = [
         Sequential(
             Frozen(Conv2d(3, 3, 1, bias=False, rng=rng)),
-            SpectralNorm(Conv2d(3, 2, 3, stride=2, pad=1, rng=rng), rng=rng),
+            SpectralNorm(Conv2d(3, 4, 3, stride=2, pad=1, rng=rng), rng=rng),
             LeakyReLU(0.2),
             Flatten(),
             last[0],
@@ -83,7 +83,7 @@ def foldable(rng) -> Iterator[tuple[str, Sequential, tuple]]:
     image, row, stage = (2, 4, 3, 2), (4, 5), [Conv2d(2, 3, 3, pad=1, bias=False, rng=rng), BatchNorm(3, eps=1e-3)]
     yield "frozen Conv2d + BatchNorm + LeakyReLU", Sequential(*map(Frozen, (*stage, LeakyReLU(0.3)))), image
     yield "frozen Dense + BatchNorm", Sequential(Frozen(Dense(5, 3, rng=rng)), Frozen(BatchNorm(3))), row
-    dense = Sequential(Dense(5, 3, rng=rng), BatchNorm(3), ReLU(), Frozen(Tanh()), Dense(3, 2, rng=rng), ReLU())
+    dense = Sequential(Dense(5, 3, rng=rng), BatchNorm(3), ReLU(), Frozen(Tanh()), Dense(3, 4, rng=rng), ReLU())
     yield "frozen network", Sequential(Frozen(dense)), row
     normed = SpectralNorm(Conv2d(2, 3, 3, pad=1, rng=rng), rng=rng)
     yield "frozen SpectralNorm + ReLU", Sequential(Frozen(normed), Frozen(ReLU())), image
@@ -164,6 +164,8 @@ def frozen_steps(backend) -> Iterator[Row]:
         G = Sequential(Dense(3, 6, rng=rng), Tanh(), Dense(6, 60, rng=rng), Tanh(), Reshape(6, 5, 2))
         for network in (G, D):
             randomize(network.to(backend, np.float64), rng)
+        for name, value in D.params.items():
+            value *= 0.2 if name.endswith(".b") else 1  # so that the inputs of activations have both signs
         real, z = (backend.asarray(rng.standard_normal(shape)) for shape in ((4, 6, 5, 2), (4, 3)))
         for which, fused, penalty in (
             ("discriminator", False, penalties.named("r1", weight=3.0, rng=rng)),
@@ -174,8 +176,15 @@ def frozen_steps(backend) -> Iterator[Row]:
             subject = f"{which} step, {what}" + ", fused" * fused
             how: dict[str, Any] = dict(labels=labels, penalty=penalty, subject=subject)
             D.refresh_buffers()  # the step before changed the weights of layers with spectral norm
+            centre(D, G.forward(z)[0], labels)
             yield from gradcheck.check_step(which, *players, real, z, losses.non_saturating, **how | FEW)
             yield from unchanged(subject, which, players, real, z, labels, penalty)
+
+
+def centre(D: Sequential, fake, labels) -> None:
+    """Change the bias of the last layer, so that the logits of the fakes have both signs."""
+    *_, bias = (value for name, value in (D.params or D.buffers).items() if name.endswith(".b"))
+    bias -= np.median(D.backend.to_numpy(D.forward(fake, track=False, labels=labels)[0]))
 
 
 def unchanged(subject: str, which: str, players: tuple, real, z, labels, penalty) -> Iterator[Row]:

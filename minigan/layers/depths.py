@@ -63,19 +63,19 @@ class MultiDepth(Layer):
         """
         dx, grads = None, []
         for i in reversed(range(len(self.stages))):
-            needed = self._needed(i, need_dx, need_grads)
+            needed = self._needed(i, need_dx)
             df, head_grads = self.heads[i].backward(dy, cache[i][1], needed, need_grads)
             stage_grads: Grads = {}
             if needed:
                 df = df if dx is None else df + dx
-                below = self._needed(i - 1, need_dx, need_grads)
+                below = self._needed(i - 1, need_dx)
                 dx, stage_grads = self.stages[i].backward(df, cache[i][0], below, need_grads)
             grads.append((stage_grads, head_grads))
         return dx, by_depth(grads[::-1]) if need_grads else None
 
-    def _needed(self, i: int, need_dx: bool, need_grads: bool = True) -> bool:
+    def _needed(self, i: int, need_dx: bool) -> bool:
         """Return whether the gradient of f_i is needed: for x, or for a stage that learns (i = -1: that of x)."""
-        return need_dx or (need_grads and any(stage.params for stage in self.stages[: i + 1]))
+        return need_dx or any(stage.params for stage in self.stages[: i + 1])
 
     def inner(self) -> tuple[Layer, ...]:
         """Return the stage and the head of each depth."""

@@ -36,13 +36,9 @@ class Frozen(Layer):
         return self.layer.params | self.layer.buffers
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> Backend:  # type: ignore[override]  # the same
         """The backend of the layer."""
         return self.layer.backend
-
-    @backend.setter
-    def backend(self, backend: Backend) -> None:
-        self.layer.backend = backend
 
     def forward(self, x: Array, train: bool = True, track: bool = True, **labels: Array) -> Forward:
         """Return y = layer(x), computed as with train=False and track=False, and the layer's cache."""
