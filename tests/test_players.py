@@ -184,10 +184,10 @@ def test_a_discriminator_from_a_classifier_has_its_convolutions_and_a_new_head(p
     x = np.random.default_rng(0).standard_normal((4, SIDE, SIDE, 1)).astype(np.float32)
     features = Sequential(*source.layers[:6]).forward(x, train=False)[0]
     assert np.array_equal(Sequential(*t.D.layers[:6]).forward(x, train=False)[0], features)
-    assert len(t.D.layers) == 8 and t.D.forward(x)[0].shape == (4, 1)
+    assert len(t.D.layers) == 9 and t.D.forward(x)[0].shape == (4, 1)
     assert set(t.D.params) == {f"{i}.{n}" for i in (0, 3) for n in ["w"]} | {
         f"{i}.{n}" for i in (1, 4) for n in ("gamma", "beta")
-    } | {"7.w", "7.b"}
+    } | {"8.w", "8.b"}
 
 
 @pytest.mark.parametrize("classes", [0, CLASSES])
@@ -320,7 +320,7 @@ def test_frozen_networks_stay_in_evaluation_mode_during_a_training(place):
         if int(name.split(".")[0]) < 6:
             assert t.D.buffers[name].tobytes() == value.tobytes(), name
     moved = {n for n, a in (t.D.params | t.D.buffers).items() if a.tobytes() != start[n].tobytes()}
-    assert moved == {"7.w", "7.b"}
+    assert moved == {"8.w", "8.b"}
 
 
 # ---------------------------------------------------------------- runs

@@ -16,7 +16,8 @@ import numpy as np
 
 from minigan import backends, losses, models, penalties
 from minigan.game import discriminator_step, generator_step, simultaneous_step
-from minigan.layers import fuse
+from minigan.layers import Sequential, fuse
+from minigan.models import classifier, reuse
 from minigan.optim import Adam
 
 PAUSE, BURST = 0.05, 0.2  # seconds
@@ -81,6 +82,7 @@ class Step:
     """A complete training step as a callable: a discriminator step, then a generator step.
 
     With `simultaneous`, both networks are updated from one forward pass (`game.simultaneous_step`).
+    `discriminator` maps the discriminator of the preset to the one that is used.
     """
 
     def __init__(
@@ -91,9 +93,11 @@ class Step:
         seed: int = 0,
         simultaneous: bool = False,
         penalty: penalties.Penalty | None = None,
+        discriminator: Callable[[Sequential], Sequential] = lambda D: D,
     ):
         rng = np.random.default_rng(seed)
-        self.G, self.D = models.build(preset, rng=rng)
+        self.G, D = models.build(preset, rng=rng)
+        self.D = discriminator(D)
         self.G.to(backend)
         self.D.to(backend)
         self.players = fuse(self.G), fuse(self.D)
@@ -168,6 +172,40 @@ def compare_penalties(preset: str, batch: int, name: str, threads: int, seconds:
     rows = []
     for kind, times in zip(steps, take_turns(list(steps.values()), seconds), strict=True):
         row = {"preset": preset, "batch": batch, "backend": name, "threads": threads, "penalty": kind}
+        rows.append(row | summary(times))
+    return [row | {"ratio": round(row["median_ms"] / rows[0]["median_ms"], 3)} for row in rows]
+
+
+FROZEN: dict[str, Callable[[Sequential], Sequential]] = {
+    "all learns": lambda D: D,
+    "half frozen": lambda D: reuse.frozen(D, str(len(D.layers) // 2)),
+    "features frozen": lambda D: reuse.frozen(D, "features"),
+    "all frozen": lambda D: reuse.frozen(D, "all"),
+    "classifier, all learns": lambda D: _from_classifier(False),
+    "classifier, features frozen": lambda D: reuse.frozen(_from_classifier(False), "features"),
+    "classifier, projected": lambda D: _from_classifier(True),
+}
+
+
+def _from_classifier(projected: bool) -> Sequential:
+    """Returns a discriminator for MNIST with the architecture of a classifier's convolutions."""
+    rng, shape = np.random.default_rng(0), (28, 28, 1)
+    facts = {"widths": classifier.widths_for(shape), "projected": projected}
+    return reuse.from_facts(rng, shape, 0, facts)
+
+
+def compare_frozen(preset: str, batch: int, name: str, threads: int, seconds: float) -> list[dict]:
+    """Times a complete step with each discriminator of FROZEN, in alternation. Returns a row for each.
+
+    `ratio` is relative to the step with the discriminator of the preset, all of which learns.
+    """
+    backend = backends.load(name, threads=threads)
+    steps = [Step(preset, batch, backend, discriminator=make) for make in FROZEN.values()]
+    for step in steps:
+        step()
+    rows = []
+    for kind, times in zip(FROZEN, take_turns(steps, seconds), strict=True):
+        row = {"preset": preset, "batch": batch, "backend": name, "threads": threads, "discriminator": kind}
         rows.append(row | summary(times))
     return [row | {"ratio": round(row["median_ms"] / rows[0]["median_ms"], 3)} for row in rows]
 

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from minigan.errors import UserError
-from minigan.layers import Conv2d, Flatten, Frozen, LeakyReLU, MultiDepth, Sequential, SpectralNorm, he_normal
+from minigan.layers import (
+    Conv2d,
+    Flatten,
+    Frozen,
+    LeakyReLU,
+    MinibatchStdDev,
+    MultiDepth,
+    Sequential,
+    SpectralNorm,
+    he_normal,
+)
 from minigan.models import classifier
 from minigan.models.preset import head
 
@@ -30,11 +40,14 @@ def from_classifier(rng: np.random.Generator, shape, classes: int, widths) -> Se
     """Build a discriminator: the stages of a classifier, and a new head, images (N, H, W, C) -> logits (N, 1).
 
     The hidden layer of the classifier and its last layer are not used. The layers have the positions
-    that they have in the classifier.
+    that they have in the classifier. The head sees the minibatch standard deviation of each channel
+    as well. Without it, a linear layer on frozen features does not notice that all samples of a class
+    are alike.
     """
     layers = [layer for stage in classifier.stages(rng, shape, widths) for layer in stage.layers]
     h, w, c = classifier.shapes(shape, widths)[-1]
-    return Sequential(*layers, Flatten(), head(h * w * c, classes, rng=rng))
+    varies = MinibatchStdDev(c, strength=5)
+    return Sequential(*layers, Flatten(), varies, head((h * w + 1) * c, classes, rng=rng))
 
 
 def projected(rng: np.random.Generator, shape, classes: int, widths) -> Sequential:
