@@ -528,8 +528,8 @@ def test_options_that_contradict_each_other_are_refused(choices, says):
         (["--discriminator-from", "data.npz"], "data.npz is not a classifier"),
         (["--discriminator-from", "c.npz", "--freeze", "all"], "use freeze features"),
         (
-            ["--discriminator-from", "c.npz", "--freeze", "8"],
-            "has 8 layers, so freeze is 1 to 7, features or all, got 8",
+            ["--discriminator-from", "c.npz", "--freeze", "9"],
+            "has 9 layers, so freeze is 1 to 8, features or all, got 9",
         ),
         (["--discriminator-from", "plain", "--projected"], "projected needs a file that `minigan classify` wrote"),
         (["--discriminator-from", "plain", "--conditional"], "see no labels, and those of this run 3 classes"),

@@ -178,7 +178,7 @@ def compare_penalties(preset: str, batch: int, name: str, threads: int, seconds:
 
 FROZEN: dict[str, Callable[[Sequential], Sequential]] = {
     "all learns": lambda D: D,
-    "half frozen": lambda D: reuse.frozen(D, str(len(D.layers) // 2)),
+    "first layer frozen": lambda D: reuse.frozen(D, "1"),
     "features frozen": lambda D: reuse.frozen(D, "features"),
     "all frozen": lambda D: reuse.frozen(D, "all"),
     "classifier, all learns": lambda D: _from_classifier(False),
