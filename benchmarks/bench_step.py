@@ -3,11 +3,13 @@
     python benchmarks/bench_step.py [--presets small tutorial] [--threads 1 2] [--json FILE] [--plot FILE]
     python benchmarks/bench_step.py --profile small:128 tutorial:128 [--backends numba] [--json FILE]
     python benchmarks/bench_step.py --options small:64 [--backends numba] [--json FILE]
+    python benchmarks/bench_step.py --frozen small:64 digits:64 [--backends numba] [--json FILE]
 
 The results of the backends are compared before anything is timed. Backends and numbers of threads take turns, and
 medians are reported. --profile reports the time of each operation of the backend in a step, with the number of calls
 and the shapes, and the time of everything else (losses, sums of gradients, Python). --options reports the time of a
-step with each option of a run that changes it: losses, penalties and other regularisers, and optimizers.
+step with each option of a run that changes it: losses, penalties and other regularisers, and optimizers. --frozen
+reports the time of a step with a discriminator that learns, and with one that is frozen in part or completely.
 """
 
 import argparse
@@ -91,6 +93,7 @@ def main() -> None:
     )
     parser.add_argument("--profile", nargs="+", metavar="PRESET:BATCH", help="report the time of each operation")
     parser.add_argument("--options", nargs="+", metavar="PRESET:BATCH", help="report the cost of options of a run")
+    parser.add_argument("--frozen", nargs="+", metavar="PRESET:BATCH", help="report the time with frozen layers in D")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
@@ -111,6 +114,13 @@ def main() -> None:
                 rows.append(row)
                 text = "{preset:9s} batch {batch:4d}  {backend:6s} {option:28s} {median_ms:8.1f} ms  {ratio:.2f} x none"
                 print(text.format(**row), flush=True)
+    for preset, batch in (case.split(":") for case in options.frozen or []):
+        options.presets = []
+        for name in options.backends:
+            for row in bench.compare_frozen(preset, int(batch), name, max(options.threads), options.seconds):
+                rows.append(row)
+                text = "{preset:9s} batch {batch:4d}  {backend:6s} {discriminator:27s} {median_ms:8.1f} ms  {ratio:.2f}"
+                print(text.format(**row), flush=True)
     for preset in options.presets:
         for row in bench.compare_backends(preset, BATCHES[preset], options.backends, options.threads, options.seconds):
             rows.append(row)
@@ -122,7 +132,7 @@ def main() -> None:
     report = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": bench.machine(), "results": rows}
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
-    if options.plot and not options.profile and not options.options:
+    if options.plot and not (options.profile or options.options or options.frozen):
         plot(report, options.plot)
 
 

@@ -4,8 +4,8 @@
     gan = minigan.GAN("small", conditional=True, epochs=3, seed=0).fit()     # trains on MNIST
     digits = gan.sample(16, label=7)                                         # uint8 (16, 28, 28, 1)
 
-Importing minigan loads no other module: `GAN`, `load`, `NotFittedError` and `UserError` load on
-first use. To read or use the parts, import them::
+Importing minigan loads no other module: `GAN`, `load`, `classify`, `NotFittedError` and
+`UserError` load on first use. To read or use the parts, import them::
 
     from minigan import backends, datasets, game, layers, losses, models, optim
 
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minigan.errors import UserError
-    from minigan.gan import GAN, NotFittedError, load
+    from minigan.gan import GAN, NotFittedError, classify, load
 
 __version__ = "0.1.0"
-__all__ = ["GAN", "NotFittedError", "UserError", "load"]
+__all__ = ["GAN", "NotFittedError", "UserError", "classify", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 from minigan import __version__
@@ -45,6 +46,7 @@ def _main(argv: list[str] | None, output: Output) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from minigan.datasets import KINDS
     from minigan.training.config import add_options
 
     parser = Parser(prog="minigan", description="Generative adversarial networks from scratch in NumPy.")
@@ -92,6 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
     sub.add_argument("--json", action="store_true", help="print the statements and their figures as JSON")
     sub.add_argument("--data", metavar="PATH", help="the path of the training data, if they were moved")
+    _add_backend(sub)
+
+    sub = add("classify", classify, "Train a classifier of images with labels, from which a discriminator can start.")
+    sub.add_argument("--data", default="mnist", metavar="mnist|PATH", help="images with labels, as for `minigan train`")
+    sub.add_argument(
+        "--out", type=Path, default=Path("classifier.npz"), metavar="FILE.npz", help="default: classifier.npz"
+    )
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default 0)")
+    sub.add_argument("--steps", type=int, default=2500, metavar="N", help="batches of 64 images (default 2500)")
+    add_arguments(sub, KINDS["images"].options)
     _add_backend(sub)
 
     sub = add("gradcheck", gradcheck, "Check every gradient, or layers of your own; exit code 1 if a check fails.")
@@ -327,6 +339,29 @@ def explain(arguments) -> int:
     return 0
 
 
+# ---------------------------------------------------------------- classify
+
+
+def classify(arguments) -> int:
+    """Train a classifier, print its accuracy, and write it to a file. Returns the exit code."""
+    from minigan import runs
+    from minigan.datasets import KINDS
+    from minigan.options import options
+    from minigan.runs import classify
+    from minigan.terminal import tqdm
+
+    known = options(KINDS["images"].options)
+    given = {name: value for name, value in vars(arguments).items() if name in known and value is not None}
+    data = classify.read(arguments.data, None, given)
+    for topic, text in data.description():
+        print(runs.wrapped(topic, text))
+    backend = partial(_load_backend, arguments)
+    trained = classify.train(data, arguments.out, arguments.seed, arguments.steps, backend, tqdm)
+    print(f"{classify.described(trained)}\n{arguments.out}: the classifier")
+    print(f"Next: minigan train --discriminator-from {arguments.out} --projected --data {arguments.data}")
+    return 0
+
+
 # ---------------------------------------------------------------- gradcheck
 
 
@@ -452,17 +487,7 @@ def bench(arguments) -> int:
         _print_json({"machine": machine, "threads": threads, "results": rows})
         return 0
     print(f"{machine['cpu']}, {threads} threads; a complete training step of {arguments.preset}")
-    reference = {row["batch"]: row["median_ms"] for row in rows if row["backend"] == "numpy"}
-    for row in rows:
-        print(
-            "batch {batch:4d}  {backend:6s} {median_ms:9.1f} ms ({quartiles_ms[0]:.1f}-{quartiles_ms[1]:.1f}) "
-            "{images_per_second:8,d} images/s  {:5.1f} x numpy".format(
-                reference[row["batch"]] / row["median_ms"], **row
-            )
-        )
-    if "cupy" in names:
-        batch = lab_bench.overtakes(rows, "cupy", "numba" if "numba" in names else "numpy")
-        print(f"the GPU is faster from batch {batch} on" if batch else "the GPU is slower at the largest batch")
+    print("\n".join(lab_bench.described(rows)))
     return 0
 
 

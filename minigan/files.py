@@ -2,13 +2,17 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import threading
 import time
 import weakref
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -62,6 +66,34 @@ def write_array(path: Path, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array)
     write_atomically(path, buffer.getvalue())
+
+
+def write_archive(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
+    """Write NumPy arrays, and facts that JSON can represent, to a .npz file atomically."""
+    buffer = io.BytesIO()
+    entries: dict[str, Any] = {**arrays, "facts": np.array(json.dumps(facts))}
+    np.savez(buffer, **entries)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_archive(path: Path, what: str, missing: str, error: type[UserError] = UserError) -> tuple[dict, dict]:
+    """Read (arrays, facts) that `write_archive` wrote. The checksums in the file cover every byte of the entries.
+
+    Raises `error` if the file is missing, cannot be read, or is damaged. `what` names the content in
+    the message ("a checkpoint"), and `missing` ends the message about a file that does not exist.
+    """
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        facts = json.loads(str(arrays.pop("facts")))
+        facts["format"]
+    except FileNotFoundError:
+        raise error(f"{path} does not exist: {missing}") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError, AttributeError) as cause:
+        raise error(f"{path} is not {what}, or is damaged ({str(cause) or type(cause).__name__})") from None
+    except OSError as cause:
+        raise error(f"cannot read {path}: {cause.strerror or cause}") from None
+    return arrays, facts
 
 
 _kept: weakref.WeakKeyDictionary[object, filelock.BaseFileLock] = weakref.WeakKeyDictionary()  # by owner

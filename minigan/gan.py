@@ -31,6 +31,7 @@ from minigan.layers import Sequential
 from minigan.options import options
 from minigan.report import plots
 from minigan.runs import samples as samples_files
+from minigan.runs.classify import classify as classify  # part of the public API
 from minigan.runs.evaluate import MissingData, evaluate
 from minigan.training import TOTALS, Config, Sampler, Training
 from minigan.training.config import arguments, option_names, place_of

@@ -153,6 +153,15 @@ def test_the_cost_of_every_loss_penalty_and_optimizer_is_measured():
     assert {f"optimizer {name}" for name in optim.OPTIMIZERS if name != "adam"} <= bench.OPTION_CASES.keys()
 
 
+def test_the_time_of_frozen_discriminators_is_relative_to_one_that_learns():
+    rows = bench.compare_frozen("small", 4, "numpy", 1, 0.0)
+    assert [row["discriminator"] for row in rows] == list(bench.FROZEN) and rows[0]["ratio"] == 1.0
+    learned = [
+        bench.Step("small", 4, backends.load("numpy"), discriminator=make).D.n_params for make in bench.FROZEN.values()
+    ]
+    assert learned[0] > learned[1] > learned[2] > learned[3] == 0 and learned[4] > learned[5] > 0 and learned[6] > 0
+
+
 def test_versions_are_compared_bit_for_bit(script):
     compare_versions = script("compare_versions")
     a = np.arange(6, dtype=np.float32)

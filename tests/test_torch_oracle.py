@@ -19,11 +19,13 @@ from minigan.layers import (
     Dense,
     Dropout,
     Flatten,
+    Frozen,
     GaussianNoise,
     Identity,
     LayerNorm,
     LeakyReLU,
     MinibatchStdDev,
+    MultiDepth,
     OneHot,
     Pack,
     Projection,
@@ -37,7 +39,7 @@ from minigan.layers import (
     Upsample,
     WeightNorm,
 )
-from minigan.layers.fuse import Fused
+from minigan.layers.fuse import FoldedBatchNorm, Fused
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -151,6 +153,21 @@ class Twin:
                 std = [(x[groups == group].var(0, unbiased=False) + layer.eps).sqrt() for group in groups]
                 pixels = torch.stack(std).unflatten(1, (-1, layer.channels))
                 return torch.cat([x, layer.strength * pixels.mean(1)], 1)
+            case Frozen():  # its parameters are constants, and it runs in evaluation mode
+                return self.apply(layer.layer, x, b, b, False, False, labels, masks)
+            case FoldedBatchNorm():
+                affine = {name: tensor(value) for name, value in layer.layer.params.items()}
+                x = self.apply(layer.layer, x, affine, {}, False, False, labels, masks)
+                x = self.apply(layer.norm, x, p, b, False, False, labels, masks)
+                activation = Identity() if layer.activation is None else layer.activation
+                return self.apply(activation, x, {}, {}, False, False, labels, masks)
+            case MultiDepth():
+                y = 0
+                for i, (stage, head) in enumerate(zip(layer.stages, layer.heads, strict=True)):
+                    of_stage, of_head = ([inside(a, f"{i}.{what}.") for a in (p, b)] for what in ("stage", "head"))
+                    x = self.apply(stage, x, *of_stage, train, track, labels, masks)
+                    y = y + self.apply(head, x, *of_head, train, track, labels, masks)
+                return y
             case Fused():
                 y = self.apply(layer.layer, x, p, b, train, track, labels, masks)
                 return self.apply(layer.activation, y, {}, {}, train, track, labels, masks)
@@ -186,6 +203,11 @@ class Twin:
                     x = self.apply(inner_layer, x, q, c, train, track, labels, masks)
                 return x
         raise NotImplementedError(layer)
+
+
+def inside(arrays, prefix):
+    """Return the arrays whose name has the prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def next_masks(network, x, train=True, labels=None):
@@ -310,12 +332,16 @@ def torch_losses(name, real, fake):
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("which", ["r1", "r2", "wgan_gp"])
-@pytest.mark.parametrize("critic", ["smooth", "small", "tutorial", "digits, labels"])
+@pytest.mark.parametrize("critic", ["smooth", "small", "tutorial", "digits, labels", "projected, labels", "frozen"])
 def test_penalties_by_double_backward(which, critic, train, backend, rng):
     labels = np.array([2, 0, 1]) if "labels" in critic else None
     shape = (3, 4, 4, 1) if critic == "smooth" else (3, 8, 8, 1)
     if critic == "smooth":
         D = checks.smooth_critic(backend, rng)
+    elif critic in ("projected, labels", "frozen"):
+        projected = critic != "frozen"
+        D = models.reuse.from_facts(rng, (8, 8, 1), 3 * projected, {"widths": [3, 4], "projected": projected})
+        D = randomize(models.reuse.frozen(D, "" if projected else "3").to(backend, np.float64), rng)
     else:
         preset = critic.split(",")[0]
         D = models.build(preset, rng=rng, sample_shape=shape[1:], classes=0 if labels is None else 3)[1]

@@ -15,6 +15,7 @@ import numpy as np
 
 from minigan import backends, layers, losses, optim
 from minigan.checking import gradcheck
+from minigan.checking.frozen_checks import frozen_parts
 from minigan.checking.game_checks import (
     bits,
     expected_statistics,
@@ -68,6 +69,7 @@ CHECKS: dict[str, Callable] = {
     "layer contract": layer_contract,
     "fused layers": fused_equals_plain,
     "second derivatives": second_derivative_contract,
+    "frozen layers": frozen_parts,
     "adjointness": adjointness,
     "batch statistics": batch_statistics,
     "dropout": dropped_units,

@@ -9,6 +9,7 @@ import numpy as np
 from minigan import layers
 from minigan.checking import gradcheck
 from minigan.checking.derivatives import EXACT
+from minigan.checking.frozen_checks import foldable, frozen_cases
 from minigan.checking.gradcheck import randomize
 from minigan.checking.random_checks import plain_noise
 from minigan.checking.rows import Row, compare, fact
@@ -19,11 +20,13 @@ from minigan.layers import (
     Dense,
     Dropout,
     Flatten,
+    Frozen,
     GaussianNoise,
     Identity,
     LayerNorm,
     LeakyReLU,
     MinibatchStdDev,
+    MultiDepth,
     OneHot,
     Pack,
     Projection,
@@ -104,6 +107,8 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
             {"labels": labels},
         ),
         ("Identity", Identity(), (4, 5), {}),
+        *frozen_cases(backend, rng),
+        *((f"fused {what}", network, shape, {}) for what, network, shape in foldable(rng)),
         *((f"fused {what}", network, shape, kwargs) for what, network, shape, kwargs in fusable(rng)),
     ):
         layer = randomize(layer.to(backend, dtype), rng)
@@ -296,6 +301,20 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         w = np.array([g_o * v_o / math.sqrt(np.sum(v_o**2) + layer.eps) for g_o, v_o in of_outputs])
         inner.params = layer.params | {"w": layer.backend.asarray(np.moveaxis(w, 0, axis))}
         return plain_forward(inner, x, train, labels)
+    if isinstance(layer, Frozen):  # in evaluation mode, whatever the caller asks for
+        return plain_forward(layer.layer, x, False, labels)
+    if isinstance(layer, MultiDepth):
+        total = np.zeros(())
+        for stage, head in zip(layer.stages, layer.heads, strict=True):
+            x = plain_forward(stage, x, train, labels)
+            total = total + plain_forward(head, x, train, labels)
+        return total
+    if isinstance(layer, Sequential):
+        for inner in layer.layers:
+            x = plain_forward(inner, x, train, labels)
+        return x
+    if isinstance(layer, Dropout) and not train:
+        return x
     if isinstance(layer, OneHot):
         chosen = layer.backend.to_numpy(labels)
         return np.array(

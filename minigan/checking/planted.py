@@ -52,6 +52,7 @@ FILES = (  # in the order of the README's table
     "dense-and-convolutions.toml",
     "batch-norm.toml",
     "activations-dropout-shapes.toml",
+    "frozen-layers.toml",
     "losses.toml",
     "optimizers.toml",
     "game.toml",

@@ -17,7 +17,8 @@ import numpy as np
 
 from minigan import backends, datasets, losses, models, penalties
 from minigan.game import discriminator_step, generator_step, simultaneous_step
-from minigan.layers import fuse
+from minigan.layers import Sequential, fuse
+from minigan.models import classifier, reuse
 from minigan.optim import Adam
 from minigan.training import Config, Training
 
@@ -83,6 +84,7 @@ class Step:
     """A complete training step as a callable: a discriminator step, then a generator step.
 
     With `simultaneous`, both networks are updated from one forward pass (`game.simultaneous_step`).
+    `discriminator` maps the discriminator of the preset to the one that is used.
     """
 
     def __init__(
@@ -93,9 +95,11 @@ class Step:
         seed: int = 0,
         simultaneous: bool = False,
         penalty: penalties.Penalty | None = None,
+        discriminator: Callable[[Sequential], Sequential] = lambda D: D,
     ):
         rng = np.random.default_rng(seed)
-        self.G, self.D = models.build(preset, rng=rng)
+        self.G, D = models.build(preset, rng=rng)
+        self.D = discriminator(D)
         self.G.to(backend)
         self.D.to(backend)
         self.players = fuse(self.G), fuse(self.D)
@@ -205,6 +209,55 @@ def compare_options(
         rows.append(row | summary(times))
     ratios = [row["median_ms"] / rows[0]["median_ms"] for row in rows]
     return [row | {"ratio": round(r, 3), "share": round(1 - 1 / r, 3)} for row, r in zip(rows, ratios, strict=True)]
+
+
+FROZEN: dict[str, Callable[[Sequential], Sequential]] = {
+    "all learns": lambda D: D,
+    "first layer frozen": lambda D: reuse.frozen(D, "1"),
+    "features frozen": lambda D: reuse.frozen(D, "features"),
+    "all frozen": lambda D: reuse.frozen(D, "all"),
+    "classifier, all learns": lambda D: _from_classifier(False),
+    "classifier, features frozen": lambda D: reuse.frozen(_from_classifier(False), "features"),
+    "classifier, projected": lambda D: _from_classifier(True),
+}
+
+
+def _from_classifier(projected: bool) -> Sequential:
+    """Returns a discriminator for MNIST with the architecture of a classifier's convolutions."""
+    rng, shape = np.random.default_rng(0), (28, 28, 1)
+    facts = {"widths": classifier.widths_for(shape), "projected": projected}
+    return reuse.from_facts(rng, shape, 0, facts)
+
+
+def compare_frozen(preset: str, batch: int, name: str, threads: int, seconds: float) -> list[dict]:
+    """Times a complete step with each discriminator of FROZEN, in alternation. Returns a row for each.
+
+    `ratio` is relative to the step with the discriminator of the preset, all of which learns.
+    """
+    backend = backends.load(name, threads=threads)
+    steps = [Step(preset, batch, backend, discriminator=make) for make in FROZEN.values()]
+    for step in steps:
+        step()
+    rows = []
+    for kind, times in zip(FROZEN, take_turns(steps, seconds), strict=True):
+        row = {"preset": preset, "batch": batch, "backend": name, "threads": threads, "discriminator": kind}
+        rows.append(row | summary(times))
+    return [row | {"ratio": round(row["median_ms"] / rows[0]["median_ms"], 3)} for row in rows]
+
+
+def described(rows: list[dict]) -> list[str]:
+    """Returns the rows of `compare_backends` as lines for people, and from which batch on a GPU is the faster one."""
+    reference = {row["batch"]: row["median_ms"] for row in rows if row["backend"] == "numpy"}
+    text = (
+        "batch {batch:4d}  {backend:6s} {median_ms:9.1f} ms ({quartiles_ms[0]:.1f}-{quartiles_ms[1]:.1f}) "
+        "{images_per_second:8,d} images/s  {:5.1f} x numpy"
+    )
+    lines = [text.format(reference[row["batch"]] / row["median_ms"], **row) for row in rows]
+    names = {row["backend"] for row in rows}
+    if "cupy" in names:
+        batch = overtakes(rows, "cupy", "numba" if "numba" in names else "numpy")
+        lines.append(f"the GPU is faster from batch {batch} on" if batch else "the GPU is slower at the largest batch")
+    return lines
 
 
 def overtakes(rows: list[dict], candidate: str, baseline: str) -> int | None:

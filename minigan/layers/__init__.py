@@ -9,7 +9,9 @@ from minigan.layers.base import Layer
 from minigan.layers.conditional import MinibatchStdDev, OneHot, Projection
 from minigan.layers.conv import Conv2d, ConvTranspose2d
 from minigan.layers.dense import Dense
+from minigan.layers.depths import MultiDepth
 from minigan.layers.dropout import Dropout
+from minigan.layers.frozen import Frozen
 from minigan.layers.fuse import fuse
 from minigan.layers.init import glorot_uniform, he_normal, normal
 from minigan.layers.layer_norm import LayerNorm
@@ -26,12 +28,14 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "Frozen",
     "GaussianNoise",
     "Identity",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
     "MinibatchStdDev",
+    "MultiDepth",
     "OneHot",
     "Pack",
     "Projection",

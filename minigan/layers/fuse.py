@@ -8,6 +8,9 @@ backends have operations that do both in one pass. A fused network shares parame
 with the original network, under the same names, because `Identity` takes the place of a merged
 activation and keeps the positions of later layers. Training one network trains the other. Move
 a network to its backend before fusing it.
+
+A frozen batch norm multiplies and shifts each channel by fixed numbers. These become part of the
+weights of the frozen layer before it, so that the batch norm takes no pass at all.
 """
 
 import copy
@@ -18,6 +21,8 @@ from minigan.layers.activations import LeakyReLU, Rectifier, ReLU
 from minigan.layers.base import Backward, Cache, Forward, Layer, TangentBackward
 from minigan.layers.conv import Conv2d, ConvTranspose2d
 from minigan.layers.dense import Dense
+from minigan.layers.depths import MultiDepth
+from minigan.layers.frozen import Frozen
 from minigan.layers.norm import BatchNorm, SpectralNorm
 from minigan.layers.sequential import Sequential
 from minigan.layers.shape import Identity
@@ -29,8 +34,12 @@ def fuse(network: Sequential) -> Sequential:
 
     Print the result to see which layers were merged.
     """
-    fused: list[Layer] = [fuse(layer) if type(layer) is Sequential else layer for layer in network.layers]
-    for i, (layer, activation) in enumerate(itertools.pairwise(network.layers)):
+    fused = [fused_inside(layer) for layer in network.layers]
+    for i, (layer, norm) in enumerate(itertools.pairwise(fused)):
+        folded = folded_pair(layer, norm)
+        if folded is not None:
+            fused[i : i + 2] = folded
+    for i, (layer, activation) in enumerate(itertools.pairwise(fused)):
         merged = fused_pair(layer, activation)
         if merged is not None:
             fused[i], fused[i + 1] = merged, Identity().to(network.backend)
@@ -39,13 +48,58 @@ def fuse(network: Sequential) -> Sequential:
     return result
 
 
+def fused_inside(layer: Layer) -> Layer:
+    """Return an equivalent layer in which the networks inside are fused.
+
+    A frozen network becomes a network of frozen layers, whose names are the same.
+    """
+    if type(layer) is Sequential:
+        return fuse(layer)
+    if type(layer) is MultiDepth:
+        return MultiDepth([fuse(stage) for stage in layer.stages], [fuse(head) for head in layer.heads])
+    if type(layer) is Frozen:
+        inner = layer.layer
+        if type(inner) is Frozen:
+            return fused_inside(inner)
+        if type(inner) is Sequential:
+            return fuse(frozen_layers(inner))
+        if type(inner) is MultiDepth:
+            return fused_inside(MultiDepth(*([frozen_layers(n) for n in part] for part in (inner.stages, inner.heads))))
+    return layer
+
+
+def frozen_layers(network: Sequential) -> Sequential:
+    """Return the network with each of its layers frozen."""
+    return Sequential(*map(Frozen, network.layers))
+
+
+def folded_pair(layer: Layer, norm: Layer) -> list[Layer] | None:
+    """Return a frozen layer and the frozen batch norm after it as two other layers, or None if they cannot be merged.
+
+    The first one does nothing and keeps the arrays of the layer. The second one does the work of both.
+    """
+    if not (type(layer) is Frozen and type(norm) is Frozen and type(norm.layer) is BatchNorm):
+        return None
+    affine = layer.layer
+    if not (type(affine) is Conv2d or type(affine) is Dense):
+        return None
+    emptied = Identity().to(affine.backend)
+    emptied.params = affine.params
+    return [Frozen(emptied), Frozen(FoldedBatchNorm(affine, norm.layer))]
+
+
 def fused_pair(layer: Layer, activation: Layer) -> Layer | None:
     """Return both layers as one layer, or None if they cannot be merged.
 
     The types must match exactly, because a subclass may compute something else.
     """
+    if type(layer) is Frozen and type(activation) is Frozen:
+        inner = fused_pair(layer.layer, activation.layer)
+        return None if inner is None else Frozen(inner)
     if not (type(activation) is LeakyReLU or type(activation) is ReLU):
         return None
+    if type(layer) is FoldedBatchNorm:
+        return FoldedBatchNorm(layer.layer, layer.norm, activation)
     if type(layer) is SpectralNorm or type(layer) is WeightNorm:
         inner = fused_pair(layer.layer, activation)
         if inner is None:
@@ -178,6 +232,62 @@ class FusedBatchNorm(Fused):
         norm = Normalisation(self.params["gamma"], self.params["beta"], mean, var, self.layer.eps)
         dx, dgamma, dbeta = self.backend.batchnorm_grad(dy, x, norm, self.activation.slope)
         return dx if need_dx else None, {"gamma": dgamma, "beta": dbeta} if need_grads else None
+
+
+class FoldedBatchNorm(Layer):
+    """An affine layer, the batch norm after it and perhaps an activation, all frozen: y = activation(A(v) x + c).
+
+    With s = gamma / sqrt(var + eps) of the running statistics, s * (A(w) x + b - mean) + beta is the
+    affine function with the weight v = s * w (s multiplies the last axis, the channels of the output)
+    and the bias c = s * (b - mean) + beta. The parameters and buffers are those of the batch norm.
+    Only `Frozen` contains this layer, so there are no gradients of parameters.
+    """
+
+    def __init__(self, layer: Conv2d | Dense, norm: BatchNorm, activation: Rectifier | None = None):
+        self.layer, self.norm, self.activation = layer, norm, activation
+        self.params, self.buffers, self.backend = norm.params, norm.buffers, norm.backend
+
+    def _folded(self) -> Layer:
+        """Return the affine layer with v and c, and the activation. Its weights are few, so this takes little time."""
+        params, norm = self.layer.params, self.norm
+        s = norm.params["gamma"] / (norm.buffers["var"] + norm.eps) ** 0.5  # (channels,)
+        b = params["b"] if "b" in params else 0
+        layer = copy.copy(self.layer)
+        layer.params = {"w": params["w"] * s, "b": s * (b - norm.buffers["mean"]) + norm.params["beta"]}
+        return layer if self.activation is None else FusedBias(layer, self.activation)
+
+    def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
+        """Return y and the cache (affine layer, its cache)."""
+        layer = self._folded()
+        y, cache = layer.forward(x, train, track)
+        return y, (layer, cache)
+
+    def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
+        """Return dx of the affine layer, and no gradients."""
+        layer: Layer = cache[0]
+        return layer.backward(dy, cache[1], need_dx, need_grads=False)
+
+    def inner(self) -> tuple[Layer, ...]:
+        """Return the merged layers."""
+        return (self.layer, self.norm) if self.activation is None else (self.layer, self.norm, self.activation)
+
+    # ---- second derivatives
+
+    def tangent(self, tx: Array, cache: Cache) -> Forward:
+        """Return ty of the affine layer."""
+        layer: Layer = cache[0]
+        return layer.tangent(tx, cache[1])
+
+    def tangent_backward(
+        self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
+    ) -> TangentBackward:
+        """Return (dx, dtx, {}): dx and dtx of the affine layer, and no gradients."""
+        layer, layer_cache = cache
+        dx, dtx, _ = layer.tangent_backward(dy, dty, layer_cache, tangent_cache, need_dx)
+        return dx, dtx, {}
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.inner()))
 
 
 FUSABLE: dict[type[Layer], type[Fused]] = {

@@ -50,7 +50,8 @@ class Sequential(Layer):
         """Return dx and the gradients of all layers, by name."""
         grads: list[Grads] = [{} for _ in self.layers]
         # No layer up to the first one with parameters needs to compute dx, unless the caller needs it.
-        first = next((i for i, layer in enumerate(self.layers) if layer.params), 0) if need_grads else len(self.layers)
+        learning = [i for i, layer in enumerate(self.layers) if layer.params] if need_grads else []
+        first = learning[0] if learning else len(self.layers)
         dx = dy
         for i in reversed(range(len(self.layers))):
             dx, grads[i] = self.layers[i].backward(dx, cache[i], need_dx or i > first, need_grads)

@@ -1,40 +1,45 @@
-"""Train a small classifier, which checks whether samples show the class that was asked for."""
+"""Train a small classifier of images, and save it.
 
+It checks whether samples show the class that was asked for. `minigan classify` writes one to a file,
+from which a discriminator can start (`Config.discriminator_from`). The network is in `models.classifier`.
+
+The file is a .npz file with the arrays of the network and the entry `facts`, which is JSON:
+
+    format, kind              the number of the format, and "classifier"
+    sample_shape, widths      shape of an image, and channels of the convolutions
+    hidden, class_names       units of the hidden layer, and a name for each class
+    data                      name and fingerprint of the data
+    accuracy, tested          share of held-out images that are classified correctly (null: none were
+                              held out), and their number
+    seed, steps               seed of the training, and number of its steps
+"""
+
+import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from minigan import datasets, losses, optim
-from minigan.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, LeakyReLU, Sequential, fuse
+from minigan.errors import UserError
+from minigan.files import read_archive, write_archive
+from minigan.layers import Sequential, fuse
+from minigan.models.classifier import HIDDEN, network, widths_for
 
+FORMAT = 1  # number of the file format; increased when older versions of minigan cannot read the file
 HELD_OUT = 0.1  # share of the images of each class on which the classifier is tested
-WIDTHS = (24, 48, 96, 96, 96)  # channels of the convolutions
 SHIFT = 1 / 20  # largest random shift of a training image, as a share of its side
-
-
-def network(rng: np.random.Generator, shape: tuple[int, int, int], classes: int) -> Sequential:
-    """Build the network: images (N, H, W, C) in [-1, 1] -> logits (N, classes).
-
-    Each convolution halves the image. There are up to five, until a side is smaller than 8 pixels.
-    """
-    (H, W, c_in), layers = shape, []
-    for c in WIDTHS:
-        layers += [Conv2d(c_in, c, 3, stride=2, pad=1, bias=False, rng=rng), BatchNorm(c), LeakyReLU(0.1)]
-        H, W, c_in = (H + 1) // 2, (W + 1) // 2, c
-        if min(H, W) < 8:
-            break
-    layers += [Flatten(), Dense(H * W * c_in, 96, bias=False, rng=rng), BatchNorm(96), LeakyReLU(0.1)]
-    return Sequential(*layers, Dropout(0.3, rng=rng), Dense(96, classes, rng=rng))
 
 
 class Classifier:
     """A trained network. `accuracy` is the share of held-out images that it classifies correctly.
 
-    Without held-out images, `accuracy` is NaN.
+    Without held-out images, `accuracy` is NaN. `facts` describe the network and its training, as in
+    a file.
     """
 
-    def __init__(self, trained: Sequential):
-        self.network, self.accuracy = trained, float("nan")
+    def __init__(self, trained: Sequential, facts: dict | None = None):
+        self.network, self.accuracy, self.facts = trained, float("nan"), facts or {}
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return the predicted class (N,) of each of the uint8 images (N, H, W, C)."""
@@ -45,20 +50,69 @@ class Classifier:
                 found.append(backend.to_numpy(logits).argmax(axis=1))
         return np.concatenate(found)
 
+    def save(self, path: str | Path) -> None:
+        """Write the classifier to a .npz file atomically. Raises UserError if the file exists or cannot be written."""
+        path, backend = Path(path), self.network.backend
+        expect_new_file(path)
+        arrays = self.network.params | self.network.buffers
+        facts = {"format": FORMAT, "kind": "classifier", **self.facts}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_archive(path, {name: backend.to_numpy(value) for name, value in arrays.items()}, facts)
+        except OSError as error:
+            where = error.filename or path
+            raise UserError(f"cannot write {where} ({error.strerror or error}): choose another place") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Classifier":
+        """Return the classifier in a file that `save` wrote, on the CPU. Raises UserError if there is none."""
+        path = Path(path)
+        arrays, facts = read_archive(path, "a classifier", "give a file that `minigan classify` wrote")
+        if facts.pop("kind", None) != "classifier":
+            raise UserError(f"{path} is not a classifier: give a file that `minigan classify` wrote")
+        if facts.pop("format") > FORMAT:
+            raise UserError(f"{path} was written by a newer minigan: upgrade minigan to read it")
+        shape, classes = tuple(facts["sample_shape"]), len(facts["class_names"])
+        built = network(np.random.default_rng(0), shape, classes, facts["widths"], facts["hidden"])
+        targets = built.params | built.buffers
+        if {k: v.shape for k, v in targets.items()} != {k: v.shape for k, v in arrays.items()}:
+            raise UserError(f"{path} has other arrays than its network needs: write it again with `minigan classify`")
+        for name, target in targets.items():
+            target[...] = arrays[name]
+        loaded = cls(built, facts)
+        loaded.accuracy = math.nan if facts["accuracy"] is None else facts["accuracy"]
+        return loaded
+
+
+def expect_new_file(path: Path) -> None:
+    """Raise UserError unless `path` is a .npz file that does not exist yet."""
+    if path.suffix != ".npz":
+        raise UserError(f"a classifier is written to a .npz file, got {path}")
+    if path.exists():
+        raise UserError(f"{path} already exists: choose another file with --out, or remove it first")
+
 
 def train(
-    images: np.ndarray, labels: np.ndarray, backend, seed: int = 0, steps: int = 2500, progress: Callable = iter
+    images: np.ndarray,
+    labels: np.ndarray,
+    backend,
+    seed: int = 0,
+    steps: int = 2500,
+    progress: Callable = iter,
+    test: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Classifier:
     """Train a classifier on uint8 images (N, H, W, C) with labels (N,), and test it.
 
-    A tenth of each class is held out for the test. A class with only one image is not tested.
+    It is tested on `test`, other (images, labels). Without them, a tenth of each class is held out
+    for the test. A class with only one image is not tested.
     The network is trained with the cross entropy and Adam, for at most `steps` batches of 64 and at
     most 30 epochs, on randomly shifted images. The learning rate decreases linearly to 0.
     `progress` wraps the range of steps, as tqdm does.
     """
     rng, classes = np.random.default_rng(seed), int(labels.max()) + 1
-    test = _held_out(labels, rng)
-    rest = np.setdiff1d(np.arange(len(labels)), test)
+    held_out = _held_out(labels, rng) if test is None else np.zeros(0, np.int64)
+    rest = np.setdiff1d(np.arange(len(labels)), held_out)
+    test = (images[held_out], labels[held_out]) if test is None else test
     model = network(rng, images.shape[1:], classes).to(backend)
     fused, adam, batch = fuse(model), optim.Adam(model, lr=2e-3), min(64, max(2, len(rest) // 2))
     steps = max(1, min(steps, 30 * (len(rest) // batch)))
@@ -73,8 +127,13 @@ def train(
             _, grads = fused.backward(dlogits, cache, need_dx=False)
             adam.step(grads)
     trained = Classifier(model)
-    if len(test):
-        trained.accuracy = float((trained(images[test]) == labels[test]).mean())
+    if len(test[0]):
+        trained.accuracy = float((trained(test[0]) == test[1]).mean())
+    shape = images.shape[1:]
+    trained.facts = {"sample_shape": list(shape), "widths": list(widths_for(shape)), "hidden": HIDDEN}
+    trained.facts |= {"class_names": [str(label) for label in range(classes)]}
+    trained.facts |= {"accuracy": None if math.isnan(trained.accuracy) else trained.accuracy, "tested": len(test[0])}
+    trained.facts |= {"seed": seed, "steps": steps}
     return trained
 
 

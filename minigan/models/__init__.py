@@ -9,16 +9,18 @@ noise. The last layer of the discriminator scores how well a sample matches its 
 classes = 0 the networks take no labels.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from minigan.backends import Array
 from minigan.errors import UserError
-from minigan.layers import Layer, Sequential
-from minigan.models import images, points
+from minigan.layers import Frozen, Layer, MultiDepth, Sequential
+from minigan.models import images, points, reuse
 from minigan.models.preset import Preset, head, label_input
 
-__all__ = ["PRESETS", "Preset", "build", "head", "label_input", "table"]
+__all__ = ["PRESETS", "Preset", "build", "head", "label_input", "reuse", "table"]
 
 PRESETS: dict[str, Preset] = images.PRESETS | points.PRESETS
 
@@ -55,18 +57,39 @@ def build(
 
 
 def table(network: Sequential, input_shape: tuple[int, ...]) -> str:
-    """Return a table with one line per layer: its name, its output shape and its number of parameters."""
-    x = network.backend.asarray(np.zeros((1, *input_shape), next(iter(network.params.values())).dtype))
+    """Return a table with one line per layer: its name, its output shape and its number of parameters.
+
+    If layers are frozen, the last line is the number of their weights, which do not learn.
+    """
+    weights = [a for a in [*network.params.values(), *network.buffers.values()] if a.dtype.kind == "f"]
+    x = network.backend.asarray(np.zeros((1, *input_shape), weights[0].dtype))
     label = network.backend.asarray(np.zeros(1, np.int64))
+    lines, _ = _lines(network.layers, x, {"labels": label})
+    lines.append(f"  {'parameters':<42}{'':>14}{network.n_params:>11,}")
+    if count := _frozen(network):
+        lines.append(f"  {'frozen':<42}{'':>14}{count:>11,}")
+    return "\n".join(lines)
+
+
+def _lines(layers: Iterable[Layer], x: Array, labels: dict[str, Array], indent: int = 2) -> tuple[list[str], Array]:
+    """Return the lines of the layers, and the output of the last one for x. Heads at several depths are indented."""
     lines = []
-    for layer in network.layers:
-        kwargs: dict[str, Any] = {"labels": label} if layer.takes_labels else {}
-        x, _ = layer.forward(x, train=False, **kwargs)
-        lines.append(_line(layer, " x ".join(map(str, x.shape[1:]))))
-    total = sum(layer.n_params for layer in network.layers)
-    return "\n".join([*lines, f"  {'parameters':<42}{'':>14}{total:>11,}"])
+    for layer in layers:
+        if isinstance(layer, MultiDepth):
+            features = x
+            for stage, on_it in zip(layer.stages, layer.heads, strict=True):
+                of_stage, features = _lines(stage.layers, features, labels, indent)
+                lines += of_stage + _lines(on_it.layers, features, labels, indent + 2)[0]
+        x, _ = layer.forward(x, train=False, **(labels if layer.takes_labels else {}))
+        if not isinstance(layer, MultiDepth):
+            shape = " x ".join(map(str, x.shape[1:]))
+            lines.append(f"{' ' * indent + repr(layer):<44}{shape:>14}{layer.n_params:>11,}")
+    return lines, x
 
 
-def _line(layer: Layer, shape: str) -> str:
-    """Return the line of one layer."""
-    return f"  {layer!r:<42}{shape:>14}{layer.n_params:>11,}"
+def _frozen(layer: Layer, inside: bool = False) -> int:
+    """Return the number of weights of the frozen layers. `inside` says whether the layer is inside a frozen one."""
+    inside = inside or isinstance(layer, Frozen)
+    if parts := layer.inner():
+        return sum(_frozen(part, inside) for part in parts)
+    return layer.n_params if inside else 0

@@ -5,7 +5,6 @@ from minigan.runs.describe import header, wrapped
 from minigan.runs.run import (
     CONTENTS,
     DECAYED,
-    Saved,
     Stopped,
     begin,
     columns,
@@ -15,10 +14,7 @@ from minigan.runs.run import (
     load_backend,
     load_data,
     named_curves,
-    networks,
     play,
-    read,
-    read_config,
     restore,
     resume,
     sampler,
@@ -28,6 +24,7 @@ from minigan.runs.run import (
     write_new,
     writing,
 )
+from minigan.runs.saved import Saved, networks, read, read_config
 
 __all__ = [
     "CONTENTS",

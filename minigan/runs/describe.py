@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from minigan import backends, models
-from minigan.training import Training
+from minigan.training import Training, players
 
 
 def header(training: Training, out: Path | None = None, resumed: bool = False, tables: bool = True) -> str:
@@ -26,15 +26,12 @@ def header(training: Training, out: Path | None = None, resumed: bool = False, t
     lines.append(f"networks   {given}")
     noise = training.G.noise_shape or ()
     lines.append(f"preset     {config.preset}; generator: noise {' x '.join(map(str, noise))}")
+    lines += [wrapped(*line) for line in players.described(*(getattr(config, name) for name in players.OPTIONS))]
+    lines += [wrapped("", note) for note in (training.taken.notes if training.taken else ())]
     if tables:
         # Networks on the NumPy backend, because this text is printed before kernels are compiled.
-        G, D = models.build(
-            config.preset,
-            rng=np.random.default_rng(0),
-            sample_shape=data.sample_shape,
-            classes=training.classes,
-            options=config.network,
-        )
+        taken = training.taken and training.taken.without_arrays()
+        G, D = players.build(config, data.sample_shape, training.classes, np.random.default_rng(0), taken)
         lines += [models.table(G, noise), f"           discriminator: {one} {shape}"]
         lines.append(models.table(D, data.sample_shape))
     chosen = backends.choose()[1].removeprefix("backend ") if config.backend == "auto" else training.backend.name

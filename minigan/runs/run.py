@@ -8,14 +8,12 @@ The other files are listed in CONTENTS.
 
 import csv
 import io
-import json
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,14 +21,15 @@ from minigan import backends, datasets
 from minigan.datasets import Data
 from minigan.errors import UserError
 from minigan.files import is_empty, locked, write_atomically
-from minigan.layers import Sequential
 from minigan.metrics.alarm import Alarm
 from minigan.metrics.collapse import FIGURES
 from minigan.report import plots
+from minigan.runs import sources
 from minigan.runs.checks import Checked, Checks
 from minigan.runs.discriminator import draw_discriminator
 from minigan.runs.progress import ProgressBar
-from minigan.training import TOTALS, Config, Diverged, Record, Sampler, Training, build_networks, checkpoint
+from minigan.runs.saved import Saved, generator, newest, read, read_config
+from minigan.training import TOTALS, Config, Diverged, Record, Sampler, Training, checkpoint, players
 
 DIVERGED = "diverged.txt"  # why the training stopped, if it diverged
 CONTENTS = {
@@ -72,7 +71,8 @@ def begin(config: Config, out: Path | None, expect_labels: bool = False, data: D
     data = load_data(config) if data is None else data
     if expect_labels and data.labels is None:
         raise UserError(f"--conditional needs labels, and {data.name} has none: leave it out, or add labels")
-    training = Training(config, data, load_backend(config))
+    taken = sources.taken(config, data)
+    training = Training(config, data, load_backend(config), taken=taken)
     if out:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -98,22 +98,6 @@ def write_new(training: Training, out: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         write_config(training, out)
         checkpoint.save(out / "checkpoint.npz", *training.state())
-
-
-class Saved(NamedTuple):
-    """The config and the newest checkpoint of a run, read into memory."""
-
-    out: Path
-    config: Config
-    arrays: dict[str, np.ndarray]
-    facts: dict
-
-
-def read(out: Path) -> Saved:
-    """Read the config and the newest checkpoint of the run in `out`. Raises UserError if it is not a run."""
-    config, horizon = _read_config(out)
-    arrays, facts = _load_checkpoint(out)
-    return Saved(out, config, arrays, {"horizon": horizon} | facts)
 
 
 def resume(out: Path, extend: bool = False, **changes) -> Training:
@@ -147,7 +131,8 @@ def restore(saved: Saved, data: Data | str | None = None, extend: bool = False, 
     config = replace(config, **changes)
     if data is None or isinstance(data, str):
         data = _data_of_run(out, config, place)
-    training = Training(config, data, load_backend(config))
+    taken = players.Taken(saved.facts.get("discriminator"))  # all arrays come from the checkpoint
+    training = Training(config, data, load_backend(config), taken=taken)
     training.load_state(out / "checkpoint.npz", saved.arrays, saved.facts)
     if extend:
         training.extend()
@@ -175,23 +160,6 @@ def _data_of_run(out: Path, config: Config, place: str | None) -> Data:
         ) from error
 
 
-def read_config(out: Path) -> Config:
-    """Return the config of the run in `out`. Raises UserError if `out` is not a run."""
-    return _read_config(out)[0]
-
-
-def _read_config(out: Path) -> tuple[Config, dict | None]:
-    """Return (config, horizon). config.json contains the horizon only if it belongs to a checkpoint of format 1."""
-    try:
-        text = (out / "config.json").read_text(encoding="utf-8")
-        config = Config.from_json(text)
-    except OSError as error:
-        raise UserError(f"{out} is not the folder of a run: cannot read config.json ({error.strerror})") from None
-    except UserError as error:
-        raise UserError(f"{out / 'config.json'}: {error}") from None
-    return config, json.loads(text).get("horizon")
-
-
 def load_data(config: Config, place: str | None = None):
     """Load the data of the config, according to its kind and options, from `place` or from where the config says."""
     place = config.place_of_data() if place is None else place
@@ -208,31 +176,13 @@ def load_backend(config: Config):
 def sampler(out: Path | Saved, backend) -> Sampler:
     """Return the sampler of a run: its generator, or the moving average if there is one, and its codec."""
     saved = read(out) if isinstance(out, Path) else out
-    network, _ = _new_networks(saved)
-    where = saved.out / "checkpoint.npz"
-    checkpoint.restore(where, *checkpoint.generator_arrays(saved.arrays, network), np.asarray)
     codec = datasets.KINDS[saved.facts["kind"]].codec(**saved.facts["codec"])
-    return Sampler(network.to(backend), codec, saved.facts.get("class_names"))
-
-
-def networks(saved: Saved) -> tuple[Sequential, Sequential]:
-    """Return the (generator, discriminator) of a run, with the weights of their last step."""
-    G, D = _new_networks(saved)
-    for owner, network in (("G.", G), ("D.", D)):
-        targets = {owner + name: value for name, value in (network.params | network.buffers).items()}
-        found = {name: value for name, value in saved.arrays.items() if name.startswith(owner)}
-        checkpoint.restore(saved.out / "checkpoint.npz", found, targets, np.asarray)
-    return G, D
-
-
-def _new_networks(saved: Saved) -> tuple[Sequential, Sequential]:
-    config, facts = saved.config, saved.facts
-    return build_networks(config, np.random.default_rng(0), tuple(facts["sample_shape"]), facts["classes"])
+    return Sampler(generator(saved).to(backend), codec, saved.facts.get("class_names"))
 
 
 def info(out: Path) -> dict:
     """Return the facts about the run in `out`, from its config and newest checkpoint, for JSON."""
-    config, (_, facts) = read_config(out), _load_checkpoint(out)
+    config, (_, facts) = read_config(out), newest(out)
     names = facts.get("class_names") or [str(label) for label in range(facts["classes"])]
     return {
         "run": str(out),
@@ -250,6 +200,7 @@ def info(out: Path) -> dict:
         "epoch": facts["epoch"],
         "seconds": facts["seconds"],
         "totals": config.totals(),
+        **{name: getattr(config, name) for name in players.OPTIONS},
         "files": [name for name in CONTENTS if (out / name).exists()],
         "checkpoints": len(list((out / "checkpoints").glob("epoch-*.npz"))),
     }
@@ -264,6 +215,7 @@ def described(facts: dict) -> list[tuple[str, str]]:
     lines.append(("sampling", f"{classes} (minigan sample --label NAME)" if facts["conditional"] else "without labels"))
     totals = " or ".join(f"{value:g} {name}" for name, value in facts["totals"].items()) or "none"
     lines.append(("preset", facts["preset"]))
+    lines += players.described(**{name: facts[name] for name in players.OPTIONS})
     progress = (
         f"{facts['step']:,} steps, {facts['epoch']} epochs, {facts['seconds']:.0f} s of training; total: {totals}"
     )
@@ -275,22 +227,6 @@ def described(facts: dict) -> list[tuple[str, str]]:
 def columns(classes: int) -> int:
     """Return the number of columns of a grid: `classes` if it is from 2 to 20, else 10."""
     return classes if 2 <= classes <= 20 else 10
-
-
-def _load_checkpoint(out: Path) -> tuple[dict, dict]:
-    """Read the newest checkpoint. If it is damaged, the error names the newest kept checkpoint that is intact."""
-    try:
-        return checkpoint.load(out / "checkpoint.npz")
-    except checkpoint.CheckpointError as error:
-        for kept in sorted((out / "checkpoints").glob("epoch-*.npz"), reverse=True):
-            try:
-                checkpoint.load(kept)
-            except checkpoint.CheckpointError:
-                continue
-            raise checkpoint.CheckpointError(
-                f"{error}: restore the last intact one with `cp {kept} {out / 'checkpoint.npz'}`"
-            ) from None
-        raise
 
 
 # ---------------------------------------------------------------- train and write

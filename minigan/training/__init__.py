@@ -1,7 +1,6 @@
 """Train a generator and a discriminator, and save the complete state in checkpoints."""
 
 from minigan.training.config import TOTALS, Config
-from minigan.training.networks import build_networks
 from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise, draw_samples
 from minigan.training.training import Diverged, Record, Training
 
@@ -12,7 +11,6 @@ __all__ = [
     "Record",
     "Sampler",
     "Training",
-    "build_networks",
     "cyclic_labels",
     "draw_labels",
     "draw_noise",

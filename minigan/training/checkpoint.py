@@ -20,19 +20,16 @@ The entry `facts` is JSON:
     data                      name and fingerprint of the data
     class_names               the names of the classes, or null if the data have no labels
     description               what was read and assumed, as lines (topic, sentence)
+    discriminator             the architecture of the discriminator if it is not that of the preset, else null
     kind, codec               kind of data and fields of its codec, which decode samples
 
 Format 1 has a different fingerprint (`fingerprint_1`) and no horizon, penalty, sample_shape, kind
 or codec. `load` derives kind, codec and sample_shape, and the horizon is in the run's config.json.
-Early files of format 2 have no class_names, description and decay_start.
+Early files of format 2 have no class_names, description, decay_start and discriminator.
 """
 
 import array
 import dataclasses
-import io
-import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +38,7 @@ import numpy as np
 from minigan import datasets
 from minigan.datasets.data import crc32
 from minigan.errors import UserError
-from minigan.files import write_atomically
+from minigan.files import read_archive, write_archive
 
 FORMAT = 2  # number of the file format; increased when older versions of minigan cannot read the file
 
@@ -78,6 +75,7 @@ def pack(training: Any) -> tuple[dict[str, np.ndarray], dict]:
         "sample_shape": list(t.data.sample_shape),
         "classes": t.classes,
         "class_names": t.data.class_names,
+        "discriminator": t.taken.discriminator if t.taken else None,
         "description": t.data.description(),
         "noise": t.noise.bit_generator.state,
         "penalty": t.penalty_rng.bit_generator.state,
@@ -141,10 +139,7 @@ def generator_arrays(arrays: dict[str, np.ndarray], network: Any) -> tuple[dict,
 
 def save(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
     """Write NumPy arrays, and facts that JSON can represent, atomically to `path`."""
-    buffer = io.BytesIO()
-    entries: dict[str, Any] = {**arrays, "facts": np.array(json.dumps({"format": FORMAT} | facts))}
-    np.savez(buffer, **entries)
-    write_atomically(Path(path), buffer.getvalue())
+    write_archive(Path(path), arrays, {"format": FORMAT} | facts)
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -152,21 +147,10 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 
     Raises CheckpointError if the file is missing, damaged or of a newer format.
     """
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        facts = json.loads(str(arrays.pop("facts")))
-        version = facts.pop("format")
-        if version == 1:
-            facts = {"kind": "images", "codec": {}, "sample_shape": facts["data"]["shape"][1:]} | facts
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist: is this the folder of a run?") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} is not a checkpoint, or is damaged ({str(error) or type(error).__name__})"
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
+    arrays, facts = read_archive(path, "a checkpoint", "is this the folder of a run?", CheckpointError)
+    version = facts.pop("format")
+    if version == 1:
+        facts = {"kind": "images", "codec": {}, "sample_shape": facts["data"]["shape"][1:]} | facts
     if version > FORMAT:
         raise CheckpointError(f"{path} was written by a newer minigan (format {version}): upgrade minigan to read it")
     return arrays, facts

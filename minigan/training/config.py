@@ -45,6 +45,22 @@ class Config:
         {}, help="an option of the preset's networks: see `minigan train --list`; may be repeated", metavar="NAME=VALUE"
     )
     conditional: bool = option(False, help="give both networks the labels, if the data have any", off="--unconditional")
+    discriminator_from: str = option(
+        "",
+        help="start from the discriminator of the run in this folder, or from the convolutions of the classifier in "
+        "this file, which `minigan classify` wrote, with a new last layer",
+        metavar="RUN|FILE",
+    )
+    freeze: str = option(
+        "",
+        help="the part of that discriminator that does not learn: N (its first N layers), features (all but the last "
+        "one) or all (of a run)",
+        metavar="N|features|all",
+    )
+    projected: bool = option(
+        False, help="train only small heads on random projections of the frozen features of that classifier"
+    )
+    generator_from: str = option("", help="start from the generator of the run in this folder", metavar="RUN")
     epochs: int | None = option(
         None,
         help="total of the run in epochs; the run ends when the first total is reached (default: the preset's number "
@@ -214,6 +230,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self)
+        models.reuse.expect_options(self.discriminator_from, self.freeze, self.projected, self.penalty)
         # Fill in the defaults, so that config.json has every option. Raises UserError for unknown options.
         object.__setattr__(self, "network", dataclasses.asdict(self.network_options()))
         object.__setattr__(self, "data_options", dataclasses.asdict(self.kind_options()))
@@ -329,6 +346,11 @@ def arguments(given: dict[str, Any]) -> dict[str, Any]:
         chosen["data_options"] = data_options
     if "data" in chosen:
         chosen["data"] = place_of(chosen["data"])
+    for name in ("discriminator_from", "generator_from"):  # from another folder, `--resume` finds the same option
+        if chosen.get(name) and isinstance(chosen[name], str | os.PathLike):
+            chosen[name] = str(Path(chosen[name]).expanduser().absolute())
+    if isinstance(chosen.get("freeze"), int) and not isinstance(chosen["freeze"], bool):
+        chosen["freeze"] = str(chosen["freeze"])
     return chosen
 
 

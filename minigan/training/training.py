@@ -24,9 +24,8 @@ from minigan.backends import Array, Backend
 from minigan.datasets import Codec, Data
 from minigan.errors import UserError
 from minigan.layers import Sequential, fuse
-from minigan.training import checkpoint
+from minigan.training import checkpoint, players
 from minigan.training.config import TOTALS, Config
-from minigan.training.networks import build_networks, instance_noise
 from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise
 
 
@@ -50,9 +49,12 @@ class Training:
     """The complete training state: networks, optimizers, random generators, and the position in the data.
 
     `networks` is a (generator, discriminator) that replaces the networks of the preset. The
-    generator must have a `noise_shape`. `step` counts generator updates, and `epoch` completed
-    passes over the data. `cursor` is the number of samples of the current epoch used so far,
-    and `seconds` is the time spent in steps. `horizon` contains the totals with which the run
+    generator must have a `noise_shape`. `taken` is what `runs.sources` read of networks that were
+    trained before, for a config with `discriminator_from` or `generator_from`.
+
+    `step` counts generator updates, and `epoch` completed passes over the data. `cursor` is the
+    number of samples of the current epoch used so far, and `seconds` is the time spent in steps.
+    `horizon` contains the totals with which the run
     was started. A run that is resumed with larger totals keeps its horizon, so that a decaying
     learning rate does not depend on them. `decay_start` is the (step, seconds) at which the decay
     began: (0, 0), or where `extend` began a new one.
@@ -61,7 +63,12 @@ class Training:
     CURVES = ("d_loss", "g_loss", "d_real", "d_fake")  # stored for every step
 
     def __init__(
-        self, config: Config, data: Data, backend: Backend, networks: tuple[Sequential, Sequential] | None = None
+        self,
+        config: Config,
+        data: Data,
+        backend: Backend,
+        networks: tuple[Sequential, Sequential] | None = None,
+        taken: players.Taken | None = None,
     ):
         self.config, self.backend = config, backend
         if len(data) < config.batch * config.d_steps:
@@ -71,7 +78,7 @@ class Training:
             )
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
         self.penalty_rng = np.random.default_rng([config.seed, 4])  # stream 3 is the order of the samples
-        self.classes = len(data.class_names) if config.conditional and data.class_names else 0
+        self.classes = players.number_of_classes(config, data)
         if self.classes and config.pack > 1:
             raise UserError(
                 f"packing joins samples of different classes, so D cannot take a label: choose --unconditional, or "
@@ -79,7 +86,8 @@ class Training:
             )
         if self.classes:
             losses.expect_labels(data.labels, self.classes)  # once: a check in each step would synchronise
-        self.G, self.D = build_networks(config, weights, data.sample_shape, self.classes, networks)
+        self.taken = taken
+        self.G, self.D = players.build(config, data.sample_shape, self.classes, weights, taken, networks)
         if self.G.noise_shape is None:
             raise UserError("the generator has no noise_shape: set generator.noise_shape, for example to (64,)")
         self._own_networks = networks
@@ -246,7 +254,7 @@ class Training:
             self.opt_g.lr, self.opt_d.lr = c.lr_g * left, c.lr_d * left
         if c.instance_noise:  # a new decay of the learning rate, see `extend`, brings no new noise
             over = 1.0 if self.decay_start != (0, 0.0) else done / c.instance_noise_until
-            instance_noise(self.D).std = c.instance_noise * max(0.0, 1 - over)
+            players.instance_noise(self.D).std = c.instance_noise * max(0.0, 1 - over)
 
     def _update_average(self) -> None:
         if self.average:
@@ -368,7 +376,8 @@ class Training:
         samples = _WarmUpData(x, labels, names, self.data.codec)
         config = replace(self.config, batch=few, d_steps=1, g_steps=1, steps=1, epochs=None, minutes=None)
         # Networks of a preset are not passed, because they can be rebuilt and would make the pickle larger.
-        self.backend.prepare(functools.partial(_train_once, config, samples, self._own_networks))
+        taken = self.taken and self.taken.without_arrays()
+        self.backend.prepare(functools.partial(_train_once, config, samples, self._own_networks, taken))
         return time.perf_counter() - start
 
 
@@ -404,7 +413,13 @@ class _WarmUpData:
         return []
 
 
-def _train_once(config: Config, data: Data, networks: tuple[Sequential, Sequential] | None, backend: Backend) -> None:
+def _train_once(
+    config: Config,
+    data: Data,
+    networks: tuple[Sequential, Sequential] | None,
+    taken: players.Taken | None,
+    backend: Backend,
+) -> None:
     """Trains networks of the same shapes as those of the run, which compiles the kernels that the run needs."""
-    for _ in Training(config, data, backend, copy.deepcopy(networks)).records():
+    for _ in Training(config, data, backend, copy.deepcopy(networks), taken).records():
         pass
