@@ -33,6 +33,7 @@ from minigan.report import plots
 from minigan.runs import samples as samples_files
 from minigan.runs.classify import classify as classify  # part of the public API
 from minigan.runs.evaluate import MissingData, evaluate
+from minigan.runs.explain import Explanation, explain_training
 from minigan.training import TOTALS, Config, Sampler, Training
 from minigan.training.config import arguments, option_names, place_of
 
@@ -220,7 +221,7 @@ class GAN:
         elif data is not None:
             given["data"] = place_of(data)
         config = Config.of(self.preset, **given)
-        loaded = None if data is None and labels is None else _read(data, labels, config)
+        loaded = None if data is None and labels is None else runs.read_data(data, labels, config)
         out = None if self.out is None else Path(self.out)
         self._training = runs.begin(config, out, bool(self.options.get("conditional")), loaded)
         self._saved = self._cached = self._rng = None
@@ -236,7 +237,7 @@ class GAN:
             if isinstance(data, str | os.PathLike) and labels is None:
                 given = place_of(data)  # the run remembers the new path
             elif data is not None:
-                given = _read(data, labels, saved.config)
+                given = runs.read_data(data, labels, saved.config)
             self._training = training = runs.restore(saved, data=given, **totals)
             self._saved = self._cached = None
         else:
@@ -268,7 +269,7 @@ class GAN:
     @staticmethod
     def _expect_same(training: Training, data: Any, labels: Any) -> None:
         """Raise UserError if the data are not those of the training."""
-        found = _read(data, labels, training.config)
+        found = runs.read_data(data, labels, training.config)
         theirs, own = found.fingerprint(), training.data.fingerprint()
         ignored = {} if training.classes else {"labels": None}
         if theirs | ignored != own | ignored:
@@ -418,6 +419,15 @@ class GAN:
         with backends.borrowed():
             return evaluate(sampler, fingerprint, read, n, seed, quiet=not self.verbose).report
 
+    def explain(self) -> Explanation:
+        """Return what happened in the training, as `minigan explain` prints it: `print(gan.explain())`.
+
+        Raises NotFittedError before `fit`.
+        """
+        training = self._training or (self._loaded() and self._restored())
+        with backends.borrowed():
+            return explain_training(training, self.out or (self._saved.out if self._saved else "this run"))
+
     def save(self, folder: str | Path) -> None:
         """Write the GAN to the folder of a run: all state, pictures, curves and the history.
 
@@ -481,19 +491,3 @@ def load(folder: str | Path) -> GAN:
     gan.options = {name: given[name] for name in names if given[name] != usual[name]}
     gan._saved = saved
     return gan
-
-
-def _read(data: Any, labels: Any, config: Config) -> datasets.Data:
-    """Return data, a path or arrays with labels or None, as an object of the kind of the config.
-
-    Without data, those of the config are loaded.
-    """
-    if data is None or isinstance(data, str | os.PathLike):
-        everything = dataclasses.replace(config, hold_out=0.0)  # as many samples as there are labels
-        found = runs.load_data(everything, None if data is None else place_of(data))
-    elif hasattr(data, "fingerprint") and hasattr(data, "sample_shape"):
-        found = data
-    else:
-        found, labels = datasets.convert(data, labels, config.kind, config.kind_options()), None
-    found = found if labels is None else datasets.with_labels(found, labels)
-    return datasets.hold_out(found, config.hold_out, config.seed)

@@ -215,3 +215,16 @@ def test_figures_that_the_rules_name_are_described():
     for rule in RULES:
         for name, _, _ in rule.when:
             assert name in described, name
+
+
+def test_python_explains_a_training_as_the_command_line_does(finished):
+    """In memory, loaded, and before `fit`."""
+    import minigan
+
+    loaded = minigan.load(finished).explain()
+    assert loaded == explain_run(finished, backend="numpy") and str(loaded).startswith(f"verdict: {loaded.verdict}")
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+    gan = minigan.GAN("small", steps=4, batch=8, backend="numpy", verbose=0)
+    with pytest.raises(minigan.gan.NotFittedError):
+        gan.explain()
+    assert gan.fit(images).explain().figures["done"] == 1

@@ -14,7 +14,8 @@ from minigan.metrics.collapse import nearest_other
 from minigan.metrics.explain import Statement
 from minigan.metrics.features import describe
 from minigan.runs.checks import Checks
-from minigan.runs.run import DIVERGED, read, restore
+from minigan.runs.run import DIVERGED, restore
+from minigan.runs.saved import Saved, read
 from minigan.training import Config, Training
 from minigan.training.config import command_line, from_command_line
 
@@ -59,6 +60,22 @@ def explain_run(out: Path, data: str | None = None, **backend: Any) -> Explanati
     the folder of a run.
     """
     saved, notes = read(out), []
+    training: Training | None = None
+    try:
+        training = restore(saved, data, **backend)
+    except UserError as error:
+        notes.append(f"only the records of the run were used, because {error}")
+    return _explain(saved, training, notes)
+
+
+def explain_training(training: Training, out: Path | str) -> Explanation:
+    """Explain a training in its present state. `out` is the name of its run in commands."""
+    return _explain(Saved(Path(out), training.config, *training.state()), training, [])
+
+
+def _explain(saved: Saved, training: Training | None, notes: list[str]) -> Explanation:
+    """Explain a run, from its records and, if there is a training, from the state of its networks."""
+    out = saved.out
     curves = np.asarray(saved.arrays.get("curves", []), np.float32).reshape(-1, len(Training.CURVES))
     of_steps = {name: curves[:, i] for i, name in enumerate(Training.CURVES)}
     figures = rules.of_history(saved.facts["history"], of_steps)
@@ -66,12 +83,10 @@ def explain_run(out: Path, data: str | None = None, **backend: Any) -> Explanati
     reason = (out / DIVERGED).read_text(encoding="utf-8").strip() if (out / DIVERGED).exists() else ""
     figures["diverged"] = float(bool(reason))
     words: dict[str, Any] = {"modes_are": "modes", "missing_names": ""}
-    try:
-        training = restore(saved, data, **backend)
+    if training is not None:
         figures["done"] = training.progress()
         figures |= measured(training, words)
-    except UserError as error:
-        notes.append(f"only the records of the run were used, because {error}")
+    figures.pop("check_seconds", None)  # says nothing of the run
     if "d_right_held_out" in figures:
         figures["memory"] = figures["d_right_train"] - figures["d_right_held_out"]
     else:

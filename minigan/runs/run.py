@@ -8,12 +8,14 @@ The other files are listed in CONTENTS.
 
 import csv
 import io
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from minigan.runs.discriminator import draw_discriminator
 from minigan.runs.progress import ProgressBar
 from minigan.runs.saved import Saved, generator, newest, read, read_config
 from minigan.training import TOTALS, Config, Diverged, Record, Sampler, Training, checkpoint, players
+from minigan.training.config import place_of
 
 DIVERGED = "diverged.txt"  # why the training stopped, if it diverged
 CONTENTS = {
@@ -165,6 +168,22 @@ def load_data(config: Config, place: str | None = None):
     place = config.place_of_data() if place is None else place
     data = datasets.KINDS[config.kind].load(place, config.kind_options(), config.seed, config.conditional)
     return datasets.hold_out(data, config.hold_out, config.seed)
+
+
+def read_data(data: Any, labels: Any, config: Config) -> Data:
+    """Return data, a path or arrays with labels or None, as an object of the kind of the config.
+
+    Without data, those of the config are loaded.
+    """
+    if data is None or isinstance(data, str | os.PathLike):
+        everything = replace(config, hold_out=0.0)  # as many samples as there are labels
+        found = load_data(everything, None if data is None else place_of(data))
+    elif hasattr(data, "fingerprint") and hasattr(data, "sample_shape"):
+        found = data
+    else:
+        found, labels = datasets.convert(data, labels, config.kind, config.kind_options()), None
+    found = found if labels is None else datasets.with_labels(found, labels)
+    return datasets.hold_out(found, config.hold_out, config.seed)
 
 
 def load_backend(config: Config):
