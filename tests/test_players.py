@@ -14,7 +14,7 @@ from minigan import backends, datasets, game, losses, models, optim, runs
 from minigan.cli import main
 from minigan.errors import UserError
 from minigan.files import write_archive
-from minigan.layers import Frozen, MultiDepth, Sequential, fuse
+from minigan.layers import Frozen, GaussianNoise, MultiDepth, Pack, Sequential, fuse
 from minigan.metrics import classifier
 from minigan.metrics.classifier import Classifier
 from minigan.models import reuse
@@ -558,7 +558,9 @@ def test_a_generator_of_another_width_is_refused_and_one_of_an_equal_preset_take
     minigan.GAN("digits", **how, out=tmp_path / "digits").fit(x)
     minigan.GAN("digits-unlabelled", **how, generator_from=tmp_path / "digits").fit(x)
     minigan.GAN("digits-wide", **how, discriminator_from=tmp_path / "digits").fit(x)  # the same discriminator
-    with pytest.raises(UserError, match="this run asks for --preset digits-wide --network g_width=2"):
+    with pytest.raises(
+        UserError, match="is that of --preset digits, and this run asks for --preset digits-wide: use --preset digits"
+    ):
         minigan.GAN("digits-wide", **how, generator_from=tmp_path / "digits").fit(x)
 
 
@@ -584,3 +586,17 @@ def test_a_resumed_run_cannot_change_what_was_taken(place, tmp_path, capsys):
     for options in (["--freeze", "1"], ["--generator-from", str(place / "plain")]):
         assert main(["train", "--resume", "--out", str(out), *options]) == 2
         assert "which a resumed run cannot change" in capsys.readouterr().err
+
+
+def test_instance_noise_and_packing_are_no_layers_of_the_discriminator_that_is_taken(tmp_path):
+    """They are layers before the first one, so freeze counts the others, and a run without noise takes the same D."""
+    x, _ = images(count=40)
+    how = dict(batch=8, steps=2, backend="numpy", verbose=0, conditional=False)
+    noisy = minigan.GAN("small", **how, instance_noise=0.2, pack=2, out=tmp_path / "noisy").fit(x)
+    taken = minigan.GAN("small", **how, pack=2, discriminator_from=tmp_path / "noisy", freeze="1").fit(x)
+    assert [type(layer) for layer in noisy.discriminator_.layers[:2]] == [GaussianNoise, Pack]
+    assert [type(layer) for layer in taken.discriminator_.layers[:2]] == [Pack, Frozen]
+    source, same = noisy.discriminator_.layers[2], taken.discriminator_.layers[1].layer
+    assert np.array_equal(source.params["w"], same.params["w"]) and source.params["w"].shape[2] == 2
+    with pytest.raises(UserError, match="is that of --preset small --pack 2, and this run asks for --preset small"):
+        minigan.GAN("small", **how, discriminator_from=tmp_path / "noisy").fit(x)

@@ -1,5 +1,6 @@
 """Read the networks from which a run starts: those of earlier runs, or a classifier."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +98,11 @@ def _of_preset(config: Config, saved: Saved) -> tuple[Sequential, Sequential]:
 
 
 def _architecture(config: Config) -> str:
-    """Return the options that give the architecture of the preset's networks."""
+    """Return the options that give the architecture of the preset's networks, without those at their default."""
+    usual = asdict(models.PRESETS[config.preset].options())
+    changed = [f"--network {name}={value}" for name, value in config.network.items() if value != usual[name]]
     packs = [f"--pack {config.pack}"] if config.pack > 1 else []
-    return " ".join([f"--preset {config.preset}", *packs, *(f"--network {k}={v}" for k, v in config.network.items())])
+    return " ".join([f"--preset {config.preset}", *changed, *packs])
 
 
 def _read_classifier(place: Path, config: Config, data: Data) -> tuple[reuse.Facts, dict[str, np.ndarray]]:
