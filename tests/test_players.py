@@ -534,7 +534,10 @@ def test_options_that_contradict_each_other_are_refused(choices, says):
         (["--discriminator-from", "plain", "--projected"], "projected needs a file that `minigan classify` wrote"),
         (["--discriminator-from", "plain", "--conditional"], "see no labels, and those of this run 3 classes"),
         (["--generator-from", "labelled"], "see 3 classes, and those of this run no labels: use --conditional"),
-        (["--discriminator-from", "plain", "--preset", "mlp"], "plain is that of --preset small, and this run asks for"),
+        (
+            ["--discriminator-from", "plain", "--preset", "mlp"],
+            "plain is that of --preset small, and this run asks for",
+        ),
         (["--generator-from", "plain", "--preset", "mlp"], "the generator of "),
         (["--discriminator-from", "plain", "--network", "d_norm=batch"], "this run asks for --preset small --network"),
         (["--discriminator-from", "c.npz", "--size", "8"], "is for samples of 16 x 16 x 1, and data has 8 x 8 x 1"),

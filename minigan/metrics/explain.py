@@ -73,7 +73,7 @@ RULES = (
         "collapsed",
         (("coverage", "<", 0.2),),
         "The generator collapsed: its samples cover {coverage:.0%} of the data, {modes_covered:.0f} of {modes:.0f} "
-        "{modes_are}, with {variety:.0%} of the variety of real samples{missing_names}",
+        "{modes_are}{with_variety}{missing_names}",
         (
             "--lr-g {lr_g_small:.2g}",
             "--network d_minibatch_std=2",
@@ -187,7 +187,7 @@ RULES = (
         "healthy",
         (("coverage", ">", 0.3),),
         "The run is healthy: its samples cover {coverage:.0%} of the data, {modes_covered:.0f} of {modes:.0f} "
-        "{modes_are}, with {variety:.0%} of the variety of real samples",
+        "{modes_are}{with_variety}",
         ("minigan evaluate {run}", "minigan sample {run}"),
     ),
 )
@@ -220,7 +220,8 @@ def explain(figures: dict[str, float], words: dict[str, Any], train: Callable[[s
     if not said:
         known = ", ".join(f"{name} {value:.3g}" for name, value in figures.items() if name in SHOWN) or "nothing"
         return [Statement("unclear", f"No rule fits. Measured: {known}", (f"minigan evaluate {words['run']}",))]
-    every = _Missing(words | figures)
+    variety = f", with {figures['variety']:.0%} of the variety of real samples" if "variety" in figures else ""
+    every = _Missing(words | figures | {"with_variety": variety})
     statements = []
     for verdict, rule in said.items():
         helps = (text.format_map(every) for text in rule.helps)

@@ -91,7 +91,7 @@ def _with_first_layers(config: Config, D: Sequential) -> Sequential:
     """Return the discriminator with the layers of instance noise and packing before its first layer, if any."""
     first: list[Layer] = []
     if config.instance_noise:
-        first.append(GaussianNoise(config.instance_noise, rng=np.random.default_rng([config.seed, 7])))
+        first.append(GaussianNoise(config.instance_noise, rng=np.random.default_rng([config.seed, 9])))
     if config.pack > 1:
         first.append(Pack(config.pack))
     if not first:
