@@ -56,14 +56,7 @@ def test_nothing_runs_before_fit():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-<<<<<<< HEAD
         (dict(learning_rate=1), "unknown option learning_rate: choose from kind, data, network, conditional, "),
-=======
-        (
-            dict(learning_rate=1),
-            "unknown option learning_rate: choose from kind, data, network, conditional, discriminator_from",
-        ),
->>>>>>> players
         (dict(batch=1), "batch is at least 2, got 1"),
         (dict(lr="fast"), "lr_g is a number, got 'fast'"),
         (dict(size=-1), "size is at least 0"),
