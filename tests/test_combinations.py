@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minigan import backends, datasets, losses, optim, penalties
+from minigan import backends, datasets, losses, optim, penalties, runs
 from minigan.errors import UserError
 from minigan.layers import BatchNorm, Dropout, GaussianNoise, MinibatchStdDev, Pack, SpectralNorm
 from minigan.models import PRESETS
@@ -131,7 +131,7 @@ def load(name: str):
 
 
 def short_run(backend="numpy", steps=3, preset="small", **choices) -> Training:
-    config = Config.of(preset, batch=4, steps=steps, conditional=False, **choices)
+    config = Config.of(preset, **{"batch": 4, "steps": steps, "conditional": False} | choices)
     return Training(config, data_for(preset), load(backend))
 
 
@@ -188,6 +188,11 @@ def test_no_new_instance_noise_after_the_learning_rate_decays_again():
     training.extend()
     next(iter(training.records()))
     assert training.D.layers[0].std == 0 and training.opt_g.lr > 0
+
+
+def test_the_networks_of_a_run_with_packing_and_noise_are_shown():
+    text = runs.header(short_run(pack=3, instance_noise=0.1, batch=6), None, resumed=False)
+    assert "GaussianNoise(0.1)" in text and "Pack(3)" in text and "adam 0.0002" in text
 
 
 def test_packing_joins_the_samples_that_d_judges():

@@ -9,6 +9,7 @@ noise. The last layer of the discriminator scores how well a sample matches its 
 classes = 0 the networks take no labels.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from minigan.backends import Array
 from minigan.errors import UserError
-from minigan.layers import Frozen, Layer, MultiDepth, Sequential
+from minigan.layers import Frozen, Layer, MultiDepth, Pack, Sequential
 from minigan.models import images, points, reuse
 from minigan.models.preset import Preset, head, label_input
 
@@ -62,8 +63,9 @@ def table(network: Sequential, input_shape: tuple[int, ...]) -> str:
     If layers are frozen, the last line is the number of their weights, which do not learn.
     """
     weights = [a for a in [*network.params.values(), *network.buffers.values()] if a.dtype.kind == "f"]
-    x = network.backend.asarray(np.zeros((1, *input_shape), weights[0].dtype))
-    label = network.backend.asarray(np.zeros(1, np.int64))
+    count = math.prod(layer.m for layer in network.layers if isinstance(layer, Pack))  # samples that are judged as one
+    x = network.backend.asarray(np.zeros((count, *input_shape), weights[0].dtype))
+    label = network.backend.asarray(np.zeros(count, np.int64))
     lines, _ = _lines(network.layers, x, {"labels": label})
     lines.append(f"  {'parameters':<42}{'':>14}{network.n_params:>11,}")
     if count := _frozen(network):

@@ -38,7 +38,8 @@ def header(training: Training, out: Path | None = None, resumed: bool = False, t
     lines.append(f"backend    {chosen}")
     totals = config.totals().items()
     end = " or ".join(f"{n:g} {name if n > 1 else name[:-1]}" for name, n in totals) or "Ctrl-C"
-    lines.append(f"training   batch {config.batch}, Adam {config.lr_g:g} and {config.lr_d:g}, ends after {end}")
+    rates = f"{config.optimizer} {config.lr_g:g} and {config.lr_d:g}"
+    lines.append(f"training   batch {config.batch}, {config.loss} loss, {rates}, ends after {end}")
     if out is not None:
         lines.append(f"run        {out}" + (f", from step {training.step}" if resumed else ""))
     return "\n".join(lines)

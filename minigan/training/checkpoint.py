@@ -10,7 +10,7 @@ Format 2. The arrays, by name:
 The entry `facts` is JSON:
 
     format                    the number of the format
-    step, epoch, cursor       generator updates, completed epochs, and samples of the current epoch that were used
+    step, epoch, cursor       steps, completed epochs, and samples of the current epoch that were used
     seconds                   training time so far
     horizon                   the totals with which the run was started, at which a decaying learning rate reaches 0
     decay_start               the (step, seconds) at which this decay began

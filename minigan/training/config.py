@@ -69,7 +69,9 @@ class Config:
         metavar="N",
         resumable=True,
     )
-    steps: int | None = option(None, help="total in generator updates", low=1, metavar="N", resumable=True)
+    steps: int | None = option(
+        None, help="total in steps of the training (see --d-steps)", low=1, metavar="N", resumable=True
+    )
     minutes: float | None = option(
         None,
         help="total in minutes of training, without the time for pictures and checkpoints; its result depends on the "

@@ -32,7 +32,7 @@ from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_
 class Record(TypedDict):
     """The record of a training step."""
 
-    step: int  # generator updates so far
+    step: int  # steps so far, each with d_steps updates of D and g_steps of G
     epoch: int  # completed passes over the data
     d_loss: float  # the losses of both networks, without the penalty
     g_loss: float
@@ -52,11 +52,11 @@ class Training:
     generator must have a `noise_shape`. `taken` is what `runs.sources` read of networks that were
     trained before, for a config with `discriminator_from` or `generator_from`.
 
-    `step` counts generator updates, and `epoch` completed passes over the data. `cursor` is the
-    number of samples of the current epoch used so far, and `seconds` is the time spent in steps.
-    `horizon` contains the totals with which the run
-    was started. A run that is resumed with larger totals keeps its horizon, so that a decaying
-    learning rate does not depend on them. `decay_start` is the (step, seconds) at which the decay
+    `step` counts steps, each with `d_steps` updates of D and `g_steps` of G, and `epoch` completed
+    passes over the data. `cursor` is the number of samples of the current epoch used so far, and
+    `seconds` is the time spent in steps. `horizon` contains the totals with which the run was
+    started. A run that is resumed with larger totals keeps its horizon, so that a decaying learning
+    rate does not depend on them. `decay_start` is the (step, seconds) at which the decay
     began: (0, 0), or where `extend` began a new one.
     """
 
