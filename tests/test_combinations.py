@@ -220,3 +220,23 @@ def test_a_run_with_every_option_resumes_to_the_same_bits(backend):
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert np.asarray(found[name]).tobytes() == np.asarray(value).tobytes(), name
+
+
+EVERYTHING = [
+    {"loss": "wasserstein", "optimizer": "rmsprop", "instance_noise": 0.2, "network": {"d_minibatch_std": 2.0}},
+    {"loss": "r3gan", "pack": 2, "g_steps": 2, "clip_norm": 0.5, "network": {"d_norm": "spectral"}},
+    {"loss": "least_squares", "label_smoothing": 0.1, "real_share": 0.4, "optimizer": "momentum"},
+    {"loss": "relativistic", "feature_matching": 0.5, "simultaneous": True, "average": 0.9, "optimizer": "sgd"},
+    {"loss": "hinge", "conditional": True, "feature_matching": 1.0, "d_steps": 2, "network": {"d_norm": "dropout"}},
+]
+
+
+@pytest.mark.parametrize("choices", EVERYTHING, ids=lambda choices: choices["loss"])
+def test_every_backend_trains_to_the_same_numbers(backend, choices):
+    """On every backend, the CUDA kernels included, with the reference."""
+    config = Config.of("small", **{"batch": 4, "steps": 3, "conditional": False} | choices)
+    curves = []
+    for one in (backends.load("numpy", threads=1), backend):
+        training = Training(config, data_for("small"), one)
+        curves.append([[record[name] for name in Training.CURVES] for record in training.records()])
+    np.testing.assert_allclose(curves[1], curves[0], rtol=2e-3, atol=2e-4)
