@@ -171,7 +171,9 @@ def test_other_files_are_no_classifiers(place, tmp_path):
     facts = {"format": 1, "kind": "classifier", **kept.facts}
     write_archive(tmp_path / "newer.npz", arrays, facts | {"format": 2})
     write_archive(tmp_path / "wider.npz", arrays, facts | {"widths": [24, 32]})
-    for name, says in (("newer", "newer minigan"), ("wider", "other arrays than its network needs")):
+    write_archive(tmp_path / "less.npz", arrays, {k: v for k, v in facts.items() if k != "widths"})
+    wrong = {"newer": "newer minigan", "wider": "other arrays than its network needs", "less": "does not describe"}
+    for name, says in wrong.items():
         with pytest.raises(UserError, match=says):
             Classifier.load(tmp_path / f"{name}.npz")
 
@@ -584,3 +586,15 @@ def test_a_resumed_run_cannot_change_what_was_taken(place, tmp_path, capsys):
     for options in (["--freeze", "1"], ["--generator-from", str(place / "plain")]):
         assert main(["train", "--resume", "--out", str(out), *options]) == 2
         assert "which a resumed run cannot change" in capsys.readouterr().err
+
+
+def test_networks_for_points_are_taken(tmp_path):
+    """A generator of the ring goes on with the grid, judged by a discriminator of the ring whose features are frozen."""
+    how = dict(steps=4, batch=16, backend="numpy", verbose=0)
+    minigan.GAN(data="ring", **how, out=tmp_path / "ring").fit()
+    taken = dict(generator_from=tmp_path / "ring", discriminator_from=tmp_path / "ring", freeze="features")
+    gan = minigan.GAN(data="grid", **how, **taken, out=tmp_path / "grid").fit()
+    ring, grid = (checkpoint.load(tmp_path / name / "checkpoint.npz")[0] for name in ("ring", "grid"))
+    frozen = [n for n in ring if n.startswith("D.") and not n.startswith("D.7.")]
+    assert len(frozen) == 6 and all(ring[n].tobytes() == grid[n].tobytes() for n in frozen)
+    assert ring["D.7.w"].tobytes() != grid["D.7.w"].tobytes() and gan.sample(5).shape == (5, 2)

@@ -54,10 +54,9 @@ class Training:
 
     `step` counts generator updates, and `epoch` completed passes over the data. `cursor` is the
     number of samples of the current epoch used so far, and `seconds` is the time spent in steps.
-    `horizon` contains the totals with which the run
-    was started. A run that is resumed with larger totals keeps its horizon, so that a decaying
-    learning rate does not depend on them. `decay_start` is the (step, seconds) at which the decay
-    began: (0, 0), or where `extend` began a new one.
+    `horizon` contains the totals with which the run was started. A run that is resumed with larger
+    totals keeps its horizon, so that a decaying learning rate does not depend on them. `decay_start`
+    is the (step, seconds) at which the decay began: (0, 0), or where `extend` began a new one.
     """
 
     CURVES = ("d_loss", "g_loss", "d_real", "d_fake")  # stored for every step
