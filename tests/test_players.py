@@ -589,7 +589,7 @@ def test_a_resumed_run_cannot_change_what_was_taken(place, tmp_path, capsys):
 
 
 def test_networks_for_points_are_taken(tmp_path):
-    """A generator of the ring goes on with the grid, judged by a discriminator of the ring whose features are frozen."""
+    """A generator of the ring learns the grid, judged by a discriminator of the ring whose features are frozen."""
     how = dict(steps=4, batch=16, backend="numpy", verbose=0)
     minigan.GAN(data="ring", **how, out=tmp_path / "ring").fit()
     taken = dict(generator_from=tmp_path / "ring", discriminator_from=tmp_path / "ring", freeze="features")
