@@ -171,7 +171,9 @@ def test_other_files_are_no_classifiers(place, tmp_path):
     facts = {"format": 1, "kind": "classifier", **kept.facts}
     write_archive(tmp_path / "newer.npz", arrays, facts | {"format": 2})
     write_archive(tmp_path / "wider.npz", arrays, facts | {"widths": [24, 32]})
-    for name, says in (("newer", "newer minigan"), ("wider", "other arrays than its network needs")):
+    write_archive(tmp_path / "less.npz", arrays, {k: v for k, v in facts.items() if k != "widths"})
+    wrong = {"newer": "newer minigan", "wider": "other arrays than its network needs", "less": "does not describe"}
+    for name, says in wrong.items():
         with pytest.raises(UserError, match=says):
             Classifier.load(tmp_path / f"{name}.npz")
 
@@ -603,3 +605,41 @@ def test_instance_noise_and_packing_are_no_layers_of_the_discriminator_that_is_t
     assert np.array_equal(source.params["w"], same.params["w"]) and source.params["w"].shape[2] == 2
     with pytest.raises(UserError, match="is that of --preset small --pack 2, and this run asks for --preset small"):
         minigan.GAN("small", **how, discriminator_from=tmp_path / "noisy").fit(x)
+
+
+def test_networks_for_points_are_taken(tmp_path):
+    """A generator of the ring learns the grid, judged by a discriminator of the ring whose features are frozen."""
+    how = dict(steps=4, batch=16, backend="numpy", verbose=0)
+    minigan.GAN(data="ring", **how, out=tmp_path / "ring").fit()
+    taken = dict(generator_from=tmp_path / "ring", discriminator_from=tmp_path / "ring", freeze="features")
+    gan = minigan.GAN(data="grid", **how, **taken, out=tmp_path / "grid").fit()
+    ring, grid = (checkpoint.load(tmp_path / name / "checkpoint.npz")[0] for name in ("ring", "grid"))
+    frozen = [n for n in ring if n.startswith("D.") and not n.startswith("D.7.")]
+    assert len(frozen) == 6 and all(ring[n].tobytes() == grid[n].tobytes() for n in frozen)
+    assert ring["D.7.w"].tobytes() != grid["D.7.w"].tobytes() and gan.sample(5).shape == (5, 2)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        dict(freeze="all", feature_matching=1.0, g_steps=2),
+        dict(freeze="features", instance_noise=0.1, pack=2, optimizer="momentum", clip_norm=0.1, penalty="r1"),
+        dict(freeze="2", loss="r3gan", real_share=0.5, average=0.9),
+    ],
+)
+def test_taken_discriminators_train_with_every_other_option(choices, tmp_path):
+    """And a run that is resumed in between has the same bits, although its source is gone."""
+    x, _ = images(count=40)
+    how = dict(batch=8, backend="numpy", verbose=0, conditional=False)
+    source = dict(pack=choices.get("pack", 1))
+    minigan.GAN("small", **how, **source, steps=2, out=tmp_path / "source").fit(x)
+    ends = []
+    for name in ("whole", "halves"):
+        run = dict(**how, **choices, discriminator_from=tmp_path / "source", out=tmp_path / name)
+        gan = minigan.GAN("small", **run, steps=4 if name == "whole" else 2).fit(x)
+        if name == "halves":
+            shutil.rmtree(tmp_path / "source")
+            gan = minigan.load(tmp_path / name).fit(x, steps=4, verbose=0)
+        ends.append(gan.sample(3, seed=0))
+    assert gan.n_steps_ == 4 and np.isfinite(gan.history_[-1]["d_loss"])
+    assert np.array_equal(*ends)

@@ -232,6 +232,16 @@ def test_the_costs_of_penalties_are_the_committed_ones():
     assert claim in " ".join(RESULTS.split())
 
 
+def test_the_times_of_frozen_discriminators_are_the_committed_ones():
+    rows: dict[str, list] = {}
+    for r in result("frozen.json")["results"]:  # the presets in the order of the table
+        rows.setdefault(r["discriminator"], []).append(f"{r['median_ms']:.1f} ms | {r['ratio']:.2f}")
+        assert r["discriminator"] not in ("features frozen", "all frozen") or r["ratio"] < 0.85
+    assert len(rows) == 7
+    for discriminator, (small, digits) in rows.items():
+        assert f"| {discriminator} | {small} | {digits} |" in RESULTS
+
+
 def test_the_table_of_options_agrees_with_config():
     """`python -m minigan.training` writes it."""
     text = (ROOT / "minigan" / "README.md").read_text(encoding="utf-8")

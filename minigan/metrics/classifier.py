@@ -72,15 +72,19 @@ class Classifier:
             raise UserError(f"{path} is not a classifier: give a file that `minigan classify` wrote")
         if facts.pop("format") > FORMAT:
             raise UserError(f"{path} was written by a newer minigan: upgrade minigan to read it")
-        shape, classes = tuple(facts["sample_shape"]), len(facts["class_names"])
-        built = network(np.random.default_rng(0), shape, classes, facts["widths"], facts["hidden"])
+        try:
+            shape, classes = tuple(facts["sample_shape"]), len(facts["class_names"])
+            built = network(np.random.default_rng(0), shape, classes, facts["widths"], facts["hidden"])
+            accuracy = facts["accuracy"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} does not describe its network ({error}): write it again") from None
         targets = built.params | built.buffers
         if {k: v.shape for k, v in targets.items()} != {k: v.shape for k, v in arrays.items()}:
             raise UserError(f"{path} has other arrays than its network needs: write it again with `minigan classify`")
         for name, target in targets.items():
             target[...] = arrays[name]
         loaded = cls(built, facts)
-        loaded.accuracy = math.nan if facts["accuracy"] is None else facts["accuracy"]
+        loaded.accuracy = math.nan if accuracy is None else accuracy
         return loaded
 
 
