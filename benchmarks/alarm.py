@@ -55,8 +55,8 @@ COUNT = 2000  # samples that the judge scores, and real samples with which it co
 SIDE = 32  # pixels of the colour shapes that the judge sees
 
 # The rule. Coverage and agreement are those of the judge.
-COLLAPSED = 0.2  # a moment with less coverage is bad
-HEALTHY = 0.5  # a healthy run has at least this coverage in its last third
+COLLAPSED = 0.02  # a moment with less coverage is bad
+HEALTHY = 0.3  # a healthy run has at least this coverage in its last third
 FOLLOWED = 0.7  # and, with labels, at least this agreement
 IGNORED = 0.5  # a run that covers the data, but has less agreement at its end, ignores its labels
 START = 4  # a run that was never better is called collapsed from this moment on (20 s)
@@ -265,15 +265,25 @@ TEST = {
         "2 noise numbers",
         "lr G / 1000",
     ],
-    "digits-wide": ["as it is", "half lr", "lr D x 100", "shuffled labels"],
-    "small": ["as it is", "half lr", "r1", "lr G x 100", "lr D x 100", "many G steps", "minimax, 5 D steps"],
+    "digits-wide": ["as it is", "half lr", "r1", "lr D x 100", "shuffled labels"],
+    "small": [
+        "as it is",
+        "half lr",
+        "r1",
+        "lr G x 100",
+        "lr D x 100",
+        "many G steps",
+        "minimax, 5 D steps",
+        "minimax, D x 10",
+        "weak D: two units",
+    ],
     "small, labels": ["as it is", "shuffled labels", "weak D: lr / 1000"],
     "small, spectral": ["as it is", "minimax", "lr x 100"],
-    "mlp": ["as it is", "r1", "lr G x 30", "minimax, D x 10", "weak D: two units"],
+    "mlp": ["as it is", "r1", "lr G x 30", "lr x 30", "minimax, D x 10", "weak D: two units", "many G steps"],
     "mp-gan": ["as it is", "r1", "many G steps"],
     "upsample": ["as it is", "half lr", "lr G x 30"],
     "tutorial": ["as it is", "half lr", "lr G x 30"],
-    "pictures, digits": ["as it is", "half lr", "many G steps", "lr G x 100"],
+    "pictures, digits": ["as it is", "half lr", "many G steps", "lr G x 100", "weak D: lr / 1000"],
     "digits, shapes": ["as it is", "half lr", "lr x 30", "lr G x 100", "shuffled labels", "many G steps"],
     "digits-unlabelled, shapes": ["as it is", "half lr", "lr G x 30", "weak D: two units"],
     "pictures, shapes": ["as it is", "half lr", "minimax, 5 D steps", "lr G x 30"],

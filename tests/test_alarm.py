@@ -83,6 +83,135 @@ def test_the_first_steps_are_not_judged_by_their_samples():
     assert alarm.Alarm().check(row(step=3), SAME) == []
 
 
+# ---------------------------------------------------------------- the figures of a check
+
+GOOD = dict(
+    modes=20,
+    modes_covered=17,
+    evenness=0.8,
+    near=0.95,
+    variety=0.95,
+    nearest_fake=1.0,
+    copies=0.0,
+    coverage=0.8,
+    labels_followed=0.85,
+    labels_known=0.9,
+    d_right_train=0.7,
+    d_right_held_out=0.65,
+    d_right_fakes=0.7,
+    dead_units=0.1,
+    d_gradient=2.0,
+    g_gradient=1.0,
+)
+COLLAPSES = {
+    "far": (dict(near=0.03, modes_covered=0), "do not resemble the data (3% are as near"),
+    "copies": (dict(copies=0.6), "60% of the samples are copies of others"),
+    "variety": (dict(variety=0.21), "hardly differ (0.21 times"),
+    "modes": (dict(modes_covered=4), "cover 4 of 20 modes of the data (mode collapse)"),
+    "few": (dict(evenness=0.2), "cover 17 of 20 modes of the data, and nearly all are in few of them"),
+    "fall": (dict(coverage=0.05), "near 5% of the real samples, and were near 80% before"),
+}
+OTHERS = {
+    "memory": (dict(d_right_train=0.99, d_right_held_out=0.6), "right on 99% of training samples and 60% of held-out"),
+    "dead": (dict(dead_units=0.7), "70% of the generator's units are dead"),
+    "gradient": (dict(g_gradient=1e-7), "gets no gradient (norm 1.0e-07)"),
+}
+
+
+def checked(watch: alarm.Alarm, **figures) -> dict[str, str]:
+    """Return what is reported after a check with these figures; the others are good ones."""
+    return watch.kinds(row() | GOOD | figures, {})
+
+
+@pytest.mark.parametrize("name", COLLAPSES)
+def test_a_collapse_is_reported_once_after_two_checks(name):
+    figures, says = COLLAPSES[name]
+    watch = alarm.Alarm()
+    assert checked(watch) == checked(watch, **figures) == {} and not watch.collapsed
+    ((kind, text),) = checked(watch, **figures).items()
+    assert says in text and "\n" not in text and "usually helps" in text and kind in alarm.COLLAPSE and watch.collapsed
+    for _ in range(5):
+        assert checked(watch, **figures) == {}
+
+
+@pytest.mark.parametrize("name", COLLAPSES)
+def test_one_bad_check_is_not_reported(name):
+    watch = alarm.Alarm()
+    for _ in range(6):
+        assert checked(watch) == checked(watch, **COLLAPSES[name][0]) == {}
+    assert not watch.collapsed
+
+
+@pytest.mark.parametrize("name", sorted(COLLAPSES.keys() - {"fall"}))
+def test_a_run_that_was_never_good_has_more_time(name):
+    watch = alarm.Alarm()
+    for _ in range(alarm.PATIENCE - 1):
+        assert checked(watch, **{"coverage": 0.0} | COLLAPSES[name][0]) == {}
+    assert checked(watch, coverage=0.01) == {}, "a slow start is no collapse, and a low coverage alone is none"
+    slow = alarm.Alarm()
+    found = [checked(slow, **COLLAPSES[name][0]) for _ in range(alarm.PATIENCE + 1)]
+    assert [bool(each) for each in found] == [False] * (alarm.PATIENCE - 1) + [True, False]
+
+
+def test_only_one_kind_of_collapse_is_reported():
+    watch = alarm.Alarm()
+    checked(watch)
+    checked(watch, near=0.0, copies=1.0, modes_covered=0)
+    assert list(checked(watch, near=0.0, copies=1.0, modes_covered=0)) == ["far"]
+    assert checked(watch, copies=1.0) == {}, "the same collapse in another form"
+    of_samples = alarm.Alarm()
+    checked(of_samples)
+    checked(of_samples, near=0.0)
+    assert list(of_samples.kinds(row() | GOOD | dict(near=0.0), {"noise": "one sample"})) == ["noise"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_problems_of_a_check_are_reported_once_and_are_no_collapse(name):
+    figures, says = OTHERS[name]
+    watch = alarm.Alarm()
+    assert checked(watch, **figures) == checked(watch) == checked(watch, **figures) == {}
+    assert list(checked(watch, **figures)) == [name]
+    assert checked(watch, **figures) == {} and not watch.collapsed
+    again = alarm.Alarm()
+    checked(again, **figures)
+    text = checked(again, **figures)[name]
+    assert says in text and "usually help" in text
+
+
+def test_labels_that_are_ignored_are_reported_after_some_checks():
+    watch = alarm.Alarm()
+    for _ in range(alarm.PATIENCE - 1):
+        assert checked(watch, labels_followed=0.02) == {}
+    text = checked(watch, labels_followed=0.02)["labels"]
+    assert "ignores its labels" in text and not watch.collapsed
+    slow = alarm.Alarm()
+    for followed in (0.0, 0.0, 0.0, 0.3, 0.0, 0.0, 0.0, 0.0):
+        assert checked(slow, labels_followed=followed) == {}
+
+
+def test_labels_that_say_nothing_are_reported_at_once():
+    watch = alarm.Alarm()
+    text = checked(watch, labels_followed=0.0, labels_known=0.01)["labels"]
+    assert "the labels say nothing" in text and "--unconditional" in text
+    assert checked(watch, labels_followed=0.0, labels_known=0.01) == {}
+
+
+def test_good_figures_and_absent_figures_are_not_reported():
+    watch, few = alarm.Alarm(), alarm.Alarm()
+    for _ in range(8):
+        assert checked(watch) == {}
+        assert checked(watch, labels_followed=0.3, copies=0.3, variety=0.5, evenness=0.4, modes_covered=8) == {}
+        assert few.kinds(row() | dict(d_right_train=1.0, d_right_fakes=1.0, d_gradient=0.1, g_gradient=0.1), {}) == {}
+
+
+def test_every_kind_of_problem_is_described():
+    kinds = {line.split()[0] for line in alarm.__doc__.splitlines() if line.rstrip().endswith("  yes")}
+    assert kinds == alarm.COLLAPSE
+
+
+# ---------------------------------------------------------------- whole trainings
+
+
 def train(tmp_path, capsys, *options) -> tuple[str, str]:
     images = np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "x.npy", images)

@@ -1,7 +1,27 @@
 """Say what the numbers of an epoch mean, and recognise a training that goes wrong.
 
 The functions take a row of the history and samples, and return sentences. `Alarm` reports each
-problem once.
+problem once. A row may contain the figures of a check, which `metrics.collapse` describes.
+
+kind             problem                                                  a collapse
+losses           the losses are absurd
+discriminator    D is sure of every sample
+generator        G no longer changes
+pictures         every picture has a single colour                        yes
+noise            one sample for every noise                               yes
+far              the samples do not resemble the data                     yes
+copies           most samples are copies of others                        yes
+variety          the samples of a mode hardly differ                      yes
+modes            the samples cover few modes, or few real samples         yes
+labels           G ignores its labels, or the labels say nothing
+memory           D has memorised its data
+dead             most units of G are dead
+gradient         G gets no gradient
+
+One check says little: the samples of a check are few, and a training starts with samples that
+resemble nothing. So the kinds from `far` on, except `labels` that say nothing, are reported only
+after several checks in a row: AGAIN, or for a collapse PATIENCE, if no check before was good. The
+limits were chosen on the runs of the part `tune` of benchmarks/alarm.py.
 """
 
 import numpy as np
@@ -10,7 +30,21 @@ ABSURD = 30.0  # |loss|: log(1 + exp(30)) means that D is wrong with a probabili
 SURE = 0.99  # mean probability of an epoch from which D "always wins"
 MIN_STEPS = 50  # before, the samples of a good training may still all look alike
 MIN_SAMPLES = 4
-COLLAPSE = {"pictures", "noise"}  # the kinds of problems that are a collapse
+COLLAPSE = {"pictures", "noise", "far", "copies", "variety", "modes"}  # the kinds of problems that are a collapse
+AGAIN = 2  # checks in a row with a problem, after which it is reported
+PATIENCE = 5  # the same for a collapse if no check was good so far, and for labels that are ignored
+NEAR = 0.1  # share of fakes near a mode, below which they do not resemble the data
+COPIES = 0.5  # share of copies, above which most samples are copies
+VARIETY = 0.3  # of that of real samples, below which the samples of a mode hardly differ
+FEW = 0.2  # share of modes, up to which few are covered
+EVENNESS = 0.25  # below which nearly all fakes are in few modes
+FALL = 0.1  # of the best coverage so far, below which the coverage has fallen
+BEST = 0.2  # coverage from which a fall counts
+FOLLOWED = 0.25  # of what is possible, below which G ignores its labels
+KNOWN = 0.05  # labels_known, below which the labels say nothing
+MEMORY = 0.3  # difference of d_right_train and d_right_held_out from which D has memorised its data
+DEAD = 0.5  # share of dead units from which most are dead
+GRADIENT = 1e-5  # norm below which G gets no gradient
 
 
 def meaning(row: dict) -> str:
@@ -33,6 +67,9 @@ class Alarm:
     def __init__(self) -> None:
         self.reported: set[str] = set()
         self.before: np.ndarray | None = None  # the samples of the epoch before
+        self.in_a_row: dict[str, int] = {}  # checks in a row with each problem; "collapse" for all kinds of collapse
+        self.good = False  # whether a check showed no collapse
+        self.best = 0.0  # coverage
 
     @property
     def collapsed(self) -> bool:
@@ -59,9 +96,35 @@ class Alarm:
         `problems` are those of the samples of this epoch: see `of_samples`.
         """
         found = {"losses": absurd_losses(row), "discriminator": always_wins(row), **problems}
+        if "d_gradient" in row:
+            known = COLLAPSE & (problems.keys() | self.reported)
+            found |= {kind: text for kind, text in self._of_check(row).items() if not (known and kind in COLLAPSE)}
         new = {kind: text for kind, text in found.items() if text and kind not in self.reported}
         self.reported |= new.keys()
         return new
+
+    def _of_check(self, row: dict) -> dict[str, str]:
+        """Return the problems that the figures of this check show, if enough checks before showed them too."""
+        self.best = max(self.best, row.get("coverage", 0.0))
+        collapse = of_figures(row, self.best)
+        self.good = self.good or ("near" in row and not collapse)
+        found: dict[str, str] = {}
+        if self._repeated("collapse", bool(collapse), AGAIN if self.good else PATIENCE):
+            found |= collapse
+        for kind, text, least in (
+            ("labels", ignores_labels(row), PATIENCE),
+            ("memory", memorises(row), AGAIN),
+            ("dead", dead_generator_units(row), AGAIN),
+            ("gradient", no_gradient(row), AGAIN),
+        ):
+            if self._repeated(kind, bool(text) and not collapse, least) and text:
+                found[kind] = text
+        return found | ({} if collapse else empty_labels(row))
+
+    def _repeated(self, kind: str, now: bool, least: int) -> bool:
+        """Count the checks in a row with a problem. Return whether they are at least `least`."""
+        self.in_a_row[kind] = self.in_a_row.get(kind, 0) + 1 if now else 0
+        return self.in_a_row[kind] >= least
 
 
 def of_samples(
@@ -79,6 +142,83 @@ def of_samples(
     if not decays and before is not None and before.shape == samples.shape:
         found["generator"] = dead_generator(np.asarray(before, np.float64), samples)
     return {kind: text for kind, text in found.items() if text}
+
+
+def of_figures(row: dict, best: float = 0.0) -> dict[str, str]:
+    """Return the kind of collapse that the figures of a check show, the plainest one, as {kind: sentence}, or {}.
+
+    `best` is the largest coverage of the checks so far.
+    """
+    if "near" not in row:
+        return {}
+    advice = "a smaller --lr-g usually helps, or a larger --batch, or a preset with minibatch standard deviation"
+    if row["near"] < NEAR:
+        text = f"the samples do not resemble the data ({row['near']:.0%} are as near to a mode as real samples are)"
+        return {"far": f"{text}: a smaller --lr usually helps, or --penalty r1; if D always wins, a smaller --lr-d"}
+    if row["copies"] > COPIES:
+        return {"copies": f"{row['copies']:.0%} of the samples are copies of others (mode collapse): {advice}"}
+    if row.get("variety", 1.0) < VARIETY:
+        text = f"the samples of a mode hardly differ ({row['variety']:.2f} times as much as real ones; mode collapse)"
+        return {"variety": f"{text}: {advice}"}
+    covered = f"the samples cover {row['modes_covered']} of {row['modes']} modes of the data"
+    if row["modes_covered"] <= FEW * row["modes"]:
+        return {"modes": f"{covered} (mode collapse): {advice}"}
+    if row["evenness"] < EVENNESS:
+        return {"modes": f"{covered}, and nearly all are in few of them (mode collapse): {advice}"}
+    if best >= BEST and row["coverage"] < FALL * best:
+        text = f"the samples are near {row['coverage']:.0%} of the real samples, and were near {best:.0%} before"
+        return {"modes": f"{text} (mode collapse): {advice}"}
+    return {}
+
+
+def ignores_labels(row: dict) -> str | None:
+    """Return a sentence if the fakes do not show the classes asked for, and real samples show theirs, else None."""
+    followed, known = row.get("labels_followed"), row.get("labels_known", 0.0)
+    if followed is None or known < 2 * KNOWN or followed >= FOLLOWED * known:
+        return None
+    return (
+        f"the generator ignores its labels (labels_followed {followed:.2f}; real samples have {known:.2f}): a smaller "
+        "--lr-g usually helps, or more training"
+    )
+
+
+def empty_labels(row: dict) -> dict[str, str]:
+    """Return {"labels": sentence} if the labels do not say anything about real samples, else {}."""
+    if row.get("labels_known", 1.0) >= KNOWN:
+        return {}
+    text = (
+        f"the labels say nothing about the samples that a simple classifier can see (labels_known "
+        f"{row['labels_known']:.2f}): look whether they belong to their samples (`minigan info`), or leave them out "
+        "with --unconditional, which usually helps"
+    )
+    return {"labels": text}
+
+
+def memorises(row: dict) -> str | None:
+    """Return a sentence if D recognises training samples, but not equal samples that were held out, else None."""
+    if row["d_right_train"] - row.get("d_right_held_out", row["d_right_train"]) < MEMORY:
+        return None
+    return (
+        f"the discriminator memorises its data (right on {row['d_right_train']:.0%} of training samples and "
+        f"{row['d_right_held_out']:.0%} of held-out ones): more data usually help, or --penalty r1, or a smaller --lr-d"
+    )
+
+
+def dead_generator_units(row: dict) -> str | None:
+    """Return a sentence if most hidden units of G have the same value for every noise, else None."""
+    if row.get("dead_units", 0.0) < DEAD:
+        return None
+    return f"{row['dead_units']:.0%} of the generator's units are dead: a smaller --lr-g usually helps"
+
+
+def no_gradient(row: dict) -> str | None:
+    """Return a sentence if G's gradient is nearly 0, else None."""
+    if row.get("g_gradient", 1.0) >= GRADIENT:
+        return None
+    return (
+        f"the generator gets no gradient (norm {row['g_gradient']:.1e}): a smaller --lr-d usually helps, or another "
+        "--loss than minimax"
+    )
 
 
 def absurd_losses(row: dict) -> str | None:

@@ -24,9 +24,10 @@ a check. A figure that the data do not allow is absent.
                                   the median of real samples
     coverage           0 to 1     share of real samples in whose neighbourhood a fake is (see
                                   `distances.Neighbourhoods`), in the features of the check
-    labels_followed    0 to 1     share of fakes that the features assign to the class asked for;
-                                  absent without labels
-    labels_known       0 to 1     the same for real samples, which is the most that can be expected
+    labels_followed    to 1       share of fakes that the features assign to the class asked for, as a
+                                  part of what exceeds chance: 1: all, 0: as many as at random;
+                                  absent if the networks see no labels
+    labels_known       to 1       the same for real samples, which is the most that can be expected
     d_right_train      0 to 1     share of training samples that D takes for real. The limit is the
                                   middle between the mean logits of training samples and of fakes
     d_right_held_out   0 to 1     the same for samples that are not trained on; absent if there are
@@ -98,8 +99,12 @@ class Reference:
         self.classes = None if labels is None else Classes(self.rest, labels[size:])
         if self.classes is not None:
             assert labels is not None
-            self.labels_known = float((self.classes(self.other)[0] == labels[:size]).mean())
-        self.known = self.classes is not None and self.labels_known >= KNOWN
+            right = float((self.classes(self.other)[0] == labels[:size]).mean())
+            self.known = right >= KNOWN
+            self.chance = float(((np.bincount(labels) / len(labels)) ** 2).sum())
+            self.labels_known = self._above_chance(right)
+        else:
+            self.known = False
         self.modes: Classes | Cells
         self.modes = self.classes if self.known and self.classes else Cells(self.rest, rng)
         # Distances are relative to the median of the mode, so that the quantile is of all modes together.
@@ -154,9 +159,13 @@ class Reference:
         if expected > 0:
             figures["variety"] = float(np.sqrt((size * variance)[several].sum() / expected))
         if self.classes is not None and labels is not None:
-            figures["labels_followed"] = float((self.classes(fakes)[0] == labels).mean())
+            figures["labels_followed"] = self._above_chance(float((self.classes(fakes)[0] == labels).mean()))
             figures["labels_known"] = self.labels_known
         return figures
+
+    def _above_chance(self, right: float) -> float:
+        """Return which part of the samples that chance gets wrong are right. With one class, it is `right`."""
+        return (right - self.chance) / (1 - self.chance) if self.chance < 1 else right
 
 
 class Classes:
