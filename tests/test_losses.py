@@ -194,8 +194,9 @@ def test_a_loss_uses_the_backend_it_was_moved_to(loss):
 
     counting, logits = Counting(), np.ones((3, 1))
     moved = loss.to(counting)
-    moved.discriminator(logits, logits), moved.generator(logits)
-    assert counting.sums == 9  # a sum and a count for each of three means, and a count for each of three gradients
+    moved.discriminator(logits, logits), moved.generator(logits, logits)
+    # a sum and a count for each mean, and a count for each gradient; D's loss of pairs is one mean instead of two
+    assert counting.sums == (6 if loss.compares else 9)
     assert loss.backend is None and moved.equilibrium == loss.equilibrium
 
 
@@ -209,9 +210,10 @@ def test_tiny_losses_have_full_relative_precision():
 @pytest.mark.parametrize("loss", [*losses.LOSSES.values(), smoothed(non_saturating, 0.1)], ids=lambda l: l.name)
 def test_results_have_the_dtype_of_the_logits(loss, dtype):
     real, fake = L.astype(dtype), L[:3].astype(dtype)
-    for results in (loss.discriminator(real, fake), loss.generator(fake)):
+    real = real[:3] if loss.compares else real
+    for results in (loss.discriminator(real, fake), loss.generator(fake, real), loss.probabilities(real, fake)):
         assert all(np.asarray(r).dtype == dtype for r in results)
-    assert [d.shape for d in loss.discriminator(real, fake)[1:]] == [(7, 1), (3, 1)]
+    assert [d.shape for d in loss.discriminator(real, fake)[1:]] == [real.shape, (3, 1)]
 
 
 def test_the_table_of_losses():
@@ -253,7 +255,7 @@ def test_logits_that_would_broadcast_are_rejected(shape):
         with pytest.raises(ValueError, match=message.format("fake_logits")):
             loss.discriminator(right, wrong)
         with pytest.raises(ValueError, match=message.format("fake_logits")):
-            loss.generator(wrong)
+            loss.generator(wrong, right)
 
 
 def test_cross_entropy_by_hand():
