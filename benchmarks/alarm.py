@@ -56,9 +56,9 @@ SIDE = 32  # pixels of the colour shapes that the judge sees
 
 # The rule. Coverage and agreement are those of the judge.
 COLLAPSED = 0.02  # a moment with less coverage is bad
-HEALTHY = 0.3  # a healthy run has at least this coverage in its last third
-FOLLOWED = 0.7  # and, with labels, at least this agreement
-IGNORED = 0.5  # a run that covers the data, but has less agreement at its end, ignores its labels
+HEALTHY = 0.05  # a healthy run has at least this coverage in its last third
+FOLLOWED = 0.4  # and, with labels, at least this agreement
+IGNORED = 0.3  # a run that covers the data, but has less agreement at its end, ignores its labels
 START = 4  # a run that was never better is called collapsed from this moment on (20 s)
 WITHIN = 2  # checks after the first moment at which the judge calls the run collapsed
 

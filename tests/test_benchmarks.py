@@ -320,8 +320,8 @@ HIGH, LOW = [0.8] * 15, [0.01] * 15
         (moments([0.8] * 2 + [0.01] * 13), ("collapsed", 2)),  # earlier, because it was better before
         (moments([0.8] * 3 + [0.01] * 3 + [0.8] * 3 + [0.01] * 6), ("collapsed", 9)),  # it recovered once
         (moments([0.01] * 2), ("collapsed", 1)),  # a short run
-        (moments([0.2] * 15), ("neither", None)),
-        (moments([0.8] * 12 + [0.2] * 3), ("neither", None)),
+        (moments([0.03] * 15), ("neither", None)),
+        (moments([0.8] * 12 + [0.03] * 3), ("neither", None)),
         (moments([0.8] * 14 + [0.01]), ("collapsed", 14)),
     ],
 )

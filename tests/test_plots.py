@@ -47,3 +47,29 @@ def test_smoothing_keeps_the_mean():
     x, y = np.arange(1000.0), np.random.default_rng(0).random(1000)
     xs, ys = plots._smooth(x, y)
     assert len(xs) == 100 and np.isclose(ys.mean(), y.mean()) and np.isclose(ys[3], y[30:40].mean())
+
+
+def test_the_figures_of_checks_are_a_third_panel(tmp_path):
+    curves = {name: np.ones(50, np.float32) for name in ("d_loss", "g_loss", "d_real", "d_fake")}
+    settings = dict(steps_per_epoch=10, equilibrium=(1.0, 1.0))
+    plots.save_curves(tmp_path / "without.png", curves, **settings)
+    old = np.asarray(Image.open(tmp_path / "without.png").convert("RGB")).astype(int)
+
+    def third(rows: list[dict]) -> np.ndarray:
+        plots.save_curves(tmp_path / "c.png", curves, **settings, checks=rows)
+        picture = np.asarray(Image.open(tmp_path / "c.png").convert("RGB")).astype(int)
+        assert (old.shape[0], picture.shape[0]) == (600, 900)
+        return picture[600:]
+
+    def blue(part: np.ndarray) -> int:  # the line of the covered modes, the first colour
+        return (part[..., 2] - part[..., 0] > 60).sum()
+
+    covered, one = {"modes": 10, "modes_covered": 10}, [{"epoch": 1, "dead_units": 0.0}]
+    assert (
+        blue(third([{"epoch": epoch, **covered} for epoch in (1, 3, 5)])) > blue(third([{"epoch": 1, **covered}])) + 300
+    )
+    assert third(one).shape == (300, 800, 3), "a check of a run without samples has no modes"
+    high = third([{"epoch": epoch, **covered} for epoch in (1, 5)])
+    low = third([{"epoch": epoch, **covered, "modes_covered": 1} for epoch in (1, 5)])
+    rows = [np.flatnonzero(((part[..., 2] - part[..., 0]) > 60).sum(axis=1) > 200) for part in (high, low)]
+    assert rows[0].mean() < rows[1].mean() - 50, "fewer modes are drawn lower"
