@@ -106,7 +106,7 @@ GOOD = dict(
 COLLAPSES = {
     "far": (dict(near=0.03, modes_covered=0), "do not resemble the data (3% are as near"),
     "copies": (dict(copies=0.6), "60% of the samples are copies of others"),
-    "variety": (dict(variety=0.21), "hardly differ (0.21 times"),
+    "variety": (dict(variety=0.11), "hardly differ (0.11 times"),
     "modes": (dict(modes_covered=4), "cover 4 of 20 modes of the data (mode collapse)"),
     "few": (dict(evenness=0.2), "cover 17 of 20 modes of the data, and nearly all are in few of them"),
     "fall": (dict(coverage=0.05), "near 5% of the real samples, and were near 80% before"),
