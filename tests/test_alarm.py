@@ -180,12 +180,12 @@ def test_other_problems_of_a_check_are_reported_once_and_are_no_collapse(name):
 
 def test_labels_that_are_ignored_are_reported_after_some_checks():
     watch = alarm.Alarm()
-    for _ in range(alarm.PATIENCE - 1):
+    for _ in range(alarm.SLOW - 1):
         assert checked(watch, labels_followed=0.02) == {}
     text = checked(watch, labels_followed=0.02)["labels"]
     assert "ignores its labels" in text and not watch.collapsed
     slow = alarm.Alarm()
-    for followed in (0.0, 0.0, 0.0, 0.3, 0.0, 0.0, 0.0, 0.0):
+    for followed in [*[0.0] * 9, 0.3, *[0.0] * 9]:
         assert checked(slow, labels_followed=followed) == {}
 
 
