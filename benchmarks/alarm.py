@@ -291,7 +291,7 @@ TEST = {
     "mlp, shapes": ["as it is", "lr G x 30"],
     "pictures, large shapes": ["as it is", "lr G x 30"],
 }
-SHORT = {"ring": ["as it is", "half lr", "lr G x 100", "weak D: two units"], "grid": ["lr x 100"]}
+SHORT = {"ring": ["as it is", "half lr", "lr G x 100", "weak D: two units"], "grid": ["lr x 100", "as it is"]}
 RUNS = [*listed("tune", 100, TUNE), *listed("test", 1000, TEST), *listed("short", 10, SHORT)]
 
 

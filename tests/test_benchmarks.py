@@ -398,8 +398,8 @@ def test_a_short_form_of_the_benchmark_of_the_alarm(script, tmp_path, capsys, mo
     monkeypatch.setattr(sys, "argv", line)
     benchmark.main()
     report = json.loads((tmp_path / "r.json").read_text())
-    assert len(report["runs"]) == 5 and all(len(run["moments"]) == benchmark.MOMENTS for run in report["runs"])
+    assert len(report["runs"]) == 6 and all(len(run["moments"]) == benchmark.MOMENTS for run in report["runs"])
     counts = benchmark.summary(report["runs"])
-    assert counts["healthy"] == {"runs": 2, "alarm": 0, "in time": 0}
+    assert counts["healthy"] == {"runs": 3, "alarm": 0, "in time": 0}
     assert counts["collapsed"] == {"runs": 3, "alarm": 3, "in time": 3}
-    assert "| healthy | 2 | 0 | 0 |" in capsys.readouterr().out
+    assert "| healthy | 3 | 0 | 0 |" in capsys.readouterr().out

@@ -20,8 +20,8 @@ gradient         G gets no gradient
 
 One check says little: the samples of a check are few, and a training starts with samples that
 resemble nothing. So the kinds from `far` on, except `labels` that say nothing, are reported only
-after several checks in a row: AGAIN, or for a collapse PATIENCE, if no check before was good. The
-limits were chosen on the runs of the part `tune` of benchmarks/alarm.py.
+after several checks in a row: AGAIN, PATIENCE for a collapse if no check before was good, or SLOW
+for ignored labels. The limits were chosen on the runs of the part `tune` of benchmarks/alarm.py.
 """
 
 import numpy as np
@@ -32,12 +32,13 @@ MIN_STEPS = 50  # before, the samples of a good training may still all look alik
 MIN_SAMPLES = 4
 COLLAPSE = {"pictures", "noise", "far", "copies", "variety", "modes"}  # the kinds of problems that are a collapse
 AGAIN = 2  # checks in a row with a problem, after which it is reported
-PATIENCE = 5  # the same for a collapse if no check was good so far, and for labels that are ignored
+PATIENCE = 5  # the same for a collapse if no check was good so far
+SLOW = 10  # the same for labels that are ignored, because a generator may learn them late
 NEAR = 0.1  # share of fakes near a mode, below which they do not resemble the data
 COPIES = 0.5  # share of copies, above which most samples are copies
-VARIETY = 0.3  # of that of real samples, below which the samples of a mode hardly differ
-FEW = 0.2  # share of modes, up to which few are covered
-EVENNESS = 0.25  # below which nearly all fakes are in few modes
+VARIETY = 0.2  # of that of real samples, below which the samples of a mode hardly differ
+FEW = 0.25  # share of modes, up to which few are covered
+EVENNESS = 0.3  # below which nearly all fakes are in few modes
 FALL = 0.1  # of the best coverage so far, below which the coverage has fallen
 BEST = 0.2  # coverage from which a fall counts
 FOLLOWED = 0.25  # of what is possible, below which G ignores its labels
@@ -112,7 +113,7 @@ class Alarm:
         if self._repeated("collapse", bool(collapse), AGAIN if self.good else PATIENCE):
             found |= collapse
         for kind, text, least in (
-            ("labels", ignores_labels(row), PATIENCE),
+            ("labels", ignores_labels(row), SLOW),
             ("memory", memorises(row), AGAIN),
             ("dead", dead_generator_units(row), AGAIN),
             ("gradient", no_gradient(row), AGAIN),

@@ -20,8 +20,8 @@ a check. A figure that the data do not allow is absent.
                                   mode; absent if no mode has two fakes near it
     nearest_fake       from 0     median distance of a fake to the nearest other fake, divided by the
                                   same for equally many real samples; 0: copies of each other
-    copies             0 to 1     share of fakes whose nearest fake is a copy: nearer than a quarter of
-                                  the median of real samples
+    copies             0 to 1     share of fakes of which another fake is a copy: nearer than a hundredth
+                                  of the standard deviation of real samples within a mode
     coverage           0 to 1     share of real samples in whose neighbourhood a fake is (see
                                   `distances.Neighbourhoods`), in the features of the check
     labels_followed    to 1       share of fakes that the features assign to the class asked for, as a
@@ -76,7 +76,7 @@ IN_CELL = 10  # a cell has at least so many real samples on average
 KNOWN = 0.8  # share of real samples assigned to their class, from which the classes are the modes
 LEAST = 0.1  # a mode is covered if it has at least this part of its share
 SLACK = 1.25  # a fake is near a mode within this multiple of the distance of 99% of real samples
-COPY = 0.25  # a copy is nearer than this part of the median distance of real samples
+COPY = 0.01  # a copy is nearer than this part of the standard deviation within modes
 FLOOR = 0.2  # of the mean standard deviation, by which a feature is at least divided
 SHRINKAGE = 0.01  # part of the mean variance that is added to each variance within classes
 
@@ -118,6 +118,7 @@ class Reference:
         self.share = np.bincount(every, minlength=count) / len(every)
         within_reach = distance <= self.reach * self.median[mode]
         self.variance = within(self.rest[within_reach], mode[within_reach], count)[1]
+        self.spread = float(np.sqrt((self.share * self.variance).sum()))
         self.distance = float(np.median(nearest_other(self.other)))
 
     def missing(self, features: np.ndarray) -> list[int]:
@@ -153,7 +154,7 @@ class Reference:
             "evenness": float(1 - np.abs(shares - self.share).sum() / 2) if found.any() else 0.0,
             "near": float(near.mean()),
             "nearest_fake": float(np.median(pairs)) / max(self.distance, 1e-12),
-            "copies": float((pairs < COPY * self.distance).mean()),
+            "copies": float((pairs < COPY * self.spread).mean()),
             "coverage": float(self.neighbours.memberships(fakes)[1].mean()),
         }
         if expected > 0:
