@@ -205,8 +205,8 @@ class Relativistic(Loss):
 
     equilibrium, compares, relative = (math.log(2), math.log(2)), True, True
 
-    def __init__(self, name: str = "relativistic", recipe: Mapping[str, Any] | None = None):
-        self.name, self.recipe = name, recipe or {}
+    def __init__(self, name: str, recipe: Mapping[str, Any]):
+        self.name, self.recipe = name, recipe
 
     def discriminator(self, real_logits: Array, fake_logits: Array) -> tuple[Array, Array, Array]:
         """Return (loss, d_real, d_fake), where loss = mean softplus(l_fake - l_real).
@@ -239,7 +239,7 @@ class Relativistic(Loss):
 
 non_saturating, minimax, hinge = NonSaturating(), Minimax(), Hinge()
 least_squares, wasserstein = LeastSquares(), Wasserstein()
-relativistic = Relativistic()
+relativistic = Relativistic("relativistic", {})
 r3gan = Relativistic("r3gan", {"penalty": "r1+r2", "penalty_weight": 1.0})
 LOSSES: dict[str, Loss] = {
     loss.name: loss for loss in (non_saturating, minimax, hinge, least_squares, wasserstein, relativistic, r3gan)

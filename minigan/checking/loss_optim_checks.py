@@ -49,6 +49,7 @@ def loss_values(backend) -> Iterator[Row]:
         "relativistic": (log1pexp(fake - first).mean(), log1pexp(first - fake).mean()),
         "r3gan": (log1pexp(fake - first).mean(), log1pexp(first - fake).mean()),
         "weighted": (0.6 * log1pexp(-real).mean() + 1.4 * log1pexp(fake).mean(), log1pexp(-fake).mean()),
+        "weighted equally": (fake.mean() - real.mean(), -fake.mean()),
         "weighted hinge": (
             1.5 * np.maximum(0, 1 - real).mean() + 0.5 * np.maximum(0, 1 + fake).mean(),
             -fake.mean(),
@@ -59,6 +60,7 @@ def loss_values(backend) -> Iterator[Row]:
         "smoothed": losses.smoothed(losses.non_saturating, 0.1),
         "smoothed squares": losses.smoothed(losses.least_squares, 0.1),
         "weighted": losses.weighted(losses.non_saturating, 0.3),
+        "weighted equally": losses.weighted(losses.wasserstein, 0.5),
         "weighted hinge": losses.weighted(losses.hinge, 0.75),
     }
     for name, loss in tested.items():
