@@ -386,7 +386,8 @@ SETUP = set(
     "start in_force in_force.run put_in_force cores limit_blas _blas NumpyBackend.__init__ NumpyBackend.activate "
     "Backend.computing Backend.health NumpyBackend.computing Alone.__init__ Alone.__enter__ Alone.__exit__ _after_fork "
     "forget_active warn_once blas restorers NumpyBackend.in_pieces on_threads on_threads.work workers "
-    "Relativistic.__init__ Backend.prepare Backend.kernels_on_disk Backend.__copy__ Backend.__deepcopy__ Backend.__reduce__".split()
+    "Relativistic.__init__ Backend.prepare Backend.kernels_on_disk "
+    "Backend.__copy__ Backend.__deepcopy__ Backend.__reduce__".split()
 )
 # What the checks need not reach: (function, text of the condition, or "" for the whole function) -> reason.
 NOT_REACHED = {
