@@ -549,7 +549,7 @@ print(*counts, len(compiled))
 def test_a_second_process_compiles_what_a_step_needs_last(tmp_path):
     """The second process of a first run caches the kernels of these operations on disk, and no others."""
     data = datasets.Images(np.zeros((2, 28, 28, 1), np.uint8), np.array([3, 7]), "two")
-    step = functools.partial(training_module._train_once, Config.of("digits", batch=2, steps=1), data, None)
+    step = functools.partial(training_module._train_once, Config.of("digits", batch=2, steps=1), data, None, None)
     code = "from minigan.backends import numba; numba.start(); "
     code += "from minigan.backends.numba import backend; backend.compile_second()"
     assert in_a_fresh_process(code, tmp_path, pickle.dumps(step)) == ""
