@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from minigan import backends, datasets, game, models
+from minigan import backends, datasets, models
 from minigan.datasets import ImageOptions
 from minigan.files import write_atomically
 from minigan.lab import bench
@@ -48,7 +48,6 @@ from minigan.metrics.distances import Neighbourhoods
 from minigan.metrics.judge import Judge, features_and_probabilities
 from minigan.runs.checks import Checks
 from minigan.training import Config, Diverged, Training, draw_noise, draw_samples
-from minigan.training.sampling import draw_labels
 
 MOMENTS = 15  # checks of a run, five seconds apart
 COUNT = 2000  # samples that the judge scores, and real samples with which it compares them
@@ -72,19 +71,6 @@ class FrozenBatchNorm(BatchNorm):
     def forward(self, x, train=True, track=True):
         """Return y, computed with the running statistics, which are never updated."""
         return super().forward(x, train=False)
-
-
-class ManyGeneratorSteps(Training):
-    """A training in which G makes ten steps for each step of D."""
-
-    def _train_step(self) -> dict:
-        record = super()._train_step()
-        G, D = self.players
-        for _ in range(9):
-            z = draw_noise(G, self.noise, self.config.batch)
-            labels = draw_labels(G, self.noise, self.config.batch, self.classes)
-            record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels)
-        return record
 
 
 def frozen_batch_norm(G: Sequential, D: Sequential, rng) -> tuple[Sequential, Sequential]:
@@ -122,14 +108,13 @@ def shuffled_labels(data):
 
 @dataclass(frozen=True)
 class Change:
-    """What is changed in a recipe: options of Config, multiples of learning rates, networks, data, or the steps."""
+    """What is changed in a recipe: options of Config, multiples of learning rates, networks, or data."""
 
     options: dict[str, Any] = field(default_factory=dict)
     lr_g: float = 1.0
     lr_d: float = 1.0
     networks: Callable | None = None
     data: Callable | None = None
-    training: type[Training] = Training
     cost: int = 1  # how much longer a step takes, so that the run has fewer of them
 
 
@@ -149,7 +134,7 @@ CHANGES = {
     "weak D: lr / 100": Change(lr_d=0.01),
     "weak D: lr / 1000": Change(lr_d=1e-3),
     "weak D: two units": Change(networks=tiny_d),
-    "many G steps": Change(ALTERNATE, training=ManyGeneratorSteps, cost=5),
+    "many G steps": Change(ALTERNATE | dict(g_steps=10), cost=5),
     "minimax": Change(dict(loss="minimax")),
     "minimax, D x 10": Change(dict(loss="minimax"), lr_d=10),
     "minimax, 5 D steps": Change(ALTERNATE | dict(loss="minimax", d_steps=5), cost=3),
@@ -317,7 +302,7 @@ def create(run: Run) -> Training:
         shape = dict(sample_shape=data.sample_shape, classes=classes, options=config.network)
         G_SHAPES.append(data.sample_shape)
         networks = change.networks(*models.build(family.preset, rng=rng, **shape), rng)
-    return change.training(config, data, backends.load("numba", threads=1), networks)
+    return Training(config, data, backends.load("numba", threads=1), networks)
 
 
 def train(run: Run) -> tuple[list[dict], list[dict]]:
