@@ -173,6 +173,12 @@ def test_the_share_of_real_samples_decides_the_number_of_fakes(share, batch, pac
     assert Training(config, data_for("small"), load("numpy")).fakes_per_step == fakes
 
 
+def test_both_optimizers_get_the_limit_of_the_gradients():
+    for limit in (None, 0.5):
+        training = short_run(clip_norm=limit)
+        assert training.opt_g.clip_norm == training.opt_d.clip_norm == limit
+
+
 def test_instance_noise_decreases_linearly_to_0():
     training = short_run(steps=8, instance_noise=0.4, instance_noise_until=0.5)
     layer = training.D.layers[0]

@@ -113,6 +113,11 @@ def test_a_change_replaces_the_option_of_the_run():
     )
 
 
+def test_a_change_takes_an_option_back():
+    config = Config.of("small", simultaneous=True, steps=500)
+    assert command_line(config, "--no-simultaneous") == "--preset small --steps 500 --no-simultaneous"
+
+
 # ---------------------------------------------------------------- figures of records
 
 
