@@ -61,6 +61,7 @@ class DigitsNetworks(ImageNetworks):
     """Options of the networks of preset digits."""
 
     g_width: int = option(1, help="multiplier of the generator's channels", low=1, high=8)
+    noise_size: int = option(64, help="noise numbers of the generator", low=1, high=4096)
     d_norm: str = option("spectral", help=options(ImageNetworks)["d_norm"].help, choices=NORMS)
     d_minibatch_std: float = option(5.0, help=options(ImageNetworks)["d_minibatch_std"].help, low=0)
 
@@ -92,7 +93,7 @@ def digits(rng, shape, classes, options):
     widths = [c * g_width for c in reversed(channels)]  # of G: 64, 32, 16
     generator = Sequential(
         *label_input(classes),
-        Dense(64 + classes, m * n * widths[0], bias=False, **dcgan),
+        Dense(options.noise_size + classes, m * n * widths[0], bias=False, **dcgan),
         Reshape(m, n, widths[0]),
         BatchNorm(widths[0]),
         LeakyReLU(0.2),
@@ -109,7 +110,7 @@ def digits(rng, shape, classes, options):
         *spread,
         SpectralNorm(last, rng=rng) if normalise_last else last,
     )
-    generator.noise_shape = (64,)
+    generator.noise_shape = (options.noise_size,)
     return generator, discriminator
 
 

@@ -27,7 +27,7 @@ _DRAWING = threading.RLock()  # matplotlib is not made for several threads
 
 
 @contextlib.contextmanager
-def _matplotlib() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     """A context for drawing with matplotlib, in one thread at a time and with matplotlib's default settings.
 
     So a picture does not depend on the settings of the user, which may even be impossible here, such as the text of
@@ -102,7 +102,7 @@ def grid(images: np.ndarray, columns: int = 10, scale: int = 2) -> np.ndarray:
     return picture
 
 
-@_matplotlib()
+@drawing()
 def scatter(points: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
     """Draw points (N, 2) over the true density of the data, as one uint8 picture (height, width, 3).
 
@@ -130,7 +130,7 @@ def plane(side: int) -> np.ndarray:
     return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
 
 
-@_matplotlib()
+@drawing()
 def planes(values: dict[str, np.ndarray], points: np.ndarray) -> np.ndarray:
     """Draw probabilities (side, side) on the plane side by side, with points (N, 2), as one picture (height, width, 3).
 
@@ -181,7 +181,7 @@ def save_animation(path: Path, frames: list[Path], last: np.ndarray | None = Non
     _save(path, resized[0], "GIF", save_all=True, append_images=resized[1:], duration=durations, loop=0, optimize=True)
 
 
-@_matplotlib()
+@drawing()
 def save_curves(
     path: Path,
     curves: dict[str, np.ndarray],
@@ -193,7 +193,7 @@ def save_curves(
     write_atomically(Path(path), _png(_figure_of_curves(curves, steps_per_epoch, equilibrium, checks)))
 
 
-@_matplotlib()
+@drawing()
 def curves(
     values: dict[str, np.ndarray],
     steps_per_epoch: int,
@@ -276,7 +276,7 @@ def _draw_checks(panel, checks: Sequence[dict]) -> None:
     panel.legend(loc="upper right", ncols=3, fontsize="small")
 
 
-@_matplotlib()
+@drawing()
 def save_report(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
     """Write a PNG file with a grid of samples (N, H, W, C), the frequency of each digit, and a table of the scores."""
     figure, right = _samples_and_axes(images, columns, report["count"])
@@ -300,7 +300,7 @@ def save_report(path: Path, images: np.ndarray, columns: int, report: dict, desc
     _save_figure(path, figure)
 
 
-@_matplotlib()
+@drawing()
 def save_comparison(path: Path, images: np.ndarray, columns: int, report: dict, descriptions: dict[str, str]) -> None:
     """Write a PNG file with a grid of samples (N, H, W, C) and a table of the scores in a report.
 

@@ -1,0 +1,1 @@
+"""Experiments that anyone can repeat. Each module defines EXPERIMENT, and `minigan experiment --list` lists them."""
