@@ -13,11 +13,11 @@ other commands work on it. A row that was interrupted continues from its newest 
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -168,7 +168,7 @@ def waiting(folder: Path):
 
 
 @cache
-def digits_judge(backend: Any, split: str = "test") -> tuple[Judge, Neighbourhoods]:
+def digits_judge(backend: Hashable, split: str = "test") -> tuple[Judge, Neighbourhoods]:
     """Return the judge, and the features of MNIST's test images, with which samples are compared."""
     judge = Judge(backend)
     return judge, Neighbourhoods(judge.features_and_probabilities(datasets.mnist(split).images)[0])
@@ -180,7 +180,7 @@ def digits(training: Training, count: int = COUNT) -> Figures:
     frechet, density, coverage, confident and agreement are those of `metrics.scores`, and `classes`
     is the number of digits of which at least a tenth of the expected number was drawn.
     """
-    judge, reference = digits_judge(training.backend)
+    judge, reference = digits_judge(cast(Hashable, training.backend))
     images, labels = draw(training.sampler, count)
     seen = judge.features_and_probabilities(images)
     found = scores(*seen, reference, labels, np.random.default_rng(0), rounds=1)
@@ -191,7 +191,7 @@ def digits(training: Training, count: int = COUNT) -> Figures:
 
 def distance(training: Training, real: np.ndarray | None = None, count: int = FEW) -> float:
     """Return the Frechet distance in the judge's features of samples to uint8 images, by default the test digits."""
-    judge, reference = digits_judge(training.backend)
+    judge, reference = digits_judge(cast(Hashable, training.backend))
     features, _ = judge.features_and_probabilities(draw(training.sampler, count)[0])
     other = reference.real if real is None else judge.features_and_probabilities(real)[0]
     return round(frechet_distance(features, other), 5)
