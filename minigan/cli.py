@@ -7,9 +7,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-from minigan import __version__
 from minigan.errors import UserError
-from minigan.options import Parser, add_arguments
 from minigan.terminal import Output, tolerant
 
 
@@ -46,93 +44,22 @@ def _main(argv: list[str] | None, output: Output) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from minigan.datasets import KINDS
-    from minigan.training.config import add_options
+    from minigan.parser import parser
 
-    parser = Parser(prog="minigan", description="Generative adversarial networks from scratch in NumPy.")
-    parser.add_argument("--version", action="version", version=f"minigan {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-
-    def add(name: str, command, summary: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        sub.set_defaults(command=command)
-        return sub
-
-    sub = add("train", train, "Train a generator and a discriminator, and write pictures, curves and checkpoints.")
-    sub.add_argument("--list", action="store_true", help="describe the presets and exit")
-    add_options(sub)
-    sub.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (default: runs/PRESET)")
-    sub.add_argument("--resume", action="store_true", help="resume the run in RUN, with bit-identical results")
-    sub.add_argument(
-        "--extend", action="store_true", help="with --resume: start a new decay of the learning rate, to the new total"
+    return parser(
+        {
+            "train": train,
+            "sample": sample,
+            "evaluate": evaluate,
+            "explain": explain,
+            "classify": classify,
+            "experiment": experiment,
+            "gradcheck": gradcheck,
+            "bench": bench,
+            "info": info,
+            "doctor": doctor,
+        }
     )
-    sub.add_argument("--quiet", action="store_true", help="print no progress bar and no tables")
-
-    sub = add("sample", sample, "Draw samples from a trained generator.")
-    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    sub.add_argument("--count", type=int, default=100, metavar="N", help="number of samples (default 100)")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
-    sub.add_argument("--label", "--digit", metavar="NAME", help="draw only this class (for a run with labels)")
-    sub.add_argument(
-        "--out",
-        type=Path,
-        metavar="PATH",
-        help="a .png (one picture), .npz (samples and labels), .npy, or .csv (points) file, or a folder for separate "
-        "pictures (default: RUN/sample.png)",
-    )
-    _add_backend(sub)
-
-    sub = add("evaluate", evaluate, "Compare a run's samples with real images.")
-    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run on images")
-    sub.add_argument("--count", type=int, default=10_000, metavar="N", help="number of samples (default 10000)")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise and the bootstrap (default 0)")
-    sub.add_argument("--json", action="store_true", help="print the results as JSON")
-    sub.add_argument("--data", metavar="PATH", help="the path of the training data, if they were moved")
-    _add_backend(sub)
-
-    sub = add("explain", explain, "Say in plain words what happened in a run, finished or not, and what usually helps.")
-    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    sub.add_argument("--json", action="store_true", help="print the statements and their figures as JSON")
-    sub.add_argument("--data", metavar="PATH", help="the path of the training data, if they were moved")
-    _add_backend(sub)
-
-    sub = add("classify", classify, "Train a classifier of images with labels, from which a discriminator can start.")
-    sub.add_argument("--data", default="mnist", metavar="mnist|PATH", help="images with labels, as for `minigan train`")
-    sub.add_argument(
-        "--out", type=Path, default=Path("classifier.npz"), metavar="FILE.npz", help="default: classifier.npz"
-    )
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default 0)")
-    sub.add_argument("--steps", type=int, default=2500, metavar="N", help="batches of 64 images (default 2500)")
-    add_arguments(sub, KINDS["images"].options)
-    _add_backend(sub)
-
-    sub = add("gradcheck", gradcheck, "Check every gradient, or layers of your own; exit code 1 if a check fails.")
-    sub.add_argument("files", nargs="*", type=Path, metavar="FILE.py", help="defines layers and examples(rng)")
-    sub.add_argument("--backend", metavar="NAME", action="append", help="may be repeated (default: all that run here)")
-    sub.add_argument("--all", action="store_true", help="print a line for every tensor, not only the worst")
-    sub.add_argument("--planted", action="store_true", help="check that planted mistakes are caught")
-    sub.add_argument("--update", type=Path, metavar="FILE", help="with --planted: write the table into this README")
-    sub.add_argument("--json", action="store_true", help="print all results as JSON")
-
-    sub = add("bench", bench, "Time a complete training step on every backend that runs here (about half a minute).")
-    sub.add_argument("--preset", default="small", metavar="NAME", help="preset of the networks (default small)")
-    sub.add_argument("--batch", type=int, nargs="+", default=[16, 64, 256], metavar="N", help="default 16 64 256")
-    sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
-    sub.add_argument("--seconds", type=float, default=2.0, metavar="X", help="for each backend and batch (default 2)")
-    sub.add_argument("--json", action="store_true", help="print the results as JSON")
-
-    sub = add("info", info, "Show a run: its data and classes, preset, progress and files.")
-    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    sub.add_argument("--json", action="store_true", help="print the facts as JSON")
-
-    add("doctor", doctor, "Show which backends run here, and why the others do not.")
-    return parser
-
-
-def _add_backend(sub: argparse.ArgumentParser) -> None:
-    from minigan.training.config import BACKEND, Config
-
-    add_arguments(sub, Config, BACKEND)
 
 
 def _load_backend(arguments):
@@ -360,6 +287,47 @@ def classify(arguments) -> int:
     print(f"{classify.described(trained)}\n{arguments.out}: the classifier")
     print(f"Next: minigan train --discriminator-from {arguments.out} --projected --data {arguments.data}")
     return 0
+
+
+# ---------------------------------------------------------------- experiment
+
+
+def experiment(arguments) -> int:
+    """Run an experiment, or list all. Returns the exit code, which is 1 if a row failed or a claim does not hold."""
+    import json
+
+    from minigan import runs
+    from minigan.files import write_atomically
+    from minigan.lab import runner
+    from minigan.lab.experiment import listed, names
+
+    if arguments.list:
+        print(listed())
+        return 0
+    if arguments.quick:
+        return int(not all([_claim(name) for name in ([arguments.name] if arguments.name else names())]))
+    if arguments.name is None:
+        raise UserError("name an experiment: `minigan experiment --list` lists them, and FILE.py is one of your own")
+    given = {name: getattr(arguments, name) for name in ("seeds", "minutes", "jobs", "only", "quiet")}
+    try:
+        report = runner.run(arguments.name, arguments.out, **given)
+    except runs.Stopped as stopped:
+        print("minigan: stopped; the same command continues", file=sys.stderr)
+        return 128 + stopped.signal
+    print(f"{report}\n\nIn {report.out}: results.json, table.md, figure.png, and the runs of all rows in rows/")
+    if arguments.json:
+        with _name_in_errors(arguments.json):
+            write_atomically(arguments.json, (json.dumps(report.facts(), indent=1) + "\n").encode())
+    return int(bool(report.failed))
+
+
+def _claim(name: str) -> bool:
+    """Check the claim of an experiment in its short form, print what was found, and return whether it holds."""
+    from minigan.lab import runner
+
+    says, holds = runner.quick(name)
+    print(says if holds else f"FAILED {says}", flush=True)
+    return holds
 
 
 # ---------------------------------------------------------------- gradcheck

@@ -15,6 +15,7 @@ PACKAGE = Path(minigan.__file__).parent
 LINES = [
     {"__main__"},
     {"cli", "web"},
+    {"parser"},
     {"lab", "doctor"},
     {"gan"},
     {"runs"},

@@ -31,7 +31,7 @@ import numpy as np
 
 from minigan import runs
 from minigan.errors import UserError
-from minigan.files import write_atomically
+from minigan.files import write_array, write_atomically
 from minigan.lab.results import Column, Results, against_the_first
 from minigan.training import Config
 
@@ -132,6 +132,10 @@ class Row:
         elif self.replay:
             raise Replayed
 
+    def keep(self, name: str, array: np.ndarray) -> None:
+        """Store an array in the folder of the row, for the picture: see `Results.kept`."""
+        write_array(self.folder / f"{name}.npy", array)
+
     def progress(self, done: float) -> None:
         """Report the completed part of the row, 0 to 1, at most every second."""
         if not self.replay and time.monotonic() > self.reported + 1:
@@ -143,6 +147,16 @@ def names() -> list[str]:
     """Return the names of the experiments of the package."""
     package = importlib.import_module(EXPERIMENTS)
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(package.__path__))
+
+
+def listed() -> str:
+    """Return what each experiment of the package asks, and how long it takes, as text for people."""
+    lines = []
+    for name in names():
+        experiment = load(name)
+        question = experiment.question.strip().split("\n\n")[0].replace("\n", " ")
+        lines.append(f"{name:<17}{question} (about {experiment.minutes:g} minutes on two cores)")
+    return "\n".join(lines)
 
 
 def load(name: str) -> Experiment:

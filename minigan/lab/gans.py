@@ -149,12 +149,18 @@ def shared(row: Row, name: str, options: Mapping[str, Any], **arguments: Any) ->
 
     `name` is its folder next to those of the rows. `arguments` are those of `train`.
     """
-    folder = row.folder.parent.parent / "shared" / name
     if row.replay:
         return train(row, options, **arguments)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = shared_folder(row, name)
     with waiting(folder):
         return train(row, options, folder=folder / "run", **arguments)
+
+
+def shared_folder(row: Row, name: str) -> Path:
+    """Return a folder, which exists, for what several rows of an experiment use."""
+    folder = row.folder.parent.parent / "shared" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def waiting(folder: Path):

@@ -1,6 +1,7 @@
 """The results of an experiment: means over seeds, bootstrap intervals, tables and verdicts."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,11 @@ class Results:
         found = [row["figures"].get(figure) for row in self.of(arm)]
         return np.array([value for value in found if value is not None and math.isfinite(value)], float)
 
+    def kept(self, arm: str, name: str, seed: int = 0) -> np.ndarray | None:
+        """Return an array that a row stored with `Row.keep`, or None if it is not there, as in stored results."""
+        path = None if self.folder is None else place(self.folder, arm, seed) / f"{name}.npy"
+        return np.load(path) if path is not None and path.exists() else None
+
     def mean(self, arm: str, figure: str) -> float:
         """Return the mean of a figure over the seeds, NaN if no row has it."""
         values = self.values(arm, figure)
@@ -73,6 +79,12 @@ class Results:
         interval = self.interval(arm, figure)
         span = "" if interval is None else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
         return f"{values.mean():.{digits}f}{span}"
+
+
+def place(folder: Path, arm: str, seed: int) -> Path:
+    """Return the folder of a row in the folder of its experiment."""
+    words = re.sub(r"[^a-z0-9.]+", "-", arm.lower()).strip("-")
+    return folder / "rows" / f"{words}-seed-{seed}"
 
 
 def bootstrap(a: np.ndarray, b: np.ndarray | None = None) -> tuple[float, float]:

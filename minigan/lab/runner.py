@@ -8,7 +8,6 @@ folder/table.md, figure.png         the table with the verdict, and the picture
 
 import contextlib
 import json
-import re
 import signal
 import tempfile
 import threading
@@ -26,7 +25,7 @@ from minigan.errors import UserError
 from minigan.files import locked, write_atomically
 from minigan.lab import bench
 from minigan.lab.experiment import Experiment, Replayed, Row, load
-from minigan.lab.results import Results, markdown, table
+from minigan.lab.results import Results, markdown, place, table
 from minigan.report import experiments as pictures
 from minigan.report import plots
 from minigan.runs import Stopped
@@ -57,8 +56,7 @@ class Task:
     @property
     def place(self) -> Path:
         """The folder of the row."""
-        words = re.sub(r"[^a-z0-9.]+", "-", self.arm.lower()).strip("-")
-        return self.folder / "rows" / f"{words}-seed-{self.seed}"
+        return place(self.folder, self.arm, self.seed)
 
     def facts(self) -> dict[str, Any]:
         """Return what determines the results of the row."""
@@ -163,8 +161,8 @@ def run(
         if experiment.then is not None and not any("error" in row for row in rows):
             rows += run_tasks(tasks(experiment.then(results)), jobs, quiet)
             results = results_of(experiment, rows, out)
-        report = Report(name, experiment, results, [row for row in rows if "error" in row])
-        report.write(out)
+        report = Report(name, experiment, results, [row for row in rows if "error" in row], out)
+        report.write()
     return report
 
 
@@ -250,6 +248,7 @@ class Report:
     experiment: Experiment
     results: Results
     failed: list[dict[str, Any]]
+    out: Path | None = None
 
     @property
     def verdict(self) -> list[str]:
@@ -288,8 +287,10 @@ class Report:
             ]
         )
 
-    def write(self, out: Path) -> None:
-        """Write results.json, table.md and figure.png to a folder."""
+    def write(self) -> None:
+        """Write results.json, table.md and figure.png to the folder of the experiment."""
+        out = self.out
+        assert out is not None
         write_atomically(out / "results.json", (json.dumps(self.facts(), indent=1) + "\n").encode())
         if self.results.rows:
             write_atomically(out / "table.md", self.markdown().encode())
@@ -379,9 +380,9 @@ def quick(name: str) -> tuple[str, bool]:
 def repeated(name: str, row: dict[str, Any]) -> list[float]:
     """Run the beginning of a stored row again, and return its first numbers."""
     with tempfile.TemporaryDirectory() as folder, backends.borrowed():
-        place = Path(folder) / "rows" / "row"
-        place.mkdir(parents=True)
-        again = Row(name, row["arm"], row["seed"], dict(row["settings"]), place, 1, row["minutes"], replay=True)
+        own = place(Path(folder), row["arm"], row["seed"])
+        own.mkdir(parents=True)
+        again = Row(name, row["arm"], row["seed"], dict(row["settings"]), own, 1, row["minutes"], replay=True)
         with contextlib.suppress(Replayed):
             load(name).run(again)
     return again.logged

@@ -75,15 +75,21 @@ def lines(
         return _pixels(figure)
 
 
-def pictures(rows: Mapping[str, Sequence[np.ndarray]], headings: Sequence[str] = (), columns: int = 5) -> np.ndarray:
+def pictures(
+    rows: Mapping[str, Sequence[np.ndarray]], headings: Sequence[str] = (), columns: int = 5, width: float = 1.9
+) -> np.ndarray:
     """Draw a table of pictures: for each row, its name and grids of uint8 images (N, H, W, C), `columns` wide.
+
+    `width` is that of a grid in inches.
 
     `headings` stand over the grids. Rows may have fewer grids than there are headings.
     """
     count = max(len(grids) for grids in rows.values())
     with drawing():
-        figure = _figure(1.6 + 1.9 * count, 0.4 + 1.9 * len(rows))
-        axes = figure.subplots(len(rows), count, squeeze=False)
+        firsts = [np.asarray(grids[0]) for grids in rows.values()]
+        heights = [width * -(-len(first) // columns) / columns * first.shape[1] / first.shape[2] for first in firsts]
+        figure = _figure(2.4 + width * count, 0.4 + sum(heights) + 0.08 * len(rows))
+        axes = figure.subplots(len(rows), count, squeeze=False, height_ratios=heights)
         for line, (name, grids) in zip(axes, rows.items(), strict=True):
             for k, axis in enumerate(line):
                 axis.set(xticks=[], yticks=[])
