@@ -38,7 +38,7 @@ def fakes(row: Row, generator: str, epochs: int) -> np.ndarray:
     folder = shared_folder(row, slug)
 
     def store(training: Training) -> dict[str, Any]:
-        epoch = round(EPOCHS * training.progress())
+        epoch = min(MOMENTS, key=lambda epoch: abs(MOMENTS[epoch] - training.progress()))
         np.save(folder / f"{epoch}.npy", training.sampler.draw(TRAINED + TESTED, np.random.default_rng(0)))
         return {}
 
