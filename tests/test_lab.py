@@ -281,7 +281,17 @@ def test_a_killed_row_continues_to_the_same_figures(tmp_path):
     whole = runner.run(str(path), tmp_path / "whole", jobs=1, quiet=True).results.rows[0]["figures"]
     assert [found[0] for found in whole["found"]] == [100, 200, 400]
     path.write_text(MOMENTS.replace("SLOW = False", "SLOW = True"))
-    command = [sys.executable, "-m", "minigan", "experiment", str(path), "--out", str(tmp_path / "killed"), "--jobs", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "minigan",
+        "experiment",
+        str(path),
+        "--out",
+        str(tmp_path / "killed"),
+        "--jobs",
+        "1",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     moments = tmp_path / "killed" / "rows" / "one-seed-0" / "run" / "moments.json"
     end = time.monotonic() + 200
@@ -370,3 +380,14 @@ def test_an_experiment_is_complete(name):
 
 def test_all_experiments_together_take_at_most_six_hours():
     assert sum(load(name).minutes for name in names()) <= 360
+
+
+@pytest.mark.slow
+def test_the_example_of_the_how_to_runs(tmp_path):
+    text = (Path(__file__).parent.parent / "minigan" / "README.md").read_text(encoding="utf-8")
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    path = tmp_path / "my_question.py"
+    path.write_text(next(block for block in blocks if "EXPERIMENT" in block), encoding="utf-8")
+    report = runner.run(str(path), tmp_path / "out", seeds=1, minutes=0.02, jobs=1, quiet=True)
+    assert not report.failed and len(report.results.rows) == 3
+    assert all("Frechet distance" in line for line in report.verdict) and len(report.verdict) == 2

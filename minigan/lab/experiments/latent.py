@@ -4,9 +4,9 @@ A generator without labels is trained once on digits. Noise of n numbers from N(
 draws noise in another way, and the judge compares the digits with the test digits:
 
 - radius r: noise of random direction and length r sqrt(n); radius 0 is one point, and 1 is what the generator knows;
-- the middle of a linear walk between two noises, (a + b) / 2, and of a spherical one (White 2016, section 2.1);
-- class means: the mean of the noises whose digit the judge reads as k, with the length of noise;
-- arithmetic: noises of a digit k plus the mean of the class k + 1 minus that of k, with the length of noise.
+- the middle of a linear walk between two noise vectors, (a + b) / 2, and of a spherical one (White 2016, section 2.1);
+- class means: the mean of the noise vectors whose digit the judge reads as k, with the length of noise;
+- arithmetic: noise vectors of a digit k plus the mean of the class k + 1 minus that of k, with the length of noise.
 
 "as asked" is the share of the digits that the judge reads as the class of the mean, or as k + 1.
 """
@@ -59,7 +59,7 @@ def spherical(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
 
 
 def class_means(z: np.ndarray, read: np.ndarray) -> np.ndarray:
-    """Return the mean noise (10, n) of each digit, with the length of noise, from noises z (N, n) and digits (N,)."""
+    """Return the mean noise (10, n) of each digit, with the length of noise, from noise vectors z (N, n) and digits (N,)."""
     return unit(np.stack([z[read == k].mean(axis=0) for k in range(10)]))
 
 
