@@ -9,6 +9,8 @@ the judge of `minigan.metrics` and a classifier of colour shapes, images on whic
 with another seed (with more data, if the run had few), and what becomes of the run if it goes on. What a run was meant
 to be is not used. A run that no condition fits is listed, and not counted.
 
+Each finished run is written to the file --json at once, and a repeated command skips it.
+
 The runs of each verdict take turns: the first is for building the rules, the second only for testing them, and so on.
 """
 
@@ -387,15 +389,47 @@ def place(case: Case, work: Path) -> Path:
     return work / f"{case.seed}.json"
 
 
-def start(case: Case, work: Path) -> None:
-    """Run `finish` in a process of its own with one thread, if the result is missing."""
-    if place(case, work).exists():
-        return
+def start(case: Case, work: Path) -> dict | None:
+    """Run `finish` in a process of its own with one thread, and return the result, or None if that failed."""
     environment = os.environ | dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
     command = [sys.executable, __file__, "--one", str(case.seed), "--work", str(work)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     said = "done" if done.returncode == 0 else f"failed: {done.stderr.strip().splitlines()[-1:]}"
     print(f"{datetime.now():%H:%M:%S} {case.name}: {said}", flush=True)
+    return json.loads(place(case, work).read_text()) if done.returncode == 0 else None
+
+
+class Report:
+    """The results so far, in the order of CASES, in a file."""
+
+    def __init__(self, file: Path | None):
+        self.file = file
+        stored = json.loads(file.read_text())["runs"] if file and file.exists() else []
+        self.of = {result["seed"]: result for result in stored}
+
+    @property
+    def runs(self) -> list[dict]:
+        """The results, in the order of CASES."""
+        return [self.of[case.seed] for case in CASES if case.seed in self.of]
+
+    def add(self, result: dict | None) -> None:
+        """Add a result, and write the file: a line for each run."""
+        if result is None:
+            return
+        self.of[result["seed"]] = result
+        if self.file:
+            lines = ",\n  ".join(json.dumps(rounded(result)) for result in self.runs)
+            head = json.dumps({"machine": bench.machine(), "when": datetime.now(UTC).isoformat()[:19]})
+            write_atomically(self.file, f'{head[:-1]}, "runs": [\n  {lines}\n]}}\n'.encode())
+
+
+def rounded(value: Any) -> Any:
+    """Return a value for JSON, with five significant digits of every float."""
+    if isinstance(value, dict):
+        return {name: rounded(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def main() -> None:
@@ -416,19 +450,15 @@ def main() -> None:
     if options.one is not None:
         finish(next(case for case in CASES if case.seed == options.one), options.work)
         return
-    chosen = [case for case in CASES if options.only in case.name]
+    report = Report(options.json)
+    chosen = [case for case in CASES if options.only in case.name and case.seed not in report.of]
     if any(FAMILIES[case.family].data == "shapes" for case in chosen):
         judge_of_shapes(options.work, backends.load("numba", threads=1))
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda case: start(case, options.work), chosen))
-    results = [
-        json.loads(place(case, options.work).read_text()) for case in chosen if place(case, options.work).exists()
-    ]
-    if options.json:
-        report = {"machine": bench.machine(), "when": datetime.now(UTC).isoformat()[:19], "runs": results}
-        write_atomically(options.json, (json.dumps(report, indent=1) + "\n").encode())
-    print(Counter(result["label"] for result in results))
-    print(table(results, options.half))
+        for result in pool.map(lambda case: start(case, options.work), chosen):
+            report.add(result)
+    print(Counter(result["label"] for result in report.runs))
+    print(table(report.runs, options.half))
 
 
 if __name__ == "__main__":

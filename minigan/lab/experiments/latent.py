@@ -59,7 +59,7 @@ def spherical(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
 
 
 def class_means(z: np.ndarray, read: np.ndarray) -> np.ndarray:
-    """Return the mean noise (10, n) of each digit, with the length of noise, from noise vectors z (N, n) and digits (N,)."""
+    """Return the mean (10, n) of the noise vectors z (N, n) of each of the digits (N,), with the length of noise."""
     return unit(np.stack([z[read == k].mean(axis=0) for k in range(10)]))
 
 
