@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minigan.report import experiments as drawn
 from minigan.report import plots
 
 
@@ -73,3 +74,57 @@ def test_the_figures_of_checks_are_a_third_panel(tmp_path):
     low = third([{"epoch": epoch, **covered, "modes_covered": 1} for epoch in (1, 5)])
     rows = [np.flatnonzero(((part[..., 2] - part[..., 0]) > 60).sum(axis=1) > 200) for part in (high, low)]
     assert rows[0].mean() < rows[1].mean() - 50, "fewer modes are drawn lower"
+
+
+# ---------------------------------------------------------------- experiments
+
+
+def blue_columns(picture: np.ndarray) -> np.ndarray:
+    """Return the columns that contain the blue of a mean."""
+    return np.flatnonzero((np.abs(picture.astype(int) - (31, 119, 180)).sum(axis=2) < 6).any(axis=0))
+
+
+def test_dots_are_where_their_values_are():
+    def draw(value):
+        return drawn.dots({"loss": {"a": (np.array([0.0, 10.0]), (0.0, 10.0)), "b": (np.array([value]), None)}})
+
+    few, many = blue_columns(draw(1.0)), blue_columns(draw(9.0))
+    means = [sorted(set(few) - set(many)), sorted(set(many) - set(few))]  # that of a, 5, is in both
+    width = draw(1.0).shape[1]
+    assert max(means[0]) < width * 0.6 < min(means[1])
+
+
+def test_an_arm_without_values_has_an_empty_line():
+    picture = drawn.dots({"loss": {"a": (np.array([1.0]), None), "b": (np.array([]), None)}})
+    assert picture.dtype == np.uint8 and picture.ndim == 3
+
+
+def test_lines_of_many_arms_have_different_looks():
+    x = np.arange(4.0)
+    arms = {f"arm {k}": [(x, x + k)] for k in range(12)}
+    one = drawn.lines({"loss": arms}, "steps")
+    assert not np.array_equal(one, drawn.lines({"loss": dict(reversed(arms.items()))}, "steps"))
+    log = drawn.lines({"loss": {"a": [(x + 1, 10**x)]}}, "steps", log_x=True, log_y=True, level=100)
+    assert log.shape[2] == 3 and not np.array_equal(log, drawn.lines({"loss": {"a": [(x + 1, 10**x)]}}, "steps"))
+
+
+def test_pictures_show_every_image_with_its_row():
+    black, white = (np.full((5, 28, 28, 1), value, np.uint8) for value in (0, 255))
+    whole = drawn.pictures({"first": [black, white], "second": [white, black]}, headings=("left", "right"))
+    half = whole.shape[0] // 2
+    dark = [(part == 0).all(axis=2).mean(axis=0) for part in (whole[:half], whole[half:])]
+    middle = [np.average(np.arange(len(d)), weights=d * (d > 0.3)) for d in dark]
+    assert middle[0] < middle[1], "black is left in the first row, and right in the second"
+
+
+def test_paths_leave_out_what_is_not_finite():
+    path = np.array([[1.0, 0.0], [0.5, 0.5], [np.nan, np.nan]])
+    picture = drawn.paths(
+        {"plain": [path], "r1": [path[:2]], "r2": [path], "wgan-gp": [path]}, "x", "y", goal=(0.0, 0.0)
+    )
+    assert picture.dtype == np.uint8 and picture.shape[0] > 500, "four panels take two rows"
+
+
+def test_pictures_are_put_one_below_the_other_on_white():
+    found = drawn.stacked(np.zeros((2, 3, 3), np.uint8), np.zeros((1, 5, 3), np.uint8))
+    assert found.shape == (3, 5, 3) and (found[:2, 3:] == 255).all() and (found[2] == 0).all()
