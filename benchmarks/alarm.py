@@ -9,7 +9,7 @@ RUNS lists the runs with their seeds: those of the part `tune`, on which the thr
 those of the part `test`, which were listed before that and show what the alarm is worth. A run has MOMENTS moments. At
 each, the alarm makes its check, and the generator is saved. A moment is a number of steps, about five seconds of one
 thread, so that the results do not depend on what else the machine does. Each run has a process of its own with one
-thread, and --jobs of them run at a time. A finished run is stored in the folder --work at once, and a repeated command
+thread, and --jobs of them run at a time. A finished run is written to the file --json at once, and a repeated command
 skips it.
 
 A judge that shares nothing with the alarm scores the saved generators: for digits the judge of `minigan.metrics`, for
@@ -24,24 +24,20 @@ import dataclasses
 import json
 import math
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import many_runs
 import numpy as np
 
 from minigan import backends, datasets, models
 from minigan.datasets import ImageOptions
 from minigan.files import write_atomically
-from minigan.lab import bench
 from minigan.layers import BatchNorm, Dense, Flatten, LeakyReLU, Sequential
 from minigan.metrics import alarm, classifier
 from minigan.metrics.distances import Neighbourhoods
@@ -491,23 +487,7 @@ def finish(run: Run, work: Path) -> None:
     moments = [moment | {"judge": judged(run, of, work)} for moment, of in zip(seen, generators, strict=True)]
     seconds = {"seconds": round(trained - start, 1), "judging": round(time.perf_counter() - trained, 1)}
     result = {"name": run.name, **dataclasses.asdict(run), **seconds, "moments": moments}
-    write_atomically(place(run, work), (json.dumps(result) + "\n").encode())
-
-
-def place(run: Run, work: Path) -> Path:
-    """Return the file of a result."""
-    return work / f"{run.name.replace(' / ', ' by ')}.json"
-
-
-def start(run: Run, work: Path) -> None:
-    """Run `finish` in a process of its own with one thread, if the result is missing."""
-    if place(run, work).exists():
-        return
-    environment = os.environ | dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
-    command = [sys.executable, __file__, "--one", run.name, "--work", str(work)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    said = "done" if done.returncode == 0 else f"failed: {done.stderr.strip().splitlines()[-1:]}"
-    print(f"{datetime.now():%H:%M:%S} {run.name}: {said}", flush=True)
+    write_atomically(many_runs.place(run.name, work), (json.dumps(result) + "\n").encode())
 
 
 def time_of_step(family: str) -> float:
@@ -548,14 +528,11 @@ def main() -> None:
         return
     if any(FAMILIES[run.family].data == "shapes" for run in chosen):
         judge_of_shapes(options.work, backends.load("numba", threads=1))
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda run: start(run, options.work), chosen))
-    results = [json.loads(place(run, options.work).read_text()) for run in chosen if place(run, options.work).exists()]
-    if options.json:
-        report = {"part": options.part, "machine": bench.machine(), "when": datetime.now(UTC).isoformat()[:19]}
-        report |= {"rule": dict(collapsed=COLLAPSED, healthy=HEALTHY, followed=FOLLOWED, ignored=IGNORED, start=START)}
-        write_atomically(options.json, (json.dumps(report | {"runs": results}, indent=1) + "\n").encode())
-    print(table(results))
+    rule = dict(collapsed=COLLAPSED, healthy=HEALTHY, followed=FOLLOWED, ignored=IGNORED, start=START)
+    names = [run.name for run in RUNS if run.part == options.part]
+    results = many_runs.Results(names, options.json, {"part": options.part, "rule": rule})
+    many_runs.run_all(__file__, [run.name for run in chosen], results, options.work, options.jobs)
+    print(table([result for result in results.runs if options.only in result["name"]]))
 
 
 if __name__ == "__main__":

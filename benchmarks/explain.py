@@ -18,24 +18,19 @@ import argparse
 import copy
 import itertools
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import many_runs
 import numpy as np
 from alarm import FAMILIES, DigitsOrShapes, judge_of_shapes
 
 from minigan import backends, datasets, runs
 from minigan.datasets import ImageOptions
 from minigan.files import write_atomically
-from minigan.lab import bench
 from minigan.metrics.collapse import within
 from minigan.metrics.explain import RULES
 from minigan.metrics.judge import Judge
@@ -218,7 +213,7 @@ def finish(case: Case, work: Path) -> None:
         judged |= of_run(case, training, generators, work)
     found = explain_run(out, backend="numba", threads=1)
     result = {"name": case.name, "seed": case.seed, "label": label(judged), "judge": judged, **found.facts()}
-    write_atomically(place(case, work), (json.dumps(result) + "\n").encode())
+    write_atomically(many_runs.place(case.name, work), (json.dumps(result) + "\n").encode())
 
 
 def diverges(config: Config) -> bool:
@@ -384,54 +379,6 @@ def table(results: list[dict], half: str) -> str:
     return "\n".join(lines)
 
 
-def place(case: Case, work: Path) -> Path:
-    """Return the file of a result."""
-    return work / f"{case.seed}.json"
-
-
-def start(case: Case, work: Path) -> dict | None:
-    """Run `finish` in a process of its own with one thread, and return the result, or None if that failed."""
-    environment = os.environ | dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
-    command = [sys.executable, __file__, "--one", str(case.seed), "--work", str(work)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    said = "done" if done.returncode == 0 else f"failed: {done.stderr.strip().splitlines()[-1:]}"
-    print(f"{datetime.now():%H:%M:%S} {case.name}: {said}", flush=True)
-    return json.loads(place(case, work).read_text()) if done.returncode == 0 else None
-
-
-class Report:
-    """The results so far, in the order of CASES, in a file."""
-
-    def __init__(self, file: Path | None):
-        self.file = file
-        stored = json.loads(file.read_text())["runs"] if file and file.exists() else []
-        self.of = {result["seed"]: result for result in stored}
-
-    @property
-    def runs(self) -> list[dict]:
-        """The results, in the order of CASES."""
-        return [self.of[case.seed] for case in CASES if case.seed in self.of]
-
-    def add(self, result: dict | None) -> None:
-        """Add a result, and write the file: a line for each run."""
-        if result is None:
-            return
-        self.of[result["seed"]] = result
-        if self.file:
-            lines = ",\n  ".join(json.dumps(rounded(result)) for result in self.runs)
-            head = json.dumps({"machine": bench.machine(), "when": datetime.now(UTC).isoformat()[:19]})
-            write_atomically(self.file, f'{head[:-1]}, "runs": [\n  {lines}\n]}}\n'.encode())
-
-
-def rounded(value: Any) -> Any:
-    """Return a value for JSON, with five significant digits of every float."""
-    if isinstance(value, dict):
-        return {name: rounded(v) for name, v in value.items()}
-    if isinstance(value, list):
-        return [rounded(v) for v in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -441,24 +388,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the tables of these results")
     parser.add_argument("--half", choices=("build", "test"), default="build")
-    parser.add_argument("--one", type=int, metavar="SEED", help=argparse.SUPPRESS)
+    parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.table:
         print(table(json.loads(options.table.read_text())["runs"], options.half))
         return
-    if options.one is not None:
-        finish(next(case for case in CASES if case.seed == options.one), options.work)
+    if options.one:
+        finish(next(case for case in CASES if case.name == options.one), options.work)
         return
-    report = Report(options.json)
-    chosen = [case for case in CASES if options.only in case.name and case.seed not in report.of]
+    chosen = [case for case in CASES if options.only in case.name]
     if any(FAMILIES[case.family].data == "shapes" for case in chosen):
         judge_of_shapes(options.work, backends.load("numba", threads=1))
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for result in pool.map(lambda case: start(case, options.work), chosen):
-            report.add(result)
-    print(Counter(result["label"] for result in report.runs))
-    print(table(report.runs, options.half))
+    results = many_runs.Results([case.name for case in CASES], options.json, {})
+    many_runs.run_all(__file__, [case.name for case in chosen], results, options.work, options.jobs)
+    print(Counter(result["label"] for result in results.runs))
+    print(table(results.runs, options.half))
 
 
 if __name__ == "__main__":
