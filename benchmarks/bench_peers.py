@@ -121,9 +121,9 @@ def torch_network(network, channels_last: bool):
 
 
 class TorchStep:
-    """The step of `minigan.lab.bench.Step` in PyTorch, with the same weights, images and noise."""
+    """The step of `minigan.lab.bench.Step` in PyTorch, with the same weights, images and noise, on a device."""
 
-    def __init__(self, preset: str, batch: int, best: bool, seed: int = 0):
+    def __init__(self, preset: str, batch: int, best: bool, seed: int = 0, device: str = "cpu"):
         import torch
 
         from minigan import backends
@@ -131,12 +131,12 @@ class TorchStep:
 
         source = bench.Step(preset, batch, backends.reference(), seed)
         self.torch, self.best = torch, best
-        self.G, self.D = (torch_network(network, best) for network in (source.G, source.D))
+        self.G, self.D = (torch_network(network, best).to(device) for network in (source.G, source.D))
         adam = dict(lr=2e-4, betas=(0.5, 0.999), eps=1e-8, **(dict(fused=True) if best else {}))
         self.opt_g, self.opt_d = (torch.optim.Adam(network.parameters(), **adam) for network in (self.G, self.D))
-        real = torch.from_numpy(source.real).permute(0, 3, 1, 2)
+        real = torch.from_numpy(source.real).to(device).permute(0, 3, 1, 2)
         self.real = real.contiguous(memory_format=torch.channels_last if best else torch.contiguous_format)
-        self.z_d, self.z_g = torch.from_numpy(source.z_d), torch.from_numpy(source.z_g)
+        self.z_d, self.z_g = (torch.from_numpy(z).to(device) for z in (source.z_d, source.z_g))
 
     def __call__(self) -> None:
         """Run one step."""
