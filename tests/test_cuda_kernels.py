@@ -185,6 +185,8 @@ def operations(backend, dtype, seed=0):
         running = draw(C), draw(C)
         backend.track(*running, mean, var, 0.9)
         yield from zip(("running mean", "running var"), running, strict=True)
+    for shape in ((1, 1), (700, 33), (3, 1024, 1), (2051, 5), (1030, 64), (4, 9, 60, 3), (0, 4)):
+        yield f"sum_rows {shape}", backend.sum_rows(draw(*shape))
     x, y, dy = draw(7, 123), draw(7, 123), draw(7, 123)
     yield "leaky_relu", backend.leaky_relu(x, 0.2)
     yield "leaky_relu_grad", backend.leaky_relu_grad(dy, y, 0.2)
@@ -337,6 +339,10 @@ def test_the_sanitizers_find_what_is_planted(old, new, says):
 # ---------------------------------------------------------------- planted mistakes
 
 MISTAKES = {
+    "the rows of a chunk of another": (
+        "end = min(begin + chunk, M);\n    real sum = 0;\n    if (c < C)\n        for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) sum += x[m * C + c];\n    sum =",
+        "end = min(begin + chunk + 1, M);\n    real sum = 0;\n    if (c < C)\n        for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) sum += x[m * C + c];\n    sum =",
+    ),
     "a sum read before all have written": (
         "= v;\n    __syncthreads();\n    real sum = 0;\n    for (int row",
         "= v;\n    real sum = 0;\n    for (int row",

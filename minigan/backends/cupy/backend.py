@@ -33,6 +33,7 @@ from minigan.backends.contract import (
 )
 
 THREADS, LANES, ROWS = 256, 32, 8  # block sizes, as in kernels.cu
+FEW_ROWS, CHUNKS = 1024, 512  # sum_rows: up to so many rows in one kernel, and chunks of more rows
 LARGEST = 2**31 - 1  # elements of an array, because the kernels use 32-bit indices
 REAL = {"f": "float", "d": "double"}  # float32 to train, float64 to check gradients
 KINDS = {"softplus": 0, "hinge": 1, "linear": 2, "square": 3}  # kinds of loss
@@ -183,8 +184,20 @@ class CupyBackend(Backend):
 
     @in_force
     def sum_rows(self, dy: Array) -> Array:
-        """Sum over all axes but the last: (..., C) -> (C,)."""
-        return dy.reshape(-1, dy.shape[-1]).sum(axis=0)
+        """Sum over all axes but the last: (..., C) -> (C,), in one kernel, or in two for many rows.
+
+        The first one sums chunks of rows, so that enough blocks run. Narrow rows are joined, so that
+        no lane of a block is idle: the sum of rows of k C numbers is k sums of C numbers.
+        """
+        (dy,) = _contiguous(dy)
+        C = dy.shape[-1]
+        M, joined = dy.size // C, max(1, LANES // C)
+        if M <= FEW_ROWS:
+            return _sum_chunks(dy, M, C, 1)[0]
+        if M % joined:
+            joined = 1
+        sums = _sum_chunks(dy, M // joined, C * joined, CHUNKS)
+        return _sum_chunks(sums, sums.size // C, C, 1)[0]
 
     @in_force
     def leaky_relu(self, x: Array, slope: float) -> Array:
@@ -435,6 +448,15 @@ def _chunks(x: cupy.ndarray):
     chunk = max(64, -(-M // 64))
     chunks = -(-M // chunk)
     return (-(-C // LANES), chunks), tuple(map(_int, (M, C, chunk))), cupy.empty((2, chunks, C), x.dtype)
+
+
+def _sum_chunks(x: cupy.ndarray, M: int, C: int, chunks: int) -> cupy.ndarray:
+    """Return the sums (at most `chunks`, C) of consecutive rows of x, taken as (M, C)."""
+    rows = max(1, -(-M // chunks))
+    used = max(1, -(-M // rows))
+    sums = cupy.empty((used, C), x.dtype)
+    _launch("sum_rows", x.dtype, (-(-C // LANES), used), (LANES, ROWS), x, sums, *map(_int, (M, C, rows)))
+    return sums
 
 
 def _loss(

@@ -77,6 +77,17 @@ __device__ real column_sum(real v) {
     return sum;
 }
 
+// Computes sums (chunks, C): the sum of each chunk of rows of x (M, C). A second launch with one chunk adds the chunks.
+extern "C" __global__ void sum_rows(const real* __restrict__ x, real* __restrict__ sums, int M, int C, int chunk) {
+    const int c = (int)(blockIdx.x * LANES + threadIdx.x);
+    const int begin = (int)blockIdx.y * chunk, end = min(begin + chunk, M);
+    real sum = 0;
+    if (c < C)
+        for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) sum += x[m * C + c];
+    sum = column_sum(sum);
+    if (threadIdx.y == 0 && c < C) sums[blockIdx.y * C + c] = sum;
+}
+
 // Computes partial (2, chunks, C): the mean of each chunk, and the sum of squared deviations from this mean.
 extern "C" __global__ void batchnorm_partial(const real* __restrict__ x, real* __restrict__ partial, int M, int C,
                                              int chunk) {
