@@ -876,13 +876,19 @@ def test_arrays_are_converted_to_a_backend_and_back(backend):
 
 
 def test_a_statistic_of_the_batch_is_the_sum_over_all_processes(backend):
-    """With one process `batch_sum` changes nothing, and the mean is NumPy's."""
+    """With one process `batch_sum` changes nothing, and the mean is NumPy's: bit for bit on the CPU.
+
+    A GPU adds in another order, so the last bits differ.
+    """
     x = np.random.default_rng(0).standard_normal((5, 4, 3)).astype(np.float32)
     ours = backend.asarray(x)
     assert backend.batch_sum(ours) is ours and backend.batch_sum(7) == 7
     for axis in (None, 0, (0, 1)):
         mean = backend.to_numpy(backend.batch_mean(ours, axis))
-        assert mean.dtype == np.float32 and mean.tobytes() == x.mean(axis=axis).tobytes()
+        exact = x.mean(axis=axis, dtype=np.float64)
+        assert mean.dtype == np.float32 and np.abs(mean - exact).max() <= 2e-7  # the terms have a size of 1
+        if backend.name != "cupy":
+            assert mean.tobytes() == x.mean(axis=axis).tobytes()
 
 
 def test_two_processes_together_compute_the_statistics_of_the_whole_batch(name):
