@@ -339,10 +339,7 @@ def test_the_sanitizers_find_what_is_planted(old, new, says):
 # ---------------------------------------------------------------- planted mistakes
 
 MISTAKES = {
-    "the rows of a chunk of another": (
-        "end = min(begin + chunk, M);\n    real sum = 0;\n    if (c < C)\n        for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) sum += x[m * C + c];\n    sum =",
-        "end = min(begin + chunk + 1, M);\n    real sum = 0;\n    if (c < C)\n        for (int m = begin + (int)threadIdx.y; m < end; m += ROWS) sum += x[m * C + c];\n    sum =",
-    ),
+    "every chunk written to the first": ("sums[blockIdx.y * C + c] = sum;", "sums[c] = sum;"),
     "a sum read before all have written": (
         "= v;\n    __syncthreads();\n    real sum = 0;\n    for (int row",
         "= v;\n    real sum = 0;\n    for (int row",
