@@ -96,6 +96,11 @@ def expect_new_file(path: Path) -> None:
         raise UserError(f"{path} already exists: choose another file with --out, or remove it first")
 
 
+def shifts(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shift each image (N, H, W, C) randomly by up to SHIFT of its side."""
+    return shifted(images, int(SHIFT * min(images.shape[1:3])), rng)
+
+
 def train(
     images: np.ndarray,
     labels: np.ndarray,
@@ -104,14 +109,18 @@ def train(
     steps: int = 2500,
     progress: Callable = iter,
     test: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] = shifts,
+    watch: Callable[[float], None] | None = None,
 ) -> Classifier:
     """Train a classifier on uint8 images (N, H, W, C) with labels (N,), and test it.
 
     It is tested on `test`, other (images, labels). Without them, a tenth of each class is held out
     for the test. A class with only one image is not tested.
     The network is trained with the cross entropy and Adam, for at most `steps` batches of 64 and at
-    most 30 epochs, on randomly shifted images. The learning rate decreases linearly to 0.
-    `progress` wraps the range of steps, as tqdm does.
+    most 30 epochs. The learning rate decreases linearly to 0. `transform` changes the uint8 images
+    (N, H, W, C) of each batch, given the random numbers; by default, it shifts them. `progress` wraps
+    the range of steps, as tqdm does, and `watch` is called with the loss of every step.
     """
     rng, classes = np.random.default_rng(seed), int(labels.max()) + 1
     held_out = _held_out(labels, rng) if test is None else np.zeros(0, np.int64)
@@ -124,12 +133,14 @@ def train(
     for step in progress(range(steps)):
         chosen = order[step * batch : (step + 1) * batch]
         adam.lr = 2e-3 * (1 - step / steps)
-        x = shifted(images[chosen], int(SHIFT * min(images.shape[1:3])), rng)
+        x = transform(images[chosen], rng)
         with backend.computing():
             logits, cache = fused.forward(backend.asarray(datasets.scale(x)))
-            _, dlogits = losses.cross_entropy(logits, backend.asarray(labels[chosen]))
+            loss, dlogits = losses.cross_entropy(logits, backend.asarray(labels[chosen]))
             _, grads = fused.backward(dlogits, cache, need_dx=False)
             adam.step(grads)
+        if watch is not None:
+            watch(float(loss))
     trained = Classifier(model)
     if len(test[0]):
         trained.accuracy = float((trained(test[0]) == test[1]).mean())
