@@ -5,12 +5,12 @@
     python benchmarks/alarm.py --part short --json FILE                   # a minute, on points: what CI runs
     python benchmarks/alarm.py --part test --time                         # milliseconds of a step of each family
 
-RUNS lists the runs with their seeds: those of the part `tune`, on which the thresholds of the alarm were chosen, and
-those of the part `test`, which were listed before that and show what the alarm is worth. A run has MOMENTS moments. At
-each, the alarm makes its check, and the generator is saved. A moment is a number of steps, about five seconds of one
-thread, so that the results do not depend on what else the machine does. Each run has a process of its own with one
-thread, and --jobs of them run at a time. A finished run is written to the file --json at once, and a repeated command
-skips it.
+RUNS lists the runs with their seeds: those of the parts `tune` and `second`, on which the thresholds of the alarm were
+chosen, and those of the part `test`, which were listed before that and show what the alarm is worth. A run has MOMENTS
+moments. At each, the alarm makes its check, and the generator is saved. A moment is a number of steps, about five
+seconds of one thread, so that the results do not depend on what else the machine does. Each run has a process of its
+own with one thread, and --jobs of them run at a time. A finished run is written to the file --json at once, and a
+repeated command skips it.
 
 A judge that shares nothing with the alarm scores the saved generators: for digits the judge of `minigan.metrics`, for
 colour shapes a classifier that is trained once on 32 x 32 pixels, and for points the density of the mixture. `verdict`
@@ -183,7 +183,7 @@ FAMILIES = {
 class Run:
     """One run of the list."""
 
-    part: str  # "tune", "test" or "short"
+    part: str  # "tune", "second", "test" or "short"
     family: str
     change: str
     seed: int
@@ -215,7 +215,7 @@ TUNE = {
     "digits-wide": ["as it is"],
     "pictures, digits": ["as it is", "minimax, 5 D steps"],
 }
-TEST = {
+SECOND = {
     "digits": [
         "as it is",
         "as it is",
@@ -272,8 +272,32 @@ TEST = {
     "mlp, shapes": ["as it is", "lr G x 30"],
     "pictures, large shapes": ["as it is", "lr G x 30"],
 }
+TEST = {
+    "digits": ["as it is", "half lr", "r1", "lr G x 100", "weak D: two units", "weak D: lr / 1000", "momentum 0.99"],
+    "digits-unlabelled": ["as it is", "half lr", "2 noise numbers", "weak D: lr / 100", "lr G / 1000", "lr G x 100"],
+    "digits-wide": ["as it is", "half lr", "weak D: two units", "shuffled labels"],
+    "small": ["as it is", "half lr", "r1", "minimax, D x 10", "weak D: two units", "many G steps"],
+    "small, labels": ["as it is", "weak D: lr / 1000", "shuffled labels"],
+    "small, spectral": ["as it is", "minimax", "weak D: lr / 1000"],
+    "mlp": ["r1", "lr G x 30", "lr x 30", "weak D: two units", "many G steps", "minimax, D x 10"],
+    "mp-gan": ["r1", "many G steps"],
+    "upsample": ["half lr", "lr G x 30"],
+    "tutorial": ["half lr", "lr G x 30"],
+    "pictures, digits": ["as it is", "half lr", "lr G x 100", "weak D: lr / 1000"],
+    "digits, shapes": ["as it is", "half lr", "lr G x 100", "many G steps"],
+    "digits-unlabelled, shapes": ["half lr", "lr G x 30"],
+    "pictures, shapes": ["half lr", "many G steps"],
+    "small, shapes": ["as it is", "many G steps"],
+    "mlp, shapes": ["as it is", "lr G x 30"],
+    "pictures, large shapes": ["as it is", "lr G x 30"],
+}
 SHORT = {"ring": ["as it is", "half lr", "lr G x 100", "weak D: two units"], "grid": ["lr x 100", "as it is"]}
-RUNS = [*listed("tune", 100, TUNE), *listed("test", 1000, TEST), *listed("short", 10, SHORT)]
+RUNS = [
+    *listed("tune", 100, TUNE),
+    *listed("second", 1000, SECOND),
+    *listed("test", 2000, TEST),
+    *listed("short", 10, SHORT),
+]
 
 
 def every(run: Run) -> int:
@@ -505,7 +529,7 @@ def time_of_step(family: str) -> float:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("tune", "test", "short"))
+    parser.add_argument("--part", choices=("tune", "second", "test", "short"))
     parser.add_argument("--only", default="", metavar="TEXT", help="runs whose name contains this text")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "minigan-alarm", metavar="FOLDER")
     parser.add_argument("--jobs", type=int, default=1, metavar="N")
