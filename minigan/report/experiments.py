@@ -1,4 +1,4 @@
-"""Draw the results of experiments: dots, lines, pictures in rows, and paths in the plane.
+"""Draw the results of experiments: dots, lines, tables of pictures or numbers, and paths in the plane.
 
 Each function returns one uint8 picture (height, width, 3).
 """
@@ -126,6 +126,28 @@ def paths(
             axis.set(title=name, xlabel=x, ylabel=y, xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
+        return _pixels(figure)
+
+
+def matrices(
+    panels: Mapping[str, tuple[np.ndarray, float, int]], rows: Sequence[str], columns: Sequence[str]
+) -> np.ndarray:
+    """Draw panels side by side: a table of numbers whose background shows how large they are.
+
+    `panels` maps a heading to (values (rows, columns), the value of the brightest colour, decimals).
+    The darkest colour is 0. A value that is NaN is a dash on white.
+    """
+    with drawing():
+        figure = _figure(1.6 + (0.4 + 0.95 * len(columns)) * len(panels), 1.7 + 0.36 * len(rows))
+        drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (heading, (values, highest, digits)) in zip(drawn, panels.items(), strict=True):
+            axis.imshow(np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=highest, aspect="auto")
+            for (i, j), value in np.ndenumerate(values):
+                text = "-" if np.isnan(value) else f"{value:.{digits}f}"
+                dark = value < 0.6 * highest  # False for NaN
+                axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize="small")
+            axis.set(title=heading, xticks=range(len(columns)), yticks=range(len(rows)), yticklabels=rows)
+            axis.set_xticklabels(columns, rotation=40, ha="right")
         return _pixels(figure)
 
 
