@@ -356,7 +356,8 @@ def test_the_table_of_options_lists_types_and_defaults():
 def test_the_config_contains_the_defaults_of_network_and_data_options():
     """A resumed run keeps these values, also if a new version changes a default."""
     config = Config.of("digits", network={"g_width": "2"})
-    assert config.network == {"g_width": 2, "d_norm": "spectral", "d_minibatch_std": 5.0}
+    own = {"g_width": 2, "d_width": 1.0, "noise_size": 64}
+    assert config.network == own | {"d_norm": "spectral", "d_minibatch_std": 5.0}
     assert (
         config.data_options == dataclasses.asdict(datasets.ImageOptions()) and config.data_options["split"] == "train"
     )

@@ -1,4 +1,4 @@
-"""Training data: the embedded MNIST digits, coloured shapes, your own image files, and points.
+"""Training data: the embedded MNIST digits, coloured shapes, stacked digits, your own image files, and points.
 
     data = datasets.load("mnist")              # or a path: IDX files, .npy, .npz, a folder of pictures
     x = datasets.scale(data.images[:128])      # (128, 28, 28, 1) uint8 -> float32 in [-1, 1]
@@ -10,8 +10,8 @@ scaled when it is used.
 The module `data` defines the protocol that training needs, and KINDS lists the kinds of data.
 Images are defined in `images`. The modules `idx`, `arrays` and `pictures` read them from files, and
 share the modules `files` (errors), `labels` (classes) and `pixels` (ranges of values). The module
-`shapes` draws images, and `held_out` keeps samples out of the training. Points are defined in
-`points` and drawn from `mixtures`.
+`shapes` draws images, `stacked` stacks digits, and `held_out` keeps samples out of the training.
+Points are defined in `points` and drawn from `mixtures`.
 """
 
 import importlib
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from minigan.datasets import arrays, idx, mixtures, pictures, shapes
+from minigan.datasets import arrays, idx, mixtures, pictures, shapes, stacked
 from minigan.datasets.data import Codec, Data, Kind
 from minigan.datasets.files import DataError, explain
 from minigan.datasets.held_out import hold_out, of_other_split
@@ -53,6 +53,7 @@ __all__ = [
     "mixtures",
     "mnist",
     "scale",
+    "stacked_mnist",
     "unscale",
     "with_labels",
 ]
@@ -83,14 +84,24 @@ def mnist(split: str = "train") -> Images:
     return Images(images, labels, f"mnist-{split}", MNIST_SOURCE, labels_from="MNIST")
 
 
+def stacked_mnist(split: str = "train") -> Images:
+    """Load images (N, 28, 28, 3) of three MNIST digits, one in each channel, with 1,000 classes: see `stacked`.
+
+    `split` is "train" (N = 60,000), "val" or "test" (10,000, of the test digits). Raises DataError
+    for other splits.
+    """
+    return stacked.stack(mnist(stacked.digits_for(split)), split)
+
+
 FEW = 10  # next to a file of arrays, fewer pictures than these are previews, not the data
-BUILTIN = {"mnist": mnist, "shapes": shapes.load}  # built-in images, as functions of the split
+# Built-in images, as functions of the split.
+BUILTIN = {"mnist": mnist, "shapes": shapes.load, "stacked-mnist": stacked_mnist}
 
 
 def load(spec: str | Path, options: ImageOptions = DEFAULTS, most: int | None = None) -> Images:
     """Load images (N, H, W, C) uint8 of at least 4 x 4 pixels, with C = 1 (grey) or 3 (RGB).
 
-    `spec` is "mnist" or "shapes" (write ./mnist for a folder of that name), or a path to
+    `spec` is "mnist", "shapes" or "stacked-mnist" (write ./mnist for a folder of that name), or a path to
 
     - a folder of IDX files, plain or .gz, as MNIST, Fashion-MNIST, KMNIST, EMNIST and QMNIST are
       distributed; labels in the same folder are read as well;

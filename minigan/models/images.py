@@ -61,6 +61,7 @@ class DigitsNetworks(ImageNetworks):
     """Options of the networks of preset digits."""
 
     g_width: int = option(1, help="multiplier of the generator's channels", low=1, high=8)
+    d_width: float = option(1.0, help="multiplier of the discriminator's channels", low=0.125, high=8)
     noise_size: int = option(64, help="noise numbers of the generator", low=1, high=4096)
     d_norm: str = option("spectral", help=options(ImageNetworks)["d_norm"].help, choices=NORMS)
     d_minibatch_std: float = option(5.0, help=options(ImageNetworks)["d_minibatch_std"].help, low=0)
@@ -77,20 +78,21 @@ def digits(rng, shape, classes, options):
     """Build networks with stages of few channels, with spectral norm in D (Miyato et al. 2018).
 
     Spectral norm allows a high learning rate for both networks. For 28x28 pixels, the stages have
-    64, 32 and 16 channels, in G times `g_width`. Larger images have further stages, each with twice
-    as many channels. G starts at a side of 4 to 7 pixels (less for images below 16 pixels) and D
-    ends there, because the shape of a digit is formed and recognised at this resolution, where
-    layers are cheap: 4 -> 7 -> 14 -> 28 pixels in G and back in D. D uses the minibatch standard
-    deviation of each of its last channels, because G's digits vary less than real digits without
-    it.
+    64, 32 and 16 channels, in G times `g_width` and in D times `d_width`. Larger images have further
+    stages, each with twice as many channels. G starts at a side of 4 to 7 pixels (less for images
+    below 16 pixels) and D ends there, because the shape of a digit is formed and recognised at this
+    resolution, where layers are cheap: 4 -> 7 -> 14 -> 28 pixels in G and back in D. D uses the
+    minibatch standard deviation of each of its last channels, because G's digits vary less than
+    real digits without it.
     """
     (H, W, C), g_width = shape, options.g_width
     dcgan = dict(rng=rng, init=normal(0.02))
     sides = stages("digits", H, W, smallest=4, least=3 if min(H, W) < 16 else 2)
     m, n = sides[-1]
     first = 16 if len(sides) > 3 else 32
-    channels = [first << stage for stage in range(len(sides) - 1)]  # of D: 16, 32, 64
+    channels = [first << stage for stage in range(len(sides) - 1)]  # 16, 32, 64
     widths = [c * g_width for c in reversed(channels)]  # of G: 64, 32, 16
+    channels = [round(c * options.d_width) for c in channels]  # of D
     generator = Sequential(
         *label_input(classes),
         Dense(options.noise_size + classes, m * n * widths[0], bias=False, **dcgan),

@@ -35,7 +35,7 @@ class Config:
     kind_reason: str = option("", help="why that kind was chosen", flag=None)
     data: str = option(
         "mnist",
-        help="images: IDX files, .npy, .npz, or a folder of pictures; points: ring or grid",
+        help="images: mnist, shapes, stacked-mnist, IDX files, .npy, .npz, a folder of pictures; points: ring or grid",
         metavar="mnist|PATH",
         resumable=True,
     )

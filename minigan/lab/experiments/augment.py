@@ -1,7 +1,7 @@
 """Do fakes help a classifier that has few labelled images, and do they help more than shifts and rotations?
 
 A small classifier learns from 10 to 500 labelled images of each class: digits, or shapes in colour of 32 x 32 pixels.
-It sees them as they are, or shifted by up to two pixels and rotated by up to 15 degrees, anew in every batch, or
+It sees them as they are, or shifted by up to two pixels and rotated by up to 15 degrees, again in every batch, or
 together with as many fakes, or both. The fakes come from a conditional GAN, the preset `digits` trained for 2,000
 steps on the same labelled images, so that no arm knows more than these. Every classifier takes 600 steps of 64 images.
 """
