@@ -157,10 +157,8 @@ def test_a_resumed_run_keeps_its_networks(old_run, capsys):
     """An option may be repeated with the same value, also if it is the default."""
     resume = ["train", "--resume", "--out", str(old_run), "--epochs", "1", "--quiet"]
     assert main([*resume, "--network", "g_width=2"]) == 2
-    assert (
-        "was started with network {'d_norm': 'spectral', 'd_minibatch_std': 5.0, 'g_width': 1}"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "was started with network {'d_norm': 'spectral', 'd_minibatch_std': 5.0, 'g_width': 1," in said
     assert main([*resume, "--network", "g_width=1"]) == 0
     wide = ["--quiet", "--out", str(old_run / "wide"), "--steps", "1"]
     start = ["--data", str(old_run / "tiny.npz"), "--batch", "6", "--backend", "numpy", "--network", "g_width=2"]

@@ -1,7 +1,7 @@
 """Draw samples, the animation of a training, and the curves of a history.
 
 `picture` draws samples of any kind of data. The codec gives the name of the view, a key of VIEWS. Matplotlib is
-imported only in this module, and only when a function needs it.
+imported only in this package, and only when a function needs it.
 """
 
 import contextlib
