@@ -56,18 +56,20 @@ class Quick:
 class Experiment:
     """A question, the arms that answer it, and what is measured.
 
-    question    one or more sentences; the first one is listed
-    arms        the settings of each arm, by name: values that JSON can store
-    run         trains and measures one row, and returns its figures by name. Numbers are columns
-                of the table; lists, for example of moments, are stored for the picture
-    columns     the figures of the table. The first one that is better lower or higher decides the verdict
-    minutes     what all rows take together on two cores
-    seeds       the number of seeds of each arm, or that of the arms named; others have one
-    alone       arms whose rows run one at a time with all cores, because their target is in minutes
-    then        further arms, which depend on the results of the first ones
-    verdict     sentences about the results; by default, each arm is compared with the first one
-    picture     draws the results as one uint8 picture (height, width, C); by default, dots of the first column
-    quick       the short form; by default, the beginning of a stored row is repeated
+        question    one or more sentences; the first one is listed
+        arms        the settings of each arm, by name: values that JSON can store
+        run         trains and measures one row, and returns its figures by name. Numbers are columns
+                    of the table; lists, for example of moments, are stored for the picture
+        columns     the figures of the table. The first one that is better lower or higher decides the verdict
+        minutes     what all rows take together on two cores
+        seeds       the number of seeds of each arm, or that of the arms named; others have one
+        alone       arms whose rows run one at a time with all cores, because their target is in minutes
+        then        further arms, which depend on the results of the first ones
+        verdict     sentences about the results; by default, each arm is compared with the first one
+        picture     draws the results as one uint8 picture (height, width, C); by default, dots of the first column
+        quick       the short form; by default, the beginning of a stored row is repeated
+
+    A row of the table is one arm with one seed.
     """
 
     question: str

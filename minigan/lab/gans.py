@@ -82,13 +82,13 @@ def train(
 ) -> Training:
     """Train a GAN to its total, or continue it, and return the training.
 
-    data       instead of those of the options
-    networks   builds (generator, discriminator) instead of those of the preset
-    moments    parts of the total, 0 to 1, at which `measure` is called. The results, with step and
-               seconds, are in `moments_of`
-    seconds    the same as seconds of training
-    watch      is called after every step, with its record
-    folder     of the run, by default `run` in the folder of the row
+        data       instead of those of the options
+        networks   builds (generator, discriminator) instead of those of the preset
+        moments    parts of the total, 0 to 1, at which `measure` is called. The results, with step and
+                   seconds, are in `moments_of`
+        seconds    the same as seconds of training
+        watch      is called after every step, with its record
+        folder     of the run, by default `run` in the folder of the row
 
     Raises Diverged if the training diverges.
     """
@@ -206,10 +206,12 @@ def distance(training: Training, real: np.ndarray | None = None, count: int = FE
 def mixture(training: Training, count: int = 2500, seed: int = 0) -> Figures:
     """Compare points with the mixture they should come from, by the protocol of PacGAN (Lin et al. 2018, section 4.1).
 
-    modes        number of modes with at least one of the points within three standard deviations
-    quality      share of points within three standard deviations of a mode
-    reverse_kl   KL(q || p) in nats, where q are the shares of the points at each mode (all points, by
-                 the nearest mode), and p those of the data
+        modes        number of modes with at least one of the points within three standard deviations
+        quality      share of points within three standard deviations of a mode
+        reverse_kl   KL(q || p) in nats, where q are the shares of the points at each mode (all points, by
+                     the nearest mode), and p those of the data
+
+    `seed` is that of the noise.
     """
     codec: Any = training.data.codec
     of = datasets.points.MIXTURES[codec.mixture]
