@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load_backend(arguments):
-    """Load the backend according to the options of `_add_backend`."""
+    """Load the backend according to the options that `parser` adds for it."""
     from minigan import runs
     from minigan.training import Config
     from minigan.training.config import BACKEND
@@ -305,7 +305,7 @@ def experiment(arguments) -> int:
         print(listed())
         return 0
     if arguments.quick:
-        return int(not all([_claim(name) for name in ([arguments.name] if arguments.name else names())]))
+        return max(_claim(name) for name in ([arguments.name] if arguments.name else names()))
     if arguments.name is None:
         raise UserError("name an experiment: `minigan experiment --list` lists them, and FILE.py is one of your own")
     given = {name: getattr(arguments, name) for name in ("seeds", "minutes", "jobs", "only", "quiet")}
@@ -321,13 +321,20 @@ def experiment(arguments) -> int:
     return int(bool(report.failed))
 
 
-def _claim(name: str) -> bool:
-    """Check the claim of an experiment in its short form, print what was found, and return whether it holds."""
+def _claim(name: str) -> int:
+    """Check the claim of an experiment in its short form, and print what was found.
+
+    Returns 0 if it holds, 1 if not, and 2 if there is no short form.
+    """
     from minigan.lab import runner
 
-    says, holds = runner.quick(name)
+    try:
+        says, holds = runner.quick(name)
+    except UserError as error:  # the other experiments go on
+        print(f"minigan: {error}", file=sys.stderr)
+        return 2
     print(says if holds else f"FAILED {says}", flush=True)
-    return holds
+    return int(not holds)
 
 
 # ---------------------------------------------------------------- gradcheck

@@ -79,7 +79,9 @@ def parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, metavar="FOLDER", help="default: experiments/NAME; finished rows are kept")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file as well")
     sub.add_argument(
-        "--quick", action="store_true", help="less than half a minute: check the main claim (NAME: or all)"
+        "--quick",
+        action="store_true",
+        help="check the main claim in less than half a minute; without a name, that of every experiment",
     )
     sub.add_argument("--quiet", action="store_true", help="print no progress bar")
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -46,6 +48,12 @@ EXPERIMENT = Experiment(
     alone=("much",),
 )
 '''
+THEN = """
+def then(results):
+    return {"best": {"more": 10 * results.of(results.best(results.arms, "loss"))[0]["settings"]["more"]}}
+
+
+"""
 POINTS = '''
 """Does the loss change how many modes are covered?"""
 
@@ -173,9 +181,10 @@ def test_rows_that_are_finished_are_not_repeated(own, tmp_path):
 def test_a_row_can_be_repeated_alone(own, tmp_path):
     first = runner.run(str(own), tmp_path / "a", jobs=1, quiet=True)
     row = first.results.rows[4]
-    command = row["again"].replace('"', "").split(" --only ")
-    again = runner.run(str(own), tmp_path / "b", only=command[1], jobs=1, quiet=True)
-    assert [found["figures"] for found in again.results.rows] == [row["figures"]]
+    command = shlex.split(row["again"])
+    assert main([*command[1:], "--out", str(tmp_path / "b"), "--jobs", "1", "--quiet"]) == 0
+    stored = json.loads((tmp_path / "b" / "results.json").read_text())["rows"]
+    assert [(found["arm"], found["seed"], found["figures"]) for found in stored] == [("some", 1, row["figures"])]
 
 
 def test_a_row_that_fails_says_why_and_the_others_go_on(own, tmp_path, capsys):
@@ -187,6 +196,26 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(own, tmp_path, capsys):
     with pytest.raises(UserError, match="no row whose name contains 'thirteen'"):
         runner.run(str(own), tmp_path / "out", only="thirteen")
     assert not runner.run(str(own), tmp_path / "out", jobs=1, quiet=True).failed
+
+
+def test_the_second_stage_follows_from_the_first_and_one_of_its_rows_can_be_repeated_alone(own, tmp_path):
+    text = OWN.replace('    alone=("much",),\n', "    then=then,\n").replace("EXPERIMENT =", THEN + "EXPERIMENT =")
+    own.write_text(text)
+    report = runner.run(str(own), tmp_path / "a", jobs=1, quiet=True)
+    assert [row["settings"]["more"] for row in report.results.of("best")] == [20]
+    alone = runner.run(str(own), tmp_path / "b", only="best, seed 0", jobs=1, quiet=True)
+    assert alone.results.of("best")[0]["figures"] == report.results.of("best")[0]["figures"]
+    runner.run(str(own), tmp_path / "c", only="some", jobs=1, quiet=True)
+    assert attempts(tmp_path / "c") == 3, "rows of the first stage alone do not start the second"
+    with pytest.raises(UserError, match="no row whose name contains 'worst'"):
+        runner.run(str(own), tmp_path / "a", only="worst", jobs=1, quiet=True)
+
+
+def test_a_row_that_fails_does_not_stop_the_second_stage(own, tmp_path):
+    text = OWN.replace('    alone=("much",),\n', "    then=then,\n").replace("EXPERIMENT =", THEN + "EXPERIMENT =")
+    own.write_text(text.replace('"some": {"more": 1}', '"some": {"more": 13}'))
+    report = runner.run(str(own), tmp_path / "out", jobs=1, quiet=True)
+    assert len(report.failed) == 3 and len(report.results.of("best")) == 1
 
 
 def test_rows_with_other_settings_are_refused(own, tmp_path):
@@ -259,12 +288,12 @@ from minigan.lab import Column, Experiment, mixture, moments_of, train
 
 
 def run(row):
-    def slow(training, record):
-        if SLOW and record["step"] > 150:
-            time.sleep(0.05)
+    def measure(training):
+        if SLOW and training.step > 150:
+            time.sleep(5)
+        return mixture(training)
 
-    training = train(row, {"preset": "points", "steps": 400, "batch": 32}, moments=(0.25, 0.5, 1.0), measure=mixture,
-                     watch=slow)
+    training = train(row, {"preset": "points", "steps": 400, "batch": 32}, moments=(0.25, 0.5, 1.0), measure=measure)
     found = [(one["step"], one["modes"], one["reverse_kl"]) for one in moments_of(row.folder / "run")]
     return mixture(training) | {"found": found}
 
@@ -278,8 +307,8 @@ EXPERIMENT = Experiment(__doc__, {"one": {}}, run, {"modes": Column("modes", "hi
 def test_a_killed_row_continues_to_the_same_figures(tmp_path):
     path = tmp_path / "moments.py"
     path.write_text(MOMENTS)
-    whole = runner.run(str(path), tmp_path / "whole", jobs=1, quiet=True).results.rows[0]["figures"]
-    assert [found[0] for found in whole["found"]] == [100, 200, 400]
+    whole = runner.run(str(path), tmp_path / "whole", jobs=1, quiet=True).results.rows[0]
+    assert [found[0] for found in whole["figures"]["found"]] == [100, 200, 400]
     path.write_text(MOMENTS.replace("SLOW = False", "SLOW = True"))
     command = [
         sys.executable,
@@ -302,27 +331,32 @@ def test_a_killed_row_continues_to_the_same_figures(tmp_path):
     process.wait()
     assert json.loads(moments.read_text()) and not (tmp_path / "killed" / "results.json").exists()
     path.write_text(MOMENTS)
-    again = runner.run(str(path), tmp_path / "killed", jobs=1, quiet=True).results.rows[0]["figures"]
-    assert again == whole
+    again = runner.run(str(path), tmp_path / "killed", jobs=1, quiet=True).results.rows[0]
+    assert again["figures"] == whole["figures"]
+    assert again["first"] == whole["first"] and len(whole["first"]) == LOGGED
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_the_rows_and_the_same_command_continues(tmp_path):
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_saves_the_rows_and_the_same_command_continues(jobs, tmp_path):
     path = tmp_path / "moments.py"
-    path.write_text(MOMENTS.replace("SLOW = False", "SLOW = True"))
-    command = [sys.executable, "-m", "minigan", "experiment", str(path), "--out", str(tmp_path / "out"), "--jobs", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    two = MOMENTS.replace('{"one": {}}', '{"one": {}, "two": {}}')  # two rows, so that two jobs are used
+    path.write_text(two.replace("SLOW = False", "SLOW = True"))
+    command = [sys.executable, "-m", "minigan", "experiment", str(path), "--out", str(tmp_path / "out"), "--jobs", jobs]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
     moments = tmp_path / "out" / "rows" / "one-seed-0" / "run" / "moments.json"
     end = time.monotonic() + 200
     while not moments.exists() and time.monotonic() < end:
         time.sleep(0.1)
     time.sleep(4)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "stopped; the same command continues" in said and "Traceback" not in said
     step = runs.info(tmp_path / "out" / "rows" / "one-seed-0" / "run")["step"]
     assert 100 <= step < 400
-    path.write_text(MOMENTS)
+    path.write_text(two)
     figures = runner.run(str(path), tmp_path / "out", jobs=1, quiet=True).results.rows[0]["figures"]
     assert [found[0] for found in figures["found"]] == [100, 200, 400]
 
@@ -362,8 +396,9 @@ def test_another_number_or_verdict_is_noticed(stored):
 
 
 def test_every_experiment_is_listed_with_its_question_and_time():
-    text = listed()
-    assert all(any(line.startswith(name) and "?" in line for line in text.splitlines()) for name in names())
+    entries = re.split(r"\n(?! )", listed())  # further lines of an entry are indented
+    assert [entry.split()[0] for entry in entries] == names()
+    assert all("?" in entry and re.search(r"\(about\s+\d+\s+minutes\s+on\s+two\s+cores\)", entry) for entry in entries)
 
 
 @pytest.mark.parametrize("name", names())

@@ -19,6 +19,7 @@ import importlib.util
 import json
 import pkgutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from minigan.training import Config
 Arms = Mapping[str, Mapping[str, Any]]
 EXPERIMENTS = "minigan.lab.experiments"  # every module of this package is an experiment
 LOGGED = 10  # numbers of a row's first steps that are stored, so that its beginning can be repeated
+FIRST = "first.json"  # these numbers, in the folder of a row
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,10 @@ class Row:
     logged: list[float] = field(default_factory=list)
     reported: float = 0.0  # when the progress was written last
 
+    def __post_init__(self) -> None:
+        if not self.replay and (self.folder / FIRST).exists():
+            self.logged = json.loads((self.folder / FIRST).read_text(encoding="utf-8"))
+
     @property
     def name(self) -> str:
         """The name of the row."""
@@ -131,6 +137,8 @@ class Row:
         """Store numbers of the first steps, such as losses, with which a repetition of the row is compared."""
         if len(self.logged) < LOGGED:
             self.logged += [float(value) for value in values][: LOGGED - len(self.logged)]
+            if len(self.logged) == LOGGED and not self.replay:  # a row that continues does not see these steps again
+                write_atomically(self.folder / FIRST, json.dumps(self.logged).encode())
         elif self.replay:
             raise Replayed
 
@@ -157,7 +165,8 @@ def listed() -> str:
     for name in names():
         experiment = load(name)
         question = experiment.question.strip().split("\n\n")[0].replace("\n", " ")
-        lines.append(f"{name:<17}{question} (about {experiment.minutes:g} minutes on two cores)")
+        text = f"{name:<17}{question} (about {experiment.minutes:g} minutes on two cores)"
+        lines.append(textwrap.fill(text, 110, subsequent_indent=" " * 17, break_on_hyphens=False))
     return "\n".join(lines)
 
 

@@ -13,11 +13,11 @@ other commands work on it. A row that was interrupted continues from its newest 
 """
 
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -75,9 +75,7 @@ def train(
     data: Data | None = None,
     networks: Networks | None = None,
     moments: Sequence[float] = (),
-    seconds: Sequence[float] = (),
     measure: Callable[[Training], Figures] | None = None,
-    watch: Callable[[Training, runs.Checked], None] | None = None,
     folder: Path | None = None,
 ) -> Training:
     """Train a GAN to its total, or continue it, and return the training.
@@ -86,8 +84,6 @@ def train(
         networks   builds (generator, discriminator) instead of those of the preset
         moments    parts of the total, 0 to 1, at which `measure` is called. The results, with step and
                    seconds, are in `moments_of`
-        seconds    the same as seconds of training
-        watch      is called after every step, with its record
         folder     of the run, by default `run` in the folder of the row
 
     Raises Diverged if the training diverges.
@@ -107,19 +103,14 @@ def train(
     else:
         runs.write_new(training, out)
     training.warm_up()
-    due = [(moment, training.progress) for moment in sorted(moments)]
-    due += [(moment, lambda: training.seconds) for moment in sorted(seconds)]
     found = [one for one in moments_of(out) if one["step"] <= training.step]
-    due = due[len(found) :]
+    due = sorted(moments)[len(found) :]
 
     def after(record: runs.Checked) -> None:
         row.log(*(record[name] for name in Training.CURVES))  # type: ignore[literal-required]
         row.progress(training.progress())
-        if watch is not None:
-            watch(training, record)
-        while due and due[0][1]() >= due[0][0] - 1e-9:
-            moment = due.pop(0)[0]
-            figures = {"moment": moment, "step": training.step, "seconds": round(training.seconds, 2)}
+        while due and training.progress() >= due[0] - 1e-9:
+            figures = {"moment": due.pop(0), "step": training.step, "seconds": round(training.seconds, 2)}
             found.append(figures | (measure(training) if measure else {}))
             write_atomically(out / MOMENTS, json.dumps(found, indent=1).encode())
             runs.save(training, out)
@@ -173,11 +164,18 @@ def waiting(folder: Path):
 # ---------------------------------------------------------------- measures
 
 
+def digits_judge(backend: Any) -> tuple[Judge, Neighbourhoods]:
+    """Return the judge, and the features of MNIST's test images, with which samples are compared.
+
+    Both are computed once for a backend.
+    """
+    return _digits_judge(backend)
+
+
 @cache
-def digits_judge(backend: Hashable, split: str = "test") -> tuple[Judge, Neighbourhoods]:
-    """Return the judge, and the features of MNIST's test images, with which samples are compared."""
+def _digits_judge(backend: Any) -> tuple[Judge, Neighbourhoods]:
     judge = Judge(backend)
-    return judge, Neighbourhoods(judge.features_and_probabilities(datasets.mnist(split).images)[0])
+    return judge, Neighbourhoods(judge.features_and_probabilities(datasets.mnist("test").images)[0])
 
 
 def digits(training: Training, count: int = COUNT) -> Figures:
@@ -186,7 +184,7 @@ def digits(training: Training, count: int = COUNT) -> Figures:
     frechet, density, coverage, confident and agreement are those of `metrics.scores`, and `classes`
     is the number of digits of which at least a tenth of the expected number was drawn.
     """
-    judge, reference = digits_judge(cast(Hashable, training.backend))
+    judge, reference = digits_judge(training.backend)
     images, labels = draw(training.sampler, count)
     seen = judge.features_and_probabilities(images)
     found = scores(*seen, reference, labels, np.random.default_rng(0), rounds=1)
@@ -197,7 +195,7 @@ def digits(training: Training, count: int = COUNT) -> Figures:
 
 def distance(training: Training, real: np.ndarray | None = None, count: int = FEW) -> float:
     """Return the Frechet distance in the judge's features of samples to uint8 images, by default the test digits."""
-    judge, reference = digits_judge(cast(Hashable, training.backend))
+    judge, reference = digits_judge(training.backend)
     features, _ = judge.features_and_probabilities(draw(training.sampler, count)[0])
     other = reference.real if real is None else judge.features_and_probabilities(real)[0]
     return round(frechet_distance(features, other), 5)
@@ -225,8 +223,3 @@ def mixture(training: Training, count: int = 2500, seed: int = 0) -> Figures:
         "quality": round(float(near.mean()), 4),
         "reverse_kl": round(float((share[there] * np.log(share[there] * K)).sum()), 5),
     }
-
-
-def pictured(training: Training, count: int = 20) -> list[list[int]]:
-    """Return samples of the training's fixed noise as a list of bytes, to store in a row: see `pictures_of`."""
-    return training.samples(count).reshape(count, -1).tolist()

@@ -1,13 +1,16 @@
 """Run the rows of an experiment, in parallel, and continue an interrupted one.
 
-folder/rows/ARM-seed-0/row.json     what was measured, the settings, and how to repeat the row alone
-folder/rows/ARM-seed-0/run/         the run of a row that trains a GAN, as of `minigan train`
-folder/results.json                 all finished rows
-folder/table.md, figure.png         the table with the verdict, and the picture
+    folder/rows/ARM-seed-0/row.json     what was measured, the settings, and how to repeat the row alone
+    folder/rows/ARM-seed-0/run/         the run of a row that trains a GAN, as of `minigan train`
+    folder/results.json                 all finished rows
+    folder/table.md, figure.png         the table with the verdict, and the picture
+
+`run` does this, and `quick` checks the claim of an experiment in seconds.
 """
 
 import contextlib
 import json
+import shlex
 import signal
 import tempfile
 import threading
@@ -46,7 +49,6 @@ class Task:
     folder: Path
     threads: int
     minutes: float | None
-    quick: bool = False
 
     @property
     def name(self) -> str:
@@ -61,6 +63,12 @@ class Task:
     def facts(self) -> dict[str, Any]:
         """Return what determines the results of the row."""
         return {"arm": self.arm, "seed": self.seed, "settings": self.settings, "minutes": self.minutes}
+
+    def command(self) -> str:
+        """Return the command that runs this row alone."""
+        minutes = "" if self.minutes is None else f" --minutes {self.minutes:g}"
+        seeds = f" --seeds {self.seed + 1}" if self.seed else ""
+        return f"minigan experiment {shlex.quote(self.experiment)} --only {shlex.quote(self.name)}{seeds}{minutes}"
 
     def finished(self) -> dict[str, Any] | None:
         """Return the stored row, or None. Raises UserError if it was made with other settings."""
@@ -99,7 +107,7 @@ def run_task(task: Task) -> dict[str, Any]:
     result = task.facts() | {
         "threads": task.threads,
         "wall_seconds": round(before + time.monotonic() - start, 1),
-        "again": f"minigan experiment {task.experiment} --only {json.dumps(task.name)}",
+        "again": task.command(),
         "first": row.logged,
         "figures": figures,
     }
@@ -146,21 +154,23 @@ def run(
         for arm, settings in arms.items():
             threads = backends.cores() if arm in experiment.alone else 1
             for seed in range(experiment.seeds_of(arm) if seeds is None else seeds):
-                task = Task(name, arm, seed, dict(settings), out, threads, minutes)
-                if only in task.name:
-                    found.append(task)
+                found.append(Task(name, arm, seed, dict(settings), out, threads, minutes))
         return found
 
-    chosen = tasks(experiment.arms)
+    every = tasks(experiment.arms)
+    chosen = [task for task in every if only in task.name]
     if not chosen and experiment.then is None:
-        every = [task.name for task in tasks(experiment.arms)] or [f"{arm}, seed 0" for arm in experiment.arms]
-        raise UserError(f"{name} has no row whose name contains {only!r}: the rows are {'; '.join(every)}")
+        names = "; ".join(task.name for task in every)
+        raise UserError(f"{name} has no row whose name contains {only!r}: the rows are {names}")
     with locked(out):
-        rows = run_tasks(chosen, jobs, quiet)
+        rows = run_tasks(chosen or every, jobs, quiet)  # a row of the second stage needs all of the first
+        if experiment.then is not None and (not only or not chosen):
+            later = [task for task in tasks(experiment.then(results_of(experiment, rows, out))) if only in task.name]
+            if only and not later:
+                names = "; ".join(f"{row['arm']}, seed {row['seed']}" for row in rows)
+                raise UserError(f"{name} has no row whose name contains {only!r}: the first rows are {names}")
+            rows += run_tasks(later, jobs, quiet)
         results = results_of(experiment, rows, out)
-        if experiment.then is not None and not any("error" in row for row in rows):
-            rows += run_tasks(tasks(experiment.then(results)), jobs, quiet)
-            results = results_of(experiment, rows, out)
         report = Report(name, experiment, results, [row for row in rows if "error" in row], out)
         report.write()
     return report
@@ -169,7 +179,7 @@ def run(
 def run_tasks(tasks: list[Task], jobs: int, quiet: bool) -> list[dict[str, Any]]:
     """Run the tasks, `jobs` at a time with one thread each, and those with more threads one at a time at the end.
 
-    Returns the rows in the order of the tasks. Raises Stopped if a signal stopped a row.
+    Returns the rows in the order of the tasks. Raises Stopped if a signal stopped a row, or after Ctrl-C.
     """
     found: dict[str, dict[str, Any]] = {}
     for task in tasks:  # before anything runs, which raises UserError for rows with other settings
@@ -182,10 +192,13 @@ def run_tasks(tasks: list[Task], jobs: int, quiet: bool) -> list[dict[str, Any]]
             ([task for task in rest if task.threads == 1], jobs),
             ([task for task in rest if task.threads > 1], 1),
         ):
-            for row in _parallel(group, min(at_a_time, len(group))):
-                found[f"{row['arm']}, seed {row['seed']}"] = row
-                if "signal" in row:
-                    raise Stopped(row["signal"])
+            try:
+                for row in _parallel(group, min(at_a_time, len(group))):
+                    found[f"{row['arm']}, seed {row['seed']}"] = row
+                    if "signal" in row:
+                        raise Stopped(row["signal"])
+            except KeyboardInterrupt:
+                raise Stopped(signal.SIGINT) from None
     return [found[task.name] for task in tasks]
 
 

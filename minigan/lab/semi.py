@@ -245,10 +245,9 @@ def train(
     The state is stored in the folder of the row every SAVE_SECONDS, and at each moment.
     """
     path, steps = row.folder / "state.npz", learner.recipe.steps
-    facts: dict[str, Any] = {"seconds": 0.0, "logged": [], "found": []}
+    facts: dict[str, Any] = {"seconds": 0.0, "found": []}
     if path.exists():
         facts = learner.load(path)
-        row.logged = facts["logged"]
     found, due = facts["found"], [round(moment * steps) for moment in moments]
     start = saved = time.perf_counter()
     start -= facts["seconds"]
@@ -260,7 +259,7 @@ def train(
         if learner.step in due or over:
             found.append({"step": learner.step, "seconds": round(now - start, 1)} | measure(learner))
         if now > saved + SAVE_SECONDS or learner.step in due:
-            learner.save(path, {"seconds": now - start, "logged": row.logged, "found": found})
+            learner.save(path, {"seconds": now - start, "found": found})
             saved = time.perf_counter()
             start += saved - now  # the time of the measurement and of the file does not count
         if over:

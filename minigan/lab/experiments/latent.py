@@ -12,8 +12,7 @@ draws noise in another way, and the judge compares the digits with the test digi
 """
 
 import math
-from collections.abc import Hashable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +71,7 @@ def draw(training: Training, z: np.ndarray) -> np.ndarray:
 def run(row: Row) -> dict[str, Any]:
     """Draw the noise of an arm, and judge the digits."""
     training = shared(row, "generator", {"preset": "digits-unlabelled", "epochs": 10, "seed": 0})
-    judge, reference = digits_judge(cast(Hashable, training.backend))
+    judge, reference = digits_judge(training.backend)
     rng, backend = np.random.default_rng(1), training.backend
     z, other = (backend.to_numpy(draw_noise(training.sampler.generator, rng, COUNT)) for _ in range(2))
     read = judge.features_and_probabilities(draw(training, z))[1].argmax(axis=1)
