@@ -289,7 +289,7 @@ TEST = {
     "pictures, shapes": ["half lr", "many G steps"],
     "small, shapes": ["as it is", "many G steps"],
     "mlp, shapes": ["as it is", "lr G x 30"],
-    "pictures, large shapes": ["as it is", "lr G x 30"],
+    "pictures, large shapes": ["as it is", "lr G x 30", "half lr", "many G steps"],
 }
 SHORT = {"ring": ["as it is", "half lr", "lr G x 100", "weak D: two units"], "grid": ["lr x 100", "as it is"]}
 RUNS = [

@@ -18,10 +18,11 @@ memory           D has memorised its data
 dead             most units of G are dead
 gradient         G gets no gradient
 
-One check says little: the samples of a check are few, and a training starts with samples that
-resemble nothing. So the kinds from `far` on, except `labels` that say nothing, are reported only
-after several checks in a row: AGAIN, PATIENCE for a collapse if no check before was good, or SLOW
-for ignored labels. The limits were chosen on the runs of the part `tune` of benchmarks/alarm.py.
+One check says little: the samples of a check are few, a training starts with samples that resemble
+nothing, and some recover from anything. So most kinds are reported only after several checks in a
+row: see AGAIN, PATIENCE, LASTING and SLOW below. The others (`discriminator`, `generator`, and
+`labels` that say nothing) are reported at once. The limits were chosen on the runs of the parts
+`tune` and `second` of benchmarks/alarm.py.
 """
 
 import numpy as np
@@ -31,8 +32,9 @@ SURE = 0.99  # mean probability of an epoch from which D "always wins"
 MIN_STEPS = 50  # before, the samples of a good training may still all look alike
 MIN_SAMPLES = 4
 COLLAPSE = {"pictures", "noise", "far", "copies", "variety", "modes"}  # the kinds of problems that are a collapse
-AGAIN = 2  # checks in a row with a problem, after which it is reported
-PATIENCE = 5  # the same for a collapse if no check was good so far
+AGAIN = 3  # checks in a row with a problem, after which it is reported
+PATIENCE = 5  # the same for absurd losses, and for a collapse if no check was good so far
+LASTING = 8  # the same for poor samples, with which a training may start
 SLOW = 10  # the same for labels that are ignored, because a generator may learn them late
 NEAR = 0.1  # share of fakes near a mode, below which they do not resemble the data
 COPIES = 0.5  # share of copies, above which most samples are copies
@@ -41,6 +43,8 @@ FEW = 0.25  # share of modes, up to which few are covered
 EVENNESS = 0.3  # below which nearly all fakes are in few modes
 FALL = 0.1  # of the best coverage so far, below which the coverage has fallen
 BEST = 0.2  # coverage from which a fall counts
+POOR = 0.2  # coverage below which samples are poor, if their variety is below HALF
+HALF = 0.75
 FOLLOWED = 0.25  # of what is possible, below which G ignores its labels
 KNOWN = 0.05  # labels_known, below which the labels say nothing
 MEMORY = 0.3  # difference of d_right_train and d_right_held_out from which D has memorised its data
@@ -96,9 +100,13 @@ class Alarm:
 
         `problems` are those of the samples of this epoch: see `of_samples`.
         """
-        found = {"losses": absurd_losses(row), "discriminator": always_wins(row), **problems}
+        losses, same = absurd_losses(row), {kind: problems.get(kind) for kind in ("pictures", "noise")}
+        found = {"discriminator": always_wins(row), "generator": problems.get("generator")}
+        found["losses"] = losses if self._repeated("losses", bool(losses), PATIENCE) else None
+        if self._repeated("same", any(same.values()), AGAIN):
+            found |= same
         if "d_gradient" in row:
-            known = COLLAPSE & (problems.keys() | self.reported)
+            known = COLLAPSE & ({kind for kind, text in found.items() if text} | self.reported)
             found |= {kind: text for kind, text in self._of_check(row).items() if not (known and kind in COLLAPSE)}
         new = {kind: text for kind, text in found.items() if text and kind not in self.reported}
         self.reported |= new.keys()
@@ -112,6 +120,9 @@ class Alarm:
         found: dict[str, str] = {}
         if self._repeated("collapse", bool(collapse), AGAIN if self.good else PATIENCE):
             found |= collapse
+        poor = {} if collapse else poor_samples(row)
+        if self._repeated("poor", bool(collapse or poor), LASTING):
+            found |= poor
         for kind, text, least in (
             ("labels", ignores_labels(row), SLOW),
             ("memory", memorises(row), AGAIN),
@@ -170,6 +181,17 @@ def of_figures(row: dict, best: float = 0.0) -> dict[str, str]:
         text = f"the samples are near {row['coverage']:.0%} of the real samples, and were near {best:.0%} before"
         return {"modes": f"{text} (mode collapse): {advice}"}
     return {}
+
+
+def poor_samples(row: dict) -> dict[str, str]:
+    """Return {"modes": sentence} if fakes are near few real samples and vary little, else {}.
+
+    A training may start like this, so it says something only if it lasts.
+    """
+    if row.get("coverage", 1.0) >= POOR or row.get("variety", 1.0) >= HALF:
+        return {}
+    text = f"the samples stay near {row['coverage']:.0%} of the real samples, with {row['variety']:.2f} of their variety"
+    return {"modes": f"{text} (mode collapse): a larger --lr-d usually helps, or a smaller --lr-g"}
 
 
 def ignores_labels(row: dict) -> str | None:
