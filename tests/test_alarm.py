@@ -52,10 +52,31 @@ BY_CLASS = np.stack([samples(2)[i % 2] for i in range(20)])
     ],
 )
 def test_a_problem_is_reported_once_with_advice(of, drawn, labels, says):
+    at_once, lasting = "always wins" in says or "--lr-d" in says, "absurd" in says
+    least = 1 if at_once else alarm.PATIENCE if lasting else alarm.AGAIN
     watch = alarm.Alarm()
-    (text,) = watch.check(of, drawn, labels)
+    found = [watch.check(of, drawn, labels, decays=True) for _ in range(least + alarm.PATIENCE)]
+    assert [len(texts) for texts in found] == [0] * (least - 1) + [1] + [0] * alarm.PATIENCE
+    (text,) = found[least - 1]
     assert says in text and "\n" not in text and "usually help" in text
-    assert watch.check(of, drawn + (drawn.dtype.type(1) if drawn.ndim == 2 else 0), labels, decays=True) == []
+
+
+@pytest.mark.parametrize(
+    ("of", "drawn", "least"),
+    [(row(d_loss=2e3), samples(), "PATIENCE"), (row(), CONSTANT, "AGAIN"), (row(), SAME, "AGAIN")],
+)
+def test_a_problem_that_does_not_last_is_not_reported(of, drawn, least):
+    watch = alarm.Alarm()
+    for _ in range(3):
+        for _ in range(getattr(alarm, least) - 1):
+            assert watch.check(of, drawn, decays=True) == []
+        assert watch.check(row(), samples(), decays=True) == []
+
+
+def test_constant_pictures_and_one_picture_are_one_problem():
+    watch = alarm.Alarm()
+    found = [watch.check(row(), drawn, decays=True) for drawn in (CONSTANT, SAME, CONSTANT, SAME)]
+    assert [len(texts) for texts in found] == [0, 0, 1, 1] and watch.reported == {"pictures", "noise"}
 
 
 @pytest.mark.parametrize("drawn", [samples(), samples(20, (8, 8, 3)), np.random.default_rng(0).normal(size=(20, 2))])
@@ -124,10 +145,12 @@ def checked(watch: alarm.Alarm, **figures) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", COLLAPSES)
-def test_a_collapse_is_reported_once_after_two_checks(name):
+def test_a_collapse_is_reported_once_after_some_checks(name):
     figures, says = COLLAPSES[name]
     watch = alarm.Alarm()
-    assert checked(watch) == checked(watch, **figures) == {} and not watch.collapsed
+    assert checked(watch) == {}
+    for _ in range(alarm.AGAIN - 1):
+        assert checked(watch, **figures) == {} and not watch.collapsed
     ((kind, text),) = checked(watch, **figures).items()
     assert says in text and "\n" not in text and "usually helps" in text and kind in alarm.COLLAPSE and watch.collapsed
     for _ in range(5):
@@ -135,11 +158,28 @@ def test_a_collapse_is_reported_once_after_two_checks(name):
 
 
 @pytest.mark.parametrize("name", COLLAPSES)
-def test_one_bad_check_is_not_reported(name):
+def test_too_few_bad_checks_are_not_reported(name):
     watch = alarm.Alarm()
     for _ in range(6):
-        assert checked(watch) == checked(watch, **COLLAPSES[name][0]) == {}
+        assert checked(watch) == {}
+        for _ in range(alarm.AGAIN - 1):
+            assert checked(watch, **COLLAPSES[name][0]) == {}
     assert not watch.collapsed
+
+
+def test_poor_samples_are_reported_if_they_last():
+    poor = dict(coverage=0.12, variety=0.6)
+    watch, late, other = alarm.Alarm(), alarm.Alarm(), alarm.Alarm()
+    for _ in range(alarm.LASTING - 1):
+        assert checked(watch, **poor) == {}
+    ((kind, text),) = checked(watch, **poor).items()
+    assert kind == "modes" and watch.collapsed
+    assert "stay near 12% of the real samples, with 0.60 of their variety" in text and "usually helps" in text
+    for figures in [dict(near=0.0, coverage=0.0)] * 3 + [poor] * (alarm.LASTING - 4):
+        assert checked(late, **figures) == {}
+    assert list(checked(late, **poor)) == ["modes"], "a start that resembles nothing counts"
+    for figures in [dict(coverage=0.12), dict(variety=0.6)] * alarm.LASTING:
+        assert checked(other, **figures) == {}, "either alone is none"
 
 
 @pytest.mark.parametrize("name", sorted(COLLAPSES.keys() - {"fall"}))
@@ -155,27 +195,25 @@ def test_a_run_that_was_never_good_has_more_time(name):
 
 def test_only_one_kind_of_collapse_is_reported():
     watch = alarm.Alarm()
-    checked(watch)
-    checked(watch, near=0.0, copies=1.0, modes_covered=0)
-    assert list(checked(watch, near=0.0, copies=1.0, modes_covered=0)) == ["far"]
+    found = [checked(watch, near=0.0, copies=1.0, modes_covered=0) for _ in range(alarm.PATIENCE)]
+    assert list(found[-1]) == ["far"] and not any(found[:-1])
     assert checked(watch, copies=1.0) == {}, "the same collapse in another form"
     of_samples = alarm.Alarm()
     checked(of_samples)
-    checked(of_samples, near=0.0)
-    assert list(of_samples.kinds(row() | GOOD | dict(near=0.0), {"noise": "one sample"})) == ["noise"]
+    found = [of_samples.kinds(row() | GOOD | dict(near=0.0), {"noise": "one sample"}) for _ in range(alarm.AGAIN)]
+    assert list(found[-1]) == ["noise"] and not any(found[:-1])
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_problems_of_a_check_are_reported_once_and_are_no_collapse(name):
     figures, says = OTHERS[name]
     watch = alarm.Alarm()
-    assert checked(watch, **figures) == checked(watch) == checked(watch, **figures) == {}
-    assert list(checked(watch, **figures)) == [name]
+    least = alarm.AGAIN - 1
+    for now in [figures] * least + [{}] + [figures] * least:
+        assert checked(watch, **now) == {}
+    found = checked(watch, **figures)
+    assert list(found) == [name] and says in found[name] and "usually help" in found[name]
     assert checked(watch, **figures) == {} and not watch.collapsed
-    again = alarm.Alarm()
-    checked(again, **figures)
-    text = checked(again, **figures)[name]
-    assert says in text and "usually help" in text
 
 
 def test_labels_that_are_ignored_are_reported_after_some_checks():
@@ -225,7 +263,7 @@ def train(tmp_path, capsys, *options) -> tuple[str, str]:
     ("options", "says"),
     [
         (["--lr-g", "1e-12"], "no longer changes"),
-        (["--lr-d", "0.5"], "absurd"),
+        (["--lr-d", "0.5", "--epochs", "10"], "absurd"),
         (["--lr-d", "1e-3", "--lr-g", "1e-7", "--epochs", "30"], "always wins"),
     ],
 )

@@ -192,13 +192,13 @@ def test_the_history_has_the_figures_and_the_same_columns_from_the_start(tmp_pat
 
 def test_a_callback_gets_the_figures_and_the_warnings(always):
     seen = []
-    gan = minigan.GAN("mlp", batch=16, backend="numpy", epochs=2, verbose=0, lr_d=0.5, callback=seen.append)
+    gan = minigan.GAN("mlp", batch=16, backend="numpy", epochs=6, verbose=0, lr_d=0.5, callback=seen.append)
     gan.fit(image_data(120).images)
     with_figures = [record for record in seen if "figures" in record]
     assert [record["end_of_epoch"] for record in seen] == ["figures" in record for record in seen]
     assert with_figures[1]["figures"]["modes"] == gan.history_[1]["modes"]
-    (warned,) = [record["alarms"] for record in seen if "alarms" in record]
-    assert "absurd" in warned[0]
+    warned = [text for record in seen for text in record.get("alarms", ())]
+    assert sum("absurd" in text for text in warned) == 1
 
 
 def test_a_run_of_an_earlier_version_is_read_resumed_and_drawn(tmp_path, capsys, monkeypatch):
@@ -223,8 +223,8 @@ def test_a_collapse_stops_the_run_that_asks_for_it(tmp_path, capsys, monkeypatch
     data, out = write_data(tmp_path), tmp_path / "r"
     line = [*LINE, "--data", data, "--out", str(out), "--epochs", "5"]
     assert main([*line, "--stop-on", "collapse"]) == 1
-    assert "stopped at step 7, because stop_on is collapse" in capsys.readouterr().err
-    assert checkpoint.load(out / "checkpoint.npz")[1]["epoch"] == 1 and (out / "final.png").exists()
+    assert "stopped at step 21, because stop_on is collapse" in capsys.readouterr().err
+    assert checkpoint.load(out / "checkpoint.npz")[1]["epoch"] == 3 and (out / "final.png").exists()
     assert main(["train", "--resume", "--out", str(out), "--stop-on", "none"]) == 0
     assert checkpoint.load(out / "checkpoint.npz")[1]["epoch"] == 5
     unbroken = tmp_path / "unbroken"
