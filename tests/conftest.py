@@ -25,9 +25,17 @@ def pytest_addoption(parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """Lets one process run all tests that share the outcomes of the planted mistakes, which take minutes."""
+    for item in items:
+        if "outcomes" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("planted"))
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """Reports when the CUDA kernels were tested in emulation only."""
-    if "cupy_standin" in sys.modules and backends.status()["cupy"] is not None:
+    passed = terminalreporter.stats.get("passed", [])
+    if any("emulation" in report.nodeid for report in passed) and backends.status()["cupy"] is not None:
         terminalreporter.write_line("CUDA kernels run on a CPU emulation; no GPU was used")
     if terminalreporter.config.getoption("no_unexpected_skips"):
         for reason in sorted(unexpected_skips(terminalreporter.stats)):

@@ -190,7 +190,9 @@ def poor_samples(row: dict) -> dict[str, str]:
     """
     if row.get("coverage", 1.0) >= POOR or row.get("variety", 1.0) >= HALF:
         return {}
-    text = f"the samples stay near {row['coverage']:.0%} of the real samples, with {row['variety']:.2f} of their variety"
+    text = (
+        f"the samples stay near {row['coverage']:.0%} of the real samples, with {row['variety']:.2f} of their variety"
+    )
     return {"modes": f"{text} (mode collapse): a larger --lr-d usually helps, or a smaller --lr-g"}
 
 

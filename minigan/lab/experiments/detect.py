@@ -5,6 +5,7 @@ same generator, of the same training at other times, of a training with another 
 without convolutions). The accuracy is the mean of that on real and on fake digits, so 0.5 is guessing.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ def fakes(row: Row, generator: str, epochs: int) -> np.ndarray:
     return np.load(folder / f"{epochs}.npy")
 
 
+def accuracy(says_fake: Callable[[np.ndarray], np.ndarray], real: np.ndarray, fakes: np.ndarray) -> float:
+    """Return the mean of the shares of real (N, ...) and of fake images (M, ...) of which a detector is right."""
+    return float((says_fake(real) == 0).mean() + (says_fake(fakes) == 1).mean()) / 2
+
+
 def run(row: Row) -> dict[str, Any]:
     """Train a classifier to spot the fakes of one generator, and test it on those of all."""
     own = fakes(row, *SETS[row.settings["fakes"]])[:TRAINED]
@@ -54,11 +60,8 @@ def run(row: Row) -> dict[str, Any]:
     real = real[row.rng().permutation(len(real))[:TRAINED]]
     labels = np.repeat([0, 1], TRAINED)
     detector = classifier.train(np.concatenate([real, own]), labels, row.backend, row.seed, steps=2000)
-    right = float((detector(test[:TESTED]) == 0).mean())
-    found = {"real": right}
-    for name, which in SETS.items():
-        found[name] = (right + float((detector(fakes(row, *which)[TRAINED:]) == 1).mean())) / 2
-    return found
+    found = {name: accuracy(detector, test[:TESTED], fakes(row, *which)[TRAINED:]) for name, which in SETS.items()}
+    return found | {"real": float((detector(test[:TESTED]) == 0).mean())}
 
 
 def verdict(results: Results) -> list[str]:

@@ -29,6 +29,14 @@ def images_of(size: int, rng: np.random.Generator) -> Images:
     return Images(data.images[chosen], data.labels[chosen], f"{size:,} digits", held_out=test)
 
 
+def compared(distance: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """Return the share of copies and the relative distance, from the distances of fakes (N,) and test digits (M,)."""
+    return {
+        "copies": float((distance < np.quantile(expected, 0.05)).mean()),
+        "nearest": float(np.median(distance) / np.median(expected)),
+    }
+
+
 def run(row: Row) -> dict[str, Any]:
     """Train on few images, and compare fakes, test digits and training images."""
     data = images_of(row.settings["images"], row.rng())
@@ -39,11 +47,8 @@ def run(row: Row) -> dict[str, Any]:
     _, expected = to_nearest(test[row.rng(2).permutation(len(test))[:COMPARED]], training_images)
     row.keep("nearest", np.concatenate([fakes[:SHOWN], training_images[index[:SHOWN]]]))
     found = Checks(training).measure()
-    return digits(training) | {
-        "copies": float((distance < np.quantile(expected, 0.05)).mean()),
-        "nearest": float(np.median(distance) / np.median(expected)),
-        "gap": found["d_right_train"] - found["d_right_held_out"],
-    }
+    gap = {"gap": found["d_right_train"] - found["d_right_held_out"]}
+    return digits(training) | compared(distance, expected) | gap
 
 
 def verdict(results: Results) -> list[str]:
