@@ -175,7 +175,7 @@ def looks(*near: float) -> list[dict]:
 
 def test_the_epoch_of_the_alarm_is_the_first_that_it_reports():
     assert collapse.alarmed(looks(1, 1, 1)) is None
-    assert collapse.alarmed(looks(1, 1, 0, 0, 0)) == 4  # after two checks in a row
+    assert collapse.alarmed(looks(1, 1, 0, 0, 0)) == 5  # after three checks in a row
     assert collapse.alarmed(looks(0, 0, 0, 0, 0, 0)) == 5
 
 
