@@ -84,13 +84,16 @@ class Column:
 
     def description(self) -> str:
         """Return what was found, as a text for people."""
-        found = self.encoding.description()
-        if self.kind == "date" and self.encoding.how != "category":
-            unit, stored = self.series["unit"], self.encoding.values
-            ends = [str(np.datetime64(int(value), unit)) for value in (stored[0], stored[-1])]
-            found = found.replace(f"{stored[0]} to {stored[-1]}", " to ".join(ends))
-            found = found.replace(f"always {stored[0]},", f"always {ends[0]},")
+        found = self.encoding.description(self._show)
         return f"{self.kind}, {found}" if self.kind in MODELLED else found
+
+    def value_names(self) -> list[str]:
+        """Return the values of a category as texts."""
+        return [self._show(value) for value in self.encoding.values]
+
+    def _show(self, value: Any) -> str:
+        unit = self.series.get("unit")
+        return str(value) if unit is None else str(np.datetime64(int(value), unit))
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,7 @@ def _categorical(series: "pandas.Series") -> Read:
     )
     plain = categories.tolist() if stored != "text" else [str(category) for category in categories]
     info = {"dtype": "category", "categories": plain, "ordered": bool(series.cat.ordered)}
-    different = np.empty(len(plain), columns.STORED[stored])
+    different: np.ndarray = np.empty(len(plain), columns.STORED[stored])
     different[:] = plain
     return Read(_used(sort(different, codes)), stored, "category", info)
 
@@ -394,7 +397,7 @@ def _as_asked(found: Read, name: Any, kind: str | None) -> Read:
     if kind == "boolean" and found.kind == "integer" and set(different.tolist()) <= {0, 1}:
         info = {"dtype": "boolean" if values.missing else "bool"}
         return Read(Values(different.astype(bool), values.codes), "bool", kind, info, found.notes)
-    wrong = different
+    wrong: Any = different
     if kind == "integer" and found.stored == "float64":
         wrong = different[different != np.rint(different)]
     if found.stored == "text" and kind in ("integer", "continuous"):

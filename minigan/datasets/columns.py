@@ -11,6 +11,7 @@ without pandas; `column_kinds` converts a pandas Series to them and back.
 """
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -64,7 +65,7 @@ class Decoded(NamedTuple):
 def sort(different: np.ndarray, codes: np.ndarray) -> Values:
     """Return Values with the different values (K,) sorted: numbers by value, text in natural order."""
     if different.dtype == object:
-        order = np.array(sorted(range(len(different)), key=lambda i: natural(different[i])), np.int64)
+        order = np.array(sorted(range(len(different)), key=lambda i: natural(str(different[i]))), np.int64)
     else:
         order = np.argsort(different, kind="stable")
     place = np.empty(len(order) + 1, np.int64)
@@ -82,7 +83,7 @@ def from_json(values: list, stored: str) -> np.ndarray:
     """Convert the list of `to_json` to an array (K,) of the dtype STORED[stored]."""
     if stored == "float64":
         values = [float(v) for v in values]
-    result = np.empty(len(values), STORED[stored])
+    result: np.ndarray = np.empty(len(values), STORED[stored])
     result[:] = values
     return result
 
@@ -120,9 +121,9 @@ class Constant:
         value = from_json(self.values or [{"text": ""}.get(self.stored, 0)], self.stored)
         return Decoded(np.repeat(value, len(draws)), np.full(len(draws), not self.values))
 
-    def description(self) -> str:
-        """Return a text for people."""
-        return f"always {self.values[0]}, not modelled" if self.values else "always missing, not modelled"
+    def description(self, show: Callable[[Any], str] = str) -> str:
+        """Return a text for people. `show` converts a value."""
+        return f"always {show(self.values[0])}, not modelled" if self.values else "always missing, not modelled"
 
 
 # ---------------------------------------------------------------- category
@@ -188,11 +189,11 @@ class Category:
             index[rare] = self.kept + np.searchsorted(shares, draws[rare] * shares[-1], side="right")
         return Decoded(self._array[index], missing)
 
-    def description(self) -> str:
-        """Return a text for people."""
+    def description(self, show: Callable[[Any], str] = str) -> str:
+        """Return a text for people. `show` converts a value."""
         text = f"{len(self.values):,} value{'s' if len(self.values) > 1 else ''}"
         if self.stored in ("int64", "uint64", "float64"):
-            text += f" from {self.values[0]} to {self.values[-1]}"
+            text += f" from {show(self.values[0])} to {show(self.values[-1])}"
         if self.rare:
             text += f", of which the {self.rare:,} rarest share one feature and are drawn by their shares"
         return text + (f", {self.missing:,} missing" if self.missing else "")
@@ -320,19 +321,21 @@ class Number:
             result[chosen] = self._special[features.choice[chosen] - 1]
         return Decoded(result, missing)
 
-    def description(self) -> str:
-        """Return a text for people, with the values as they are stored."""
-        text = f"{self.values[0]} to {self.values[-1]}"
+    def description(self, show: Callable[[Any], str] = str) -> str:
+        """Return a text for people. `show` converts a value."""
+        text = f"{show(self.values[0])} to {show(self.values[-1])}"
         if self.decimals:
             text += f" with {self.decimals} decimal{'s' if self.decimals > 1 else ''}"
         if self.special:
-            shown = ", ".join(map(str, self.special))
+            shown = ", ".join(map(show, self.special))
             text += f", and {shown} with {'a feature' if len(self.special) == 1 else 'features'} of their own"
         return text + (f", {self.missing:,} missing" if self.missing else "")
 
 
 def _share(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return (x - low) / (high - low), clipped to [0, 1], without overflow. It is 0 where low = high."""
+    above: np.ndarray
+    width: np.ndarray
     if x.dtype.kind in "iu":  # the difference of 64-bit integers fits into 64 bits without sign
         above = x.astype(np.uint64) - low.astype(np.uint64)
         width = high.astype(np.uint64) - low.astype(np.uint64)
@@ -348,9 +351,9 @@ def _between(low: np.ndarray, high: np.ndarray, share: np.ndarray, decimals: int
     """Return low + share * (high - low) on the grid of the column: integers, or floats with so many decimals."""
     if low.dtype.kind in "iu":
         width = high.astype(np.uint64) - low.astype(np.uint64)
-        step = np.minimum(np.rint(share * width.astype(np.float64)), np.nextafter(2.0**64, 0)).astype(np.uint64)
-        return (low.astype(np.uint64) + np.minimum(step, width)).astype(low.dtype)
-    result = (1 - share) * low + share * high
+        step = np.minimum(np.rint(share * width.astype(np.float64)), np.nextafter(2.0**64, 0))
+        return (low.astype(np.uint64) + np.minimum(step.astype(np.uint64), width)).astype(low.dtype)
+    result: np.ndarray = (1 - share) * low + share * high
     if decimals is not None:
         result = np.rint(result * 10.0**decimals) / 10.0**decimals
     return np.clip(result, low, high)
