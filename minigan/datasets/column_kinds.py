@@ -6,7 +6,7 @@ row has the same value; or an identifier or free text, which are left out, becau
 
 import datetime
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -74,7 +74,14 @@ class Column:
 
     def to_json(self) -> dict:
         """Return the column as a dictionary that JSON can represent."""
-        return asdict(self) | {"how": self.encoding.how}
+        fields = {field: getattr(self.encoding, field) for field in self.encoding.__dataclass_fields__}
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "how": self.encoding.how,
+            "encoding": fields,
+            "series": self.series,
+        }
 
     @classmethod
     def from_json(cls, fields: dict) -> "Column":
@@ -217,12 +224,13 @@ def _refused(name: Any, what: str, how: str = "") -> str:
     )
 
 
-def _factorized(values: Any, dtype: Any = None) -> Values:
-    """Return the values of an array or Series, sorted. NaN, None, NaT and pandas.NA are missing."""
+def _factorized(values: Any, dtype: Any = None, ordered: bool = True) -> Values:
+    """Return the values of an array or Series, sorted if `ordered`. NaN, None, NaT and pandas.NA are missing."""
     import pandas as pd
 
     codes, different = pd.factorize(values)
-    return sort(np.asarray(different, dtype), codes.astype(np.int64))
+    found = Values(np.asarray(different, dtype), codes.astype(np.int64))
+    return sort(*found) if ordered else found
 
 
 def _floats(series: "pandas.Series") -> Read:
@@ -299,7 +307,7 @@ def _objects(series: "pandas.Series", name: Any, texts: Texts, kind: str | None)
         raise DataError(_refused(name, f"such as {str((odd or different)[0])[:40]}"))
     if what not in ("string", "empty"):
         series = series.map(str, na_action="ignore")
-    return _texts(_factorized(series, object), str(series.dtype), name, texts, kind)
+    return _texts(_factorized(series, object, ordered=False), str(series.dtype), name, texts, kind)
 
 
 def _moment(value: Any) -> datetime.datetime:
@@ -341,8 +349,8 @@ def _texts(values: Values, dtype: str, name: Any, texts: Texts, kind: str | None
             found = found._replace(values=np.delete(found.values, words))
     if found is None:
         if texts.from_file:
-            return Read(there, "text", "category", {"dtype": None}, tuple(notes))
-        return Read(values, "text", "category", {"dtype": dtype})
+            return Read(sort(*there), "text", "category", {"dtype": None}, tuple(notes))
+        return Read(sort(*values), "text", "category", {"dtype": dtype})
     if not texts.from_file:
         notes.append("they are stored as text")
     if found.note:

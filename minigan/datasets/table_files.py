@@ -206,8 +206,7 @@ def _rows(content: str, delimiter: str, first: int = 1) -> Iterator[Row]:
             if fields:
                 yield Row(line, fields)
             line += len(current)
-            last = current.copy()
-            current.clear()
+            last, current = current, []
         if len(list(csv.reader([*last, "\n", "another row"], **format))) < 2 and last != [""]:
             line -= len(last)
             raise csv.Error("a quotation mark is not closed before the end of the file")
@@ -239,17 +238,22 @@ def _csv(content: bytes, path: Path, packed: str, pd: Any) -> Frame:
         rows = [row for row in rows if any(row.fields)]
     if not rows:
         raise DataError(f"{path}: no row has a value: is this the right file?")
-    known: dict[str, str] = {}  # so that equal texts share memory
-    data = {}
-    for i, name in enumerate(_different(names, notes)):
-        column = np.empty(len(rows), object)
-        column[:] = [known.setdefault(field, field) for field in (row.fields[i].strip() for row in rows)]
-        data[name] = column
+    columns = zip(*(row.fields for row in rows), strict=True)
+    data = {name: _stripped(column, pd) for name, column in zip(_different(names, notes), columns, strict=True)}
     comma = any(_has_decimal_comma(column) for column in data.values())
     origin = f"CSV file {path.name}, fields separated by {NAMES.get(delimiter, repr(delimiter))}"
     return Frame(
         pd.DataFrame(data), Texts(True, comma), origin + (f", compressed with {packed}" if packed else ""), tuple(notes)
     )
+
+
+def _stripped(column: Any, pd: Any) -> np.ndarray:
+    """Return the texts (N,) of a column without spaces around them. Equal texts share memory."""
+    texts = np.empty(len(column), object)
+    texts[:] = column
+    codes, different = pd.factorize(texts)
+    different[:] = [value.strip() for value in different]
+    return different[codes]
 
 
 def _has_decimal_comma(column: np.ndarray) -> bool:
