@@ -6,6 +6,7 @@ row has the same value; or an identifier or free text, which are left out, becau
 
 import datetime
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +27,7 @@ IDENTIFIER = re.compile(r"(^|[^a-z])(id|ids|uuid|guid|key|index|nr|no|number|row
 CAMEL = re.compile(r"[a-z](Id|ID|Key|Nr|No)$")  # customerID
 ENOUGH = 10  # a table with fewer rows has no identifiers, because every value may be different by chance
 NEARLY = 0.95  # texts of which a larger share is different are identifiers
-LONG = 30  # texts are free text if they have more characters on average, and more than half of them are different
+LONG = 30  # texts of several words are free text if they are longer on average, and more than half are different
 
 
 class Texts(NamedTuple):
@@ -91,7 +92,7 @@ class Column:
 
     def description(self) -> str:
         """Return what was found, as a text for people."""
-        found = self.encoding.description(self._show)
+        found = self.encoding.description(lambda v: f"{v:g}" if isinstance(v, float) else self._show(v))
         return f"{self.kind}, {found}" if self.kind in MODELLED else found
 
     def value_names(self) -> list[str]:
@@ -168,25 +169,36 @@ def _left_out(found: Read, name: Any) -> LeftOut | None:
     different, rows = len(values.different), len(values.codes) - values.missing
     if len(values.codes) < ENOUGH or "categories" in found.series:
         return None
-    keep = f"keep it with --columns {escaped(shown)}:"
+    keep = "keep it with --columns"
     if found.stored == "text":
         length = sum(map(len, values.different)) / different
-        if length > LONG and different > rows / 2:
-            return LeftOut(name, "text", f"free text, {length:.0f} characters on average: {keep}category")
+        if length > LONG and different > rows / 2 and sum(" " in value for value in values.different) > different / 2:
+            return LeftOut(
+                name, "text", f"free text, {length:.0f} characters on average: {keep} {setting(name, 'category')}"
+            )
         if different > NEARLY * rows:
             which = "all" if different == rows else f"{different:,} of {rows:,}"
-            return LeftOut(name, "identifier", f"an identifier, {which} values are different: {keep}category")
+            return LeftOut(
+                name, "identifier", f"an identifier, {which} values are different: {keep} {setting(name, 'category')}"
+            )
     if found.kind == "integer" and different == rows and not values.missing:
         low, high = int(values.different[0]), int(values.different[-1])
         counted = low in (0, 1) and high - low + 1 == rows
         if counted or IDENTIFIER.search(shown) or CAMEL.search(shown):
-            return LeftOut(name, "identifier", f"an identifier, all values are different: {keep}integer")
+            return LeftOut(
+                name, "identifier", f"an identifier, all values are different: {keep} {setting(name, 'integer')}"
+            )
     return None
 
 
 def escaped(name: str) -> str:
     """Return the name of a column as --columns takes it: a backslash before each comma, colon and backslash."""
     return re.sub(r"([,:\\])", r"\\\1", name)
+
+
+def setting(name: Any, kind: str) -> str:
+    """Return the value of --columns that sets the kind of one column, as a shell takes it."""
+    return shlex.quote(f"{escaped(str(name))}:{kind}")
 
 
 # ---------------------------------------------------------------- a Series as values
@@ -220,7 +232,7 @@ def read(series: "pandas.Series", name: Any, texts: Texts = IN_FRAME, kind: str 
 def _refused(name: Any, what: str, how: str = "") -> str:
     return (
         f"column {name!r} has values {what}, which cannot be modelled: convert it to numbers or text{how}, or leave it "
-        f"out with --columns {escaped(str(name))}:drop"
+        f"out with --columns {setting(name, 'drop')}"
     )
 
 
@@ -305,9 +317,10 @@ def _objects(series: "pandas.Series", name: Any, texts: Texts, kind: str | None)
     odd = [v for v in different if not pd.api.types.is_scalar(v) or isinstance(v, bytes | complex)]
     if odd or what in ("timedelta", "timedelta64"):
         raise DataError(_refused(name, f"such as {str((odd or different)[0])[:40]}"))
-    if what not in ("string", "empty"):
-        series = series.map(str, na_action="ignore")
-    return _texts(_factorized(series, object, ordered=False), str(series.dtype), name, texts, kind)
+    if what in ("string", "empty"):
+        return _texts(_factorized(series, object, ordered=False), str(series.dtype), name, texts, kind)
+    values = _factorized(series.map(str, na_action="ignore"), object)
+    return Read(values, "text", "category", {"dtype": None}, ("converted to text",))
 
 
 def _moment(value: Any) -> datetime.datetime:
@@ -344,7 +357,7 @@ def _texts(values: Values, dtype: str, name: Any, texts: Texts, kind: str | None
             notes += [
                 f"{plain[i]!r} in {counts[i]:,} rows counts as missing, because the rest are numbers" for i in words
             ]
-            notes.append(f"keep such words with --columns {escaped(str(name))}:category")
+            notes.append(f"keep such words with --columns {setting(name, 'category')}")
             there, plain = _used(there, tuple(words)), [value for i, value in enumerate(plain) if i not in words]
             found = found._replace(values=np.delete(found.values, words))
     if found is None:
@@ -412,7 +425,7 @@ def _as_asked(found: Read, name: Any, kind: str | None) -> Read:
         wrong = [value for value in different if text.numbers([value.strip()]) is None] or different
     if found.stored == "text" and kind == "date":
         wrong = [value for value in different if text.dates([value.strip()], more=True) is None] or different
-    row = int(np.flatnonzero(values.codes == columns.positions(wrong[:1], different)[0])[0]) + 1
+    row = int(np.flatnonzero(values.codes == list(different).index(wrong[0]))[0]) + 1
     raise DataError(
         f"column {name!r} is set to {kind}, but row {row} has {str(wrong[0])!r}: choose another kind of "
         f"{', '.join(KINDS)}, or repair the value"

@@ -51,7 +51,7 @@ def numbers(texts: list[str], decimal_comma: bool = False) -> Found | None:
     note = ""
     if len(marks) == 1 and marks != {("", "")}:
         texts = [match[1] + match[3] for match in symbols if match]
-        note = f"the symbol {''.join(*marks)} is left out"
+        note = f"without the symbol {''.join(*marks)}"
     if len(texts) != len(plain):
         return None
     for pattern, removed, what in _forms(decimal_comma):
@@ -60,7 +60,8 @@ def numbers(texts: list[str], decimal_comma: bool = False) -> Found | None:
             changed = [text.translate(table) for text in texts]
             said = [note] if note else []
             if changed != texts:
-                said.append("with decimal commas" if what == "comma" else "with separators of thousands")
+                commas = what == "comma" and any("," in text for text in texts)
+                said.append("with decimal commas" if commas else "with separators of thousands")
             values = _converted(changed)
             return None if values is None else Found(values, ", ".join(said))
     return None
@@ -153,7 +154,17 @@ def _iso(texts: list[str], zoned: list[bool]) -> Found | None:
             read = [moment.astimezone(datetime.UTC).replace(tzinfo=None) for moment in read]
     except (ValueError, OverflowError):
         return None
-    return Found(np.array(read, "datetime64[us]"), zone="UTC" if any(zoned) else None)
+    return Found(np.array(read, "datetime64[us]"), format=_iso_format(texts), zone="UTC" if any(zoned) else None)
+
+
+def _iso_format(texts: list[str]) -> str | None:
+    """Return the format that all texts have, without fractions of a second and with no zone but Z, or None."""
+    for form in ("%Y-%m-%d", "%Y-%m-%d{}%H:%M", "%Y-%m-%d{}%H:%M:%S"):
+        shape = re.sub("%.", "00", form.replace("%Y", "0000"))
+        for mark, end in ((mark, end) for mark in " T" for end in ("", "Z")):
+            if {re.sub(r"\d", "0", text) for text in texts} == {shape.format(mark) + end}:
+                return form.format(mark) + end
+    return None
 
 
 def _parsed(texts: list[str], form: str) -> np.ndarray | None:

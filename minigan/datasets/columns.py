@@ -163,6 +163,11 @@ class Category:
         return len(self.values) - self.rare
 
     @property
+    def repeated(self) -> bool:
+        """Whether a value has at least two rows on average."""
+        return sum(self.counts) >= 2 * len(self.values)
+
+    @property
     def choices(self) -> int:
         """The width of the group."""
         return self.kept + (self.rare > 0) + (self.missing > 0)

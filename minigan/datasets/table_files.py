@@ -288,7 +288,8 @@ def _delimiter(content: str) -> str:
         width, rows = Counter(counts).most_common(1)[0] if counts else (1, 0)
         if width > 1 and rows / len(counts) > score:
             best, score = delimiter, rows / len(counts)
-    if score > 0.5:
+    aligned = best == "\t" and all(re.search(r"\S {2,}\S", line) for line in content[:5000].splitlines()[1:-1])
+    if score > 0.5 and not aligned:
         return best
     counts = _widths(content, " ")
     same = len(set(counts[1:])) == 1 and counts[-1] > 1 and counts[0] in (counts[-1], counts[-1] - 1)

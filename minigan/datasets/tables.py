@@ -326,10 +326,13 @@ def table(found: Frame, name: str, options: TableOptions = DEFAULTS, labels: boo
     choices = [one.choice for one in encoded if one.choice is not None]
     ones = [start + choice for (start, _), choice in zip(codec.groups, choices, strict=True)]
     classes, class_names = (None, None) if codec.label_group is None else _classes(codec, encoded)
-    lines = [("read", f"{len(frame):,} row{'s' if len(index) > 1 else ''} of {len(names):,} columns, {found.origin}")]
+    shape = [
+        f"{count:,} {what}{'s' if count > 1 else ''}" for count, what in ((len(frame), "row"), (len(names), "column"))
+    ]
+    lines = [("read", f"{' of '.join(shape)}, {found.origin}")]
     if classes is not None and class_names is not None:
         counts = np.bincount(classes, minlength=len(class_names))
-        sizes = f"{counts.min():,} to {counts.max():,}"
+        sizes = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
         lines.append(("labels", f"{len(class_names)} classes of {sizes} rows, column {label}: {listing(class_names)}"))
     return Table(
         numbers=np.stack(numbers, axis=1) if numbers else np.zeros((len(index), 0), np.float32),
@@ -354,7 +357,9 @@ def _why(about: dict[str, list[tuple[str, str]]], rows: int) -> str:
 def _label(label: Any, columns: list[Column], about: dict[str, list[tuple[str, str]]]) -> Any:
     """Return the name of the column of labels. Raises DataError if it is no category."""
     usable = [
-        str(column.name) for column in columns if isinstance(column.encoding, Category) and not column.encoding.rare
+        str(column.name)
+        for column in columns
+        if isinstance(column.encoding, Category) and not column.encoding.rare and column.encoding.repeated
     ]
     title = label if isinstance(label, str | int) else str(label)
     if str(title) in usable:
@@ -456,6 +461,7 @@ KIND = Kind(
     builtin=("penguins",),
     example_shape=(6,),
     claims=claims,
+    takes=is_frame,
     options=TableOptions,
     convert=convert,
 )
