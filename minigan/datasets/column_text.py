@@ -12,7 +12,8 @@ import numpy as np
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "None", "?")
 WORDS = 5  # a column of numbers may have so many different words, which then count as missing ...
-WORDS_SHARE = 0.05  # ... if this share of its values, or a smaller one, are words
+WORDS_SHARE = 0.05  # ... if this share of its values, or a smaller one, are words ...
+NUMBERS = 10  # ... and it has more different numbers; otherwise all texts are a category
 UNITS = ("D", "h", "m", "s", "ms", "us", "ns")  # of dates, coarsest first
 
 INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)")
@@ -103,8 +104,8 @@ def mostly_numbers(texts: list[str], counts: np.ndarray, decimal_comma: bool = F
     words = [i for i, text in enumerate(texts) if not re.search(r"\d", text) and not FLOAT.fullmatch(text)]
     if not 0 < len(words) <= WORDS or counts[words].sum() > WORDS_SHARE * counts.sum():
         return None
-    rest = [i for i in range(len(texts)) if i not in set(words)]
-    found = numbers([texts[i] for i in rest], decimal_comma)
+    rest = [i for i in range(len(texts)) if i not in words]
+    found = None if len(rest) <= NUMBERS else numbers([texts[i] for i in rest], decimal_comma)
     if found is None:
         return None
     values = np.zeros(len(texts), found.values.dtype)
