@@ -240,8 +240,11 @@ def kind_of(spec: str) -> tuple[str, str]:
 def kind_of_array(x: Any) -> tuple[str, str]:
     """Return (the kind of data that an array holds, the reason). An object of this package has its own kind."""
     shape = getattr(x, "shape", None)
-    if getattr(x, "kind", None) in KINDS:
+    if isinstance(getattr(x, "kind", None), str) and x.kind in KINDS:  # a data frame may have a column called kind
         return x.kind, f"{x.kind} were given"
+    for kind in KINDS.values():
+        if what := kind.takes(x):
+            return kind.name, f"{what} was given"
     return IMAGES.name, f"an array{'' if shape is None else f' {tuple(shape)}'} was given"
 
 

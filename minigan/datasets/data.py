@@ -129,6 +129,7 @@ class Kind:
     builtin: tuple[str, ...]  # values of --data that are not paths, the default first
     example_shape: tuple[int, ...]  # shape of one small sample, for checks
     claims: Callable[[str], str | None] = lambda data: None  # the reason if this --data is of this kind, else None
+    takes: Callable[[Any], str | None] = lambda x: None  # what an object in memory is if it is of this kind, else None
     options: type = NoOptions  # a dataclass with `option` fields
     convert: Callable[[Any, Any, Any], Data] | None = None  # (array, labels, the kind's options), if it takes arrays
 
