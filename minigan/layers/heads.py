@@ -146,11 +146,8 @@ class TableHead(Layer):
         return dx, {} if need_grads else None
 
     def __repr__(self) -> str:
-        label = "" if self.label_group is None else f", label {self.label_group}"
-        hard = ", hard" if self.hard else ""
-        numbers = self.n - sum(stop - start for start, stop in self.groups)
-        sizes = f"{numbers} numbers, {len(self.groups)} groups"
-        return f"TableHead({sizes}{label}, temperature {self.temperature:g}{hard})"
+        numbers, hard = sum(stop - start for start, stop in self.numbers), ", hard" if self.hard else ""
+        return f"TableHead({numbers} numbers, {len(self.groups)} groups, t={self.temperature:g}{hard})"
 
 
 def gumbel(backend: Backend, shape: Shape, stream: int, dtype: np.dtype) -> Array:
