@@ -31,7 +31,8 @@ def header(training: Training, out: Path | None = None, resumed: bool = False, t
     if tables:
         # Networks on the NumPy backend, because this text is printed before kernels are compiled.
         taken = training.taken and training.taken.without_arrays()
-        G, D = players.build(config, data.sample_shape, training.classes, np.random.default_rng(0), taken)
+        rng, layout = np.random.default_rng(0), players.layout_of(data.codec)
+        G, D = players.build(config, data.sample_shape, training.classes, rng, taken, layout=layout)
         lines += [models.table(G, noise), f"           discriminator: {one} {shape}"]
         lines.append(models.table(D, data.sample_shape))
     chosen = backends.choose()[1].removeprefix("backend ") if config.backend == "auto" else training.backend.name

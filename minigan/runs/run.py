@@ -30,7 +30,7 @@ from minigan.runs import sources
 from minigan.runs.checks import Checked, Checks
 from minigan.runs.discriminator import draw_discriminator
 from minigan.runs.progress import ProgressBar
-from minigan.runs.saved import Saved, generator, newest, read, read_config
+from minigan.runs.saved import Saved, codec_of, generator, newest, read, read_config
 from minigan.training import TOTALS, Config, Diverged, Record, Sampler, Training, checkpoint, players
 from minigan.training.config import place_of
 
@@ -195,8 +195,7 @@ def load_backend(config: Config):
 def sampler(out: Path | Saved, backend) -> Sampler:
     """Return the sampler of a run: its generator, or the moving average if there is one, and its codec."""
     saved = read(out) if isinstance(out, Path) else out
-    codec = datasets.KINDS[saved.facts["kind"]].codec(**saved.facts["codec"])
-    return Sampler(generator(saved).to(backend), codec, saved.facts.get("class_names"))
+    return Sampler(generator(saved).to(backend), codec_of(saved), saved.facts.get("class_names"))
 
 
 def info(out: Path) -> dict:

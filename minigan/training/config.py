@@ -102,6 +102,9 @@ class Config:
         metavar="X",
     )
     decay: bool = option(False, help="decrease both learning rates linearly to 0")
+    decay_from: float = option(
+        0.0, help="with --decay, the share of the run at which the decrease starts", low=0, below=1, metavar="X"
+    )
     loss: str = option(
         "non_saturating",
         help="non_saturating, minimax (the original, saturating loss), hinge, least_squares, wasserstein, "
@@ -221,7 +224,7 @@ class Config:
         preset = preset or datasets.KINDS[kind].default_preset
         recipe = {"data": datasets.KINDS[kind].builtin[0], **models.PRESETS[preset].recipe}
         if any(choices.get(total) is not None for total in TOTALS):
-            recipe["epochs"] = None
+            recipe |= dict.fromkeys(TOTALS)
         if choices.get("loss") in losses.LOSSES:
             recipe |= losses.LOSSES[choices["loss"]].recipe
         recipe |= optim.SETTINGS.get(choices.get("optimizer", ""), {})

@@ -1,5 +1,8 @@
 """Draw noise, labels and samples. Noise is drawn on the CPU, so that all backends get the same numbers."""
 
+import contextlib
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +11,9 @@ import numpy as np
 from minigan.backends import Array
 from minigan.datasets import Codec, index_of
 from minigan.errors import UserError
-from minigan.layers import Sequential, fuse
+from minigan.layers import Layer, Sequential, fuse
+
+CHUNK = 256  # samples that are generated at once
 
 
 def draw_noise(generator: Sequential, rng: np.random.Generator, count: int) -> Array:
@@ -31,14 +36,48 @@ def cyclic_labels(generator: Sequential, count: int, classes: int) -> Array | No
 def draw_samples(generator: Sequential, z: Array, labels: Array | None = None) -> np.ndarray:
     """Generate float samples (N, *sample_shape) from noise (N, *noise_shape), with the running statistics.
 
-    The state of the generator does not change.
+    Layers that draw random numbers in evaluation too, such as the head of a table, get a stream that
+    depends on z alone. So the same z gives the same samples, whatever was drawn before. The state of
+    the generator does not change.
     """
     generator, parts = fuse(generator), []
-    with generator.backend.computing():
-        for part in (slice(i, i + 256) for i in range(0, len(z), 256)):
+    drawing = _drawing_layers(generator)
+    with generator.backend.computing(), _restored(drawing):
+        for part in (slice(i, i + CHUNK) for i in range(0, len(z), CHUNK)):
+            if drawing:
+                _set_stream(drawing, generator.backend.to_numpy(z[part.start]))
             x, _ = generator.forward(z[part], train=False, labels=None if labels is None else labels[part])
             parts.append(generator.backend.to_numpy(x))
     return np.concatenate(parts)
+
+
+def _drawing_layers(layer: Layer) -> list[Layer]:
+    """Return the layers inside a layer that draw random numbers with train=False."""
+    return (
+        [layer] if layer.draws_in_evaluation else [found for part in layer.inner() for found in _drawing_layers(part)]
+    )
+
+
+@contextlib.contextmanager
+def _restored(layers: list[Layer]) -> Iterator[None]:
+    """Give the layers their stream back on exit."""
+    before = [(layer.buffers["key"].copy(), layer.buffers["draws"].copy()) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, (key, draws) in zip(layers, before, strict=True):
+            layer.buffers["key"][...], layer.buffers["draws"][...] = key, draws
+
+
+def _set_stream(layers: list[Layer], z: np.ndarray) -> None:
+    """Give each layer a stream that depends only on its position and on z, the first noise vector of a chunk.
+
+    The first one alone decides, so that the first 10 of 100 samples are those that are drawn if only
+    10 are: the numbers that a layer draws depend on the stream and the position in the chunk.
+    """
+    for number, layer in enumerate(layers):
+        digest = hashlib.blake2b(z.astype("<f4").tobytes(), digest_size=8, salt=number.to_bytes(8, "little")).digest()
+        layer.buffers["key"][...], layer.buffers["draws"][...] = int.from_bytes(digest, "little"), 0
 
 
 @dataclass(frozen=True)

@@ -79,15 +79,16 @@ class Training:
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
         self.penalty_rng = np.random.default_rng([config.seed, 4])  # stream 3 is the order of the samples
         self.classes = players.number_of_classes(config, data)
-        if self.classes and config.pack > 1:
+        if self.classes:
+            losses.expect_labels(data.labels, self.classes)  # once: a check in each step would synchronise
+        self.taken = taken
+        layout = players.layout_of(data.codec)
+        self.G, self.D = players.build(config, data.sample_shape, self.classes, weights, taken, networks, layout)
+        if self.D.takes_labels and config.pack > 1:
             raise UserError(
                 f"packing joins samples of different classes, so D cannot take a label: choose --unconditional, or "
                 f"leave out --pack, got {config.pack}"
             )
-        if self.classes:
-            losses.expect_labels(data.labels, self.classes)  # once: a check in each step would synchronise
-        self.taken = taken
-        self.G, self.D = players.build(config, data.sample_shape, self.classes, weights, taken, networks)
         if self.G.noise_shape is None:
             raise UserError("the generator has no noise_shape: set generator.noise_shape, for example to (64,)")
         self._own_networks = networks
@@ -250,7 +251,7 @@ class Training:
         c = self.config
         done = self._progress(self.horizon, self.decay_start)
         if c.decay:
-            left = max(0.0, 1 - done)
+            left = max(0.0, 1 - max(0.0, done - c.decay_from) / (1 - c.decay_from))
             self.opt_g.lr, self.opt_d.lr = c.lr_g * left, c.lr_d * left
         if c.instance_noise:  # a new decay of the learning rate, see `extend`, brings no new noise
             over = 1.0 if self.decay_start != (0, 0.0) else done / c.instance_noise_until
