@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigan.datasets.table_values import codes, is_number, numbers
 from minigan.metrics.tables.nearest import Space, squares
-from minigan.metrics.tables.values import codes, is_number, numbers
 
 if TYPE_CHECKING:
     import pandas as pd

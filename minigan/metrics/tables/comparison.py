@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigan.datasets.table_values import check, is_number
 from minigan.errors import UserError
 from minigan.metrics.tables import baselines, models, nearest, scores
-from minigan.metrics.tables.values import check, is_number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigan.datasets.table_values import is_number, numbers
 from minigan.errors import UserError
 from minigan.metrics.tables.nearest import mean_and_deviation
-from minigan.metrics.tables.values import is_number, numbers
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from minigan.metrics.tables.values import is_number, numbers, row_keys
+from minigan.datasets.table_values import is_number, numbers, row_keys
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from minigan.metrics.tables.values import codes, is_number, numbers
+from minigan.datasets.table_values import codes, is_number, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
