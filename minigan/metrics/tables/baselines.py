@@ -1,0 +1,160 @@
+"""Two simple ways to make fakes, as baselines: a Gaussian copula for each class, and SMOTE.
+
+Both return a data frame with the columns and types of the training rows. All values are observed
+ones, except numbers of SMOTE, which are between two observed ones. Classes have their shares of the
+training rows. If the target is no category, all rows are one class.
+"""
+
+from collections.abc import Mapping
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minigan.datasets.table_values import codes, is_number, numbers
+from minigan.metrics.tables.nearest import Space, squares
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEIGHBOURS = 5
+SMOTE_ROWS = 50_000  # of more training rows, so many at random
+
+
+def classes_of(training: "pd.DataFrame", kinds: Mapping[Any, str], target: Any) -> np.ndarray:
+    """Return the class of each training row, int (N,). A missing target is a class, too."""
+    if target is None or is_number(kinds[target]):
+        return np.zeros(len(training), int)
+    return np.unique(codes([training[target]])[0], return_inverse=True)[1]
+
+
+def gaussian_copula(
+    training: "pd.DataFrame", count: int, kinds: Mapping[Any, str], target: Any, rng: np.random.Generator
+) -> "pd.DataFrame":
+    """Draw `count` rows whose columns have the observed distributions and, within a class, correlated ranks.
+
+    The n values of a column in a class become ranks, and these become quantiles of a normal distribution. Equal
+    values have different ranks, in random order. Missing values are the smallest ones, and
+    categories are ordered by their frequency. A new row is a sample of a normal distribution with the
+    correlations of these quantiles. Each of its n equally likely intervals belongs to one value. This
+    is the copula of Patki, Wedge and Veeramachaneni 2016, "The synthetic data vault", section 3, with
+    the observed distributions in place of fitted ones.
+    """
+    import pandas as pd
+
+    label = classes_of(training, kinds, target)
+    drawn = np.sort(label[rng.integers(len(label), size=count)])
+    chosen: dict[Any, list] = {name: [] for name in kinds}
+    keys = {name: sort_key(training[name], kind) for name, kind in kinds.items()}
+    for c in np.unique(drawn):
+        rows = np.flatnonzero(label == c)
+        n = len(rows)
+        order = [rows[np.lexsort((rng.random(n), keys[name][rows]))] for name in kinds]  # per column, from the smallest
+        scores = np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)])
+        limits = np.array([NormalDist().inv_cdf(i / n) for i in range(1, n)])  # (n - 1,) of the n intervals
+        place = np.zeros(len(training), int)
+        z = np.zeros((n, len(kinds)))
+        for k in range(len(kinds)):
+            place[order[k]] = np.arange(n)
+            z[:, k] = scores[place[rows]]
+        scale = np.sqrt((z**2).mean(axis=0)) if n > 1 else 1.0
+        z /= scale
+        values, vectors = np.linalg.eigh(z.T @ z / n if n > 1 else np.eye(len(kinds)))
+        root = vectors * np.sqrt(np.maximum(values, 0))  # root root' is the matrix of correlations
+        new = rng.standard_normal(((drawn == c).sum(), len(kinds))) @ root.T
+        for k, name in enumerate(kinds):
+            chosen[name].append(order[k][limits.searchsorted(new[:, k])])
+    shuffled = rng.permutation(count)
+    return pd.DataFrame(
+        {
+            name: training[name].take(np.concatenate(places)[shuffled]).reset_index(drop=True)
+            for name, places in chosen.items()
+        }
+    )
+
+
+def sort_key(column: "pd.Series", kind: str) -> np.ndarray:
+    """Return a key (N,) that orders the values: missing ones first, categories by their frequency."""
+    if is_number(kind):
+        x = numbers(column, kind)
+        return np.unique(np.where(np.isnan(x), -np.inf, x), return_inverse=True)[1]
+    (code,) = codes([column])
+    counts = np.bincount(code + 1)
+    rank = np.lexsort((np.arange(len(counts)), -counts)).argsort() + 1
+    rank[0] = 0  # missing
+    return rank[code + 1]
+
+
+def smote(
+    training: "pd.DataFrame", count: int, kinds: Mapping[Any, str], target: Any, rng: np.random.Generator
+) -> "pd.DataFrame":
+    """Draw `count` rows, each between a training row and one of its nearest neighbours of the same class.
+
+    Numbers are interpolated at a place that is random for each row, and rounded as those of the column are.
+    If one of the two is missing or infinite, the nearer one is taken. Categories are the most frequent
+    ones among the neighbours. This is SMOTE-NC (Chawla et al. 2002, "SMOTE: synthetic minority
+    over-sampling technique", section 6.1) with the distance of `nearest`, applied to all classes.
+    """
+    import pandas as pd
+
+    training = training.iloc[rng.permutation(len(training))[:SMOTE_ROWS]].reset_index(drop=True)
+    label, encoded = classes_of(training, kinds, target), Space(training, kinds)(training)
+    base = np.resize(rng.permutation(len(training)), count)
+    neighbours = np.zeros((len(training), NEIGHBOURS), int)
+    for c in np.unique(label[base]):
+        rows, asked = np.flatnonzero(label == c), np.unique(base[label[base] == c])
+        number = min(NEIGHBOURS, len(rows) - 1)
+        if number == 0:
+            neighbours[rows] = rows[:, None]  # a class of one row is repeated
+            continue
+        others = encoded.rows(rows)
+        for block, distances in squares(encoded.rows(asked), others):
+            distances[np.arange(len(distances)), np.searchsorted(rows, asked[block])] = np.inf
+            nearest = np.argpartition(distances, number - 1, axis=1)[:, :number]
+            order = np.take_along_axis(distances, nearest, axis=1).argsort(axis=1, kind="stable")
+            nearest = rows[np.take_along_axis(nearest, order, axis=1)]
+            neighbours[asked[block]] = np.take(nearest, np.arange(NEIGHBOURS) % number, axis=1)
+    around = neighbours[base]  # (count, NEIGHBOURS), from the nearest
+    partner = around[np.arange(count), rng.integers(NEIGHBOURS, size=count)]
+    share = rng.random(count)
+    result = {}
+    for name, kind in kinds.items():
+        if is_number(kind):
+            result[name] = interpolated(training[name], kind, base, partner, share)
+        else:
+            (code,) = codes([training[name]])
+            votes = (code[around][:, :, None] == code[around][:, None, :]).sum(axis=2)
+            winner = around[np.arange(count), votes.argmax(axis=1)]  # of equal numbers of votes, the nearest
+            result[name] = training[name].take(winner).reset_index(drop=True)
+    return pd.DataFrame(result)
+
+
+def interpolated(
+    column: "pd.Series", kind: str, base: np.ndarray, partner: np.ndarray, share: np.ndarray
+) -> "pd.Series":
+    """Return (1 - share) x + share x' for values x of the rows `base` (M,) and x' of the rows `partner` (M,).
+
+    It is rounded to the grid of the column: whole numbers, its decimals, or whole days, hours and so on.
+    """
+    import pandas as pd
+
+    x = numbers(column, kind)
+    finite = x[np.isfinite(x)]
+    new = np.where(share < 0.5, x[base], x[partner])
+    both = np.isfinite(x[base]) & np.isfinite(x[partner])
+    between = x[base[both]] * (1 - share[both]) + x[partner[both]] * share[both]
+    if kind != "date":
+        new[both] = np.round(between, 0 if kind == "integer" else decimals(finite))
+        return pd.Series(new).astype(column.dtype)
+    if len(finite):
+        least = finite.min()
+        step = max(1, int(np.gcd.reduce((finite - least).astype(np.int64))))  # microseconds
+        new[both] = np.rint((between - least) / step) * step + least
+    dates = pd.Series(np.where(np.isnan(new), np.datetime64("NaT"), np.nan_to_num(new).astype("datetime64[us]")))
+    zone = getattr(column.dtype, "tz", None)
+    return (dates if zone is None else dates.dt.tz_localize("UTC")).astype(column.dtype)
+
+
+def decimals(x: np.ndarray) -> int:
+    """Return the smallest number of decimals, at most 15, with which all numbers of x (N,) can be written."""
+    return next((d for d in range(15) if np.array_equal(np.round(x, d), x)), 15)
