@@ -1,12 +1,12 @@
 """Data of the kind tables: rows of columns with different kinds, encoded as features."""
 
-import difflib
 import gzip
 import io
 import json
 import os
 import re
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from minigan.backends import GOLDEN, Array, Backend, reference
 from minigan.datasets.column_kinds import IN_FRAME, KINDS, Column, LeftOut, column_of, escaped
 from minigan.datasets.columns import Category, Decoded, Encoded
+from minigan.datasets.conditions import Condition, choices_of, condition, hold, nearest
 from minigan.datasets.data import Data, Kind, crc32
 from minigan.datasets.files import DataError
 from minigan.datasets.labels import listing
@@ -31,7 +32,6 @@ PENGUINS = Path(__file__).parent / "penguins" / "penguins.csv"
 PENGUINS_SOURCE = "palmerpenguins by Allison Horst, Alison Hill and Kristen Gorman, CC0"
 SHOWN = 40  # columns that the description names if nothing was assumed about them
 CHUNK = 4096  # rows that are hashed at a time
-MISSING = "missing"  # the name of the class of rows whose label is missing
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,6 @@ def asked_kinds(columns: str) -> dict[str, str]:
 DEFAULTS = TableOptions()
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """Return the most similar of the names as text, or the first ones if none is similar."""
-    folded = {other.casefold(): other for other in reversed(names)}
-    near = [folded[other] for other in difflib.get_close_matches(name.casefold(), folded, 3, 0.6)]
-    return f"did you mean {' or '.join(near)}?" if near else f"the columns are {listing(names, 10)}"
-
-
 # ---------------------------------------------------------------- the codec
 
 
@@ -91,7 +84,7 @@ class TableCodec:
     columns: list
     label: Any = None
 
-    view, key = "table", "rows"
+    view, key = "table", ""  # no key: a data frame is not an array
     suffixes = (".csv", ".csv.gz", ".parquet")
 
     @cached_property
@@ -121,6 +114,35 @@ class TableCodec:
         """The index in `groups` of the column of the labels, or None."""
         names = [column.name for column, _ in self.parts if column.encoding.choices]
         return None if self.label is None else names.index(self.label)
+
+    @cached_property
+    def label_shares(self) -> np.ndarray | None:
+        """The share (K,) of the rows of each class, or None without labels."""
+        if self.label is None:
+            return None
+        encoding = next(column.encoding for column, _ in self.parts if column.name == self.label)
+        assert isinstance(encoding, Category)
+        counts = np.array([*encoding.counts, *([encoding.missing] if encoding.missing else [])], np.float64)
+        return counts / counts.sum()
+
+    def conditions(self, where: Mapping[str, Any], labels: bool = True) -> tuple[str | None, list[Condition]]:
+        """Return the class that the conditions {column: value} ask for, or None, and those on other columns.
+
+        Without `labels`, the column of the labels is one of the others. Raises DataError for a column or a value that
+        the table does not have, and for columns that are no categories.
+        """
+        asked, others = None, []
+        for name, value in where.items():
+            found = condition(self.parts, name, value)
+            if labels and str(name) == str(self.label):
+                asked = choices_of(next(column for column, _ in self.parts if column.name == self.label))[found.choice]
+            else:
+                others.append(found)
+        return asked, others
+
+    def hold(self, samples: np.ndarray, conditions: Sequence[Condition]) -> np.ndarray:
+        """Return for each row of features (N, F) whether all conditions hold, bool (N,)."""
+        return hold(samples, conditions)
 
     @property
     def kinds(self) -> dict[Any, str]:
@@ -375,10 +397,7 @@ def _classes(codec: TableCodec, encoded: list[Encoded]) -> tuple[np.ndarray, lis
     place = next(i for i, (column, _) in enumerate(codec.parts) if column.name == codec.label)
     column, choice = codec.parts[place][0], encoded[place].choice
     assert isinstance(column.encoding, Category) and choice is not None
-    names = column.value_names()
-    if column.encoding.missing:
-        names.append(MISSING if MISSING not in names else f"({MISSING})")
-    return choice.astype(np.int64), names
+    return choice.astype(np.int64), choices_of(column)
 
 
 # ---------------------------------------------------------------- loading

@@ -74,6 +74,7 @@ def begin(config: Config, out: Path | None, expect_labels: bool = False, data: D
     data = load_data(config) if data is None else data
     if expect_labels and data.labels is None:
         raise UserError(f"--conditional needs labels, and {data.name} has none: leave it out, or add labels")
+    config = _fitting(config, data)
     taken = sources.taken(config, data)
     training = Training(config, data, load_backend(config), taken=taken)
     if out:
@@ -84,6 +85,14 @@ def begin(config: Config, out: Path | None, expect_labels: bool = False, data: D
             write_new(training, out)
             keep(training)
     return training
+
+
+def _fitting(config: Config, data: Data) -> Config:
+    """Return the config with a smaller batch, a quarter of the data, if the batch of the preset needs more data."""
+    usual = Config.of(config.preset).batch
+    if config.batch == usual and 8 * config.pack * config.d_steps <= len(data) < usual * config.d_steps:
+        return replace(config, batch=len(data) // (4 * config.d_steps) // config.pack * config.pack)
+    return config
 
 
 def _expect_new(out: Path | None) -> None:
@@ -274,12 +283,14 @@ def play(
                 if figures := checks.when_due():
                     seen["figures"] = figures
                     training.history[-1].update(figures)
-                samples = training.samples(PICTURED)
+                encoded = training.encoded_samples(PICTURED)
+                samples = training.data.codec.decode(encoded)
                 if out:
                     _save_picture_of_epoch(training, out, samples)
                     save(training, out)
-                labels = np.arange(len(samples)) % training.classes if training.classes else None
-                alarms = watch.check(training.history[-1], samples, labels, training.config.decay)
+                labels = training.sampler.labels_for(len(samples))
+                seen_by_alarm = samples if isinstance(samples, np.ndarray) else encoded  # not a data frame
+                alarms = watch.check(training.history[-1], seen_by_alarm, labels, training.config.decay)
                 if alarms:
                     seen["alarms"] = alarms
                 bar.print_epoch(training.history[-1], alarms)

@@ -2,7 +2,8 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from minigan.errors import UserError
 from minigan.layers import Layer, Sequential, fuse
 
 CHUNK = 256  # samples that are generated at once
+AT_ONCE = 2000  # rows, at least, of which those are kept for which conditions hold
+PATIENCE = 1000  # rows drawn for each one that is wanted, after which conditions are given up
 
 
 def draw_noise(generator: Sequential, rng: np.random.Generator, count: int) -> Array:
@@ -28,9 +31,18 @@ def draw_labels(generator: Sequential, rng: np.random.Generator, count: int, cla
     return generator.backend.asarray(rng.integers(classes, size=count)) if classes else None
 
 
-def cyclic_labels(generator: Sequential, count: int, classes: int) -> Array | None:
-    """Return the labels (count,) 0, 1, ..., classes - 1, 0, 1, ..., or None if there are no classes."""
-    return generator.backend.asarray(np.arange(count) % classes) if classes else None
+def every_label(count: int, classes: int, codec: Codec) -> np.ndarray:
+    """Return labels (count,) in which all classes occur: 0, 1, ..., classes - 1, 0, 1, ...
+
+    If the codec knows the shares of the classes, because they are a column of the data, the labels
+    have these shares: label k of the sequence is the class at the position k * golden ratio (modulo
+    1) of the sorted data, so that every beginning of the sequence has nearly these shares, too.
+    """
+    shares = getattr(codec, "label_shares", None)
+    if shares is None:
+        return np.arange(count) % classes
+    places = (0.5 + np.arange(count) * (math.sqrt(5) - 1) / 2) % 1
+    return np.minimum(np.searchsorted(np.cumsum(shares), places, side="right"), classes - 1)
 
 
 def draw_samples(generator: Sequential, z: Array, labels: Array | None = None) -> np.ndarray:
@@ -101,7 +113,7 @@ class Sampler:
     def labels_for(self, count: int, label: Any = None) -> np.ndarray | None:
         """Return the labels (count,), int64, of `count` samples, or None for a generator without labels.
 
-        They are all classes in cyclic order, or the class named `label`, or, if `label` is a list
+        They are all classes, see `every_label`, or the class named `label`, or, if `label` is a list
         or an array of `count` names, these. Raises UserError if the generator does not have a class.
         """
         if not self.classes:
@@ -109,7 +121,7 @@ class Sampler:
                 raise UserError(f"this generator was trained without labels, got label {label}: leave it out")
             return None
         if label is None:
-            return np.arange(count) % self.classes
+            return every_label(count, self.classes, self.codec)
         several = isinstance(label, list | tuple | np.ndarray) and np.ndim(label) > 0
         asked = np.asarray(label, dtype=object).ravel().tolist() if several else [label]
         if several and len(asked) != count:
@@ -117,14 +129,52 @@ class Sampler:
         classes = [index_of(_name(one), self.class_names) for one in asked]
         return np.array(classes, np.int64) if several else np.full(count, classes[0], np.int64)
 
-    def draw(self, count: int, rng: np.random.Generator, label: Any = None) -> Any:
+    def draw(
+        self, count: int, rng: np.random.Generator, label: Any = None, where: Mapping[str, Any] | None = None
+    ) -> Any:
         """Draw `count` decoded samples, with the labels of `labels_for`.
 
-        The noise comes from `rng`. Raises UserError if the generator does not have a class.
+        `where` maps columns of a table to values that every row has. The column of the labels is asked
+        for; for other columns, rows are drawn until enough of them have the values. The noise comes
+        from `rng`. Raises UserError if the generator does not have a class, a column or a value, or if
+        rows with these values are too rare.
         """
+        if where:
+            return self._draw_where(count, rng, label, where)
         labels = self.labels_for(count, label)
         placed = None if labels is None else self.generator.backend.asarray(labels)
         return self.of(draw_noise(self.generator, rng, count), placed)
+
+    def _draw_where(self, count: int, rng: np.random.Generator, label: Any, where: Mapping[str, Any]) -> Any:
+        """Draw samples for which the conditions hold, as `draw` does."""
+        codec: Any = self.codec
+        if not hasattr(codec, "conditions"):
+            raise UserError("conditions are for columns of tables, and these samples have none: leave them out")
+        asked, conditions = codec.conditions(where)
+        if asked is not None and label is not None and _name(label) != asked:
+            raise UserError(f"the label is {label}, and the condition asks for {asked}: give one of them")
+        if asked is not None and self.classes:
+            label = asked
+        elif asked is not None:
+            conditions = codec.conditions(where, labels=False)[1]
+        kept: list[np.ndarray] = []
+        found = drawn = 0
+        while found < count:
+            labels = self.labels_for(max(count, AT_ONCE), label)
+            z = draw_noise(self.generator, rng, max(count, AT_ONCE))
+            samples = draw_samples(
+                self.generator, z, None if labels is None else self.generator.backend.asarray(labels)
+            )
+            samples = samples[codec.hold(samples, conditions)]
+            kept.append(samples)
+            found, drawn = found + len(samples), drawn + len(z)
+            if drawn >= PATIENCE * count and found < count:
+                values = ", ".join(f"{name}={value}" for name, value in where.items())
+                raise UserError(
+                    f"only {found} of {drawn:,} rows have {values}, and {count} are wanted: ask for fewer rows or "
+                    "fewer conditions, or train with the rarest of these columns as --label"
+                )
+        return codec.decode(np.concatenate(kept)[:count])
 
     def of(self, z: Array, labels: Array | None = None) -> Any:
         """Return the decoded samples for noise (N, *noise_shape) and labels (N,)."""

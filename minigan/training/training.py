@@ -26,7 +26,7 @@ from minigan.errors import UserError
 from minigan.layers import Sequential, fuse
 from minigan.training import checkpoint, players
 from minigan.training.config import TOTALS, Config
-from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise
+from minigan.training.sampling import Sampler, draw_labels, draw_noise, draw_samples, every_label
 
 
 class Record(TypedDict):
@@ -106,7 +106,7 @@ class Training:
         if config.real_share != 0.5:
             self.loss = losses.weighted(self.loss, config.real_share)
         self.fixed_noise = draw_noise(self.G, fixed, 100)  # the noise of every picture of the run
-        self.fixed_labels = cyclic_labels(self.G, 100, self.classes)
+        self.fixed_labels = self.G.backend.asarray(every_label(100, self.classes, data.codec)) if self.classes else None
         self.horizon = config.totals()
         self.decay_start: tuple[int, float] = (0, 0.0)
         self.step = self.epoch = self.cursor = 0
@@ -241,7 +241,9 @@ class Training:
             if self.loss.compares or c.feature_matching:  # fakes with the labels of the real samples
                 record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels, real, c.feature_matching)
             else:
-                drawn = draw_labels(G, self.noise, c.batch, self.classes)
+                # A label that is part of the sample has the share that D knows from real samples.
+                free = D.takes_labels or not self.classes
+                drawn = draw_labels(G, self.noise, c.batch, self.classes) if free else labels
                 record |= game.generator_step(G, D, self.opt_g, z, self.loss, drawn)
             self._update_average()
         return record
@@ -330,8 +332,12 @@ class Training:
 
         `count` is at most 100.
         """
+        return self.data.codec.decode(self.encoded_samples(count))
+
+    def encoded_samples(self, count: int = 100) -> np.ndarray:
+        """Returns the samples of `samples` as G draws them, float32 (count, *sample_shape)."""
         labels = None if self.fixed_labels is None else self.fixed_labels[:count]
-        return self.sampler.of(self.fixed_noise[:count], labels)
+        return draw_samples(self.sampler.generator, self.fixed_noise[:count], labels)
 
     def rows(self) -> list[dict]:
         """Returns the history: a row for each epoch, including the current one if it is incomplete."""
