@@ -44,6 +44,7 @@ __all__ = [
     "Kind",
     "Points",
     "convert",
+    "counted",
     "hold_out",
     "index_of",
     "kind_of",
@@ -215,6 +216,7 @@ def _not_constant(data: Images, where: str, options: ImageOptions) -> Images:
 
 IMAGES = Kind(
     name="images",
+    noun="image",
     load=_load_for_training,
     codec=ImageCodec,
     default_preset="digits",
@@ -246,6 +248,11 @@ def kind_of_array(x: Any) -> tuple[str, str]:
         if what := kind.takes(x):
             return kind.name, f"{what} was given"
     return IMAGES.name, f"an array{'' if shape is None else f' {tuple(shape)}'} was given"
+
+
+def counted(count: int, kind: str) -> str:
+    """Return a number of samples of a kind as text: 2,000 images."""
+    return f"{count:,} {KINDS[kind].noun}{'s' if count != 1 else ''}"
 
 
 def convert(x: Any, labels: Any, kind: str, options: Any) -> Data:

@@ -123,6 +123,7 @@ class Kind:
     """Describes a kind of data: how it is loaded and decoded, and its defaults."""
 
     name: str
+    noun: str  # one sample
     load: Callable[[str, Any, int, bool], Data]  # (--data, the kind's options, the run's seed, whether to read labels)
     codec: Callable[..., Codec]  # takes the fields stored in a checkpoint
     default_preset: str

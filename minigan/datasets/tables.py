@@ -474,6 +474,7 @@ def claims(data: str) -> str | None:
 
 KIND = Kind(
     name="tables",
+    noun="row",
     load=load,
     codec=TableCodec,
     default_preset="table",

@@ -236,7 +236,8 @@ def info(out: Path) -> dict:
 def described(facts: dict) -> list[tuple[str, str]]:
     """Return the result of `info` as lines (topic, text) for people."""
     shape = " x ".join(map(str, facts["sample_shape"]))
-    lines = [("run", facts["run"]), ("data", f"{facts['data']}: {facts['samples']:,} {facts['kind']} of {shape}")]
+    samples = datasets.counted(facts["samples"], facts["kind"])
+    lines = [("run", facts["run"]), ("data", f"{facts['data']}: {samples} of {shape}")]
     lines += [tuple(line) for line in facts["description"]]
     classes = f"{len(facts['class_names'])} classes: {datasets.listing(facts['class_names'])}"
     lines.append(("sampling", f"{classes} (minigan sample --label NAME)" if facts["conditional"] else "without labels"))

@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from minigan import game, losses, optim, penalties
+from minigan import datasets, game, losses, optim, penalties
 from minigan.backends import Array, Backend
 from minigan.datasets import Codec, Data
 from minigan.errors import UserError
@@ -72,10 +72,8 @@ class Training:
     ):
         self.config, self.backend = config, backend
         if len(data) < config.batch * config.d_steps:
-            raise UserError(
-                f"a step takes {config.batch * config.d_steps} {data.kind} and {data.name} has {len(data)}: "
-                f"choose a smaller --batch"
-            )
+            needs = datasets.counted(config.batch * config.d_steps, data.kind)
+            raise UserError(f"a step takes {needs} and {data.name} has {len(data)}: choose a smaller --batch")
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
         self.penalty_rng = np.random.default_rng([config.seed, 4])  # stream 3 is the order of the samples
         self.classes = players.number_of_classes(config, data)
