@@ -181,7 +181,8 @@ def _left_out(found: Read, name: Any) -> LeftOut | None:
             return LeftOut(
                 name, "identifier", f"an identifier, {which} values are different: {keep} {setting(name, 'category')}"
             )
-    if found.kind == "integer" and different == rows and not values.missing:
+    floats = str(found.series["dtype"]).lower().startswith("float")
+    if found.kind == "integer" and not floats and different == rows and not values.missing:
         low, high = int(values.different[0]), int(values.different[-1])
         counted = low in (0, 1) and high - low + 1 == rows
         if counted or IDENTIFIER.search(shown) or CAMEL.search(shown):
