@@ -181,7 +181,8 @@ def _left_out(found: Read, name: Any) -> LeftOut | None:
             return LeftOut(
                 name, "identifier", f"an identifier, {which} values are different: {keep} {setting(name, 'category')}"
             )
-    if found.kind == "integer" and different == rows and not values.missing:
+    floats = str(found.series["dtype"]).lower().startswith("float")
+    if found.kind == "integer" and not floats and different == rows and not values.missing:
         low, high = int(values.different[0]), int(values.different[-1])
         counted = low in (0, 1) and high - low + 1 == rows
         if counted or IDENTIFIER.search(shown) or CAMEL.search(shown):
@@ -240,8 +241,16 @@ def _factorized(values: Any, dtype: Any = None, ordered: bool = True) -> Values:
     """Return the values of an array or Series, sorted if `ordered`. NaN, None, NaT and pandas.NA are missing."""
     import pandas as pd
 
-    codes, different = pd.factorize(values)
-    found = Values(np.asarray(different, dtype), codes.astype(np.int64))
+    if dtype is object:  # because pandas.factorize reads texts only up to a zero character
+        place: dict[Any, int] = {}
+        missing = pd.isna(values)
+        codes = [-1 if no else place.setdefault(value, len(place)) for value, no in zip(values, missing, strict=True)]
+        different = np.empty(len(place), object)
+        different[:] = list(place)
+        found = Values(different, np.array(codes, np.int64))
+    else:
+        codes, different = pd.factorize(values)
+        found = Values(np.asarray(different, dtype), codes.astype(np.int64))
     return sort(*found) if ordered else found
 
 

@@ -218,6 +218,9 @@ def _csv(content: bytes, path: Path, packed: str, pd: Any) -> Frame:
     """Return the columns of a CSV file as texts."""
     csv.field_size_limit(1 << 24)
     whole, note = _decoded(content, path)
+    if "\0" in whole:
+        line = whole[: whole.index("\0")].count("\n") + 1
+        raise DataError(f"{path}: expected text, got a zero character in line {line}: is the file damaged?")
     notes = [note] if note else []
     try:
         body, first, delimiter = _start(whole, notes)

@@ -27,7 +27,6 @@ BINS = 30
 BLAMED = 15  # columns in the panel of what gives the fakes away
 LABELLED = 40  # columns, up to which the axes of the pair matrices have their names
 MICROSECONDS = 86_400e6  # in a day
-YEARS = (-719_162.0, 2_932_896.0)  # days since 1970 of the years 1 to 9999, which matplotlib can write as dates
 
 
 @contextmanager
@@ -68,10 +67,8 @@ def save_evaluation(
         for axis in axes[len(chosen) :]:
             axis.set_axis_off()
         axes[0].legend(handles=_legend(), fontsize=8)
-        which = (
-            "all columns" if len(chosen) == len(names) else f"the {len(chosen)} of {len(names)} with the worst shapes"
-        )
-        above.suptitle(f"columns ({which}), with their shapes: 1 is best", fontsize=11)
+        which = "all columns" if len(chosen) == len(names) else f"the worst {len(chosen)} of {len(names)}"
+        above.suptitle(f"{which} columns, with their shapes: 1 is best", fontsize=11)
         panels = below.subplots(1, 4, width_ratios=[1, 1, 1, 1.1])
         _draw_pairs(below, panels[:3], report)
         _draw_blame(panels[3], report)
@@ -99,6 +96,7 @@ def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str) -> None:
     """Draw histograms of numbers (N,). The outer bins also contain what is beyond 99% of the real numbers."""
     from matplotlib.ticker import MaxNLocator
 
+    notes: list[str] = []
     finite = [x[np.isfinite(x)] / (MICROSECONDS if kind == "date" else 1) for x in values]
     if len(finite[0]):
         low, high = np.quantile(finite[0], (0.005, 0.995))
@@ -112,34 +110,32 @@ def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str) -> None:
         axis.stairs(shares[0], edges, **filled)
         if len(values) == 2:
             axis.stairs(shares[1], edges, color=FAKE, linewidth=1.4)
-        if shares[0].max() > 0.6 and len(edges) > 4:  # other bins would not be visible
+        if shares[0].max() > 0.6 and (shares[0] > 0).sum() > 4:  # other bins would not be visible
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
-            axis.set_ylabel("log", fontsize=7)
-        axis.xaxis.set_major_locator(MaxNLocator(5))
+            notes.append("log scale")
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.xaxis.set_major_formatter("{x:g}")
-        if kind == "date" and YEARS[0] < edges[0] and edges[-1] < YEARS[1]:
-            axis.xaxis_date()
-            axis.xaxis.set_major_formatter(_dates(axis))
-    absent = [float(np.isnan(x).mean()) for x in values]
+        if kind == "date":
+            days = edges[-1] - edges[0]
+            unit = "m" if days < 4 else "D" if days < 400 else "M"  # as precise as the ticks are apart
+            axis.xaxis.set_major_locator(MaxNLocator(3))
+            axis.xaxis.set_major_formatter(
+                lambda day, _: str(np.datetime64(round(day * 86_400), "s").astype(f"M8[{unit}]"))
+            )
+    absent = [np.isnan(x).sum() / max(1, len(x)) for x in values]
     if any(absent):
-        text = "missing: " + ", ".join(f"{100 * share:.1f}%" for share in absent)
-        axis.text(0.98, 0.95, text, transform=axis.transAxes, ha="right", va="top", fontsize=7)
-
-
-def _dates(axis: Any) -> Any:
-    """Return a short format of dates for the ticks of an axis."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-    locator = AutoDateLocator(maxticks=6)
-    axis.xaxis.set_major_locator(locator)
-    return ConciseDateFormatter(locator)
+        notes.append("missing: " + ", ".join(f"{100 * share:.1f}%" for share in absent))
+    style = dict(transform=axis.transAxes, ha="right", va="top", fontsize=7)
+    axis.text(0.98, 0.96, "\n".join(notes), **style)
 
 
 def _draw_bars(axis: Any, columns: Sequence["pd.Series"]) -> None:
     """Draw the shares of the most frequent values of a category, from above, and of the others together."""
+    from matplotlib.ticker import MaxNLocator
+
     counts = [column.astype(object).value_counts(normalize=True, dropna=True) for column in columns]
-    absent = [float(column.isna().mean()) for column in columns]
+    absent = [column.isna().sum() / max(1, len(column)) for column in columns]
     order = sorted(counts[0].items(), key=lambda item: (-item[1], str(item[0])))
     values = [value for value, _ in order]
     new = [value for value in counts[-1].index if value not in counts[0].index]
@@ -162,6 +158,7 @@ def _draw_bars(axis: Any, columns: Sequence["pd.Series"]) -> None:
     if len(columns) == 2:
         for place, share in zip(y, shares[:, 1], strict=True):
             axis.plot([share, share], [place - 0.45, place + 0.45], color=FAKE, linewidth=2.2, solid_capstyle="butt")
+    axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.set(yticks=y, yticklabels=list(bars), ylim=(max(len(bars), 3) - 0.4, -0.6), xlim=(0, None))
 
 
@@ -214,22 +211,24 @@ def view(frame: "pd.DataFrame", scale: int = 2) -> np.ndarray:
     from matplotlib.figure import Figure
 
     kinds = {name: kind_of(frame[name]) for name in frame.columns}
-    shown = spread(list(kinds), 8)
+    shown = spread(list(kinds), 2 * ACROSS)
     with drawing():
-        figure = Figure(figsize=(9.6, 7.2), dpi=50 * scale, layout="constrained", facecolor="white")
-        parts: Any = figure.subfigures(2, 1, height_ratios=[1, 0.42])
-        above, below = parts
-        axes = above.subplots(2, 4).ravel()
-        for axis, name in zip(axes, shown, strict=False):
+        # All places are fixed, because a layout that depends on the labels takes as long as the drawing.
+        figure = Figure(figsize=(9.6, 7.2), dpi=50 * scale, facecolor="white")
+        for k, name in enumerate(shown):
+            row, column = divmod(k, ACROSS)
+            axis = figure.add_axes((0.015 + 0.248 * column, 0.665 - 0.33 * row, 0.226, 0.25))
             draw_column(axis, [frame[name]], kinds[name])
-            axis.set_title(short(name, 22), fontsize=9)
-        for axis in axes[len(shown) :]:
-            axis.set_axis_off()
+            if not is_number(kinds[name]):  # the names of the bars
+                for place, label in zip(axis.get_yticks(), axis.get_yticklabels(), strict=True):
+                    where = axis.get_yaxis_transform()
+                    axis.text(0.02, place, label.get_text(), transform=where, va="center", fontsize=7)
+            axis.minorticks_off()
+            axis.set_yticks([])
+            axis.set_title(short(name, 24), fontsize=9)
         part = "" if len(shown) == len(kinds) else f", {len(shown)} of {len(kinds)} columns"
-        above.suptitle(f"{len(frame):,} samples{part}", fontsize=10)
-        axis = below.subplots()
-        axis.set_axis_off()
-        axis.text(0, 1, rows_as_text(frame), family="monospace", fontsize=7.5, va="top")
+        figure.text(0.5, 0.975, f"{len(frame):,} samples{part}", fontsize=10, ha="center", va="center")
+        figure.text(0.015, 0.28, rows_as_text(frame), family="monospace", fontsize=7.5, va="top")
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -256,8 +255,11 @@ def spread(names: list, count: int) -> list:
 def rows_as_text(frame: "pd.DataFrame", count: int = 14, width: int = 148) -> str:
     """Return the first rows as text in aligned columns, without some of the columns if not all fit in `width`."""
     names = list(frame.columns)
-    for number in range(len(names), 0, -1):
-        cells = [[short(name, 10), *map(_cell, frame[name].iloc[:count])] for name in spread(names, number)]
+    for number, widest in [(len(names), 24), *((number, 10) for number in range(len(names), 0, -1))]:
+        cells = [
+            [short(name, widest), *(short(_text(value), widest) for value in frame[name].iloc[:count])]
+            for name in spread(names, number)
+        ]
         sizes = [max(map(len, column)) for column in cells]
         if sum(sizes) + 2 * (number - 1) <= width:
             break
@@ -265,13 +267,13 @@ def rows_as_text(frame: "pd.DataFrame", count: int = 14, width: int = 148) -> st
     return "\n".join("  ".join(cell.rjust(size) for cell, size in zip(line, sizes, strict=True)) for line in lines)
 
 
-def _cell(value: Any) -> str:
-    """Return a value as a short text, which is empty for a missing value."""
+def _text(value: Any) -> str:
+    """Return a value as text: numbers with 6 digits, dates without a time that is midnight, missing values empty."""
     import pandas as pd
 
     if pd.isna(value):
         return ""
-    return short(f"{value:.6g}" if isinstance(value, float | np.floating) else value, 10)
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value).removesuffix(" 00:00:00")
 
 
 def short(value: Any, size: int) -> str:

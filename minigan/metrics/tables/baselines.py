@@ -144,7 +144,7 @@ def interpolated(
     both = np.isfinite(x[base]) & np.isfinite(x[partner])
     between = x[base[both]] * (1 - share[both]) + x[partner[both]] * share[both]
     if kind != "date":
-        new[both] = np.round(between, 0 if kind == "integer" else decimals(finite))
+        new[both] = rounded(between, 0 if kind == "integer" else decimals(finite))
         return pd.Series(new).astype(column.dtype)
     if len(finite):
         least = finite.min()
@@ -157,4 +157,10 @@ def interpolated(
 
 def decimals(x: np.ndarray) -> int:
     """Return the smallest number of decimals, at most 15, with which all numbers of x (N,) can be written."""
-    return next((d for d in range(15) if np.array_equal(np.round(x, d), x)), 15)
+    return next((d for d in range(15) if np.array_equal(rounded(x, d), x)), 15)
+
+
+def rounded(x: np.ndarray, decimals: int) -> np.ndarray:
+    """Return numbers (N,) rounded to so many decimals. Those that float64 cannot round so finely stay as they are."""
+    coarse = np.abs(x) >= 1e15 / 10**decimals
+    return np.where(coarse, x, np.round(np.where(coarse, 0, x), decimals))
