@@ -38,7 +38,7 @@ class Preset:
     kind: str  # the kind of data
     summary: str
     options: type = NoOptions  # a dataclass of `option` fields: the options of the networks
-    takes_layout: bool = False  # whether `build` takes a layout
+    takes_layout: bool = False  # whether `build` takes a layout; then the samples contain the labels, and D takes none
 
     def parsed(self, name: str, given: dict[str, Any]) -> Any:
         """Return the options, given names and values. Raises UserError for an option that the preset does not have."""

@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from minigan import datasets, game, losses, optim, penalties
+from minigan import datasets, game, losses, models, optim, penalties
 from minigan.backends import Array, Backend
 from minigan.datasets import Codec, Data
 from minigan.errors import UserError
@@ -77,16 +77,17 @@ class Training:
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
         self.penalty_rng = np.random.default_rng([config.seed, 4])  # stream 3 is the order of the samples
         self.classes = players.number_of_classes(config, data)
+        self.labels_in_samples = models.PRESETS[config.preset].takes_layout
+        if self.classes and config.pack > 1 and not self.labels_in_samples:
+            raise UserError(
+                f"packing joins samples of different classes, so D cannot take a label: choose --unconditional, or "
+                f"leave out --pack, got {config.pack}"
+            )
         if self.classes:
             losses.expect_labels(data.labels, self.classes)  # once: a check in each step would synchronise
         self.taken = taken
         layout = players.layout_of(data.codec)
         self.G, self.D = players.build(config, data.sample_shape, self.classes, weights, taken, networks, layout)
-        if self.D.takes_labels and config.pack > 1:
-            raise UserError(
-                f"packing joins samples of different classes, so D cannot take a label: choose --unconditional, or "
-                f"leave out --pack, got {config.pack}"
-            )
         if self.G.noise_shape is None:
             raise UserError("the generator has no noise_shape: set generator.noise_shape, for example to (64,)")
         self._own_networks = networks
@@ -239,9 +240,10 @@ class Training:
             if self.loss.compares or c.feature_matching:  # fakes with the labels of the real samples
                 record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels, real, c.feature_matching)
             else:
-                # A label that is part of the sample has the share that D knows from real samples.
-                free = D.takes_labels or not self.classes
-                drawn = draw_labels(G, self.noise, c.batch, self.classes) if free else labels
+                # A class of a table may be rare. If it were more frequent here than in the discriminator step, batch norm
+                # would compute another G there, and G would learn a biased distribution.
+                same = self.labels_in_samples
+                drawn = labels if same else draw_labels(G, self.noise, c.batch, self.classes)
                 record |= game.generator_step(G, D, self.opt_g, z, self.loss, drawn)
             self._update_average()
         return record
