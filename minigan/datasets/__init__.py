@@ -231,12 +231,12 @@ _others = [importlib.import_module(f"minigan.datasets.{name}").KIND for name in 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (IMAGES, *_others)}
 
 
-def kind_of(spec: str) -> tuple[str, str]:
-    """Return (the kind of data that the value of --data indicates, the reason)."""
+def kind_of(spec: str, otherwise: str = "images") -> tuple[str, str]:
+    """Return (the kind of data that the value of --data indicates, the reason). If nothing does: `otherwise`."""
     for kind in KINDS.values():
         if reason := kind.claims(spec):
             return kind.name, reason
-    return IMAGES.name, f"{spec} is a file or folder"
+    return otherwise, f"{spec} is a file or folder"
 
 
 def kind_of_array(x: Any) -> tuple[str, str]:

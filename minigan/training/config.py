@@ -217,6 +217,12 @@ class Config:
             if kind not in (None, models.PRESETS[preset].kind):
                 raise UserError(f"preset {preset} is for {models.PRESETS[preset].kind}, got --kind {kind}: drop one")
             kind, reason = models.PRESETS[preset].kind, f"preset {preset} is for {models.PRESETS[preset].kind}"
+            other, because = datasets.kind_of(str(choices.get("data", "")), kind)
+            if other != kind:
+                usual = datasets.KINDS[other].default_preset
+                raise UserError(
+                    f"{reason}, and {because}: leave --preset out, or choose one for {other}, such as {usual}"
+                )
         elif kind is None:
             kind, reason = datasets.kind_of(choices.get("data", "mnist"))
         if kind not in datasets.KINDS:
