@@ -407,7 +407,7 @@ def test_a_kind_can_be_set(values, kind, how, dtype):
 @pytest.mark.parametrize(
     ("values", "kind", "says"),
     [
-        (["a", "b"], "integer", "column 'x' is set to integer, but row 1 has 'a': choose another kind of continuous, "),
+        (["a", "b"], "integer", "column 'x' is set to integer, but row 1 has 'a': choose one of continuous, "),
         ([1.0, 2.5, 2], "integer", "row 2 has '2.5'"),
         (["1", "2", "3 kg"], "continuous", "row 3 has '3 kg'"),
         ([0, 1, 2], "boolean", "is set to boolean, but row 1 has '0'"),

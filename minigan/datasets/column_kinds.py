@@ -440,7 +440,7 @@ def _as_asked(found: Read, name: Any, kind: str | None) -> Read:
     row = int(np.flatnonzero(np.append(wrong, False)[values.codes])[0])
     value = str(different[values.codes[row]])
     raise DataError(
-        f"column {name!r} is set to {kind}, but row {row + 1} has {value!r}: choose another kind of {', '.join(KINDS)}, or "
+        f"column {name!r} is set to {kind}, but row {row + 1} has {value!r}: choose one of {', '.join(KINDS)}, or "
         "repair the value"
     )
 
