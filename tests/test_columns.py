@@ -554,6 +554,8 @@ def test_a_few_words_among_numbers_are_missing_values():
         "'n.a.' in 1 rows counts as missing, because the rest are numbers",
     )
     assert modelled(values, "category").column.encoding.missing == 0
+    dates = modelled([*(f"2020-01-{i + 10}" for i in range(20)), "unknown"])
+    assert dates.column.kind == "date" and "because the rest are dates" in dates.notes[0]
     assert modelled(["1", "2", "unknown"] * 20).column.kind == "category", "few numbers are categories anyway"
     assert modelled([*map(str, N), *["a"] * 100]).column.kind == "category", "more than a few"
 

@@ -359,12 +359,13 @@ def _texts(values: Values, dtype: str, name: Any, texts: Texts, kind: str | None
     notes = [f"{token} in {count:,} rows means missing" for token, count in shown.items() if token]
     plain, counts = [value.strip() for value in there.different], there.counts
     found = _recognised(plain, texts.decimal_comma, kind)
-    if found is None and kind in (None, "continuous", "integer"):
-        mostly = text.mostly_numbers(plain, counts, texts.decimal_comma)
+    if found is None and kind not in ("category", "boolean"):
+        mostly = text.mostly(plain, counts, lambda rest: _recognised(rest, texts.decimal_comma, kind))
         if mostly is not None:
             found, words = mostly
+            rest = "dates" if found.values.dtype.kind == "M" else "numbers"
             notes += [
-                f"{plain[i]!r} in {counts[i]:,} rows counts as missing, because the rest are numbers" for i in words
+                f"{plain[i]!r} in {counts[i]:,} rows counts as missing, because the rest are {rest}" for i in words
             ]
             notes.append(f"keep such words with --columns {setting(name, 'category')}")
             there, plain = _used(there, tuple(words)), [value for i, value in enumerate(plain) if i not in words]
