@@ -16,6 +16,7 @@ from minigan.datasets.files import DataError
 
 pd = pytest.importorskip("pandas", reason="needs minigan[tables]")
 FILE = Texts(from_file=True)
+N = np.arange(600)
 
 
 def modelled(values, kind=None, name="x", texts=FILE, **dtype) -> Found:
@@ -154,15 +155,22 @@ def test_difficult_numbers_come_back_exactly(name):
     assert isinstance(found.column.encoding, Number)
 
 
-@pytest.mark.parametrize("count", [100_000, 3_000_000])
-def test_float32_is_precise_enough_for_many_rows(count):
-    """The rarest value has one row among so many."""
+@pytest.mark.parametrize("frequent", [10**5, 10**9])
+def test_float32_is_precise_enough_for_many_rows(frequent):
+    """The rare values have one row each, and one has very many. Only a few of these are encoded here."""
     different = np.arange(1000)
-    codes = np.concatenate([different, np.full(count - 1000, 500)])
-    values = Values(different, codes)
-    number = Number("int64", different.tolist(), values.counts.tolist(), [], [], 0, 0)
-    found = number.decode(number.encode(values), np.zeros(count))
-    assert (found.values == codes).all()
+    values = Values(different, np.concatenate([np.repeat(different, 20), np.full(5000, 500)]))
+    counts = np.where(different == 500, frequent, 1).tolist()
+    number = Number("int64", different.tolist(), counts, [], [], 0, 0)
+    found = number.decode(number.encode(values), np.zeros(len(values.codes)))
+    assert (found.values == values.codes).all()
+
+
+def test_frequent_values_have_a_feature_if_others_remain_and_the_table_is_large():
+    zeros = np.where(N % 3 == 0, 0, N)
+    assert modelled(zeros).column.encoding.special == [0]
+    assert modelled(np.repeat(np.arange(15) * 7, 3)).column.encoding.special == [], "three rows each, but 7% of 45"
+    assert modelled([0.0] * 50 + [1.0] * 49 + [2.0], "continuous").column.encoding.special == [], "one would remain"
 
 
 def test_equal_columns_have_equal_features():
@@ -312,7 +320,6 @@ def test_values_are_in_natural_order():
 
 # ---------------------------------------------------------------- the kind is inferred
 
-N = np.arange(600)
 TEXTS = [f"{i} words that nobody has written before, number {i * i}" for i in N]
 
 

@@ -302,8 +302,6 @@ class Number:
         choice = as_rows(special, values.codes, self.choices - 1)
         low = np.where(choice == 0, as_rows(low, values.codes, 0), 0)
         high = np.where(choice == 0, as_rows(high, values.codes, 0), most)
-        if values.missing:
-            low[values.codes < 0], high[values.codes < 0] = 0, most
         stream = mix64(zlib.crc32(np.ascontiguousarray(values.codes).data))
         u = reference().uniform((len(choice),), stream, np.float64)
         number = ((low + u * (high - low)) * (2 / most) - 1).astype(np.float32)
