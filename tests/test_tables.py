@@ -523,6 +523,16 @@ def test_rare_values_are_a_function_of_the_samples():
     assert same.v.nunique() > 350, "equal rows get different values"
 
 
+def test_each_feature_decides_the_rare_value():
+    rows = {"v": [f"v{i % 3000}" for i in range(9000)], "x": np.arange(9000) / 7, "y": np.arange(9000)[::-1] / 7}
+    codec = tables.convert(rows, None, TableOptions()).codec
+    samples = np.zeros((3000, codec.width), np.float32)
+    samples[:, 999], samples[:, codec.numbers] = 1, np.random.default_rng(0).uniform(-1, 1, (3000, 2))
+    swapped = samples.copy()
+    swapped[:, codec.numbers] = samples[:, codec.numbers[::-1]]
+    assert (codec.decode(samples).v == codec.decode(swapped).v).mean() < 0.01
+
+
 # ---------------------------------------------------------------- saving, and data frames
 
 
