@@ -521,6 +521,7 @@ def test_a_categorical_keeps_its_categories_and_their_order():
 def test_numbers_are_read_from_texts(texts, comma, values, note):
     found = text.numbers(texts, comma)
     assert found is not None and found.values.tolist() == values and found.note == note
+    assert (found.values.dtype.kind in "iu") == all(type(value) is int for value in values)
 
 
 @pytest.mark.parametrize(
@@ -573,9 +574,10 @@ def test_what_stands_for_a_missing_value_is_said():
 
 
 def test_a_few_words_among_numbers_are_missing_values():
-    values = [*map(str, N), "unknown", "unknown", "n.a."]
+    values = ["unknown", *map(str, N), "unknown", "n.a."]
     found = modelled(values)
-    assert found.column.kind == "integer" and decoded(found).isna().sum() == 3
+    assert found.column.kind == "integer" and decoded(found)[1:-2].tolist() == N.tolist()
+    assert decoded(found)[[0, len(N) + 1, len(N) + 2]].isna().all()
     assert found.notes[:2] == (
         "'unknown' in 2 rows counts as missing, because the rest are numbers",
         "'n.a.' in 1 rows counts as missing, because the rest are numbers",
