@@ -16,13 +16,14 @@ from minigan.datasets.files import DataError
 
 pd = pytest.importorskip("pandas", reason="needs minigan[tables]")
 FILE = Texts(from_file=True)
+N = np.arange(600)
 
 
 def modelled(values, kind=None, name="x", texts=FILE, **dtype) -> Found:
     """The column of these values, rebuilt from JSON as a checkpoint does."""
     found = column_of(pd.Series(values, **dtype), name, kind, texts)
     assert isinstance(found.column, Column), found.column
-    column = Column.from_json(json.loads(json.dumps(found.column.to_json())))
+    column = Column.from_json(json.loads(json.dumps(found.column.to_json(), allow_nan=False)))
     assert column == found.column
     return found._replace(column=column)
 
@@ -154,22 +155,38 @@ def test_difficult_numbers_come_back_exactly(name):
     assert isinstance(found.column.encoding, Number)
 
 
-@pytest.mark.parametrize("count", [100_000, 3_000_000])
-def test_float32_is_precise_enough_for_many_rows(count):
-    """The rarest value has one row among so many."""
+@pytest.mark.parametrize("frequent", [10**5, 10**9])
+def test_float32_is_precise_enough_for_many_rows(frequent):
+    """The rare values have one row each, and one has very many. Only a few of these are encoded here."""
     different = np.arange(1000)
-    codes = np.concatenate([different, np.full(count - 1000, 500)])
-    values = Values(different, codes)
-    number = Number("int64", different.tolist(), values.counts.tolist(), [], [], 0, 0)
-    found = number.decode(number.encode(values), np.zeros(count))
-    assert (found.values == codes).all()
+    values = Values(different, np.concatenate([np.repeat(different, 20), np.full(5000, 500)]))
+    counts = np.where(different == 500, frequent, 1).tolist()
+    number = Number("int64", different.tolist(), counts, [], [], 0, 0)
+    found = number.decode(number.encode(values), np.zeros(len(values.codes)))
+    assert (found.values == values.codes).all()
 
 
-def test_equal_columns_have_equal_features():
-    values = heavy()["many ties"]
-    a, b = (encoded(modelled(values, name=name, dtype="int64")) for name in "ab")
-    assert np.array_equal(a.number, b.number)
-    assert not np.array_equal(a.number, encoded(modelled(np.roll(values, 1), dtype="int64")).number)
+def test_frequent_values_have_a_feature_if_others_remain_and_the_table_is_large():
+    zeros = np.where(N % 3 == 0, 0, N)
+    assert modelled(zeros).column.encoding.special == [0]
+    assert modelled([*range(12)] * 3 + [*range(50, 60)]).column.encoding.special == [], "three rows, but 7% of 46"
+    assert modelled([0.0] * 50 + [1.0] * 49 + [2.0], "continuous").column.encoding.special == [], "one would remain"
+
+
+def test_equal_columns_have_equal_features_and_others_are_spread_independently():
+    a, b, other = (encoded(modelled(values, "continuous")).number for values in (N % 2, N % 2, N // 2 % 2))
+    assert np.array_equal(a, b)
+    inside = [number - np.where(number < 0, -0.5, 0.5) for number in (a, other)]  # equal values share half of [-1, 1]
+    assert abs(np.corrcoef(inside)[0, 1]) < 0.15
+
+
+def test_values_of_float32_are_stored_as_the_decimal_numbers_that_they_mean():
+    values = np.arange(200, dtype="float32") / 10
+    assert modelled(values).column.encoding.values == [i / 10 for i in range(200)]
+
+
+def test_zero_has_no_sign():
+    assert not np.signbit(decoded(modelled([-0.0, 0.0, 0.5] * 9))).any()
 
 
 @pytest.mark.parametrize("name", ["many ties", "prices", "many zeros", "heavy tails"])
@@ -179,13 +196,15 @@ def test_the_ranks_of_all_rows_are_uniform(name):
     assert np.abs(number - expected).max() < 0.05  # half of it is the Kolmogorov-Smirnov statistic
 
 
-def test_the_number_of_a_row_without_an_ordinary_value_is_uniform():
-    found = modelled(heavy()["many zeros"])
+@pytest.mark.parametrize("frequent", [-1, 3000, np.nan])
+def test_the_number_of_a_row_without_an_ordinary_value_is_uniform(frequent):
+    rng = np.random.default_rng(0)
+    found = modelled(np.where(rng.random(6000) < 0.5, frequent, rng.permutation(6000) + 0.5))
     features = encoded(found)
-    assert found.column.encoding.special == [0.0]
+    assert found.column.encoding.choices == 2 and 2900 < features.choice.sum() < 3100
     for chosen in (features.choice == 0, features.choice == 1):
         number = np.sort(features.number[chosen].astype(float))
-        assert np.abs(number - (2 * np.arange(len(number)) + 1) / len(number) + 1).max() < 0.12
+        assert np.abs(number - (2 * np.arange(len(number)) + 1) / len(number) + 1).max() < 0.06
 
 
 # ---------------------------------------------------------------- what samples become
@@ -238,11 +257,19 @@ def test_between_two_values_a_sample_is_interpolated(low, high, dtype):
     assert math.isclose(middle, low / 2 + high / 2, rel_tol=1e-6, abs_tol=abs(high) * 1e-6)
 
 
-@pytest.mark.parametrize("bound", [-1, 1])
-def test_the_ends_of_the_range_are_the_extremes(bound):
-    values = heavy()["prices"]
-    got = decoded(modelled(values), Encoded(np.array([bound], np.float32), None))[0]
-    assert got == (values.min() if bound < 0 else values.max())
+@pytest.mark.parametrize("name", ["prices", "heavy tails", "a huge range"])
+def test_the_ends_of_the_range_are_the_extremes(name):
+    values = heavy()[name]
+    x = 1 - np.linspace(0, 0.4, 30) / len(values)  # the outermost quarter of a rank, and some of the next half
+    for sign, extreme in ((-1, values.min()), (1, values.max())):
+        assert (decoded(modelled(values), Encoded((sign * x).astype(np.float32), None)) == extreme).all()
+
+
+def test_between_stored_values_nothing_overflows():
+    values = sort(*np.unique(1.7e308 * np.random.default_rng(0).uniform(-1, 1, 500), return_inverse=True))
+    number = Number.of(values, "float64", None, knots=2)
+    got, want = number.decode(number.encode(values), np.zeros(500)).values, values.different[values.codes]
+    assert len(number.values) == 2 and np.abs(got / 2 - want / 2).max() < 1e-6 * 1.7e308
 
 
 def test_of_many_values_quantiles_are_stored():
@@ -312,7 +339,6 @@ def test_values_are_in_natural_order():
 
 # ---------------------------------------------------------------- the kind is inferred
 
-N = np.arange(600)
 TEXTS = [f"{i} words that nobody has written before, number {i * i}" for i in N]
 
 
@@ -325,7 +351,7 @@ TEXTS = [f"{i} words that nobody has written before, number {i * i}" for i in N]
         ((N % 90).astype(float), "integer", "category"),
         (N % 121, "integer", "number"),
         (N[:50] * 3, "integer", "number"),  # 50 categories of one row would be copies
-        (N[:50] % 10, "integer", "category"),
+        (N[:30] % 10, "integer", "category"),
         ((N % 3 == 0), "boolean", "category"),
         ([f"v{i % 50}" for i in N], "category", "category"),
         (pd.date_range("2020-01-01", periods=600), "date", "number"),
@@ -371,6 +397,7 @@ def test_what_cannot_be_learned_is_left_out_with_how_to_keep_it(values, name, ki
     ("values", "name"),
     [
         (N * 7 + 1000, "price"),  # all different, but not counted
+        (N + 1950, "x"),
         (N[:9], "x"),  # few rows differ by chance
         (N[N != 300], "x"),
         (np.append(N, 5), "id"),
@@ -407,7 +434,7 @@ def test_a_kind_can_be_set(values, kind, how, dtype):
 @pytest.mark.parametrize(
     ("values", "kind", "says"),
     [
-        (["a", "b"], "integer", "column 'x' is set to integer, but row 1 has 'a': choose another kind of continuous, "),
+        (["a", "b"], "integer", "column 'x' is set to integer, but row 1 has 'a': choose one of continuous, "),
         ([1.0, 2.5, 2], "integer", "row 2 has '2.5'"),
         (["1", "2", "3 kg"], "continuous", "row 3 has '3 kg'"),
         ([0, 1, 2], "boolean", "is set to boolean, but row 1 has '0'"),
@@ -494,6 +521,7 @@ def test_a_categorical_keeps_its_categories_and_their_order():
 def test_numbers_are_read_from_texts(texts, comma, values, note):
     found = text.numbers(texts, comma)
     assert found is not None and found.values.tolist() == values and found.note == note
+    assert (found.values.dtype.kind in "iu") == all(type(value) is int for value in values)
 
 
 @pytest.mark.parametrize(
@@ -546,14 +574,17 @@ def test_what_stands_for_a_missing_value_is_said():
 
 
 def test_a_few_words_among_numbers_are_missing_values():
-    values = [*map(str, N), "unknown", "unknown", "n.a."]
+    values = ["unknown", *map(str, N), "unknown", "n.a."]
     found = modelled(values)
-    assert found.column.kind == "integer" and decoded(found).isna().sum() == 3
+    assert found.column.kind == "integer" and decoded(found)[1:-2].tolist() == N.tolist()
+    assert decoded(found)[[0, len(N) + 1, len(N) + 2]].isna().all()
     assert found.notes[:2] == (
         "'unknown' in 2 rows counts as missing, because the rest are numbers",
         "'n.a.' in 1 rows counts as missing, because the rest are numbers",
     )
     assert modelled(values, "category").column.encoding.missing == 0
+    dates = modelled([*(f"2020-01-{i + 10}" for i in range(20)), "unknown"])
+    assert dates.column.kind == "date" and "because the rest are dates" in dates.notes[0]
     assert modelled(["1", "2", "unknown"] * 20).column.kind == "category", "few numbers are categories anyway"
     assert modelled([*map(str, N), *["a"] * 100]).column.kind == "category", "more than a few"
 

@@ -1,4 +1,4 @@
-"""Training data: the embedded MNIST digits, coloured shapes, stacked digits, your own image files, and points.
+"""Training data: the embedded MNIST digits, coloured shapes, stacked digits, your own image files, points and tables.
 
     data = datasets.load("mnist")              # or a path: IDX files, .npy, .npz, a folder of pictures
     x = datasets.scale(data.images[:128])      # (128, 28, 28, 1) uint8 -> float32 in [-1, 1]
@@ -11,7 +11,9 @@ The module `data` defines the protocol that training needs, and KINDS lists the 
 Images are defined in `images`. The modules `idx`, `arrays` and `pictures` read them from files, and
 share the modules `files` (errors), `labels` (classes) and `pixels` (ranges of values). The module
 `shapes` draws images, `stacked` stacks digits, and `held_out` keeps samples out of the training.
-Points are defined in `points` and drawn from `mixtures`.
+Points are defined in `points` and drawn from `mixtures`. Tables are defined in `tables`. The module
+`table_files` reads them from files, `column_text` recognises numbers and dates, `column_kinds`
+infers the kinds of columns, and `columns` encodes and decodes their values.
 """
 
 import importlib
@@ -30,6 +32,7 @@ from minigan.datasets.held_out import hold_out, of_other_split
 from minigan.datasets.images import DEFAULTS, MIN_SIDE, ImageCodec, ImageOptions, Images, fitted, scale, unscale
 from minigan.datasets.labels import encode, index_of, listing
 from minigan.datasets.points import Points
+from minigan.datasets.tables import Table
 
 __all__ = [
     "BUILTIN",
@@ -43,6 +46,7 @@ __all__ = [
     "Images",
     "Kind",
     "Points",
+    "Table",
     "convert",
     "counted",
     "hold_out",

@@ -359,12 +359,13 @@ def _texts(values: Values, dtype: str, name: Any, texts: Texts, kind: str | None
     notes = [f"{token} in {count:,} rows means missing" for token, count in shown.items() if token]
     plain, counts = [value.strip() for value in there.different], there.counts
     found = _recognised(plain, texts.decimal_comma, kind)
-    if found is None and kind in (None, "continuous", "integer"):
-        mostly = text.mostly_numbers(plain, counts, texts.decimal_comma)
+    if found is None and kind not in ("category", "boolean"):
+        mostly = text.mostly(plain, counts, lambda rest: _recognised(rest, texts.decimal_comma, kind))
         if mostly is not None:
             found, words = mostly
+            rest = "dates" if found.values.dtype.kind == "M" else "numbers"
             notes += [
-                f"{plain[i]!r} in {counts[i]:,} rows counts as missing, because the rest are numbers" for i in words
+                f"{plain[i]!r} in {counts[i]:,} rows counts as missing, because the rest are {rest}" for i in words
             ]
             notes.append(f"keep such words with --columns {setting(name, 'category')}")
             there, plain = _used(there, tuple(words)), [value for i, value in enumerate(plain) if i not in words]
@@ -427,17 +428,21 @@ def _as_asked(found: Read, name: Any, kind: str | None) -> Read:
     if kind == "boolean" and found.kind == "integer" and set(different.tolist()) <= {0, 1}:
         info = {"dtype": "boolean" if values.missing else "bool"}
         return Read(Values(different.astype(bool), values.codes), "bool", kind, info, found.notes)
-    wrong: Any = different
+    reads = {"date": lambda value: text.dates([value.strip()], more=True)}.get(
+        kind, lambda value: text.numbers([value.strip()])
+    )
+    wrong: np.ndarray = np.ones(len(different), bool)
     if kind == "integer" and found.stored == "float64":
-        wrong = different[different != np.rint(different)]
-    if found.stored == "text" and kind in ("integer", "continuous"):
-        wrong = [value for value in different if text.numbers([value.strip()]) is None] or different
-    if found.stored == "text" and kind == "date":
-        wrong = [value for value in different if text.dates([value.strip()], more=True) is None] or different
-    row = int(np.flatnonzero(values.codes == list(different).index(wrong[0]))[0]) + 1
+        wrong = different != np.rint(different)
+    elif kind in ("integer", "continuous", "date") and found.stored == "text":
+        wrong = np.array([reads(value) is None for value in different])
+    if not wrong.any():  # each is right alone, but not all are written in the same way
+        wrong[:] = True
+    row = int(np.flatnonzero(np.append(wrong, False)[values.codes])[0])
+    value = str(different[values.codes[row]])
     raise DataError(
-        f"column {name!r} is set to {kind}, but row {row} has {str(wrong[0])!r}: choose another kind of "
-        f"{', '.join(KINDS)}, or repair the value"
+        f"column {name!r} is set to {kind}, but row {row + 1} has {value!r}: choose one of {', '.join(KINDS)}, or "
+        "repair the value"
     )
 
 

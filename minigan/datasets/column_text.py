@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "None", "?")
-WORDS = 5  # a column of numbers may have so many different words, which then count as missing ...
+WORDS = 5  # a column of numbers or dates may have so many different words, which then count as missing ...
 WORDS_SHARE = 0.05  # ... if this share of its values, or a smaller one, are words ...
-NUMBERS = 10  # ... and it has more different numbers; otherwise all texts are a category
+NUMBERS = 10  # ... and it has more different numbers or dates; otherwise all texts are a category
 UNITS = ("D", "h", "m", "s", "ms", "us", "ns")  # of dates, coarsest first
 
 INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)")
@@ -96,16 +96,19 @@ def _converted(texts: list[str]) -> np.ndarray | None:
     return None if (np.isinf(values) != written).any() else values
 
 
-def mostly_numbers(texts: list[str], counts: np.ndarray, decimal_comma: bool = False) -> tuple[Found, list[int]] | None:
-    """Return (the texts as numbers, the indices of words among them), given the number of rows (K,) of each text.
+def mostly(
+    texts: list[str], counts: np.ndarray, read: Callable[[list[str]], Found | None]
+) -> tuple[Found, list[int]] | None:
+    """Return (the texts as numbers or dates, the indices of words among them), given the rows (K,) of each text.
 
-    The value of a word has no meaning. Returns None if there is no word, or too many: see WORDS.
+    `read` is what all others must fit. The value of a word has no meaning. Returns None if there is no word, or if
+    there are too many: see WORDS.
     """
     words = [i for i, text in enumerate(texts) if not re.search(r"\d", text) and not FLOAT.fullmatch(text)]
     if not 0 < len(words) <= WORDS or counts[words].sum() > WORDS_SHARE * counts.sum():
         return None
     rest = [i for i in range(len(texts)) if i not in words]
-    found = None if len(rest) <= NUMBERS else numbers([texts[i] for i in rest], decimal_comma)
+    found = None if len(rest) <= NUMBERS else read([texts[i] for i in rest])
     if found is None:
         return None
     values = np.zeros(len(texts), found.values.dtype)

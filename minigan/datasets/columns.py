@@ -302,18 +302,16 @@ class Number:
         choice = as_rows(special, values.codes, self.choices - 1)
         low = np.where(choice == 0, as_rows(low, values.codes, 0), 0)
         high = np.where(choice == 0, as_rows(high, values.codes, 0), most)
-        if values.missing:
-            low[values.codes < 0], high[values.codes < 0] = 0, most
         stream = mix64(zlib.crc32(np.ascontiguousarray(values.codes).data))
         u = reference().uniform((len(choice),), stream, np.float64)
         number = ((low + u * (high - low)) * (2 / most) - 1).astype(np.float32)
         return Encoded(number, choice if self.choices else None)
 
     def decode(self, features: Encoded, draws: np.ndarray) -> Decoded:
-        """Return the value of each row, on the grid of the column. Numbers outside [-1, 1] are clipped."""
+        """Return the value of each row, on the grid of the column. Numbers outside [-1, 1] give the extremes."""
         assert features.number is not None
         array, (start, end, _, most) = self._array, self._ranks
-        rank = (np.clip(features.number.astype(np.float64), -1, 1) + 1) * (most / 2)
+        rank = (features.number.astype(np.float64) + 1) * (most / 2)
         at = np.clip(np.searchsorted(start, rank, side="right") - 1, 0, len(array) - 1)
         upper = np.minimum(at + 1, len(array) - 1)
         gap = np.where(upper > at, start[upper] - end[at], 1)

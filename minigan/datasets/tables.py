@@ -233,7 +233,7 @@ class Table:
     """N rows of a table. The features of a row are stored in a compact form, and `batch` writes them out."""
 
     numbers: np.ndarray  # (N, A) float32, the features that are numbers
-    ones: np.ndarray  # (N, G) int64, the feature of each group that is 1
+    ones: np.ndarray  # (N, G) int32, the feature of each group that is 1
     frame: "pandas.DataFrame"  # the rows with the columns and dtypes of decoded samples
     codec: TableCodec
     labels: np.ndarray | None  # (N,) int64, the index in the group of the column of labels
@@ -286,7 +286,7 @@ class Table:
         """Return the shape, and checksums of values and labels. Names and dtypes of the columns are not included."""
         encodings = [fields["encoding"] | {"stored": "", "how": fields["how"]} for fields in self.codec.columns]
         values = zlib.crc32(json.dumps(encodings).encode())
-        values = zlib.crc32(self.ones.astype("<i8").tobytes(), zlib.crc32(self.numbers.tobytes(), values))
+        values = zlib.crc32(self.ones.tobytes(), zlib.crc32(self.numbers.tobytes(), values))
         labels = None if self.labels is None else crc32(self.labels)
         return {"shape": [len(self), self.codec.width], "dtype": "float32", "values": values, "labels": labels}
 
@@ -358,7 +358,7 @@ def table(found: Frame, name: str, options: TableOptions = DEFAULTS, labels: boo
         lines.append(("labels", f"{len(class_names)} classes of {sizes} rows, column {label}: {listing(class_names)}"))
     return Table(
         numbers=np.stack(numbers, axis=1) if numbers else np.zeros((len(index), 0), np.float32),
-        ones=np.stack(ones, axis=1).astype(np.int64) if ones else np.zeros((len(index), 0), np.int64),
+        ones=np.stack(ones, axis=1).astype(np.int32) if ones else np.zeros((len(index), 0), np.int32),
         frame=pd.concat(series, axis=1),
         codec=codec,
         labels=classes,
