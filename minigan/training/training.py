@@ -242,8 +242,8 @@ class Training:
             if self.loss.compares or c.feature_matching:  # fakes with the labels of the real samples
                 record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels, real, c.feature_matching)
             else:
-                # A class of a table may be rare. If it were more frequent here than in the discriminator step, batch norm
-                # would compute another G there, and G would learn a biased distribution.
+                # A class of a table may be rare. If it were more frequent here than in the discriminator step, batch
+                # norm would compute another G there, and G would learn a biased distribution.
                 same = self.labels_in_samples
                 drawn = labels if same else draw_labels(G, self.noise, c.batch, self.classes)
                 record |= game.generator_step(G, D, self.opt_g, z, self.loss, drawn)
