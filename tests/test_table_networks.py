@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from table_rows import KIND, RowsCodec, rows
+from test_cuda_kernels import emulated_only
 
 from minigan import backends, datasets, game, models, penalties, runs
 from minigan.errors import UserError
@@ -239,3 +240,15 @@ def test_penalties_pass_through_the_layers_of_the_discriminator():
     penalties.expect_second_derivatives(Concatenate(Softmax(((0, 2),), 3)))
     with pytest.raises(UserError, match="a gradient penalty needs second derivatives, which TableHead"):
         penalties.expect_second_derivatives(TableHead(((0, 2),), 3, rng=np.random.default_rng(0)))
+
+
+@emulated_only
+def test_a_step_on_a_gpu_launches_few_kernels_and_never_waits(emulated, emulation):
+    """The bounds of the groups are copied to the device once. A step copies only indices, labels and noise."""
+    counts, t = emulated[1].counts, training(rows(wide=70), "cupy", batch=10)
+    t._train_step()  # the first step compiles
+    counts.clear()
+    t._train_step()
+    assert counts["launches"] + counts["operations"] <= 235
+    assert counts["synchronisations"] == counts["bytes_out"] == 0
+    assert counts["bytes_in"] == 2 * 10 * 4 * 4 + 10 * 8  # noise of two steps, and the indices of the rows
