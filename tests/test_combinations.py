@@ -88,10 +88,10 @@ def reason(c: dict) -> str | None:
     if c["batch"] % c.get("pack", 1) or c["batch"] < 2 * c.get("pack", 1):
         return "divides the batch"
     labels = full.get("conditional", False)
-    if labels and "pack" in c:
-        return "packing joins samples of different classes"
     if labels and c["preset"] == "upsample":
         return "takes no labels"
+    if labels and "pack" in c:
+        return "packing joins samples of different classes"
     return None
 
 

@@ -9,7 +9,7 @@ from test_cuda_kernels import emulated_only
 
 from minigan import backends, datasets, game, models, penalties, runs
 from minigan.errors import UserError
-from minigan.layers import Concatenate, Embedding, Pack, Softmax, TableHead
+from minigan.layers import Concatenate, Embedding, MinibatchStdDev, Pack, Softmax, TableHead
 from minigan.models import Layout, tables
 from minigan.runs import sources
 from minigan.training import Config, Training, draw_samples
@@ -75,6 +75,9 @@ def test_the_options_reach_the_layers():
     head = G.layers[-1]
     assert (head.temperature, head.hard, head.label_group, head.groups) == (0.7, True, None, LAYOUT.groups)
     assert build()[0].layers[-1].temperature == 0.2
+    _, spread = build(d_minibatch_std=2)
+    assert isinstance(spread.layers[-2], MinibatchStdDev) and spread.layers[-2].strength == 2
+    assert spread.forward(np.zeros((4, 7), np.float32))[0].shape == (4, 1)
     with pytest.raises(UserError, match="the networks of preset table have no option d_norm, only noise_size, g_width"):
         build(d_norm="spectral")
     with pytest.raises(UserError, match="temperature is above 0"):
@@ -186,6 +189,8 @@ def test_packing_is_possible_with_labels_because_they_are_in_the_row():
     t = training(pack=2)
     assert t.classes == 2 and isinstance(t.D.layers[0], Pack)
     assert len(list(t.records())) == 6
+    with pytest.raises(UserError, match="packing joins samples of different classes, so D cannot take a label"):
+        training(pack=2, network=SMALL | {"d_minibatch_std": 2})  # which is computed for each label
 
 
 def test_a_run_rebuilds_its_networks_from_its_codec(tmp_path):
