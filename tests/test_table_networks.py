@@ -10,7 +10,7 @@ from test_cuda_kernels import emulated_only
 from minigan import backends, datasets, game, models, penalties, runs
 from minigan.errors import UserError
 from minigan.layers import Concatenate, Embedding, MinibatchStdDev, Pack, Softmax, TableHead
-from minigan.models import Layout, tables
+from minigan.models import Layout
 from minigan.runs import sources
 from minigan.training import Config, Training, draw_samples
 
@@ -22,7 +22,6 @@ SMALL = {"noise_size": 4, "g_width": 16, "d_width": 16}
 @pytest.fixture(autouse=True)
 def of_tables(monkeypatch):
     """Let the kind of data be that of table_rows.py."""
-    monkeypatch.setitem(models.PRESETS, "table", tables.PRESETS["table"])
     monkeypatch.setitem(datasets.KINDS, "tables", KIND)
 
 
