@@ -182,7 +182,8 @@ def _list_presets() -> int:
     for name, preset in models.PRESETS.items():
         c = Config.of(name)
         labels = "with" if c.conditional else "without"
-        recipe = f"{c.epochs} epochs, batch {c.batch}, {c.optimizer} {c.lr_g:g} and {c.lr_d:g}, beta1 {c.beta1:g}"
+        total = " or ".join(f"{count:,} {name}" for name, count in c.totals().items())
+        recipe = f"{total}, batch {c.batch}, {c.optimizer} {c.lr_g:g} and {c.lr_d:g}, beta1 {c.beta1:g}"
         print(name)
         lines = [preset.summary, f"{recipe}, {c.loss} loss, {labels} labels"]
         lines += [f"--network {line}" for line in described(preset.options)]

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 from table_rows import KIND, RowsCodec, rows
+from test_cuda_kernels import emulated_only
 
 from minigan import backends, datasets, game, models, penalties, runs
 from minigan.errors import UserError
-from minigan.layers import Concatenate, Embedding, Pack, Softmax, TableHead
-from minigan.models import Layout, tables
+from minigan.layers import Concatenate, Embedding, MinibatchStdDev, Pack, Softmax, TableHead
+from minigan.models import Layout
 from minigan.runs import sources
 from minigan.training import Config, Training, draw_samples
 
@@ -21,7 +22,6 @@ SMALL = {"noise_size": 4, "g_width": 16, "d_width": 16}
 @pytest.fixture(autouse=True)
 def of_tables(monkeypatch):
     """Let the kind of data be that of table_rows.py."""
-    monkeypatch.setitem(models.PRESETS, "table", tables.PRESETS["table"])
     monkeypatch.setitem(datasets.KINDS, "tables", KIND)
 
 
@@ -74,6 +74,9 @@ def test_the_options_reach_the_layers():
     head = G.layers[-1]
     assert (head.temperature, head.hard, head.label_group, head.groups) == (0.7, True, None, LAYOUT.groups)
     assert build()[0].layers[-1].temperature == 0.2
+    _, spread = build(d_minibatch_std=2)
+    assert isinstance(spread.layers[-2], MinibatchStdDev) and spread.layers[-2].strength == 2
+    assert spread.forward(np.zeros((4, 7), np.float32))[0].shape == (4, 1)
     with pytest.raises(UserError, match="the networks of preset table have no option d_norm, only noise_size, g_width"):
         build(d_norm="spectral")
     with pytest.raises(UserError, match="temperature is above 0"):
@@ -185,6 +188,8 @@ def test_packing_is_possible_with_labels_because_they_are_in_the_row():
     t = training(pack=2)
     assert t.classes == 2 and isinstance(t.D.layers[0], Pack)
     assert len(list(t.records())) == 6
+    with pytest.raises(UserError, match="packing joins samples of different classes, so D cannot take a label"):
+        training(pack=2, network=SMALL | {"d_minibatch_std": 2})  # which is computed for each label
 
 
 def test_a_run_rebuilds_its_networks_from_its_codec(tmp_path):
@@ -239,3 +244,15 @@ def test_penalties_pass_through_the_layers_of_the_discriminator():
     penalties.expect_second_derivatives(Concatenate(Softmax(((0, 2),), 3)))
     with pytest.raises(UserError, match="a gradient penalty needs second derivatives, which TableHead"):
         penalties.expect_second_derivatives(TableHead(((0, 2),), 3, rng=np.random.default_rng(0)))
+
+
+@emulated_only
+def test_a_step_on_a_gpu_launches_few_kernels_and_never_waits(emulated, emulation):
+    """The bounds of the groups are copied to the device once. A step copies only indices, labels and noise."""
+    counts, t = emulated[1].counts, training(rows(wide=70), "cupy", batch=10)
+    t._train_step()  # the first step compiles
+    counts.clear()
+    t._train_step()
+    assert counts["launches"] + counts["operations"] <= 235
+    assert counts["synchronisations"] == counts["bytes_out"] == 0
+    assert counts["bytes_in"] == 2 * 10 * 4 * 4 + 10 * 8  # noise of two steps, and the indices of the rows

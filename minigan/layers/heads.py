@@ -133,16 +133,16 @@ class TableHead(Layer):
         return y, soft
 
     def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
-        """Return dx, and no gradients: softmax' / t for groups, tanh' = 1 - tanh^2 for numbers, 0 for the label."""
+        """Return dx, and no gradients: softmax' / t for groups, and tanh' = 1 - tanh^2 for numbers.
+
+        dx is exactly 0 for the label, because y * (dy - <dy, y>) is 0 for every one-hot y.
+        """
         soft, dx = cache, None
         if need_dx:
             dx = self.backend.softmax_groups_grad(dy, soft, self.starts) / float(self.temperature)
             for start, stop in self.numbers:
                 y = soft[:, start:stop]
                 dx[:, start:stop] = dy[:, start:stop] * (1 - y * y)
-            if self.label_group is not None:
-                start, stop = self.groups[self.label_group]
-                dx[:, start:stop] = 0
         return dx, {} if need_grads else None
 
     def __repr__(self) -> str:

@@ -80,7 +80,8 @@ class Concatenate(Layer):
         if not need_dx:
             return None, None, grads
         if dy is not None:
-            dx = dy[:, m:] if dx is None else dx + dy[:, m:]
+            assert dx is not None  # every layer has a dx for this dy
+            dx = dx + dy[:, m:]
         return dx, dtx + dty[:, m:], grads
 
     def __repr__(self) -> str:

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from minigan.errors import UserError
-from minigan.layers import BatchNorm, Concatenate, Dense, Embedding, Layer, LeakyReLU, ReLU, Sequential, TableHead
+from minigan.layers import (
+    BatchNorm,
+    Concatenate,
+    Dense,
+    Embedding,
+    Layer,
+    LeakyReLU,
+    MinibatchStdDev,
+    ReLU,
+    Sequential,
+    TableHead,
+)
 from minigan.models.preset import Layout, Preset, label_input
 from minigan.options import check, option
 
@@ -24,6 +35,11 @@ class TableNetworks:
         help=f"the discriminator sees a category with {WIDE} values or more as N numbers; 0: as it is",
         low=0,
         high=4096,
+    )
+    d_minibatch_std: float = option(
+        0.0,
+        help="the discriminator sees X times the minibatch standard deviation of each of its last features; 0: no",
+        low=0,
     )
     temperature: float = option(
         0.2, help="of the generator's categories: the smaller, the closer to one-hot", above=0, high=100
@@ -87,13 +103,16 @@ def _discriminator(rng: np.random.Generator, n: int, options: TableNetworks, lay
     if wide and options.d_embedding:
         embedding = Embedding(wide, n, options.d_embedding, rng=rng)
         first, n = [embedding], embedding.n_out
+    strength = options.d_minibatch_std
+    spread: list[Layer] = [MinibatchStdDev(width, strength=strength)] if strength else []
     return Sequential(
         *first,
         Dense(n, width, rng=rng),
         LeakyReLU(0.2),
         Dense(width, width, rng=rng),
         LeakyReLU(0.2),
-        Dense(width, 1, rng=rng),
+        *spread,
+        Dense((1 + len(spread)) * width, 1, rng=rng),
     )
 
 

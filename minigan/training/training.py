@@ -77,19 +77,19 @@ class Training:
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
         self.penalty_rng = np.random.default_rng([config.seed, 4])  # stream 3 is the order of the samples
         self.classes = players.number_of_classes(config, data)
-        self.labels_in_samples = models.PRESETS[config.preset].takes_layout
-        if self.classes and config.pack > 1 and not self.labels_in_samples:
-            raise UserError(
-                f"packing joins samples of different classes, so D cannot take a label: choose --unconditional, or "
-                f"leave out --pack, got {config.pack}"
-            )
         if self.classes:
             losses.expect_labels(data.labels, self.classes)  # once: a check in each step would synchronise
         self.taken = taken
         layout = players.layout_of(data.codec)
         self.G, self.D = players.build(config, data.sample_shape, self.classes, weights, taken, networks, layout)
+        if self.classes and config.pack > 1 and self.D.takes_labels:
+            raise UserError(
+                f"packing joins samples of different classes, so D cannot take a label: choose --unconditional, or "
+                f"leave out --pack, got {config.pack}"
+            )
         if self.G.noise_shape is None:
             raise UserError("the generator has no noise_shape: set generator.noise_shape, for example to (64,)")
+        self.labels_in_samples = models.PRESETS[config.preset].takes_layout
         self._own_networks = networks
         self.penalty = self._penalty()
         self.G.to(backend)
