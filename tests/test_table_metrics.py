@@ -675,12 +675,12 @@ def test_difficult_columns_have_figures_and_what_is_not_defined_is_named():
     [
         (dict(kinds={}), "needs at least one column"),
         (dict(kinds={"age": "number"}), "column 'age' has the kind 'number': expected continuous, integer"),
-        (dict(kinds={"agee": "integer"}), "the rows of real have no column 'agee': its nearest names are age"),
+        (dict(kinds={"agee": "integer"}), "the training rows have no column 'agee': its nearest names are age"),
         (dict(target="jobs"), "the target 'jobs' is none of the compared columns: age, pay"),
         (dict(real=people(19, 0)), "at least 20 training rows, got 19"),
         (dict(fakes=people(3, 0)), "at least 20 fake rows, got 3"),
         (dict(held_out=people(0, 0)), "at least 20 held-out rows, got 0"),
-        (dict(held_out=people(50, 0)[["age"]]), "the rows of held_out have no column 'pay'"),
+        (dict(held_out=people(50, 0)[["age"]]), "the held-out rows have no column 'pay'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_with_what_to_do(change, message):
