@@ -89,9 +89,7 @@ def test_the_similarity_of_missing_shares_is_that_of_columns_that_have_any():
 def test_pairs_have_their_values():
     """Correlations -1 and 1, joint distributions that agree in 3 of 4 rows, and bins of numbers."""
     real = frame_of(x=[0.0, 1.0, 2.0, 10.0], y=[0.0, -2.0, -4.0, -20.0], a=["p", "p", "q", "q"], b=["u", "v", "u", "v"])
-    fakes = frame_of(
-        x=[0.0, 1.5, 1.0, 99.0], y=[0.0, 3.0, 2.0, 198.0], a=["p", "p", "q", "p"], b=["u", "v", "u", "v"]
-    )
+    fakes = frame_of(x=[0.0, 1.5, 1.0, 99.0], y=[0.0, 3.0, 2.0, 198.0], a=["p", "p", "q", "p"], b=["u", "v", "u", "v"])
     found = scores.pairs(real, fakes, {"x": "continuous", "y": "continuous", "a": "category", "b": "category"})
     assert found.names == ["x", "y", "a", "b"]
     assert found.similarity[0, 1] == pytest.approx(0)
@@ -266,6 +264,7 @@ def test_wide_categories_are_compared_exactly():
     space = nearest.Space(wide, {"c": "category"})
     np.testing.assert_array_equal(nearest.to_closest(space(wide), space(wide)), 0)
     np.testing.assert_array_equal(nearest.to_closest(space(wide[:256]), space(wide[256:])), 1)
+    assert nearest.to_closest(space(wide[:1]), space(wide[1:])) == 1
 
 
 def test_copies_are_rows_that_agree_in_every_column():

@@ -142,10 +142,11 @@ def smote(
         others = encoded.rows(rows)
         for block, distances in squares(encoded.rows(asked), others):
             distances[np.arange(len(distances)), np.searchsorted(rows, asked[block])] = np.inf
-            nearest = np.argpartition(distances, number - 1, axis=1)[:, :number]
-            order = np.take_along_axis(distances, nearest, axis=1).argsort(axis=1, kind="stable")
-            nearest = rows[np.take_along_axis(nearest, order, axis=1)]
-            neighbours[asked[block]] = np.take(nearest, np.arange(NEIGHBOURS) % number, axis=1)
+            nearest = np.empty((len(distances), number), int)
+            for k in range(number):  # several minima of a row take less time than to sort it in part
+                nearest[:, k] = distances.argmin(axis=1)
+                distances[np.arange(len(distances)), nearest[:, k]] = np.inf
+            neighbours[asked[block]] = np.take(rows[nearest], np.arange(NEIGHBOURS) % number, axis=1)
     around = neighbours[base]  # (count, NEIGHBOURS), from the nearest
     partner = around[np.arange(count), rng.integers(NEIGHBOURS, size=count)]
     share = rng.random(count)
