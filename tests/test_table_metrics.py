@@ -300,6 +300,7 @@ def test_distances_of_many_rows_are_those_of_some_at_random(monkeypatch):
 def test_the_figures_of_predictions_have_their_values():
     assert models.macro_f1(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])) == pytest.approx((2 / 3 + 4 / 5) / 2)
     assert models.macro_f1(np.array([0, 0, 3]), np.array([0, 0, 0])) == pytest.approx((4 / 5 + 0) / 2)
+    assert models.macro_f1(np.array([0, 0]), np.array([0, 2])) == pytest.approx((2 / 3 + 0) / 2)
     assert models.r_squared(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 2.0])) == pytest.approx(0.5)
     assert models.r_squared(np.array([1.0, 2.0, 3.0]), np.full(3, 2.0)) == 0
     assert models.r_squared(np.array([1e307, -1e307]), np.array([1e307, -1e307])) == 1
