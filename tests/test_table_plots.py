@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minigan.report import plots
+from minigan.report import plots, tables
 
 pd = pytest.importorskip("pandas", reason="tables need pandas: pip install 'minigan[tables]'")
-
-from minigan.report import tables  # noqa: E402
 
 
 def rows(count: int, seed: int = 0):
