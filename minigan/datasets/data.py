@@ -21,7 +21,7 @@ class Codec(Protocol):
 
     @property
     def view(self) -> str:
-        """The way that `report` draws samples: "grid" or "scatter"."""
+        """The way that `report` draws samples: "grid", "scatter" or "table"."""
         ...
 
     @property

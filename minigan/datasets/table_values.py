@@ -29,19 +29,21 @@ def is_number(kind: str) -> bool:
     return KINDS[kind] == "number"
 
 
-def check(kinds: Mapping[Any, str], **frames: "pd.DataFrame | None") -> None:
-    """Raise UserError if `kinds` is empty or has an unknown kind, or if a frame lacks a column. None is no frame."""
+def check(kinds: Mapping[Any, str], frames: Mapping[str, "pd.DataFrame | None"]) -> None:
+    """Raise UserError if `kinds` is empty or has an unknown kind, or if a frame lacks a column.
+
+    The key of a frame says which rows it has. None is no frame.
+    """
     if not kinds:
         raise UserError("a comparison of tables needs at least one column, and kinds names none")
     for name, kind in kinds.items():
         if kind not in KINDS:
             raise UserError(f"column {name!r} has the kind {kind!r}: expected {', '.join(KINDS)}, or leave it out")
-    for which, frame in frames.items():
-        for name in kinds:
+        for which, frame in frames.items():
             if frame is not None and name not in frame.columns:
                 near = get_close_matches(str(name), map(str, frame.columns), 3)
                 hint = f"its nearest names are {', '.join(near)}" if near else "it must have the columns of kinds"
-                raise UserError(f"the rows of {which} have no column {name!r}: {hint}")
+                raise UserError(f"the {which} rows have no column {name!r}: {hint}")
 
 
 def numbers(column: "pd.Series", kind: str) -> np.ndarray:

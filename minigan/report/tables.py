@@ -105,7 +105,10 @@ def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str) -> None:
             edges = np.arange(np.floor(low), np.ceil(high) + 2) - 0.5  # a bin for each number
         else:
             edges = np.histogram_bin_edges([low, high], BINS if len(finite[0]) > 300 else BINS // 2)
-        shares = [np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0] / max(1, len(x)) for x in finite]
+        shares = [
+            np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0] / max(1, len(whole))
+            for x, whole in zip(finite, values, strict=True)
+        ]
         filled = dict(fill=True, alpha=0.45, color=REAL if len(values) == 2 else FAKE)
         axis.stairs(shares[0], edges, **filled)
         if len(values) == 2:
@@ -123,9 +126,10 @@ def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str) -> None:
             axis.xaxis.set_major_formatter(
                 lambda day, _: str(np.datetime64(round(day * 86_400), "s").astype(f"M8[{unit}]"))
             )
-    absent = [np.isnan(x).sum() / max(1, len(x)) for x in values]
-    if any(absent):
-        notes.append("missing: " + ", ".join(f"{100 * share:.1f}%" for share in absent))
+    for what, found in (("missing", np.isnan), ("infinite", np.isinf)):
+        absent = [found(x).sum() / max(1, len(x)) for x in values]
+        if any(absent):
+            notes.append(f"{what}: " + ", ".join(f"{100 * share:.1f}%" for share in absent))
     style = dict(transform=axis.transAxes, ha="right", va="top", fontsize=7)
     axis.text(0.98, 0.96, "\n".join(notes), **style)
 

@@ -6,6 +6,7 @@ training rows. If the target is no category, all rows are one class.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -33,56 +34,87 @@ def gaussian_copula(
 ) -> "pd.DataFrame":
     """Draw `count` rows whose columns have the observed distributions and, within a class, correlated ranks.
 
-    The n values of a column in a class become ranks, and these become quantiles of a normal distribution. Equal
-    values have different ranks, in random order. Missing values are the smallest ones, and
-    categories are ordered by their frequency. A new row is a sample of a normal distribution with the
-    correlations of these quantiles. Each of its n equally likely intervals belongs to one value. This
-    is the copula of Patki, Wedge and Veeramachaneni 2016, "The synthetic data vault", section 3, with
-    the observed distributions in place of fitted ones.
+    The values of a column in a class become ranks, with equal values in random order and categories
+    ordered by their frequency, and the ranks become quantiles of a normal distribution. A column with missing
+    values has another one that says which are missing. A new row is a sample of a normal distribution with the
+    correlations of all these columns, each over the rows in which both have a value. The quantiles of the
+    sample lead back to observed values. This is the copula of Patki, Wedge and Veeramachaneni 2016,
+    "The synthetic data vault", section 3, with the observed distributions in place of fitted ones.
     """
     import pandas as pd
 
     label = classes_of(training, kinds, target)
-    drawn = np.sort(label[rng.integers(len(label), size=count)])
-    chosen: dict[Any, list] = {name: [] for name in kinds}
+    drawn = label[rng.integers(len(label), size=count)]
+    chosen = {name: np.zeros(count, int) for name in kinds}  # the training row whose value a new row has
     keys = {name: sort_key(training[name], kind) for name, kind in kinds.items()}
     for c in np.unique(drawn):
-        rows = np.flatnonzero(label == c)
-        n = len(rows)
-        order = [rows[np.lexsort((rng.random(n), keys[name][rows]))] for name in kinds]  # per column, from the smallest
-        scores = np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)])
-        limits = np.array([NormalDist().inv_cdf(i / n) for i in range(1, n)])  # (n - 1,) of the n intervals
-        place = np.zeros(len(training), int)
-        z = np.zeros((n, len(kinds)))
-        for k in range(len(kinds)):
-            place[order[k]] = np.arange(n)
-            z[:, k] = scores[place[rows]]
-        scale = np.sqrt((z**2).mean(axis=0)) if n > 1 else 1.0
-        z /= scale
-        values, vectors = np.linalg.eigh(z.T @ z / n if n > 1 else np.eye(len(kinds)))
-        root = vectors * np.sqrt(np.maximum(values, 0))  # root root' is the matrix of correlations
-        new = rng.standard_normal(((drawn == c).sum(), len(kinds))) @ root.T
+        rows, new = np.flatnonzero(label == c), np.flatnonzero(drawn == c)
+        values = [ranks(keys[name][rows], rng) for name in kinds]
+        presence = [ranks(np.where(np.isnan(z).any(), np.isfinite(z), -1), rng) for _, z in values]
+        root = root_of_correlations(np.stack([z for _, z in (*values, *presence)], axis=1))
+        sample = rng.standard_normal((len(new), len(root))) @ root.T
         for k, name in enumerate(kinds):
-            chosen[name].append(order[k][limits.searchsorted(new[:, k])])
-    shuffled = rng.permutation(count)
-    return pd.DataFrame(
-        {
-            name: training[name].take(np.concatenate(places)[shuffled]).reset_index(drop=True)
-            for name, places in chosen.items()
-        }
-    )
+            row = of_quantiles(values[k][0], sample[:, k])
+            if len(presence[k][0]):  # some values are missing
+                as_row = of_quantiles(presence[k][0], sample[:, len(kinds) + k])
+                row = np.where((keys[name][rows] < 0)[as_row], as_row, row)
+            chosen[name][new] = rows[row]
+    return pd.DataFrame({name: training[name].take(chosen[name]).reset_index(drop=True) for name in kinds})
+
+
+def ranks(key: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the keys (N,) that are not negative, in their order, and their quantiles (N,), others NaN.
+
+    Equal keys are in random order.
+    """
+    order = np.lexsort((rng.random(len(key)), key))[(key < 0).sum() :]
+    z = np.full(len(key), np.nan)
+    z[order] = quantiles(len(order))[0]
+    return order, z
+
+
+def of_quantiles(order: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return the places (M,) of the values that quantiles z (M,) lead to. `order` (n,) are the places by value.
+
+    Without values, it is the first place, whose value is missing.
+    """
+    return order[quantiles(len(order))[1].searchsorted(z)] if len(order) else np.zeros(len(z), int)
+
+
+@lru_cache(maxsize=64)
+def quantiles(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the middles (n,) of n equally likely intervals of a normal distribution, and their limits (n - 1,)."""
+    middles, limits = ([NormalDist().inv_cdf(i / n) for i in x] for x in (np.arange(n) + 0.5, np.arange(1, n)))
+    return np.array(middles), np.array(limits)
+
+
+def root_of_correlations(z: np.ndarray) -> np.ndarray:
+    """Return R (L, L) such that R R' has the correlations of the columns of z (N, L), whose means are 0.
+
+    Each is over the rows in which both columns have a value, and 0 if there are none. The matrix of such correlations
+    may have negative eigenvalues, which become 0.
+    """
+    there = np.isfinite(z).astype(float)
+    z = np.nan_to_num(z)
+    squares = (z**2).T @ there  # (L, L): of column i, over the rows in which column j has a value
+    scale = np.sqrt(squares * squares.T)
+    correlations = np.divide(z.T @ z, scale, out=np.zeros_like(scale), where=scale > 0)
+    np.fill_diagonal(correlations, 1)
+    values, vectors = np.linalg.eigh(correlations)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    return root / np.linalg.norm(root, axis=1, keepdims=True)
 
 
 def sort_key(column: "pd.Series", kind: str) -> np.ndarray:
-    """Return a key (N,) that orders the values: missing ones first, categories by their frequency."""
+    """Return a key (N,) that orders the values, from 0: categories by their frequency. -1 is missing."""
+    import pandas as pd
+
     if is_number(kind):
-        x = numbers(column, kind)
-        return np.unique(np.where(np.isnan(x), -np.inf, x), return_inverse=True)[1]
+        return pd.factorize(numbers(column, kind), sort=True)[0]
     (code,) = codes([column])
-    counts = np.bincount(code + 1)
-    rank = np.lexsort((np.arange(len(counts)), -counts)).argsort() + 1
-    rank[0] = 0  # missing
-    return rank[code + 1]
+    counts = np.bincount(code[code >= 0])
+    rank = np.append((-counts).argsort(kind="stable").argsort(), -1)  # the last one is that of code -1
+    return rank[code]
 
 
 def smote(
@@ -110,10 +142,11 @@ def smote(
         others = encoded.rows(rows)
         for block, distances in squares(encoded.rows(asked), others):
             distances[np.arange(len(distances)), np.searchsorted(rows, asked[block])] = np.inf
-            nearest = np.argpartition(distances, number - 1, axis=1)[:, :number]
-            order = np.take_along_axis(distances, nearest, axis=1).argsort(axis=1, kind="stable")
-            nearest = rows[np.take_along_axis(nearest, order, axis=1)]
-            neighbours[asked[block]] = np.take(nearest, np.arange(NEIGHBOURS) % number, axis=1)
+            nearest = np.empty((len(distances), number), int)
+            for k in range(number):  # several minima of a row take less time than to sort it in part
+                nearest[:, k] = distances.argmin(axis=1)
+                distances[np.arange(len(distances)), nearest[:, k]] = np.inf
+            neighbours[asked[block]] = np.take(rows[nearest], np.arange(NEIGHBOURS) % number, axis=1)
     around = neighbours[base]  # (count, NEIGHBOURS), from the nearest
     partner = around[np.arange(count), rng.integers(NEIGHBOURS, size=count)]
     share = rng.random(count)

@@ -64,6 +64,7 @@ def compare(
     `held_out` are real rows that were not trained on, or None. `kinds` maps the columns to compare to
     continuous, integer, date, category or boolean. `target` is the column that is predicted; a number is
     predicted as a number unless its kind is category. `progress` wraps the list of sets, as tqdm does.
+    There should be as many fakes as training rows, because more rows to train on predict better.
 
     The report contains {"fakes": figures, "copula": figures, "smote": figures, "real": figures}, with
     the figures above, None if one is not defined. "columns" has the figures of each column: "shape",
@@ -73,8 +74,9 @@ def compare(
 
     Raises UserError for fewer than MIN_ROWS rows, and for columns that are not there.
     """
-    check(kinds, real=real, fakes=fakes, held_out=held_out)
-    for which, frame in (("training", real), ("fake", fakes), ("held-out", held_out)):
+    given = {"training": real, "fake": fakes, "held-out": held_out}
+    check(kinds, given)
+    for which, frame in given.items():
         if frame is not None and len(frame) < MIN_ROWS:
             raise UserError(f"a comparison of tables needs at least {MIN_ROWS} {which} rows, got {len(frame)}")
     if target is not None and target not in kinds:
