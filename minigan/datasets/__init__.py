@@ -228,7 +228,7 @@ IMAGES = Kind(
     options=ImageOptions,
     convert=_convert_for_training,
 )
-OTHER_KINDS = ("points",)  # modules of this folder, each with a KIND
+OTHER_KINDS = ("points", "tables")  # modules of this folder, each with a KIND
 _others = [importlib.import_module(f"minigan.datasets.{name}").KIND for name in OTHER_KINDS]
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (IMAGES, *_others)}
 

@@ -35,7 +35,8 @@ class Config:
     kind_reason: str = option("", help="why that kind was chosen", flag=None)
     data: str = option(
         "mnist",
-        help="images: mnist, shapes, stacked-mnist, IDX files, .npy, .npz, a folder of pictures; points: ring or grid",
+        help="images: mnist, shapes, stacked-mnist, IDX files, .npy, .npz, a folder of pictures; points: ring or grid; "
+        "tables: penguins, CSV and Parquet files",
         metavar="mnist|PATH",
         resumable=True,
     )
