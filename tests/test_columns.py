@@ -585,7 +585,7 @@ def test_a_few_words_among_numbers_are_missing_values():
     assert modelled(values, "category").column.encoding.missing == 0
     dates = modelled([*(f"2020-01-{i + 10}" for i in range(20)), "unknown"])
     assert dates.column.kind == "date" and "because the rest are dates" in dates.notes[0]
-    assert modelled(["1", "2", "unknown"] * 20).column.kind == "category", "few numbers are categories anyway"
+    assert modelled([*["1", "2"] * 30, "unknown"]).column.kind == "category", "few numbers are categories anyway"
     assert modelled([*map(str, N), *["a"] * 100]).column.kind == "category", "more than a few"
 
 

@@ -201,7 +201,7 @@ def test_other_values_have_another_fingerprint(other):
 def test_the_fingerprint_is_that_of_values_and_not_of_names_or_dtypes(tmp_path):
     own = table().fingerprint()
     assert own == table(seed=0).fingerprint()
-    renamed = frame().rename(columns={"age": "years"}).astype({"years": "int16", "city": "category"})
+    renamed = frame().rename(columns={"age": "years"}).astype({"years": "uint16", "city": "category"})
     assert tables.convert(renamed, None, TableOptions()).fingerprint() == own
     table().codec.save(frame(), tmp_path / "same.csv")
     assert tables.load(str(tmp_path / "same.csv"), TableOptions(), 5).fingerprint() == own
