@@ -474,6 +474,21 @@ def test_the_copula_keeps_each_class_apart():
     assert not fakes["label"][:100].eq("a").all()  # in random order
 
 
+def test_correlations_of_the_copula_are_over_the_rows_with_both_values():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((400, 4)) @ rng.standard_normal((4, 4))
+    for k, share in enumerate((0, 0.3, 0.6)):
+        z[rng.random(400) < share, k] = np.nan
+    z[:, 3] = np.nan  # no row has a value
+    root = baselines.root_of_correlations(z)
+    expected = np.eye(4)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        both = np.isfinite(z[:, i]) & np.isfinite(z[:, j])
+        x, y = z[both, i], z[both, j]
+        expected[i, j] = expected[j, i] = (x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum())
+    np.testing.assert_allclose(root @ root.T, expected, atol=1e-12)
+
+
 def test_the_copula_has_missing_values_with_other_columns():
     """x is missing where y is small."""
     rng = np.random.default_rng(0)
@@ -499,7 +514,7 @@ def test_smote_lies_between_rows_of_one_class():
     np.testing.assert_array_equal(fakes["same"], np.where(fakes["label"] == "up", "u", "d"))
     assert (fakes["label"] == "up").mean() == 0.5  # each row is a base twice
     step = np.sort(np.abs(fakes["x"].to_numpy()[:, None] - t).min(axis=1))
-    assert 0 < np.median(step) < 0.02, "new values, near to observed ones"
+    assert step[0] > 0 and np.median(step) < 0.02, "new values, near to observed ones"
 
 
 def test_smote_takes_the_category_of_most_neighbours():
@@ -540,6 +555,7 @@ def test_good_fakes_have_the_figures_of_real_rows(report):
     assert abs(fakes["detector"] - 0.5) < 0.1
     assert fakes["nearness"] == pytest.approx(1, abs=0.1) and real["nearness"] == 1
     assert fakes["nearness"] == pytest.approx(fakes["distance"] / real["distance"])
+    assert real["utility"] == models.utility(people(400, 0), people(300, 2), KINDS, "job") != fakes["utility"]
     assert fakes["copies"] == real["copies"] == 0 and report["warnings"] == report["absent"] == []
     assert report["smote"]["nearness"] < 0.8 < report["copula"]["nearness"]
 
