@@ -25,13 +25,6 @@ def pytest_addoption(parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items) -> None:
-    """Lets one process run all tests that share the outcomes of the planted mistakes, which take minutes."""
-    for item in items:
-        if "outcomes" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("planted"))
-
-
 def pytest_terminal_summary(terminalreporter) -> None:
     """Reports when the CUDA kernels were tested in emulation only."""
     passed = terminalreporter.stats.get("passed", [])
