@@ -4,11 +4,14 @@ The GPU backend is tested twice. "emulation" runs its Python code and its kernel
 CuPy. "cupy" runs on the GPU. It has the mark `gpu` and is skipped without a GPU.
 """
 
+import os
+import pickle
 import re
 import sys
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from minigan import backends
 
@@ -96,8 +99,18 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def outcomes():
-    """The outcome of each planted mistake. Each is tried once for all tests."""
+def outcomes(tmp_path_factory):
+    """The outcome of each planted mistake. Each is tried once for all tests, whatever number of processes run them.
+
+    The process that asks first tries them all, the others wait for its file.
+    """
     from minigan.checking import planted
 
-    return {outcome.mistake: outcome for outcome in planted.attempt_all()}
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the folder that the processes share
+    file = folder / "outcomes.pickle"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            file.write_bytes(pickle.dumps(planted.attempt_all()))
+    return {outcome.mistake: outcome for outcome in pickle.loads(file.read_bytes())}

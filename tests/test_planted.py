@@ -14,8 +14,6 @@ from minigan.checking.planted import MISTAKES, Mistake, changed
 from minigan.errors import UserError
 
 README = pathlib.Path(__file__).parent / "README.md"
-# One process runs all of these tests, because it tries the mistakes once for all, which takes minutes.
-pytestmark = pytest.mark.xdist_group("planted")
 
 HARMLESS = Mistake(
     "none", "game", "a word", "Update D once", "Change D once", "Nothing: it changes a comment.", "none.toml"
