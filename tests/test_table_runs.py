@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,11 +45,13 @@ def csv(tmp_path):
     return str(path)
 
 
-@pytest.fixture
-def run(tmp_path, csv):
-    out = tmp_path / "run"
-    assert main(["train", "--data", csv, "--label", "city", "--hold-out", "0.2", "--out", str(out), *LINE]) == 0
-    return str(out)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    people().to_csv(folder / "people.csv", index=False)
+    line = ["train", "--data", str(folder / "people.csv"), "--label", "city", "--hold-out", "0.2"]
+    assert main([*line, "--out", str(folder / "run"), *LINE]) == 0
+    return str(folder / "run")
 
 
 # ---------------------------------------------------------------- the shell
@@ -167,7 +170,7 @@ def test_a_table_is_evaluated(run, capsys):
     assert main(["evaluate", run, "--count", "120", "--backend", "numpy", "--target", "member"]) == 0
     text = capsys.readouterr().out
     assert "column shapes" in text and "SMOTE" in text and "macro F1 of member" in text and "40 held-out rows" in text
-    report = json.loads(open(f"{run}/evaluate.json").read())
+    report = json.loads(Path(run, "evaluate.json").read_text())
     assert 0.2 < report["fakes"]["shapes"] < report["real"]["shapes"] <= 1
     picture = np.asarray(Image.open(f"{run}/evaluate.png"))
     assert picture.shape[0] > 400 and picture.std() > 5
@@ -274,9 +277,6 @@ def test_only_the_first_equals_sign_separates():
 
 
 def test_a_training_draws_rows_for_its_pictures(csv):
-    training = Training(
-        Config.of("table", data=csv, label="city", backend="numpy", steps=1, batch=20),
-        datasets.KINDS["tables"].load(csv, tables.TableOptions(label="city"), 0, True),
-        runs.load_backend(Config.of("table", data=csv, backend="numpy", steps=1)),
-    )
+    config = Config.of("table", data=csv, data_options={"label": "city"}, backend="numpy", steps=1, batch=20)
+    training = Training(config, runs.load_data(config), runs.load_backend(config))
     assert len(training.samples(30)) == 30 and training.encoded_samples(30).shape == (30, training.data.codec.width)
