@@ -13,6 +13,7 @@ from minigan import datasets, runs
 from minigan.cli import main
 from minigan.datasets import conditions, tables
 from minigan.errors import UserError
+from minigan.models import PRESETS
 from minigan.training import Config, Training, every_label
 
 pd = pytest.importorskip("pandas", reason="pandas is not installed: pip install 'minigan[tables]'")
@@ -160,6 +161,43 @@ def test_the_batch_of_a_small_table_is_a_quarter_of_it(csv):
     assert training.config.batch == 50
     with pytest.raises(UserError, match="a step takes 300 rows and people has 200: choose a smaller --batch"):
         runs.begin(Config.of("table", data=csv, backend="numpy", steps=1, batch=300), None)
+
+
+@pytest.mark.parametrize("preset", [name for name, preset in PRESETS.items() if preset.kind == "tables"])
+def test_a_label_makes_the_networks_conditional(tmp_path, csv, preset, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "--data", csv, "--preset", preset, "--label", "city", "--out", str(out), *LINE[:-4]]) == 0
+    assert json.loads((out / "config.json").read_text())["conditional"] is True
+    saved = runs.read(out)
+    G, D = runs.saved.networks(saved)
+    assert saved.facts["classes"] == 3 and G.takes_labels and not D.takes_labels, "D sees the label in the row"
+    assert main(["train", "--data", csv, "--conditional", "--out", str(tmp_path / "r"), *LINE]) == 2
+    assert "--label COLUMN" in capsys.readouterr().err
+
+
+def test_without_labels_the_column_is_one_like_the_others(tmp_path, csv, capsys):
+    """A number with many values would be a category as a label. Here it is a number, from the shell and in Python."""
+    out = tmp_path / "run"
+    line = ["train", "--data", csv, "--label", "age", "--unconditional", "--out", str(out)]
+    assert main([*line, *(word for word in LINE if word != "--quiet")]) == 0
+    assert "the networks do not see labels, so age is a column like the others" in capsys.readouterr().out
+    assert main(["info", str(out)]) == 0
+    assert "without labels" in capsys.readouterr().out
+    path = tmp_path / "x.csv"
+    where = ["--where", "city=Bern", "--where", "member=False"]
+    assert main(["sample", str(out), "--count", "20", "--out", str(path), "--backend", "numpy", *where]) == 0
+    assert set(pd.read_csv(path)["city"]) == {"Bern"} and pd.read_csv(path)["age"].nunique() > 3
+    assert main(["sample", str(out), "--label", "30", "--backend", "numpy"]) == 2
+    assert main(["train", "--resume", "--out", str(out), "--steps", "5", "--quiet"]) == 0
+
+    for given in ({"label": "age"}, {}):
+        gan = minigan.GAN(conditional=False, seed=0, **given, **OPTIONS).fit(people(), None if given else "age")
+        codec = gan._sampler().codec
+        assert codec.label is codec.label_group is None and codec.numbers and gan._sampler().classes == 0
+        assert gan.sample(5, where={"city": "Bern"})["age"].between(18, 89).all()
+    gan.save(tmp_path / "other")
+    again = minigan.load(tmp_path / "other").fit(people(), steps=6)
+    assert again.n_steps_ == 6
 
 
 # ---------------------------------------------------------------- evaluate

@@ -189,8 +189,11 @@ def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = (),
     )
 
 
-def _convert_for_training(x: Any, labels: Any, options: ImageOptions) -> Images:
-    """Convert arrays for training. Raises DataError if all pixels have the same value."""
+def _convert_for_training(x: Any, labels: Any, options: ImageOptions, shown: bool = True) -> Images:
+    """Convert arrays for training. Raises DataError if all pixels have the same value.
+
+    Labels that no network sees are kept too, because they are no part of the images.
+    """
     return _not_constant(arrays.convert(x, labels, options), "the array of images", options)
 
 
@@ -259,13 +262,16 @@ def counted(count: int, kind: str) -> str:
     return f"{count:,} {KINDS[kind].noun}{'s' if count != 1 else ''}"
 
 
-def convert(x: Any, labels: Any, kind: str, options: Any) -> Data:
-    """Convert an array and labels to data of this kind. Raises DataError if the kind has no arrays."""
+def convert(x: Any, labels: Any, kind: str, options: Any, shown: bool = True) -> Data:
+    """Convert an array and labels to data of this kind. `shown` says whether networks will see the labels.
+
+    Raises DataError if the kind has no arrays.
+    """
     own = KINDS[kind].convert
     if own is None:
         names = " or ".join(map(repr, KINDS[kind].builtin))
         raise DataError(f"data of the kind {kind} are not arrays: give {names}")
-    return own(x, labels, options)
+    return own(x, labels, options, shown)
 
 
 def with_labels(data: Data, labels: Any) -> Images:

@@ -132,7 +132,8 @@ class Kind:
     claims: Callable[[str], str | None] = lambda data: None  # the reason if this --data is of this kind, else None
     takes: Callable[[Any], str | None] = lambda x: None  # what an object in memory is if it is of this kind, else None
     options: type = NoOptions  # a dataclass with `option` fields
-    convert: Callable[[Any, Any, Any], Data] | None = None  # (array, labels, the kind's options), if it takes arrays
+    # if it takes arrays: (array, labels, the kind's options, whether networks will see the labels)
+    convert: Callable[[Any, Any, Any, bool], Data] | None = None
 
 
 def checksums(values: np.ndarray, labels: np.ndarray | None) -> dict:

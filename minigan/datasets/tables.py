@@ -299,8 +299,9 @@ class Table:
 def table(found: Frame, name: str, options: TableOptions = DEFAULTS, labels: bool = True) -> Table:
     """Return the columns of a file or data frame as data.
 
-    `labels` says whether the option `label` has an effect. Raises DataError if no column can be modelled, if the
-    options name a column that does not exist, or if values do not fit their kind.
+    `labels` says whether the networks will see labels; if not, the column of the option `label` is one like the
+    others. Raises DataError if no column can be modelled, if the options name a column that does not exist, or if
+    values do not fit their kind.
     """
     frame, label = found.frame, None
     names = [str(each) for each in frame.columns]
@@ -356,6 +357,8 @@ def table(found: Frame, name: str, options: TableOptions = DEFAULTS, labels: boo
         counts = np.bincount(classes, minlength=len(class_names))
         sizes = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
         lines.append(("labels", f"{len(class_names)} classes of {sizes} rows, column {label}: {listing(class_names)}"))
+    elif options.label:
+        lines.append(("labels", f"the networks do not see labels, so {options.label} is a column like the others"))
     return Table(
         numbers=np.stack(numbers, axis=1) if numbers else np.zeros((len(index), 0), np.float32),
         ones=np.stack(ones, axis=1).astype(np.int32) if ones else np.zeros((len(index), 0), np.int32),
@@ -434,10 +437,11 @@ def is_frame(x: Any) -> str | None:
     return None
 
 
-def convert(x: Any, labels: Any, options: TableOptions) -> Table:
+def convert(x: Any, labels: Any, options: TableOptions, shown: bool = True) -> Table:
     """Convert a data frame of pandas or polars, a dictionary of columns, or a structured array.
 
-    `labels` is None, or the name of the column of labels. Raises DataError for other objects.
+    `labels` is None, or the name of the column of labels. If networks will not see them (`shown`), it is a column
+    like the others. Raises DataError for other objects.
     """
     pd = import_pandas()
     if is_frame(x) is None:
@@ -461,7 +465,7 @@ def convert(x: Any, labels: Any, options: TableOptions) -> Table:
     if frame.columns.nlevels > 1:
         frame = frame.set_axis([" ".join(map(str, parts)) for parts in frame.columns], axis=1)
         notes.append("names of columns with several levels were joined")
-    return table(Frame(frame, IN_FRAME, is_frame(x) or "", tuple(notes)), "table", options)
+    return table(Frame(frame, IN_FRAME, is_frame(x) or "", tuple(notes)), "table", options, shown)
 
 
 def claims(data: str) -> str | None:

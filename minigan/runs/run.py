@@ -73,7 +73,8 @@ def begin(config: Config, out: Path | None, expect_labels: bool = False, data: D
     _expect_new(out)
     data = load_data(config) if data is None else data
     if expect_labels and data.labels is None:
-        raise UserError(f"--conditional needs labels, and {data.name} has none: leave it out, or add labels")
+        how = "add labels (in a table, --label COLUMN)"
+        raise UserError(f"--conditional needs labels, and {data.name} has none: leave it out, or {how}")
     config = _fitting(config, data)
     taken = sources.taken(config, data)
     training = Training(config, data, load_backend(config), taken=taken)
@@ -190,7 +191,8 @@ def read_data(data: Any, labels: Any, config: Config) -> Data:
     elif hasattr(data, "fingerprint") and hasattr(data, "sample_shape"):
         found = data
     else:
-        found, labels = datasets.convert(data, labels, config.kind, config.kind_options()), None
+        found = datasets.convert(data, labels, config.kind, config.kind_options(), config.conditional)
+        labels = None
     found = found if labels is None else datasets.with_labels(found, labels)
     return datasets.hold_out(found, config.hold_out, config.seed)
 
