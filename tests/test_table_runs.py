@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from minigan.cli import main
 from minigan.datasets import conditions, tables
 from minigan.errors import UserError
 from minigan.models import PRESETS
+from minigan.report import plots
 from minigan.training import Config, Training, every_label
 
 pd = pytest.importorskip("pandas", reason="pandas is not installed: pip install 'minigan[tables]'")
@@ -154,6 +156,41 @@ def test_a_run_resumes_to_the_same_bits(tmp_path, csv):
     changed = [name for name in others.files if not np.array_equal(arrays[name], others[name])]
     assert any(name.startswith("average.") for name in others.files)
     assert not [name for name in changed if name.startswith(("G.", "D.", "average.", "opt_"))]
+
+
+def test_epochs_have_pictures_and_checkpoints_only_after_a_pause(tmp_path, csv, monkeypatch):
+    """An epoch of a small table takes less time than its picture. The final picture and the bits do not change."""
+    line = ["train", "--data", csv, "--epochs", "3", "--checkpoint-every", "2", *LINE[:2], *LINE[4:]]
+    pictures, kept, arrays = {}, {}, {}
+    for pause in (1e-9, 1e9):
+        out = tmp_path / str(pause)
+        monkeypatch.setitem(plots.PAUSES, "table", pause)
+        assert main([*line, "--out", str(out)]) == 0
+        pictures[pause] = [path.name[6:10] for path in sorted((out / "samples").iterdir())]
+        kept[pause] = [path.name[6:10] for path in sorted((out / "checkpoints").iterdir())]
+        arrays[pause] = np.load(out / "checkpoint.npz")
+        assert len((out / "history.csv").read_text().splitlines()) == 4
+        with Image.open(out / "training.gif") as animation:
+            assert animation.n_frames == max(2, len(pictures[pause]))
+    assert pictures == {1e-9: ["0000", "0001", "0002", "0003"], 1e9: ["0000"]}
+    assert kept == {1e-9: ["0002"], 1e9: ["0003"]}, "the first one that is saved after each two epochs"
+    short, long = ((tmp_path / str(pause) / "final.png").read_bytes() for pause in pictures)
+    assert short == long
+    for name in arrays[1e9].files:
+        assert name == "facts" or np.array_equal(arrays[1e9][name], arrays[1e-9][name])  # facts contain the time
+
+
+def test_a_run_that_is_stopped_between_its_checkpoints_is_saved(tmp_path):
+    gan = minigan.GAN(out=tmp_path / "run", seed=0, **OPTIONS | {"steps": None, "epochs": 5})
+
+    def stop(record):
+        if record["step"] == 5:  # the end of an epoch, which is not saved
+            signal.raise_signal(signal.SIGINT)
+
+    gan.callback = stop
+    with pytest.raises(KeyboardInterrupt):
+        gan.fit(people())
+    assert runs.read(tmp_path / "run").facts["step"] == 5
 
 
 def test_the_batch_of_a_small_table_is_a_quarter_of_it(csv):

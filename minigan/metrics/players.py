@@ -106,7 +106,12 @@ def dead_units(G: Sequential, z: Array, labels: Array | None = None) -> float | 
 
 
 def _observe(
-    network: Sequential, x: Array, labels: Array | None, new: np.ndarray | None, dead: list[np.ndarray], seen: list[Layer]
+    network: Sequential,
+    x: Array,
+    labels: Array | None,
+    new: np.ndarray | None,
+    dead: list[np.ndarray],
+    seen: list[Layer],
 ) -> tuple[Array, np.ndarray | None]:
     """Run x (N, ..., C) through a network. Append to `dead` whether each unit before a layer with weights is dead.
 

@@ -167,6 +167,9 @@ VIEWS = {
     "scatter": scatter,
     "table": rows,
 }
+# Seconds between the pictures of two epochs, at least. A picture of a table takes half a second, and an epoch of a
+# small table may take a tenth of that.
+PAUSES = {"table": 15.0}
 
 
 # Views in which one sample is a picture by itself, each with the function that draws it.

@@ -267,9 +267,10 @@ def play(
 ) -> bool:
     """Train to the end, and write pictures and checkpoints to `out`, or nothing if it is None.
 
-    Shows its progress, and warns once of each problem in `metrics.alarm`, unless `quiet`. At the end
-    of an epoch, `runs.checks` may add figures to the history. `callback` gets every record, with
-    these figures and warnings. If it returns True, the training stops after this step.
+    There is a picture and a checkpoint of every epoch, or only after `plots.PAUSES` seconds. Shows its
+    progress, and warns once of each problem in `metrics.alarm`, unless `quiet`. At the end of an
+    epoch, `runs.checks` may add figures to the history. `callback` gets every record, with these
+    figures and warnings. If it returns True, the training stops after this step.
 
     Returns whether a collapse stopped the training, which the option `stop_on` asks for. Raises
     Stopped after a signal such as Ctrl-C, when the state is saved, and UserError if a file cannot be
@@ -279,31 +280,36 @@ def play(
     with locked(out, training), writing(out), _Interrupt() as interrupt, ProgressBar(training, quiet) as bar:
         if out and training.step == 0:
             _save_picture_of_epoch(training, out, training.samples(PICTURED))
+        pause = plots.PAUSES.get(training.data.codec.view, 0.0)
         for record in _watched(training, out):
             bar.show(record)
             seen = Checked(**record)
+            due = record["end_of_epoch"] and time.monotonic() - saved >= pause
             if record["end_of_epoch"]:
                 if figures := checks.when_due():
                     seen["figures"] = figures
                     training.history[-1].update(figures)
                 encoded = training.encoded_samples(PICTURED)
-                samples = training.data.codec.decode(encoded)
-                if out:
+                samples = training.data.codec.decode(encoded) if due else encoded
+                if out and due:
                     _save_picture_of_epoch(training, out, samples)
-                    save(training, out)
                 labels = training.sampler.labels_for(len(samples))
                 seen_by_alarm = samples if isinstance(samples, np.ndarray) else encoded  # not a data frame
                 alarms = watch.check(training.history[-1], seen_by_alarm, labels, training.config.decay)
                 if alarms:
                     seen["alarms"] = alarms
-                bar.print_epoch(training.history[-1], alarms)
+                if due or alarms or training.finished():
+                    bar.print_epoch(training.history[-1], alarms)
                 collapsed = watch.collapsed and training.config.stop_on == "collapse"
-                saved = time.monotonic()
-            elif out and (interrupt.signal or time.monotonic() - saved > SAVE_SECONDS):
-                save(training, out)
+            written = due or interrupt.signal or time.monotonic() - saved > SAVE_SECONDS
+            if written:
+                if out:
+                    save(training, out)
                 saved = time.monotonic()
             stop = callback is not None and callback(seen) is True
             if interrupt.signal:
+                if out and not written:  # the signal came after the line above
+                    save(training, out)
                 raise Stopped(interrupt.signal)
             if collapsed:
                 bar.print_stop(record["step"])
@@ -332,7 +338,7 @@ def save(training: Training, out: Path) -> None:
     """Write checkpoint.npz, history.csv, and every `checkpoint_every` epochs a checkpoint that is kept."""
     arrays, facts = training.state()
     checkpoint.save(out / "checkpoint.npz", arrays, facts)
-    if training.epoch and not training.cursor and training.epoch % training.config.checkpoint_every == 0:
+    if training.epoch and not training.cursor and _is_kept(training, out):
         kept = out / "checkpoints" / f"epoch-{training.epoch:04d}.npz"
         if not kept.exists():
             checkpoint.save(kept, arrays, facts)
@@ -344,6 +350,18 @@ def save(training: Training, out: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(out / "history.csv", text.getvalue().encode())
+
+
+def _is_kept(training: Training, out: Path) -> bool:
+    """Return whether the checkpoint of this epoch is kept: one in every `checkpoint_every` epochs.
+
+    If `play` does not save every epoch, it is the first one that is saved of so many.
+    """
+    every = training.config.checkpoint_every
+    if not plots.PAUSES.get(training.data.codec.view):
+        return training.epoch % every == 0
+    kept = [int(path.stem.removeprefix("epoch-")) for path in (out / "checkpoints").glob("epoch-*.npz")]
+    return training.epoch // every > max(kept, default=0) // every
 
 
 def write_config(training: Training, out: Path) -> None:
@@ -365,8 +383,9 @@ def save_pictures(training: Training, out: Path) -> None:
     samples, codec, width = training.samples(), training.data.codec, columns(training.classes)
     plots.save_samples(out / "final.png", samples, codec, width, scale=3)
     frames = [path for epoch in range(training.epoch + 1) if (path := _picture_of_epoch(out, epoch)).exists()]
-    # Draw the last frame if the epoch is incomplete, or if the pictures of the epochs were deleted.
-    last = plots.picture(samples[:PICTURED], codec, width) if training.cursor or not frames else None
+    # Draw the last frame if the epoch is incomplete, or has no picture.
+    current = not training.cursor and _picture_of_epoch(out, training.epoch) in frames
+    last = None if current else plots.picture(samples[:PICTURED], codec, width)
     plots.save_animation(out / "training.gif", frames, last)
     equilibrium, of_checks = training.loss.equilibrium, figures_of_checks(training)
     plots.save_curves(out / "losses.png", named_curves(training), training.steps_per_epoch, equilibrium, of_checks)
