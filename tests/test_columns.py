@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from minigan.datasets import column_text as text
 from minigan.datasets.column_kinds import Column, Found, LeftOut, Texts, column_of
-from minigan.datasets.columns import Category, Decoded, Encoded, Number, Values, decimals_of, sort
+from minigan.datasets.columns import (
+    KNOTS,
+    LONG,
+    Category,
+    Decoded,
+    Encoded,
+    Number,
+    Values,
+    decimals_of,
+    packed,
+    sort,
+    unpacked,
+)
 from minigan.datasets.files import DataError
 
 pd = pytest.importorskip("pandas", reason="needs minigan[tables]")
@@ -153,6 +165,63 @@ def heavy(seed: int = 0, count: int = 6000) -> dict[str, np.ndarray]:
 def test_difficult_numbers_come_back_exactly(name):
     found = expect_inverse(heavy()[name], dtype="float64" if name != "many ties" else "int64")
     assert isinstance(found.column.encoding, Number)
+
+
+@given(seed=st.integers(0, 2**32), scale=st.sampled_from([1e-3, 1.0, 1e9]), decimals=st.sampled_from([None, 0, 2]))
+@settings(max_examples=6, deadline=None)
+def test_more_than_20_000_different_numbers_come_back_exactly(seed, scale, decimals):
+    """Adult has a column of 21,648 different integers, some of which occur more often."""
+    rng = np.random.default_rng(seed)
+    values = scale * rng.lognormal(0, 1, 40_000) - scale
+    values = np.where(rng.random(40_000) < 0.3, rng.permutation(values), values)
+    if decimals is not None:
+        values = np.round(values * 10**7 / scale / 10**decimals, decimals)
+    found = expect_inverse(values + 0.0, dtype="float64" if decimals != 0 else "int64")
+    encoding = found.column.encoding
+    assert len(encoding.values) > 20_000 and not encoding.between
+    assert len(json.dumps(found.column.to_json())) < 14 * len(encoding.values), "a list of numbers takes more"
+
+
+def test_float32_is_precise_enough_for_as_many_values_as_are_stored():
+    """One value has half of a billion rows, so that the others share the rest of [-1, 1]."""
+    different = np.arange(KNOTS)
+    counts = np.where(different == 7, 10**9, 1).tolist()
+    number = Number("int64", different.tolist(), counts, [], [], 0, 0)
+    codes = np.concatenate([different, np.full(KNOTS, 7)])
+    found = number.decode(number.encode(Values(different, codes)), np.zeros(2 * KNOTS))
+    assert (found.values == codes).all()
+    kept = Number.of(Values(different, np.arange(KNOTS)), "int64", 0)
+    more = Number.of(Values(np.arange(KNOTS + 1), np.arange(KNOTS + 1)), "int64", 0)
+    assert len(kept.values) == KNOTS and not kept.between and len(more.values) <= KNOTS and more.between
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        st.integers(-(2**63), 2**63 - 1),
+        st.integers(0, 2**64 - 1),
+        st.integers(0, 300),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.integers(-(10**9), 10**9).map(lambda x: x / 100),
+        st.integers(-(10**9), 10**9).map(float),
+    ],
+)
+@pytest.mark.parametrize("in_order", [True, False])
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_long_lists_of_numbers_are_packed_exactly(values, in_order, data):
+    drawn = data.draw(st.lists(values, min_size=1, max_size=30))
+    drawn = [0.0 if value == 0 and isinstance(value, float) else value for value in drawn] * (LONG + 1)
+    drawn = sorted(drawn[: LONG + 1]) if in_order else drawn[: LONG + 1]
+    stored = packed(drawn)
+    assert isinstance(stored, dict)
+    again = unpacked(json.loads(json.dumps(stored)))
+    assert again == drawn and {type(value) for value in again} == {type(drawn[0])}
+
+
+@pytest.mark.parametrize("values", [[], [1, 2], ["a"] * 2000, ["inf", 1.5] * 1000, [True] * 2000])
+def test_other_lists_are_stored_as_they_are(values):
+    assert packed(values) == values == unpacked(values)
 
 
 @pytest.mark.parametrize("frequent", [10**5, 10**9])

@@ -76,6 +76,7 @@ class Column:
     def to_json(self) -> dict:
         """Return the column as a dictionary that JSON can represent."""
         fields = {field: getattr(self.encoding, field) for field in self.encoding.__dataclass_fields__}
+        fields = {name: columns.packed(value) if isinstance(value, list) else value for name, value in fields.items()}
         return {
             "name": self.name,
             "kind": self.kind,
@@ -87,8 +88,8 @@ class Column:
     @classmethod
     def from_json(cls, fields: dict) -> "Column":
         """Return the column of `to_json`."""
-        encoding = columns.ENCODINGS[fields["how"]](**fields["encoding"])
-        return cls(fields["name"], fields["kind"], encoding, fields["series"])
+        own = {k: columns.unpacked(v) if isinstance(v, list | dict) else v for k, v in fields["encoding"].items()}
+        return cls(fields["name"], fields["kind"], columns.ENCODINGS[fields["how"]](**own), fields["series"])
 
     def description(self) -> str:
         """Return what was found, as a text for people."""

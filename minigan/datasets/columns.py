@@ -10,6 +10,7 @@ Every class is a dataclass whose fields JSON can represent, because checkpoints 
 without pandas; `column_kinds` converts a pandas Series to them and back.
 """
 
+import base64
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ ALWAYS = 10  # this few different values are always a category
 MOST = 1000  # the widest group, without the feature for missing values
 FREQUENT = 0.05  # a value of a Number with a larger share of the rows has a feature in its group
 AT_LEAST = 10  # and so many rows, because in a small table every value has a large share
-KNOTS = 20_000  # different values up to which a Number stores all of them
+KNOTS = 100_000  # different values up to which a Number stores all of them: 5 MB of a checkpoint for each column
+LONG = 1000  # a longer list of numbers is stored as text
 STORED = {"int64": np.int64, "uint64": np.uint64, "float64": np.float64, "bool": np.bool_, "text": object}
 
 
@@ -86,6 +88,43 @@ def from_json(values: list, stored: str) -> np.ndarray:
     result: np.ndarray = np.empty(len(values), STORED[stored])
     result[:] = values
     return result
+
+
+def packed(values: list) -> list | dict:
+    """Return a list as it is, or a long list of numbers as base64, because a checkpoint needs much time for lists.
+
+    The text has whole numbers of `size` bytes. They are the values as multiples of 10^-decimals, or the bits of float64
+    if `decimals` is None, or from the second value on the differences (modulo 2^64) if these are smaller.
+    """
+    types = {type(value) for value in values}
+    if len(values) <= LONG or types not in ({int}, {float}):
+        return values
+    is_float, negative = types == {float}, min(values) < 0
+    array = np.array(values, np.float64 if is_float else np.int64 if negative else np.uint64)
+    decimals = decimals_of(array, array.dtype) if is_float else 0
+    if is_float and decimals is not None:
+        whole = np.rint(array * 10.0**decimals).astype(np.int64).view(np.uint64)
+    else:
+        whole = array.view(np.uint64)
+    steps = np.diff(whole)
+    first = int(whole[0]) if steps.max() < whole.max() else None
+    body = whole if first is None else steps
+    size = next(size for size in (1, 2, 4, 8) if int(body.max()) < 256**size)
+    text = base64.b64encode(body.astype(f"<u{size}").tobytes()).decode()
+    return dict(packed=text, size=size, first=first, decimals=decimals, is_float=is_float, negative=negative)
+
+
+def unpacked(fields: list | dict) -> list:
+    """Return the list that `packed` was given."""
+    if isinstance(fields, list):
+        return fields
+    whole = np.frombuffer(base64.b64decode(fields["packed"]), f"<u{fields['size']}").astype(np.uint64)
+    if fields["first"] is not None:
+        whole = np.cumsum(np.append(np.uint64(fields["first"]), whole), dtype=np.uint64)
+    if not fields["is_float"]:
+        return (whole.view(np.int64) if fields["negative"] else whole).tolist()
+    decimals = fields["decimals"]
+    return (whole.view(np.float64) if decimals is None else whole.view(np.int64) / 10.0**decimals).tolist()
 
 
 def positions(values: np.ndarray, known: np.ndarray) -> np.ndarray:
