@@ -585,6 +585,14 @@ def test_a_categorical_keeps_its_categories_and_their_order():
         (["$5", "$1,234.50", "-$3"], False, [5, 1234.5, -3], "without the symbol $, with separators of thousands"),
         (["5 %", "7%"], False, [5, 7], "without the symbol %"),
         ([str(2**63), "0"], False, [2**63, 0], ""),
+        (
+            ["(5.5)", "7", "( 1,000 )"],
+            False,
+            [-5.5, 7, -1000],
+            "with parentheses around negative numbers, with separators of thousands",
+        ),
+        (["($5)", "$7"], False, [-5, 7], "with parentheses around negative numbers, without the symbol $"),
+        (["\u22125", "7"], False, [-5, 7], ""),
     ],
 )
 def test_numbers_are_read_from_texts(texts, comma, values, note):
@@ -596,7 +604,7 @@ def test_numbers_are_read_from_texts(texts, comma, values, note):
 @pytest.mark.parametrize(
     "texts",
     [["01", "2"], ["1", "a"], ["1,2,3"], ["1,23", "1.5"], ["$5", "7"], ["1e400"], [str(2**64)], ["1-2"], ["12,34,567"],
-     ["nan"], ["0x10"], ["1_000"], ["1\n2"], []],
+     ["nan"], ["0x10"], ["1_000"], ["1\n2"], [], ["(1)", "(2)"], ["(a)", "1"], ["(-1)", "1"], ["()", "1"]],
 )  # fmt: skip
 def test_other_texts_are_no_numbers(texts):
     assert text.numbers(texts) is None
@@ -619,7 +627,7 @@ def test_other_texts_are_no_numbers(texts):
 def test_dates_are_read_from_texts(texts, first, form):
     found = text.dates(texts)
     assert found is not None and found.values[0] == np.datetime64(first) and found.format == form
-    assert found.note == ""
+    assert found.note == ("in UTC, converted from the offsets in the file" if "+02:00" in texts[0] else "")
 
 
 def test_an_ambiguous_date_is_said():
@@ -649,13 +657,28 @@ def test_a_few_words_among_numbers_are_missing_values():
     assert decoded(found)[[0, len(N) + 1, len(N) + 2]].isna().all()
     assert found.notes[:2] == (
         "'unknown' in 2 rows counts as missing, because the rest are numbers",
-        "'n.a.' in 1 rows counts as missing, because the rest are numbers",
+        "'n.a.' in 1 row counts as missing, because the rest are numbers",
     )
     assert modelled(values, "category").column.encoding.missing == 0
     dates = modelled([*(f"2020-01-{i + 10}" for i in range(20)), "unknown"])
     assert dates.column.kind == "date" and "because the rest are dates" in dates.notes[0]
     assert modelled([*["1", "2"] * 30, "unknown"]).column.kind == "category", "few numbers are categories anyway"
     assert modelled([*map(str, N), *["a"] * 100]).column.kind == "category", "more than a few"
+
+
+@pytest.mark.parametrize("word", ["-", "none", "NAN", "k.A.", "#DIV/0!"])
+def test_words_that_often_stand_for_a_missing_number_do_so_in_any_share_of_the_rows(word):
+    found = modelled([*map(str, N), *[word] * 500])
+    assert found.column.kind == "integer" and decoded(found).isna().sum() == 500
+    assert found.notes[0].startswith(f"{word!r} in 500 rows counts as missing, because")
+    assert modelled(["yes", "no", word] * 30).column.encoding.missing == 0, "but not among other words"
+    assert modelled(["1", "2", word] * 30).column.encoding.missing == 0, "nor among few numbers"
+
+
+def test_a_column_with_a_few_values_is_no_identifier():
+    found = modelled([None] * 500 + [f"note {i}" for i in range(9)])
+    assert (found.column.encoding.choices, found.column.encoding.missing) == (10, 500)
+    assert isinstance(column_of(pd.Series([None] * 500 + [f"note {i}" for i in range(10)]), "x").column, LeftOut)
 
 
 @pytest.mark.parametrize(

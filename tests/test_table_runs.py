@@ -1,5 +1,6 @@
 """Tables from the shell and in Python: train, sample with conditions, evaluate, resume, and refuse what cannot work."""
 
+import datetime
 import gzip
 import json
 import signal
@@ -284,6 +285,8 @@ def test_a_data_frame_goes_in_and_a_data_frame_comes_out(tmp_path):
     assert set(gan.sample(9, label="Basel")["city"]) == {"Basel"}
     both = gan.sample(9, where={"city": "Bern", "member": False})
     assert set(both["city"]) == {"Bern"} and not both["member"].any()
+    with pytest.raises(UserError, match="with conditions, all rows have one label, got a list of 2"):
+        gan.sample(2, label=["Bern", "Basel"], where={"member": True})
     gan.save(tmp_path / "run")
     assert minigan.load(tmp_path / "run").sample(60, seed=1).equals(found)
     gan.save_samples(tmp_path / "x.csv", 12, seed=1)
@@ -344,6 +347,31 @@ def test_numbers_with_few_values_can_be_asked_for():
         _, (two,) = data.codec.conditions({"pets": value})
         held = data.codec.hold(data.batch(np.arange(len(data))), [two])
         assert np.array_equal(held, (people()["pets"] == 2).to_numpy())
+
+
+def test_dates_can_be_asked_for_as_they_are_written(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("day,at,x\n" + "".join(f"{i % 5 + 1}.3.2020,2020-03-01 {i % 4:02}:30,{i}.5\n" for i in range(60)))
+    data = datasets.KINDS["tables"].load(str(path), tables.TableOptions(), 0, True)
+    for value in ("2.3.2020", "02.03.2020", "2020-03-02", pd.Timestamp("2020-03-02"), datetime.date(2020, 3, 2)):
+        assert data.codec.conditions({"day": value})[1] == [conditions.Condition(0, 5, 1)]
+    assert data.codec.conditions({"at": datetime.datetime(2020, 3, 1, 2, 30)})[1][0].choice == 2
+    with pytest.raises(UserError, match="the column day has no value '2020-04-02': did you mean 2020-03-02"):
+        data.codec.conditions({"day": "2.4.2020"})
+    with pytest.raises(UserError, match="has no value 'soon': the values are 2020-03-01, "):
+        data.codec.conditions({"day": "soon"})
+
+
+def test_empty_and_rare_values_and_those_called_missing():
+    frame = pd.DataFrame({"a": ["", "missing", None] * 1500, "b": [f"v{i % 1200}" for i in range(4500)]})
+    codec = datasets.convert(frame, None, "tables", tables.TableOptions(columns="b:category")).codec
+    choices = [codec.conditions({"a": value})[1][0].choice for value in ("", "missing", None, np.nan, pd.NA)]
+    assert choices == [0, 1, 2, 2, 2] and codec.conditions({"a": "(missing)"})[1][0].choice == 2
+    rare = next(column for column, _ in codec.parts if column.name == "b").value_names()[-1]
+    with pytest.raises(UserError, match=f"'{rare}' is one of the rare values of b"):
+        codec.conditions({"b": rare})
+    with pytest.raises(UserError, match="the column b has no value ''"):
+        codec.conditions({"b": ""})
 
 
 def test_only_the_first_equals_sign_separates():

@@ -404,6 +404,23 @@ def test_names_of_rows_and_equal_or_empty_names(tmp_path):
     assert described(data, "note")[0] == "column 2, again called 'a', is called 'a 2'"
 
 
+def test_headers_that_occur_again_are_left_out(tmp_path):
+    part = "name,size\n" + lines(30, lambda i: "xyz"[i % 3], lambda i: i / 2)
+    data = load(part * 3, tmp_path)
+    assert list(data.frame) == ["name", "size"] and len(data) == 90 and set(data.frame.name) == set("xyz")
+    assert described(data, "note") == ["rows that repeat the header were left out (2, the first in line 32)"]
+    data = load("x\n" + "x\ny\n" * 30, tmp_path)
+    assert len(data) == 61, "one column: it has no header"
+
+
+def test_line_breaks_in_names_and_empty_lines_in_one_column_are_said(tmp_path):
+    data = load('"length\nin mm",b\n' + lines(30, lambda i: i / 2, lambda i: i % 3), tmp_path)
+    assert list(data.frame) == ["length in mm", "b"]
+    assert "in the name of column 1 became spaces: 'length in mm'" in described(data, "note")[0]
+    data = load("x\n" + '"1\n"\n\n2.5\n\n\n"2\n3"\n' * 10 + "\n\n", tmp_path)
+    assert "30 empty lines between the rows were left out" in described(data, "note")[0] and len(data) == 30
+
+
 def test_bad_rows_are_refused_by_the_numbers_of_their_lines(tmp_path):
     rows = ['"quoted\nline",2,3', "1,2", "1,2,3,4", *["1,2,3"] * 20, *["1,2"] * 7]
     with pytest.raises(DataError) as error:

@@ -25,7 +25,7 @@ LEFT_OUT = ("identifier", "text", "drop")
 KINDS = (*MODELLED, *LEFT_OUT)  # what a column can be set to
 IDENTIFIER = re.compile(r"(^|[^a-z])(id|ids|uuid|guid|key|index|nr|no|number|row|rownames|unnamed)($|[^a-z])", re.I)
 CAMEL = re.compile(r"[a-z](Id|ID|Key|Nr|No)$")  # customerID
-ENOUGH = 10  # a table with fewer rows has no identifiers, because every value may be different by chance
+ENOUGH = 10  # a column with fewer values is no identifier, because every value may be different by chance
 NEARLY = 0.95  # texts of which a larger share is different are identifiers
 LONG = 30  # texts of several words are free text if they are longer on average, and more than half are different
 
@@ -168,7 +168,7 @@ def _left_out(found: Read, name: Any) -> LeftOut | None:
     """Return why a column is not modelled, or None: identifiers, and free text."""
     values, shown = found.values, str(name)
     different, rows = len(values.different), len(values.codes) - values.missing
-    if len(values.codes) < ENOUGH or "categories" in found.series:
+    if rows < ENOUGH or "categories" in found.series:
         return None
     keep = "keep it with --columns"
     if found.stored == "text":
@@ -225,7 +225,8 @@ def read(series: "pandas.Series", name: Any, texts: Texts = IN_FRAME, kind: str 
     elif is_a.is_datetime64_any_dtype(dtype):
         found = _dates(series)
     elif is_a.is_timedelta64_dtype(dtype) or is_a.is_complex_dtype(dtype):
-        raise DataError(_refused(name, f"of type {dtype}", ", for example with .dt.total_seconds()"))
+        how = "" if is_a.is_complex_dtype(dtype) else ", for example with .dt.total_seconds()"
+        raise DataError(_refused(name, f"of type {dtype}", how))
     else:
         found = _objects(series, name, texts, kind)
     return _as_asked(found, name, kind)
@@ -357,7 +358,7 @@ def _texts(values: Values, dtype: str, name: Any, texts: Texts, kind: str | None
     tokens = [i for i, value in enumerate(values.different) if value.strip() in text.MISSING]
     there = _used(values, tuple(tokens))
     shown = {values.different[i].strip(): count for i, count in enumerate(values.counts) if i in tokens}
-    notes = [f"{token} in {count:,} rows means missing" for token, count in shown.items() if token]
+    notes = [f"{token} in {_rows(count)} means missing" for token, count in shown.items() if token]
     plain, counts = [value.strip() for value in there.different], there.counts
     found = _recognised(plain, texts.decimal_comma, kind)
     if found is None and kind not in ("category", "boolean"):
@@ -366,7 +367,7 @@ def _texts(values: Values, dtype: str, name: Any, texts: Texts, kind: str | None
             found, words = mostly
             rest = "dates" if found.values.dtype.kind == "M" else "numbers"
             notes += [
-                f"{plain[i]!r} in {counts[i]:,} rows counts as missing, because the rest are {rest}" for i in words
+                f"{plain[i]!r} in {_rows(counts[i])} counts as missing, because the rest are {rest}" for i in words
             ]
             notes.append(f"keep such words with --columns {setting(name, 'category')}")
             there, plain = _used(there, tuple(words)), [value for i, value in enumerate(plain) if i not in words]
@@ -380,6 +381,11 @@ def _texts(values: Values, dtype: str, name: Any, texts: Texts, kind: str | None
     if found.note:
         notes.append(f"read {found.note}")
     return _converted(found, there.codes)._replace(notes=tuple(notes))
+
+
+def _rows(count: int) -> str:
+    """Return a number of rows as text."""
+    return f"{count:,} row{'s' if count != 1 else ''}"
 
 
 def _recognised(plain: list[str], decimal_comma: bool, kind: str | None) -> text.Found | None:

@@ -13,6 +13,9 @@ import numpy as np
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "None", "?")
 WORDS = 5  # a column of numbers or dates may have so many different words, which then count as missing ...
 WORDS_SHARE = 0.05  # ... if this share of its values, or a smaller one, are words ...
+PLACEHOLDERS = frozenset(  # words that stand for a missing number or date in any share of the rows
+    "- -- . .. * na nan n/a n.a. k.a. none null nil missing unknown #n/a #value! #div/0! #ref! #num!".split()
+)
 NUMBERS = 10  # ... and it has more different numbers or dates; otherwise all texts are a category
 UNITS = ("D", "h", "m", "s", "ms", "us", "ns")  # of dates, coarsest first
 
@@ -20,6 +23,7 @@ INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)")
 FLOAT = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|Inf|INF|infinity|Infinity)")
 THOUSANDS = re.compile(r"[+-]?([1-9]\d{0,2}([ ,'\u00a0\u202f])\d{3}(\2\d{3})*|0|[1-9]\d*)(\.\d+)?")
 COMMA = re.compile(r"[+-]?([1-9]\d{0,2}([. '\u00a0\u202f])\d{3}(\2\d{3})*|0|[1-9]\d*)(,\d+)?([eE][+-]?\d+)?")
+NEGATIVE = re.compile(r"\(\s*([^()]*?)\s*\)")  # as in accounts
 SYMBOL = re.compile(r"([+-]?)\s*([$\u20ac\u00a3\u00a5]?)\s*(.*?)\s*([%\u20ac\u00a3\u00a5]?)")
 ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(?P<f>\.\d{1,6})?)?)?(?P<z> ?Z| ?UTC| ?[+-]\d{2}:?\d{2})?")
 DATES = (
@@ -42,24 +46,30 @@ class Found(NamedTuple):
 def numbers(texts: list[str], decimal_comma: bool = False) -> Found | None:
     """Return the texts as numbers: plain ones, with separators of thousands, a decimal comma, or one symbol for all.
 
-    `decimal_comma` says that other columns of the file have decimal commas, which decides how "1,234" and "1.234" are
-    read. Texts with leading zeros, such as 00123, are codes and no numbers.
+    (12.5) is -12.5 if other texts have no parentheses. `decimal_comma` says that other columns of the file have
+    decimal commas, which decides how "1,234" and "1.234" are read. Texts with leading zeros, such as 00123, are codes
+    and no numbers.
     """
     if not texts:
         return None
-    plain, symbols = texts, [SYMBOL.fullmatch(text) for text in texts]
-    marks = {(match[2], match[4]) for match in symbols if match}
-    note = ""
-    if len(marks) == 1 and marks != {("", "")}:
-        texts = [match[1] + match[3] for match in symbols if match]
-        note = f"without the symbol {''.join(*marks)}"
-    if len(texts) != len(plain):
+    notes = []
+    texts = [text.replace("\u2212", "-") for text in texts]  # a minus sign that is no hyphen
+    inside = [NEGATIVE.fullmatch(text) for text in texts]
+    if any(inside) and not all(inside):
+        texts = [f"-{match[1]}" if match else text for text, match in zip(texts, inside, strict=True)]
+        notes.append("with parentheses around negative numbers")
+    symbols = [match for text in texts if (match := SYMBOL.fullmatch(text))]
+    if len(symbols) != len(texts):
         return None
+    marks = {(match[2], match[4]) for match in symbols}
+    if len(marks) == 1 and marks != {("", "")}:
+        texts = [match[1] + match[3] for match in symbols]
+        notes.append(f"without the symbol {''.join(*marks)}")
     for pattern, removed, what in _forms(decimal_comma):
         if all(map(pattern.fullmatch, texts)):
             table = str.maketrans({"," if what == "comma" else "\0": "."} | dict.fromkeys(removed))
             changed = [text.translate(table) for text in texts]
-            said = [note] if note else []
+            said = notes[:]
             if changed != texts:
                 commas = what == "comma" and any("," in text for text in texts)
                 said.append("with decimal commas" if commas else "with separators of thousands")
@@ -102,10 +112,12 @@ def mostly(
     """Return (the texts as numbers or dates, the indices of words among them), given the rows (K,) of each text.
 
     `read` is what all others must fit. The value of a word has no meaning. Returns None if there is no word, or if
-    there are too many: see WORDS.
+    there are too many: see WORDS and PLACEHOLDERS.
     """
-    words = [i for i, text in enumerate(texts) if not re.search(r"\d", text) and not FLOAT.fullmatch(text)]
-    if not 0 < len(words) <= WORDS or counts[words].sum() > WORDS_SHARE * counts.sum():
+    usual = [text.casefold() in PLACEHOLDERS for text in texts]
+    words = [i for i, text in enumerate(texts) if usual[i] or not (re.search(r"\d", text) or FLOAT.fullmatch(text))]
+    unusual = sum(counts[i] for i in words if not usual[i])
+    if not 0 < len(words) <= WORDS or unusual > WORDS_SHARE * counts.sum():
         return None
     rest = [i for i in range(len(texts)) if i not in words]
     found = None if len(rest) <= NUMBERS else read([texts[i] for i in rest])
@@ -158,7 +170,13 @@ def _iso(texts: list[str], zoned: list[bool]) -> Found | None:
             read = [moment.astimezone(datetime.UTC).replace(tzinfo=None) for moment in read]
     except (ValueError, OverflowError):
         return None
-    return Found(np.array(read, "datetime64[us]"), format=_iso_format(texts), zone="UTC" if any(zoned) else None)
+    away = any(zoned) and not all(re.search(r"(Z|UTC|[+-]00:?00)$", text) for text in texts)
+    return Found(
+        np.array(read, "datetime64[us]"),
+        note="in UTC, converted from the offsets in the file" if away else "",
+        format=_iso_format(texts),
+        zone="UTC" if any(zoned) else None,
+    )
 
 
 def _iso_format(texts: list[str]) -> str | None:

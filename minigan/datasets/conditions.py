@@ -6,6 +6,7 @@ A condition names a column that is a category and one of its values. Only equali
 because a generator of categories is asked for a value or its rows are sorted out.
 """
 
+import datetime
 import difflib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigan.datasets.column_kinds import Column
+from minigan.datasets.column_text import dates
 from minigan.datasets.columns import Category
 from minigan.datasets.files import DataError
 from minigan.datasets.labels import listing
@@ -72,14 +74,18 @@ def condition(parts: Sequence[tuple[Column, int]], name: Any, value: Any) -> Con
     if not isinstance(column.encoding, Category):
         others = f"such columns are {listing(usable, 10)}" if usable else "this table has no such column"
         raise DataError(f"a condition is on a column of categories, and {name} is {column.description()}: {others}")
-    names, wanted = choices_of(column), _text(value)
-    if wanted in names and wanted:
-        return Condition(start, start + column.width, names.index(wanted))
+    kept, last = column.value_names()[: column.encoding.kept], choices_of(column)[-1]
+    wanted = last if column.encoding.missing and is_missing(value) else _text(value, column)
+    if wanted in kept:
+        return Condition(start, start + column.width, kept.index(wanted))
+    if column.encoding.missing and wanted == last:
+        return Condition(start, start + column.width, column.width - 1)
     if wanted in column.value_names():
         raise DataError(
             f"{wanted!r} is one of the rare values of {name}, which share a feature: it cannot be asked for"
         )
-    raise DataError(f"the column {name} has no value {wanted!r}: {nearest(wanted, [n for n in names if n], 'values')}")
+    names = [*kept, last] if column.encoding.missing else kept
+    raise DataError(f"the column {name} has no value {wanted!r}: {nearest(wanted, names, 'values')}")
 
 
 def hold(samples: np.ndarray, conditions: Sequence[Condition]) -> np.ndarray:
@@ -90,11 +96,31 @@ def hold(samples: np.ndarray, conditions: Sequence[Condition]) -> np.ndarray:
     return held
 
 
-def _text(value: Any) -> str:
-    """Return a value as the text that names it: 7, 7.0 and "7" are the same, and so are True and "True"."""
-    if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None, NaN, NaT or pandas.NA."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas.NA is neither equal to itself nor not
+        return True
+
+
+def _text(value: Any, column: Column) -> str:
+    """Return a value as the text that names it: 7, 7.0 and "7" are the same, and so are True and "True".
+
+    A date may be written as in the file that was read, or as ISO 8601.
+    """
+    if is_missing(value):
         return MISSING
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
-    whole = isinstance(value, float | np.floating) and value == value // 1
-    return str(int(value)) if whole else str(value)
+    if isinstance(value, float | np.floating) and value == value // 1:
+        return str(int(value))
+    if (unit := column.series.get("unit")) is None:
+        return str(value)
+    written = value.isoformat() if hasattr(value, "isoformat") else str(value)
+    try:
+        moment = datetime.datetime.strptime(written, column.series["format"] or "")
+    except ValueError:
+        found = dates([written])
+        return written if found is None else str(found.values.astype(f"datetime64[{unit}]")[0])
+    return str(np.datetime64(moment).astype(f"datetime64[{unit}]"))

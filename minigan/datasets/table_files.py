@@ -9,6 +9,7 @@ import csv
 import gzip
 import importlib
 import io
+import itertools
 import lzma
 import os
 import re
@@ -235,6 +236,9 @@ def _csv(content: bytes, path: Path, packed: str, pd: Any) -> Frame:
     names, rows = _fitted(names, rows, path, notes)
     if not rows:
         raise DataError(f"{path}: the file has a header ({', '.join(names)[:60]}), but no rows: is this the right one?")
+    rows = _without_headers(names, rows, notes)
+    if len(names) == 1 and (blank := sum(itertools.starmap(_lines_between, itertools.pairwise(rows)))):
+        notes.append(f"{blank:,} empty lines between the rows were left out: write NA where a value is missing")
     empty = [i for i, row in enumerate(rows) if not any(row.fields)]
     if empty and len(names) > 1:
         notes.append(f"{len(empty):,} rows without any value were left out, the first in line {rows[empty[0]].line}")
@@ -248,6 +252,21 @@ def _csv(content: bytes, path: Path, packed: str, pd: Any) -> Frame:
     return Frame(
         pd.DataFrame(data), Texts(True, comma), origin + (f", compressed with {packed}" if packed else ""), tuple(notes)
     )
+
+
+def _without_headers(names: list[str], rows: list[Row], notes: list[str]) -> list[Row]:
+    """Return the rows without those that repeat the names of several columns, as in files that were joined."""
+    if len(names) == 1:
+        return rows
+    again = {row.line for row in rows if row.fields[0].strip() == names[0] and [f.strip() for f in row.fields] == names}
+    if again:
+        notes.append(f"rows that repeat the header were left out ({len(again):,}, the first in line {min(again)})")
+    return [row for row in rows if row.line not in again]
+
+
+def _lines_between(row: Row, after: Row) -> int:
+    """Return the number of lines between two rows."""
+    return after.line - row.line - 1 - sum(field.count("\n") for field in row.fields)
 
 
 def _stripped(column: Any, pd: Any) -> np.ndarray:
@@ -314,7 +333,8 @@ def _widths(content: str, delimiter: str) -> list[int]:
 def _header(rows: list[Row], notes: list[str]) -> tuple[list[str], list[Row]]:
     """Return the names of the columns and the other rows.
 
-    A first row whose fields are all numbers, missing, or values that occur again in their column, is no header.
+    A first row whose fields are all numbers, missing, or values that occur again in their column, is no header. But it
+    is one if it has no numbers, and one of its words occurs again among numbers: then the file repeats its header.
     """
     first, rest = rows[0].fields, rows[1:]
     width = len(first)
@@ -327,10 +347,18 @@ def _header(rows: list[Row], notes: list[str]) -> tuple[list[str], list[Row]]:
         again = [any(row[i].strip() == field for row in others) for i, field in enumerate(plain)]
         fits = [field in text.MISSING or numeric[i] or again[i] for i, field in enumerate(plain)]
         missing_header = all(fits) and any(field not in text.MISSING for field in plain)
+        if missing_header and not any(numeric):
+            missing_header = not any(_is_numeric([row[i].strip() for row in others]) for i in range(width) if again[i])
     if not missing_header:
         return plain, rest
     notes.append("the file has no header, because its first row has values like the others: columns are numbered")
     return [f"column {i + 1}" for i in range(width)], rows
+
+
+def _is_numeric(fields: list[str]) -> bool:
+    """Return whether more than half of the fields that are not missing are numbers."""
+    there = [field for field in fields if field not in text.MISSING]
+    return sum(text.numbers([field]) is not None for field in there) > len(there) / 2
 
 
 def _fitted(names: list[str], rows: list[Row], path: Path, notes: list[str]) -> tuple[list[str], list[Row]]:
@@ -360,6 +388,9 @@ def _different(names: list[str], notes: list[str]) -> list[str]:
     """Return the names, with numbers where a name is empty or occurs again."""
     result: list[str] = []
     for i, name in enumerate(names):
+        if re.search(r"[\r\n\t]", name):
+            name = " ".join(name.split())
+            notes.append(f"line breaks and tabs in the name of column {i + 1} became spaces: {name!r}")
         new, count = name or f"unnamed {i + 1}", 1
         while new in result:
             new, count = f"{name or 'unnamed'} {count + 1}", count + 1

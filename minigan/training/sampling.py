@@ -150,6 +150,8 @@ class Sampler:
         codec: Any = self.codec
         if not hasattr(codec, "conditions"):
             raise UserError("conditions are for columns of tables, and these samples have none: leave them out")
+        if np.ndim(label) > 0:
+            raise UserError(f"with conditions, all rows have one label, got a list of {len(label)}: give one, or none")
         asked, conditions = codec.conditions(where)
         if asked is not None and label is not None and _name(label) != asked:
             raise UserError(f"the label is {label}, and the condition asks for {asked}: give one of them")
