@@ -398,13 +398,13 @@ class GAN:
         checks = runs.figures_of_checks(t)
         return plots.curves(runs.named_curves(t), t.steps_per_epoch, t.loss.equilibrium, checks)
 
-    def evaluate(self, n: int = 10_000, seed: int = 0) -> dict:
-        """Compare `n` samples with real images, and return the scores of `minigan evaluate` as a dict.
+    def evaluate(self, n: int = 10_000, seed: int = 0, target: Any = None, held_out: Any = None) -> dict:
+        """Compare `n` samples with real ones, and return the scores of `minigan evaluate` as a dict.
 
         Samples of a GAN that was trained on MNIST are compared with the MNIST test images, others
-        with the training images. A loaded GAN that was trained on arrays has no training images, and
-        gets only the scores that need none. Raises NotFittedError before `fit`, and UserError if the
-        samples are not images.
+        with the training data. A loaded GAN that was trained on arrays gets only the scores that need no
+        real images. For tables, `target` is the column that is predicted (default: the labels), and `held_out`
+        a file or a data frame of other rows. Raises NotFittedError before `fit`, and UserError for points.
         """
         sampler = self._sampler()
         if self._training is not None:
@@ -424,7 +424,7 @@ class GAN:
                 raise MissingData(f"{error}: call fit with the data first") from None
 
         with backends.borrowed():
-            return evaluate(sampler, fingerprint, read, n, seed, quiet=not self.verbose).report
+            return evaluate(sampler, fingerprint, read, n, seed, not self.verbose, target, held_out).report
 
     def explain(self) -> Explanation:
         """Return what happened in the training, as `minigan explain` prints it: `print(gan.explain())`.

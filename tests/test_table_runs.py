@@ -289,6 +289,11 @@ def test_a_data_frame_goes_in_and_a_data_frame_comes_out(tmp_path):
         gan.sample(2, label=["Bern", "Basel"], where={"member": True})
     gan.save(tmp_path / "run")
     assert minigan.load(tmp_path / "run").sample(60, seed=1).equals(found)
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'minigan[tables]'")
+    report = gan.evaluate(100, target="pets", held_out=people(50, seed=2))
+    assert report["target"] == "pets" and report["rows"] == {"training": 200, "fakes": 100, "held_out": 50}
+    with pytest.raises(UserError, match="held_out has no column 'age'"):
+        gan.evaluate(100, held_out={"agee": [1, 2]})
     gan.save_samples(tmp_path / "x.csv", 12, seed=1)
     assert len(pd.read_csv(tmp_path / "x.csv")) == 12
 

@@ -443,18 +443,23 @@ def convert(x: Any, labels: Any, options: TableOptions, shown: bool = True) -> T
     `labels` is None, or the name of the column of labels. If networks will not see them (`shown`), it is a column
     like the others. Raises DataError for other objects.
     """
-    pd = import_pandas()
-    if is_frame(x) is None:
-        raise DataError(
-            f"expected a data frame, a dictionary of columns or a structured array, got {type(x).__name__}: convert it "
-            "with pandas.DataFrame(x, columns=[...])"
-        )
     if labels is not None:
         if not isinstance(labels, str):
             raise DataError(
                 "the labels of a table are one of its columns: add them to it, and give the name, label=NAME"
             )
         options = replace(options, label=labels)
+    return table(frame_of(x), "table", options, shown)
+
+
+def frame_of(x: Any) -> Frame:
+    """Return the columns of a data frame, a dictionary or a structured array. Raises DataError for other objects."""
+    pd = import_pandas()
+    if is_frame(x) is None:
+        raise DataError(
+            f"expected a data frame, a dictionary of columns or a structured array, got {type(x).__name__}: convert it "
+            "with pandas.DataFrame(x, columns=[...])"
+        )
     try:
         frame = x.to_pandas() if hasattr(x, "to_pandas") else pd.DataFrame(x)
     except (ValueError, TypeError) as error:
@@ -465,7 +470,7 @@ def convert(x: Any, labels: Any, options: TableOptions, shown: bool = True) -> T
     if frame.columns.nlevels > 1:
         frame = frame.set_axis([" ".join(map(str, parts)) for parts in frame.columns], axis=1)
         notes.append("names of columns with several levels were joined")
-    return table(Frame(frame, IN_FRAME, is_frame(x) or "", tuple(notes)), "table", options, shown)
+    return Frame(frame, IN_FRAME, is_frame(x) or "", tuple(notes))
 
 
 def claims(data: str) -> str | None:

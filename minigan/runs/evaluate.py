@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,8 +96,8 @@ def evaluate(
     count: int = 10_000,
     seed: int = 0,
     quiet: bool = False,
-    target: str | None = None,
-    held_out: str | None = None,
+    target: Any = None,
+    held_out: Any = None,
 ) -> Evaluation:
     """Evaluate `count` samples of a generator of images, or rows of a table.
 

@@ -4,6 +4,7 @@ Real rows that were not trained on are those of the option `hold_out` of the run
 same columns. Without them, some figures are absent.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,13 @@ def evaluate_table(
     count: int,
     seed: int,
     progress: Callable,
-    target: str | None = None,
-    held_out: str | None = None,
+    target: Any = None,
+    held_out: Any = None,
 ) -> tuple[dict, Callable[[dict], str], Callable]:
     """Compare `count` rows of a generator with the training rows `real`, and those that were not trained on.
 
-    `target` is the column that is predicted, by default that of the labels. `held_out` is a file of
-    rows that were not trained on. Returns the report, a function that formats it, and one that draws
+    `target` is the column that is predicted, by default that of the labels. `held_out` is a file or
+    a data frame of rows that were not trained on. Returns the report, a function that formats it, and one that draws
     it: (path, samples, columns, report).
 
     Raises UserError if the data have another fingerprint, if there is no such column, or if the file
@@ -56,23 +57,25 @@ def evaluate_table(
     return report, table, save
 
 
-def read_held_out(place: str, kinds: dict[Any, str]) -> Any:
-    """Return the data frame of a file with the columns of `kinds`, read as these kinds.
+def read_held_out(given: Any, kinds: dict[Any, str]) -> Any:
+    """Return the data frame of a file, or of another object, with the columns of `kinds`, read as these kinds.
 
     Raises UserError if it has not all of the columns, or if values do not fit.
     """
-    found = table_files.read(Path(place).expanduser())
+    of_file = isinstance(given, str | os.PathLike)
+    found = table_files.read(Path(given).expanduser()) if of_file else tables.frame_of(given)
+    place = given if of_file else "held_out"
     names = [str(name) for name in found.frame.columns]
     if lacking := [str(name) for name in kinds if str(name) not in names]:
         hint = conditions.nearest(lacking[0], names)
         raise UserError(f"{place} has no column {lacking[0]!r}, which the training data have: {hint}")
     columns = ",".join(f"{escaped(str(name))}:{kind}" for name, kind in kinds.items())
-    return tables.table(found, place, tables.TableOptions(columns=columns)).frame
+    return tables.table(found, str(place), tables.TableOptions(columns=columns)).frame
 
 
-def column_named(name: str, kinds: dict[Any, str]) -> Any:
+def column_named(name: Any, kinds: dict[Any, str]) -> Any:
     """Return the column whose name is this text. Raises UserError if there is none."""
     found = {str(column): column for column in kinds}
-    if name not in found:
-        raise UserError(f"there is no column {name!r} to predict: {conditions.nearest(name, list(found))}")
-    return found[name]
+    if str(name) not in found:
+        raise UserError(f"there is no column {str(name)!r} to predict: {conditions.nearest(str(name), list(found))}")
+    return found[str(name)]
