@@ -62,8 +62,8 @@ def test_the_licence_of_all_embedded_data_is_said_where_people_look():
             "https://creativecommons.org/"
             + {"mnist": "licenses/by-sa/3.0/", "penguins": "publicdomain/zero/1.0/"}[name]
         )
-        beside = (ROOT / "minigan" / "datasets" / name / "README").read_text(encoding="utf-8")
-        assert "Licence: " in beside and all(page in text for text in (beside, section, license))
+        next_to = (ROOT / "minigan" / "datasets" / name / "README").read_text(encoding="utf-8")
+        assert "Licence: " in next_to and all(page in text for text in (next_to, section, license))
         assert f"(minigan/datasets/{name}/README)" in section and f"minigan/datasets/{name}" in license
         assert spdx in project and spdx in citation
 
