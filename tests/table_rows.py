@@ -78,7 +78,7 @@ class Rows:
         return []
 
 
-KIND = Kind("tables", lambda *_: None, RowsCodec, "table", ("rows",), (6,))
+KIND = Kind("tables", "row", lambda *_: None, RowsCodec, "table", ("rows",), (6,))
 
 
 def rows(count: int = 400, seed: int = 0, labels: bool = True, wide: int = 0) -> Rows:
