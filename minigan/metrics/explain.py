@@ -27,6 +27,8 @@ of the newest checkpoint, which `metrics.collapse` describes.
                        samples are to another one
     followed           labels_followed / labels_known: agreement with the labels asked for, relative
                        to real samples
+    told               mean of d_right_train and d_right_fakes: how often D is right about training
+                       samples and fakes; 0.5: it cannot tell them apart
 """
 
 import itertools
@@ -38,6 +40,7 @@ import numpy as np
 
 from minigan.metrics.collapse import FIGURES
 
+UNCLEAR = "unclear"  # the verdict if no rule holds
 Condition = tuple[str, str, float]  # (figure, "<" or ">", limit)
 
 
@@ -219,7 +222,7 @@ def explain(figures: dict[str, float], words: dict[str, Any], train: Callable[[s
             said.setdefault(rule.verdict, rule)
     if not said:
         known = ", ".join(f"{name} {value:.3g}" for name, value in figures.items() if name in SHOWN) or "nothing"
-        return [Statement("unclear", f"No rule fits. Measured: {known}", (f"minigan evaluate {words['run']}",))]
+        return [Statement(UNCLEAR, f"No rule fits. Measured: {known}", (f"minigan evaluate {words['run']}",))]
     variety = f", with {figures['variety']:.0%} of the variety of real samples" if "variety" in figures else ""
     every = _Missing(words | figures | {"with_variety": variety})
     statements = []

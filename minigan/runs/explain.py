@@ -10,9 +10,9 @@ import numpy as np
 from minigan.datasets import listing
 from minigan.errors import UserError
 from minigan.metrics import explain as rules
-from minigan.metrics.collapse import nearest_other
+from minigan.metrics.collapse import FIGURES, FLOOR, nearest_other
 from minigan.metrics.explain import Statement
-from minigan.metrics.features import describe
+from minigan.metrics.features import Standardiser, describe
 from minigan.runs.checks import Checks
 from minigan.runs.run import DIVERGED, restore
 from minigan.runs.saved import Saved, read
@@ -20,7 +20,7 @@ from minigan.training import Config, Training
 from minigan.training.config import command_line, from_command_line
 
 SHOWN = 1024  # samples of each sort that D is shown, more than in a check during the training
-COMPARED = 5000  # with more training samples, copies of them are not looked for
+FEWEST, COMPARED = 10, 5000  # with fewer or more training samples, copies of them are not looked for
 RARE = 0.05  # quantile of the distances between real samples below which a fake is a copy
 
 
@@ -85,12 +85,15 @@ def _explain(saved: Saved, training: Training | None, notes: list[str]) -> Expla
     words: dict[str, Any] = {"modes_are": "modes", "missing_names": ""}
     if training is not None:
         figures["done"] = training.progress()
+        figures = {name: value for name, value in figures.items() if name not in FIGURES}  # of an earlier check
         figures |= measured(training, words)
     figures.pop("check_seconds", None)  # says nothing of the run
     if "d_right_held_out" in figures:
         figures["memory"] = figures["d_right_train"] - figures["d_right_held_out"]
     else:
         notes.append("no data are held out (--hold-out 0.05), so whether D memorises its training data is not known")
+    if "d_right_fakes" in figures:
+        figures["told"] = (figures["d_right_train"] + figures["d_right_fakes"]) / 2
     if figures.get("labels_known"):
         figures["followed"] = figures["labels_followed"] / figures["labels_known"]
     c = saved.config
@@ -126,10 +129,13 @@ def measured(training: Training, words: dict[str, Any]) -> dict[str, float]:
     checks = Checks(training)
     checks.shown = SHOWN
     found = checks.measure()
+    features = describe(checks.fakes(np.random.default_rng(0)))
+    if FEWEST <= len(training.data) <= COMPARED:
+        real = describe(checks.real(np.arange(len(training.data))))
+        standardise = Standardiser(real, FLOOR)
+        found["copied"] = copied(standardise(features), standardise(real))
     if checks.reference is None:
         return found
-    fakes = checks.fakes(np.random.default_rng(0))
-    features = describe(fakes)
     missing = checks.reference.missing(features)
     found["missing"] = float(len(missing))
     names = training.data.class_names
@@ -139,9 +145,6 @@ def measured(training: Training, words: dict[str, Any]) -> dict[str, float]:
             words["missing_names"] = f", without {listing([names[k] for k in missing])}"
     else:
         words["modes_are"] = "groups of similar samples"
-    if len(training.data) <= COMPARED:
-        real = checks.reference.standardise(describe(checks.real(np.arange(len(training.data)))))
-        found["copied"] = copied(checks.reference.standardise(features), real)
     return found
 
 
