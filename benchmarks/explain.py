@@ -1,7 +1,7 @@
 """Measure how often `minigan explain` is right, on runs that a rule labels without the figures that `explain` reads.
 
     python benchmarks/explain.py --json benchmarks/results/explain.json [--work FOLDER] [--jobs 2] [--only TEXT]
-    python benchmarks/explain.py --table benchmarks/results/explain.json       # what `explain` says now about these runs
+    python benchmarks/explain.py --table benchmarks/results/explain.json  # what `explain` says now of these runs
 
 BUILD and TEST list the runs with their seeds, about a minute of one thread each. Their totals are in steps, so that the
 results do not depend on what else the machine does. `label` decides by one condition for each verdict what happened. It
