@@ -141,35 +141,29 @@ BUILD = [
     # few images
     *[(family, {"samples": 20}) for family in ("digits-unlabelled", "small", "mlp")],
     *[("digits-unlabelled", {"samples": samples}) for samples in (60, 300, 1000, 5000)],
-    *[(family, {"samples": 300}) for family in ("digits", "small")],
-    *[(family, {"samples": 1000}) for family in ("digits", "digits-wide")],
-    *[("digits-unlabelled", {"samples": n, "lr_d": 0.1, "options": LONG}) for n in (15, 20, 30)],
+    *[("digits-unlabelled", {"samples": n, "lr_d": 0.1, "options": LONG}) for n in (15, 20)],
     # labels that say nothing
-    *[(family, {"shuffled": True}) for family in ("digits", "small, labels", "digits-wide")],
+    *[(family, {"shuffled": True}) for family in ("digits", "small, labels")],
     # a generator that is faster than the discriminator
     *[("small", {"lr_g": 10, "lr_d": lr_d}) for lr_d in (0.1, 0.05)],
-    *[(family, {"lr_g": 30, "lr_d": lr_d}) for family, lr_d in (("small", 0.05), ("digits-unlabelled", 0.01))],
-    # stopped even earlier
-    *[(family, {"stop": 0.05}) for family in ("digits-unlabelled", "digits-wide")],
 ]
 TEST = [
     *[(family, {}) for family in ("digits", "digits-unlabelled", "digits-wide", "pictures, digits", "small")],
     *[("digits-unlabelled", {"stop": stop}) for stop in (0.07, 0.12)],
-    *[("digits", {"stop": 0.06}), ("digits-wide", {"stop": 0.07}), ("small", {"lr_g": 20})],
-    *[(family, {"lr_d": 3e-4}) for family in ("digits-unlabelled", "small", "mlp", "digits")],
-    *[(family, {"lr_g": 50}) for family in ("mlp", "digits, shapes", "pictures, digits")],
+    *[("digits", {"stop": 0.06})],
+    *[(family, {"lr_d": 3e-4}) for family in ("digits-unlabelled", "small", "digits")],
+    *[(family, {"lr_g": 50}) for family in ("mlp", "pictures, digits")],
     *[("small, shapes", {"lr_g": 20, "lr_d": 20})],
     *[(family, {"lr_g": 3e-4}) for family in ("small", "mlp", "digits-unlabelled")],
-    *[("digits", {"lr_g": 150})],
     *[("mlp", {"options": dict(optimizer="momentum"), "lr_g": 500, "lr_d": 500})],
     *[("digits-wide", {"options": dict(optimizer="sgd"), "lr_g": 1e6, "lr_d": 1e6})],
     *[("digits-unlabelled", {"lr_g": 1e12, "lr_d": 1e12})],
-    *[("digits-unlabelled", {"samples": samples}) for samples in (40, 150, 2000)],
-    *[("digits", {"samples": 500}), ("small", {"samples": 100}), ("mlp", {"samples": 100})],
-    *[("digits-unlabelled", {"samples": n, "lr_d": 0.1, "options": LONG}) for n in (12, 18, 25)],
+    *[("digits-unlabelled", {"samples": samples}) for samples in (40, 150)],
+    *[(family, {"samples": 100}) for family in ("small", "mlp")],
+    *[("digits-unlabelled", {"samples": n, "lr_d": 0.1, "options": LONG}) for n in (12, 18)],
     *[(family, {"shuffled": True}) for family in ("digits", "small, labels", "digits-wide")],
     *[("small", {"lr_g": 10, "lr_d": lr_d}) for lr_d in (0.07, 0.04)],
-    *[(family, {"lr_g": 30, "lr_d": lr_d}) for family, lr_d in (("small", 0.04), ("digits-unlabelled", 0.015))],
+    *[("small", {"lr_g": 30, "lr_d": 0.04})],
 ]
 FIRST_OF_TEST = 5000  # the seeds from which the runs are those of TEST
 CASES = [Case(family, 3000 + i, **changes) for i, (family, changes) in enumerate(BUILD)]
