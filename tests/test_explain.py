@@ -25,8 +25,8 @@ WORDS = {
 }  # fmt: skip
 GOOD = dict(coverage=0.9, modes=10, modes_covered=10, missing=0, variety=0.95, lead=0.3, d_real=0.65, d_fake=0.35,
             swing=0.02, turns=1, done=1, diverged=0, samples=60_000, memory=0.02, d_right_train=0.8,
-            d_right_held_out=0.78, followed=1, labels_followed=0.99, labels_known=0.99, gain=0.01,
-            copied=0.05)  # fmt: skip
+            d_right_held_out=0.78, d_right_fakes=0.8, told=0.8, near=0.98, followed=1, labels_followed=0.99,
+            labels_known=0.99, copied=0.05)  # fmt: skip
 SICK = {
     "diverged": dict(diverged=1),
     "collapsed": dict(coverage=0.05, modes_covered=2, missing=8, variety=0.1),
@@ -35,9 +35,9 @@ SICK = {
     "D memorises": dict(memory=0.4),
     "labels ignored": dict(followed=0.1, labels_followed=0.1),
     "oscillating": dict(swing=0.6, turns=8),
-    "D won": dict(lead=0.99, d_real=1.0, d_fake=0.01, coverage=0.3),
-    "G won": dict(lead=0.0, coverage=0.3),
-    "unfinished": dict(done=0.4),
+    "D won": dict(told=0.99, d_real=1.0, d_fake=0.01, coverage=0.3),
+    "G won": dict(told=0.5, coverage=0.3),
+    "unfinished": dict(done=0.4, coverage=0.6),
     "healthy": {},
 }
 
@@ -77,8 +77,8 @@ def test_a_statement_cites_its_evidence():
 
 
 def test_a_run_that_no_rule_fits_is_unclear():
-    (statement,) = explain({"coverage": 0.25, "lead": 0.5}, WORDS, again)
-    assert statement.verdict == "unclear" and "coverage 0.25, lead 0.5" in statement.text
+    (statement,) = explain({"evenness": 0.25, "lead": 0.5}, WORDS, again)
+    assert statement.verdict == "unclear" and "evenness 0.25, lead 0.5" in statement.text
 
 
 @pytest.mark.parametrize("preset", ["digits", "small", "digits-unlabelled", "points"])

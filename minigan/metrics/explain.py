@@ -73,30 +73,6 @@ RULES = (
         ),
     ),
     Rule(
-        "collapsed",
-        (("coverage", "<", 0.2),),
-        "The generator collapsed: its samples cover {coverage:.0%} of the data, {modes_covered:.0f} of {modes:.0f} "
-        "{modes_are}{with_variety}{missing_names}",
-        (
-            "--lr-g {lr_g_small:.2g}",
-            "--network d_minibatch_std=2",
-            "--unconditional --pack 2",
-            "--penalty r1",
-            "--loss r3gan",
-        ),
-    ),
-    Rule(
-        "collapsed",
-        (("missing", ">", 0.5), ("coverage", "<", 0.4)),
-        "The generator collapsed in part: {modes_covered:.0f} of {modes:.0f} {modes_are} are covered"
-        "{missing_names}, and {coverage:.0%} of the data",
-        (
-            "--network d_minibatch_std=2",
-            "--unconditional --pack 2",
-            "--lr-g {lr_g_small:.2g}",
-        ),
-    ),
-    Rule(
         "G copies training images",
         (("copied", ">", 0.5),),
         "The generator copies training samples: {copied:.0%} of its samples are nearer to one than real samples are "
@@ -128,17 +104,6 @@ RULES = (
         ),
     ),
     Rule(
-        "labels ignored",
-        (("followed", "<", 0.6), ("coverage", ">", 0.2)),
-        "The labels are ignored: {labels_followed:.0%} of the samples show the class asked for, and {labels_known:.0%} "
-        "of real samples do by the same measure",
-        (
-            "minigan info {run}  # are the labels those of the samples?",
-            "--preset digits",
-            "--epochs {more_epochs:.0f}",
-        ),
-    ),
-    Rule(
         "oscillating",
         (("swing", ">", 0.3), ("turns", ">", 3)),
         "The training oscillates: in its second half, D(real) - D(fake) turned {turns:.0f} times, in a range of "
@@ -151,10 +116,47 @@ RULES = (
         ),
     ),
     Rule(
+        "G won",
+        (("told", "<", 0.53), ("coverage", "<", 0.9)),
+        "The generator won: D cannot tell its samples from real ones (it is right about {told:.0%}; D(real) {d_real:.2f}, "
+        "D(fake) {d_fake:.2f}), although they cover only {coverage:.0%} of the data",
+        (
+            "--lr-d {lr_d_large:.2g}",
+            "--no-simultaneous --d-steps 2",
+            "--lr-g {lr_g_small:.2g}",
+        ),
+    ),
+    Rule(
+        "collapsed",
+        (("coverage", "<", 0.2), ("near", "<", 0.1)),
+        "The generator collapsed: its samples do not resemble the data ({near:.0%} do), and cover {coverage:.0%} of them, "
+        "{modes_covered:.0f} of {modes:.0f} {modes_are}{missing_names}",
+        (
+            "--lr-g {lr_g_small:.2g}",
+            "--network d_minibatch_std=2",
+            "--unconditional --pack 2",
+            "--penalty r1",
+            "--loss r3gan",
+        ),
+    ),
+    Rule(
+        "collapsed",
+        (("coverage", "<", 0.2), ("variety", "<", 0.3)),
+        "The generator collapsed: its samples cover {coverage:.0%} of the data, {modes_covered:.0f} of {modes:.0f} "
+        "{modes_are}{with_variety}{missing_names}",
+        (
+            "--lr-g {lr_g_small:.2g}",
+            "--network d_minibatch_std=2",
+            "--unconditional --pack 2",
+            "--penalty r1",
+            "--loss r3gan",
+        ),
+    ),
+    Rule(
         "D won",
-        (("lead", ">", 0.9), ("coverage", "<", 0.5)),
-        "The discriminator won: D(real) is {d_real:.2f} and D(fake) {d_fake:.2f}, so the generator learns little, and "
-        "covers {coverage:.0%} of the data",
+        (("told", ">", 0.96), ("coverage", "<", 0.9)),
+        "The discriminator won: it is right about {told:.0%} of the samples (D(real) {d_real:.2f}, D(fake) {d_fake:.2f}), "
+        "so the generator learns little, and covers {coverage:.0%} of the data",
         (
             "--lr-d {lr_d_small:.2g}",
             "--penalty r1",
@@ -163,28 +165,59 @@ RULES = (
         ),
     ),
     Rule(
-        "G won",
-        (("lead", "<", 0.03), ("coverage", "<", 0.5)),
-        "The generator won: D cannot tell its samples from real ones (D(real) {d_real:.2f}, D(fake) {d_fake:.2f}), "
-        "although they cover only {coverage:.0%} of the data",
+        "collapsed",
+        (("coverage", "<", 0.2),),
+        "The generator collapsed: its samples cover {coverage:.0%} of the data, {modes_covered:.0f} of {modes:.0f} "
+        "{modes_are}{with_variety}{missing_names}",
         (
-            "--lr-d {lr_d_large:.2g}",
-            "--no-simultaneous --d-steps 2",
+            "--lr-g {lr_g_small:.2g}",
+            "--network d_minibatch_std=2",
+            "--unconditional --pack 2",
+            "--penalty r1",
+            "--loss r3gan",
+        ),
+    ),
+    Rule(
+        "collapsed",
+        (("missing", ">", 0.5), ("coverage", "<", 0.4)),
+        "The generator collapsed in part: {modes_covered:.0f} of {modes:.0f} {modes_are} are covered"
+        "{missing_names}, and {coverage:.0%} of the data",
+        (
+            "--network d_minibatch_std=2",
+            "--unconditional --pack 2",
             "--lr-g {lr_g_small:.2g}",
         ),
     ),
     Rule(
+        "labels ignored",
+        (("followed", "<", 0.6), ("coverage", ">", 0.2)),
+        "The labels are ignored: {labels_followed:.0%} of the samples show the class asked for, and {labels_known:.0%} "
+        "of real samples do by the same measure",
+        (
+            "minigan info {run}  # are the labels those of the samples?",
+            "--preset digits",
+            "--epochs {more_epochs:.0f}",
+        ),
+    ),
+    Rule(
         "unfinished",
-        (("done", "<", 0.999),),
+        (("done", "<", 0.999), ("coverage", "<", 0.9)),
         "The run is not finished: {done:.0%} of its total is done. The samples cover {coverage:.0%} of the data",
         ("minigan train --resume --out {run}",),
     ),
     Rule(
         "unfinished",
-        (("gain", ">", 0.05), ("coverage", "<", 0.6)),
-        "The training has not converged: the coverage of the data grew by {gain:.2f} in its second half, to "
-        "{coverage:.2f}",
+        (("coverage", "<", 0.9),),
+        "The training can go on: its samples cover only {coverage:.0%} of the data, {modes_covered:.0f} of {modes:.0f} "
+        "{modes_are}, and nothing else is wrong",
         ("minigan train --resume --extend --out {run} --epochs {more_epochs:.0f}",),
+    ),
+    Rule(
+        "healthy",
+        (("done", "<", 0.999), ("coverage", ">", 0.5)),
+        "The run is healthy, {done:.0%} of its total is done: its samples cover {coverage:.0%} of the data, "
+        "{modes_covered:.0f} of {modes:.0f} {modes_are}{with_variety}",
+        ("minigan train --resume --out {run}", "minigan sample {run}"),
     ),
     Rule(
         "healthy",
