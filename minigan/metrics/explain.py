@@ -118,8 +118,8 @@ RULES = (
     Rule(
         "G won",
         (("told", "<", 0.53), ("coverage", "<", 0.9)),
-        "The generator won: D cannot tell its samples from real ones (it is right about {told:.0%}; D(real) {d_real:.2f}, "
-        "D(fake) {d_fake:.2f}), although they cover only {coverage:.0%} of the data",
+        "The generator won: D cannot tell its samples from real ones (it is right about {told:.0%}; D(real) "
+        "{d_real:.2f}, D(fake) {d_fake:.2f}), although they cover only {coverage:.0%} of the data",
         (
             "--lr-d {lr_d_large:.2g}",
             "--no-simultaneous --d-steps 2",
@@ -129,8 +129,8 @@ RULES = (
     Rule(
         "collapsed",
         (("coverage", "<", 0.2), ("near", "<", 0.1)),
-        "The generator collapsed: its samples do not resemble the data ({near:.0%} do), and cover {coverage:.0%} of them, "
-        "{modes_covered:.0f} of {modes:.0f} {modes_are}{missing_names}",
+        "The generator collapsed: its samples do not resemble the data ({near:.0%} do), and cover {coverage:.0%} of "
+        "them, {modes_covered:.0f} of {modes:.0f} {modes_are}{missing_names}",
         (
             "--lr-g {lr_g_small:.2g}",
             "--network d_minibatch_std=2",
@@ -155,8 +155,8 @@ RULES = (
     Rule(
         "D won",
         (("told", ">", 0.96), ("coverage", "<", 0.9)),
-        "The discriminator won: it is right about {told:.0%} of the samples (D(real) {d_real:.2f}, D(fake) {d_fake:.2f}), "
-        "so the generator learns little, and covers {coverage:.0%} of the data",
+        "The discriminator won: it is right about {told:.0%} of the samples (D(real) {d_real:.2f}, D(fake) "
+        "{d_fake:.2f}), so the generator learns little, and covers {coverage:.0%} of the data",
         (
             "--lr-d {lr_d_small:.2g}",
             "--penalty r1",

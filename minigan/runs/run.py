@@ -51,6 +51,9 @@ DECAYED = (
     "starts a new decay, to the new total"
 )
 SAVE_SECONDS = 120  # maximum time between checkpoints, because an epoch may be long
+# With few samples, an epoch may take milliseconds, and less than its picture and its checkpoint.
+EVERY_EPOCH, EPOCH_SECONDS = 100, 1.0  # later epochs have a picture and a checkpoint at most so often
+EVERY_KEPT, KEPT_SECONDS = 20, 10.0  # after so many kept checkpoints, further ones are kept at most so often
 
 
 class Stopped(Exception):
@@ -258,27 +261,28 @@ def play(
 
     Shows its progress, and warns once of each problem in `metrics.alarm`, unless `quiet`. At the end
     of an epoch, `runs.checks` may add figures to the history. `callback` gets every record, with
-    these figures and warnings. If it returns True, the training stops after this step.
+    these figures and warnings. If it returns True, the training stops after this step. After many
+    short epochs, not every one has a picture, a line and a checkpoint: see `Pace`.
 
     Returns whether a collapse stopped the training, which the option `stop_on` asks for. Raises
     Stopped after a signal such as Ctrl-C, when the state is saved, and UserError if a file cannot be
     written or the training diverges.
     """
-    saved, watch, checks, collapsed = time.monotonic(), Alarm(), Checks(training), False
+    saved, watch, checks, collapsed, pace = time.monotonic(), Alarm(), Checks(training), False, Pace(training)
     with locked(out, training), writing(out), _Interrupt() as interrupt, ProgressBar(training, quiet) as bar:
         if out and training.step == 0:
             _save_picture_of_epoch(training, out, training.samples(PICTURED))
         for record in _watched(training, out):
             bar.show(record)
             seen = Checked(**record)
-            if record["end_of_epoch"]:
+            if record["end_of_epoch"] and (pace.shows(training.epoch) or training.finished()):
                 if figures := checks.when_due():
                     seen["figures"] = figures
                     training.history[-1].update(figures)
                 samples = training.samples(PICTURED)
                 if out:
                     _save_picture_of_epoch(training, out, samples)
-                    save(training, out)
+                    save(training, out, keep=pace.keeps(training.epoch))
                 labels = np.arange(len(samples)) % training.classes if training.classes else None
                 alarms = watch.check(training.history[-1], samples, labels, training.config.decay)
                 if alarms:
@@ -315,14 +319,42 @@ def _watched(training: Training, out: Path | None) -> Iterator[Record]:
         raise
 
 
-def save(training: Training, out: Path) -> None:
-    """Write checkpoint.npz, history.csv, and every `checkpoint_every` epochs a checkpoint that is kept."""
+class Pace:
+    """Decides which epochs have a picture, a line and a checkpoint, and which checkpoints are kept.
+
+    The first EVERY_EPOCH epochs have them, and later ones if EPOCH_SECONDS have passed since the
+    last that had (and the last of all: see `play`). Every `checkpoint_every` epochs, the next
+    checkpoint is kept; after EVERY_KEPT of them only if KEPT_SECONDS have passed since the last.
+    """
+
+    def __init__(self, training: Training):
+        self.every, self.kept = training.config.checkpoint_every, training.epoch
+        self.shown_at = self.kept_at = time.monotonic()
+
+    def shows(self, epoch: int) -> bool:
+        """Return whether this completed epoch has a picture, a line and a checkpoint."""
+        now = time.monotonic()
+        if epoch > EVERY_EPOCH and now < self.shown_at + EPOCH_SECONDS:
+            return False
+        self.shown_at = now
+        return True
+
+    def keeps(self, epoch: int) -> bool:
+        """Return whether the checkpoint of this epoch is kept."""
+        now = time.monotonic()
+        few = epoch // self.every <= EVERY_KEPT
+        if epoch // self.every == self.kept // self.every or not (few or now >= self.kept_at + KEPT_SECONDS):
+            return False
+        self.kept, self.kept_at = epoch, now
+        return True
+
+
+def save(training: Training, out: Path, keep: bool = False) -> None:
+    """Write checkpoint.npz, history.csv, and the checkpoint a second time if it is to be kept."""
     arrays, facts = training.state()
     checkpoint.save(out / "checkpoint.npz", arrays, facts)
-    if training.epoch and not training.cursor and training.epoch % training.config.checkpoint_every == 0:
-        kept = out / "checkpoints" / f"epoch-{training.epoch:04d}.npz"
-        if not kept.exists():
-            checkpoint.save(kept, arrays, facts)
+    if keep:
+        checkpoint.save(out / "checkpoints" / f"epoch-{training.epoch:04d}.npz", arrays, facts)
     text = io.StringIO()
     rows = training.rows()
     if rows:
@@ -352,8 +384,9 @@ def save_pictures(training: Training, out: Path) -> None:
     samples, codec, width = training.samples(), training.data.codec, columns(training.classes)
     plots.save_samples(out / "final.png", samples, codec, width, scale=3)
     frames = [path for epoch in range(training.epoch + 1) if (path := _picture_of_epoch(out, epoch)).exists()]
-    # Draw the last frame if the epoch is incomplete, or if the pictures of the epochs were deleted.
-    last = plots.picture(samples[:PICTURED], codec, width) if training.cursor or not frames else None
+    # Draw the last frame if the epoch is incomplete, or has no picture.
+    drawn = _picture_of_epoch(out, training.epoch).exists() and not training.cursor
+    last = None if drawn else plots.picture(samples[:PICTURED], codec, width)
     plots.save_animation(out / "training.gif", frames, last)
     equilibrium, of_checks = training.loss.equilibrium, figures_of_checks(training)
     plots.save_curves(out / "losses.png", named_curves(training), training.steps_per_epoch, equilibrium, of_checks)
