@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 
+from minigan.metrics.alarm import KNOWN
 from minigan.metrics.collapse import FIGURES
 
 UNCLEAR = "unclear"  # the verdict if no rule holds
@@ -78,6 +79,16 @@ RULES = (
         "The generator copies training samples: {copied:.0%} of its samples are nearer to one than real samples are "
         "to each other, of which there are {samples:,.0f}",
         ("--data MORE-DATA", "--epochs {fewer_epochs:.0f}"),
+    ),
+    Rule(
+        "labels ignored",
+        (("labels_known", "<", KNOWN), ("coverage", ">", 0.2)),
+        "The labels say nothing about the samples that a simple classifier can see: real samples show their class hardly "
+        "more often than chance, so the generator cannot learn what is asked for",
+        (
+            "minigan info {run}  # are the labels those of the samples?",
+            "--unconditional",
+        ),
     ),
     Rule(
         "too little data",

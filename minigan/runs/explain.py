@@ -10,6 +10,7 @@ import numpy as np
 from minigan.datasets import listing
 from minigan.errors import UserError
 from minigan.metrics import explain as rules
+from minigan.metrics.alarm import KNOWN
 from minigan.metrics.collapse import FIGURES, FLOOR, nearest_other
 from minigan.metrics.explain import Statement
 from minigan.metrics.features import Standardiser, describe
@@ -94,7 +95,7 @@ def _explain(saved: Saved, training: Training | None, notes: list[str]) -> Expla
         notes.append("no data are held out (--hold-out 0.05), so whether D memorises its training data is not known")
     if "d_right_fakes" in figures:
         figures["told"] = (figures["d_right_train"] + figures["d_right_fakes"]) / 2
-    if figures.get("labels_known"):
+    if figures.get("labels_known", 0) > KNOWN:
         figures["followed"] = figures["labels_followed"] / figures["labels_known"]
     c = saved.config
     words |= {
