@@ -83,8 +83,8 @@ RULES = (
     Rule(
         "labels ignored",
         (("labels_known", "<", KNOWN), ("coverage", ">", 0.2)),
-        "The labels say nothing about the samples that a simple classifier can see: real samples show their class hardly "
-        "more often than chance, so the generator cannot learn what is asked for",
+        "The labels say nothing about the samples that a simple classifier can see: real samples show their class "
+        "hardly more often than chance, so the generator cannot learn what is asked for",
         (
             "minigan info {run}  # are the labels those of the samples?",
             "--unconditional",
