@@ -176,7 +176,7 @@ def config_of(case: Case, work: Path, seed: int | None = None, every_image: bool
     family = FAMILIES[case.family]
     recipe = Config.of(family.preset)
     total = MOMENTS * family.every
-    chosen = dict(steps=total, backend="numba", threads=1, seed=case.seed if seed is None else seed)
+    chosen = dict(steps=total, backend="numba", threads=1, seed=case.seed if seed is None else seed, checkpoint_every=1)
     chosen |= dict(lr_g=recipe.lr_g * case.lr_g, lr_d=recipe.lr_d * case.lr_d) | family.options | case.options
     few = case.samples is not None and not every_image
     if few or case.shuffled:

@@ -20,7 +20,9 @@ of the newest checkpoint, which `metrics.collapse` describes.
     swing              how far the lead swings slowly: in the second half, the range from the 10% to
                        the 90% quantile of its means over a fortieth of the run each
     turns              how often these means change between the outer thirds of their range
-    gain               coverage now minus coverage after half of the steps
+    moved              share of the samples that are in another mode in the next kept checkpoint of the
+                       second half of the run: half the sum of |change of a mode's share|, mean over
+                       checkpoints; a random draw alone gives about 0.05
     missing            number of modes in which there are nearly no fakes
     memory             share of training samples that D takes for real, minus that of held-out ones
     copied             share of fakes that are nearer to a training sample than nearly all real
@@ -112,6 +114,18 @@ RULES = (
             "--network d_norm=dropout",
             "--instance-noise 0.2",
             "--data MORE-DATA",
+        ),
+    ),
+    Rule(
+        "oscillating",
+        (("moved", ">", 0.3),),
+        "The training oscillates: from one kept checkpoint to the next, {moved:.0%} of the samples move to other "
+        "{modes_are}",
+        (
+            "--lr-g {lr_g_small:.2g}",
+            "--average 0.999",
+            "--penalty r1",
+            "--network d_minibatch_std=2",
         ),
     ),
     Rule(
@@ -306,8 +320,6 @@ def of_history(history: list[dict], curves: dict[str, np.ndarray]) -> dict[str, 
         means = np.array([part.mean() for part in np.array_split(lead, 40)])[20:]
         low, high = np.quantile(means, (0.1, 0.9))
         figures |= {"swing": float(high - low), "turns": float(turns(means))}
-    if half := coverage_at_half(checked, len(lead)):
-        figures["gain"] = figures["coverage"] - half
     return figures
 
 
@@ -317,9 +329,3 @@ def turns(values: np.ndarray) -> int:
     third = (high - low) / 3
     outer = [side for value in values.tolist() if (side := (value > high - third) - (value < low + third))]
     return sum(a != b for a, b in itertools.pairwise(outer)) if third > 0 else 0
-
-
-def coverage_at_half(checked: list[dict], steps: int) -> float | None:
-    """Return the coverage of the last check in the first half of the steps, or None if there was none."""
-    early = [float(row["coverage"]) for row in checked if row["step"] <= steps / 2]
-    return early[-1] if early else None
