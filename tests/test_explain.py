@@ -34,7 +34,7 @@ SICK = {
     "too little data": dict(samples=300, memory=0.3),
     "D memorises": dict(memory=0.4),
     "labels ignored": dict(followed=0.1, labels_followed=0.1),
-    "oscillating": dict(moved=0.5),
+    "oscillating": dict(moved=0.5, told=0.6),
     "D won": dict(told=0.99, d_real=1.0, d_fake=0.01, coverage=0.3),
     "G won": dict(told=0.5, coverage=0.3),
     "unfinished": dict(done=0.4, coverage=0.6),

@@ -118,7 +118,7 @@ RULES = (
     ),
     Rule(
         "oscillating",
-        (("moved", ">", 0.3),),
+        (("moved", ">", 0.4), ("told", "<", 0.7), ("coverage", ">", 0.1)),
         "The training oscillates: from one kept checkpoint to the next, {moved:.0%} of the samples move to other "
         "{modes_are}",
         (
