@@ -11,7 +11,9 @@ from minigan import datasets, runs
 from minigan.cli import _parser, main
 from minigan.metrics import explain as rules
 from minigan.metrics.explain import RULES, explain, of_history, turns
-from minigan.runs.explain import command_again, copied, explain_run
+from minigan.runs.explain import command_again, copied, explain_run, kept_generators, measured
+from minigan.runs.saved import generator as saved_generator
+from minigan.runs.saved import read
 from minigan.training import Config, Diverged
 from minigan.training.config import arguments, command_line
 
@@ -185,6 +187,34 @@ def test_a_run_is_explained_and_not_changed(finished, capsys):
     assert facts["verdict"] in VERDICTS | {"unclear"} and facts["verdict"] == facts["statements"][0]["verdict"]
     assert facts["figures"]["done"] == 1 and facts["figures"]["samples"] == 64 and "memory" in facts["figures"]
     assert 0 <= facts["figures"]["copied"] <= 1
+
+
+def test_samples_of_earlier_generators_are_compared(finished):
+    """Kept are the epochs 5 and 10 of 12.5. Equal generators draw equal samples, one without weights one image."""
+    saved = read(finished)
+    assert saved.facts["step"] == 100 and len(kept_generators(saved)) == 1
+    assert 0 <= explain_run(finished, backend="numpy").figures["moved"] <= 1
+    training = runs.restore(saved, backend="numpy")
+    now, blank = training.sampler.generator, saved_generator(saved)
+    for value in blank.params.values():
+        value[...] = 0
+    assert measured(training, {}, [now, now])["moved"] == 0
+    assert measured(training, {}, [blank])["moved"] > 0.5 and "moved" not in measured(training, {}, [])
+
+
+def test_copies_are_counted_with_few_samples(tmp_path):
+    """With 10 samples, from which no modes are known."""
+    images = datasets.Images(np.random.default_rng(0).integers(0, 256, (10, 8, 8, 1), dtype=np.uint8), None, "few")
+    training = runs.begin(Config.of("small", batch=5, steps=2, backend="numpy"), None, data=images)
+    found = measured(training, {}, [])
+    assert "coverage" not in found and 0 <= found["copied"] <= 1
+
+
+def test_labels_that_say_nothing_are_not_followed():
+    """The ratio of two agreements near zero says nothing."""
+    figures = GOOD | dict(labels_known=0.01, labels_followed=-0.02)
+    first, *_ = explain(figures, WORDS, again)
+    assert first.verdict == "labels ignored" and "say nothing" in first.text
 
 
 def test_without_the_data_the_records_are_used(finished, tmp_path, capsys):
