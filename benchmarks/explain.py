@@ -230,7 +230,7 @@ def finish(case: Case, work: Path) -> None:
         runs.play(training, out, quiet=True, callback=watch)
     except Diverged:
         judged["diverges_again"] = float(diverges(config_of(case, work, case.seed + 500)))
-    if generators:
+    if generators and not judged.get("diverges_again"):  # its last samples may not be numbers
         judged |= of_run(case, training, generators, work)
     found = explain_run(out, backend="numba", threads=1)
     result = {"name": case.name, "seed": case.seed, "label": label(judged), "judge": judged, "figures": found.figures}
