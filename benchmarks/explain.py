@@ -239,9 +239,11 @@ def finish(case: Case, work: Path) -> None:
 
 def diverges(config: Config) -> bool:
     """Return whether another training diverges."""
+    training = Training(config, runs.load_data(config), runs.load_backend(config))
     try:
-        for _ in Training(config, runs.load_data(config), runs.load_backend(config)).records():
-            pass
+        for record in training.records():
+            if record["end_of_epoch"]:
+                training.samples()  # raises Diverged too
     except Diverged:
         return True
     return False

@@ -23,7 +23,7 @@ from minigan.cli import main
 from minigan.errors import UserError
 from minigan.files import LOCK
 from minigan.runs import run as run_module
-from minigan.training import Config, checkpoint
+from minigan.training import Config, Diverged, checkpoint
 
 RUNS_HERE = [name for name in backends.available() if name != "cupy"]
 # Batch norm, dropout, Adam and a moving average are all the kinds of state. 70 images make 4 steps per epoch.
@@ -269,6 +269,24 @@ def test_divergence_keeps_the_last_good_checkpoint(data, tmp_path, capsys):
     options = ["--data", data, "--backend", "numpy", "--lr", "1e30", "--epochs", "9", "--out", out]
     says = refused(capsys, "train", *OPTIONS, *options)
     assert "is no longer a finite number" in says
+    arrays, _ = checkpoint.load(out / "checkpoint.npz")
+    assert all(np.isfinite(a).all() for name, a in arrays.items() if a.dtype.kind == "f")
+
+
+def test_samples_that_are_not_numbers_are_a_divergence(tmp_path):
+    """Enormous weights can give samples that are not finite, from losses and weights that are."""
+    images = np.random.default_rng(0).integers(0, 256, (32, 28, 28), np.uint8)
+    data = datasets.Images(images[..., None], None, "random")
+    out = tmp_path / "run"
+    training = runs.begin(Config.of("tutorial", batch=16, epochs=3, backend="numpy"), out, data=data)
+
+    def spoil(record):
+        if record["step"] == 3:
+            training.G.buffers["8.mean"][:] = np.nan  # no loss and no weight
+
+    with pytest.raises(Diverged, match=r"step 4: a sample of G is no longer a finite number"):
+        runs.play(training, out, quiet=True, callback=spoil)
+    assert "a sample of G" in (out / run_module.DIVERGED).read_text()
     arrays, _ = checkpoint.load(out / "checkpoint.npz")
     assert all(np.isfinite(a).all() for name, a in arrays.items() if a.dtype.kind == "f")
 

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from minigan.runs.checks import Checked, Checks
 from minigan.runs.discriminator import draw_discriminator
 from minigan.runs.progress import ProgressBar
 from minigan.runs.saved import Saved, generator, newest, read, read_config
-from minigan.training import TOTALS, Config, Diverged, Record, Sampler, Training, checkpoint, players
+from minigan.training import TOTALS, Config, Diverged, Sampler, Training, checkpoint, players
 from minigan.training.config import place_of
 
 DIVERGED = "diverged.txt"  # why the training stopped, if it diverged
@@ -269,18 +270,25 @@ def play(
     written or the training diverges.
     """
     saved, watch, checks, collapsed, pace = time.monotonic(), Alarm(), Checks(training), False, Pace(training)
-    with locked(out, training), writing(out), _Interrupt() as interrupt, ProgressBar(training, quiet) as bar:
+    with (
+        locked(out, training),
+        writing(out),
+        _Interrupt() as interrupt,
+        ProgressBar(training, quiet) as bar,
+        _divergence_noted(out),
+    ):
         if out and training.step == 0:
             _save_picture_of_epoch(training, out, training.samples(PICTURED))
-        for record in _watched(training, out):
+        for record in training.records():
             bar.show(record)
             seen = Checked(**record)
             if record["end_of_epoch"] and (pace.shows(training.epoch) or training.finished()):
+                samples = training.samples(PICTURED)
                 if figures := checks.when_due():
                     seen["figures"] = figures
                     training.history[-1].update(figures)
-                samples = training.samples(PICTURED)
                 if out:
+                    (out / DIVERGED).unlink(missing_ok=True)  # of an earlier attempt
                     _save_picture_of_epoch(training, out, samples)
                     save(training, out, keep=pace.keeps(training.epoch))
                 labels = np.arange(len(samples)) % training.classes if training.classes else None
@@ -306,13 +314,11 @@ def play(
     return collapsed
 
 
-def _watched(training: Training, out: Path | None) -> Iterator[Record]:
-    """Yield the records of the training. If it diverges, write why to the folder, for `minigan explain`."""
+@contextmanager
+def _divergence_noted(out: Path | None) -> Iterator[None]:
+    """If the training diverges, write why to the folder, for `minigan explain`."""
     try:
-        for record in training.records():
-            yield record
-            if out and record["end_of_epoch"]:
-                (out / DIVERGED).unlink(missing_ok=True)  # of an earlier attempt
+        yield
     except Diverged as error:
         if out:
             write_atomically(out / DIVERGED, f"{error}\n".encode())
