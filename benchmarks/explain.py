@@ -1,17 +1,19 @@
 """Measure how often `minigan explain` is right, on runs that a rule labels without the figures that `explain` reads.
 
     python benchmarks/explain.py --json benchmarks/results/explain.json [--work FOLDER] [--jobs 2] [--only TEXT]
-    python benchmarks/explain.py --table benchmarks/results/explain.json [--half test]      # the confusion table
+    python benchmarks/explain.py --table benchmarks/results/explain.json  # what `explain` says now of these runs
 
-CASES lists the runs with their seeds, about a minute of one thread each. Their totals are in steps, so that the results
-do not depend on what else the machine does. `label` decides by one condition for each verdict what happened. It uses
-the judge of `minigan.metrics` and a classifier of colour shapes, images on which nothing was trained, a second training
-with another seed (with more data, if the run had few), and what becomes of the run if it goes on. What a run was meant
-to be is not used. A run that no condition fits is listed, and not counted.
+BUILD and TEST list the runs with their seeds, about a minute of one thread each. Their totals are in steps, so that the
+results do not depend on what else the machine does. `label` decides by one condition for each verdict what happened. It
+uses the judge of `minigan.metrics` and a classifier of colour shapes, images on which nothing was trained, a second
+training with another seed (with more data, if the run had few), and what becomes of the run if it goes on. What a run
+was meant to be is not used. A run that no condition fits is listed, and not counted.
 
-Each finished run is written to the file --json at once, and a repeated command skips it.
+The rules of `explain` were built on the runs of BUILD. Those of TEST are only for testing them: `label` and their seeds
+were committed before they were made, and nobody looked at them before the rules were final.
 
-The runs of each verdict take turns: the first is for building the rules, the second only for testing them, and so on.
+Each finished run is written to the file --json at once, and a repeated command skips it. --table applies the present
+rules of `explain` to the stored figures.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from minigan import backends, datasets, runs
 from minigan.datasets import ImageOptions
 from minigan.files import write_atomically
 from minigan.metrics.collapse import within
-from minigan.metrics.explain import RULES
+from minigan.metrics.explain import RULES, UNCLEAR
 from minigan.metrics.judge import Judge
 from minigan.runs.explain import explain_run
 from minigan.training import Config, Diverged, Training, draw_noise, draw_samples
@@ -55,14 +57,14 @@ def label(j: dict[str, float]) -> str | None:
     flips         mean difference (total variation) between the shares of the predicted classes of
                   one moment and the next, in the second half of the run
     agreement     share of samples that the judge assigns to the class asked for
-    told_apart    probability that D gives a larger logit to an image that was not trained on than to a
-                  fake; known_by_heart: to an image that was trained on than to one that was not
+    told_apart    probability that D gives a larger logit to an image that was trained on than to a fake;
+                  known_by_heart: than to an image that was not trained on
     copied        share of samples that are nearer to a training image, in the judge's features, than
                   19 of 20 images that were not trained on
     """
     if j.get("diverges_again"):
         return "diverged"
-    if j["later"] > j["coverage"] + 0.2:
+    if j["later"] > j["coverage"] + 0.1:
         return "unfinished"
     if j["flips"] > 0.35:
         return "oscillating"
@@ -72,12 +74,12 @@ def label(j: dict[str, float]) -> str | None:
         return "collapsed"
     if j["copied"] > 0.5:
         return "G copies training images"
+    if j.get("agreement", 1.0) < 0.5 and j["coverage"] > 0.2:
+        return "labels ignored"
     if j.get("of_others", 0.0) > j["coverage"] + 0.15:
         return "too little data"
     if j["known_by_heart"] > 0.75:
         return "D memorises"
-    if j.get("agreement", 1.0) < 0.5 and j["coverage"] > 0.2:
-        return "labels ignored"
     if j["coverage"] < 0.5 and j["told_apart"] > 0.995:
         return "D won"
     if j["coverage"] >= 0.5 and j.get("agreement", 1.0) >= 0.7:
@@ -112,7 +114,8 @@ class Case:
 
 
 APART = dict(simultaneous=False)
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
+LONG = dict(penalty="r1", penalty_weight=10, steps=24 * 345)  # twice as long, with a smooth D
+BUILD = [
     *[(family, {}) for family in ("digits", "digits", "digits-unlabelled", "digits-wide", "digits, shapes")],
     *[(family, {}) for family in ("pictures, digits", "pictures, shapes", "small", "mlp")],
     # stopped early
@@ -136,18 +139,36 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *[(family, {"options": dict(optimizer="sgd"), "lr_g": 1e6, "lr_d": 1e6}) for family in ("small", "mlp", "digits")],
     *[(family, {"lr_g": 1e12, "lr_d": 1e12}) for family in ("small", "mlp", "small, shapes")],
     # few images
-    *[(family, {"samples": 20}) for family in ("digits-unlabelled", "small", "mlp", "digits, shapes")],
-    *[(family, {"samples": 60}) for family in ("digits-unlabelled", "small", "mlp")],
-    *[(family, {"samples": 300}) for family in ("digits", "digits-unlabelled", "small", "mlp", "digits, shapes")],
-    *[(family, {"samples": 1000}) for family in ("digits", "small", "mlp")],
-    *[(family, {"samples": 5000}) for family in ("small", "mlp", "tutorial")],
+    *[(family, {"samples": 20}) for family in ("digits-unlabelled", "small", "mlp")],
+    *[("digits-unlabelled", {"samples": samples}) for samples in (60, 300, 1000, 5000)],
+    *[("digits-unlabelled", {"samples": n, "lr_d": 0.1, "options": LONG}) for n in (15, 20)],
     # labels that say nothing
-    *[
-        (family, {"shuffled": True})
-        for family in ("digits", "digits", "small, labels", "digits, shapes", "digits-wide")
-    ],
+    *[(family, {"shuffled": True}) for family in ("digits", "small, labels")],
+    # a generator that is faster than the discriminator
+    *[("small", {"lr_g": 10, "lr_d": lr_d}) for lr_d in (0.1, 0.05)],
 ]
-CASES = [Case(family, 3000 + i, **changes) for i, (family, changes) in enumerate(VARIANTS)]
+TEST = [
+    *[(family, {}) for family in ("digits", "digits-unlabelled", "digits-wide", "pictures, digits", "small")],
+    *[("digits-unlabelled", {"stop": stop}) for stop in (0.07, 0.12)],
+    *[("digits", {"stop": 0.06})],
+    *[(family, {"lr_d": 3e-4}) for family in ("digits-unlabelled", "small", "digits")],
+    *[(family, {"lr_g": 50}) for family in ("mlp", "pictures, digits")],
+    *[("small, shapes", {"lr_g": 20, "lr_d": 20})],
+    *[(family, {"lr_g": 3e-4}) for family in ("small", "mlp", "digits-unlabelled")],
+    *[("mlp", {"options": dict(optimizer="momentum"), "lr_g": 500, "lr_d": 500})],
+    *[("digits-wide", {"options": dict(optimizer="sgd"), "lr_g": 1e6, "lr_d": 1e6})],
+    *[("digits-unlabelled", {"lr_g": 1e12, "lr_d": 1e12})],
+    *[("digits-unlabelled", {"samples": samples}) for samples in (40, 150)],
+    *[(family, {"samples": 100}) for family in ("small", "mlp")],
+    *[("digits-unlabelled", {"samples": n, "lr_d": 0.1, "options": LONG}) for n in (12, 18)],
+    *[(family, {"shuffled": True}) for family in ("digits", "digits-wide", "pictures, digits")],
+    *[("small", {"lr_g": 10, "lr_d": lr_d}) for lr_d in (0.07, 0.04)],
+    *[("small", {"lr_g": 30, "lr_d": 0.04}), ("digits-wide", {"stop": 0.07}), ("mlp", {"lr_d": 3e-4})],
+    *[("digits, shapes", {"lr_g": 50})],
+]
+FIRST_OF_TEST = 5000  # the seeds from which the runs are those of TEST
+CASES = [Case(family, 3000 + i, **changes) for i, (family, changes) in enumerate(BUILD)]
+CASES += [Case(family, FIRST_OF_TEST + i, **changes) for i, (family, changes) in enumerate(TEST)]
 
 
 def config_of(case: Case, work: Path, seed: int | None = None, every_image: bool = False) -> Config:
@@ -155,7 +176,7 @@ def config_of(case: Case, work: Path, seed: int | None = None, every_image: bool
     family = FAMILIES[case.family]
     recipe = Config.of(family.preset)
     total = MOMENTS * family.every
-    chosen = dict(steps=total, backend="numba", threads=1, seed=case.seed if seed is None else seed)
+    chosen = dict(steps=total, backend="numba", threads=1, seed=case.seed if seed is None else seed, checkpoint_every=1)
     chosen |= dict(lr_g=recipe.lr_g * case.lr_g, lr_d=recipe.lr_d * case.lr_d) | family.options | case.options
     few = case.samples is not None and not every_image
     if few or case.shuffled:
@@ -209,18 +230,20 @@ def finish(case: Case, work: Path) -> None:
         runs.play(training, out, quiet=True, callback=watch)
     except Diverged:
         judged["diverges_again"] = float(diverges(config_of(case, work, case.seed + 500)))
-    if generators:
+    if generators and not judged.get("diverges_again"):  # its last samples may not be numbers
         judged |= of_run(case, training, generators, work)
     found = explain_run(out, backend="numba", threads=1)
-    result = {"name": case.name, "seed": case.seed, "label": label(judged), "judge": judged, **found.facts()}
+    result = {"name": case.name, "seed": case.seed, "label": label(judged), "judge": judged, "figures": found.figures}
     write_atomically(many_runs.place(case.name, work), (json.dumps(result) + "\n").encode())
 
 
 def diverges(config: Config) -> bool:
     """Return whether another training diverges."""
+    training = Training(config, runs.load_data(config), runs.load_backend(config))
     try:
-        for _ in Training(config, runs.load_data(config), runs.load_backend(config)).records():
-            pass
+        for record in training.records():
+            if record["end_of_epoch"]:
+                training.samples()  # raises Diverged too
     except Diverged:
         return True
     return False
@@ -325,7 +348,7 @@ def of_discriminator(case: Case, training: Training) -> dict[str, float]:
                 parts.append(t.backend.to_numpy(l))
         logits[name] = np.concatenate(parts).ravel()
     return {
-        "told_apart": larger(logits["others"], logits["fakes"]),
+        "told_apart": larger(logits["trained"], logits["fakes"]),
         "known_by_heart": larger(logits["trained"], logits["others"]),
     }
 
@@ -353,30 +376,34 @@ def distances(x: np.ndarray, real: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- table and program
 
 
-def halves(results: list[dict]) -> list[dict]:
-    """Return the labelled results, each with its half: the runs of a verdict take turns, in the order of CASES."""
-    seen: Counter = Counter()
-    found = []
-    for result in results:
-        if result["label"] is not None:
-            seen[result["label"]] += 1
-            found.append(result | {"half": "build" if seen[result["label"]] % 2 else "test"})
-    return found
+def verdict(figures: dict[str, float]) -> str:
+    """Return what the present rules of `explain` say of the figures of a run."""
+    return next((rule.verdict for rule in RULES if rule.holds(figures)), UNCLEAR)
 
 
-def table(results: list[dict], half: str) -> str:
-    """Format the confusion table of a half as Markdown, and the runs that are explained wrongly."""
-    chosen = [result for result in halves(results) if result["half"] == half]
-    columns = [*VERDICTS, "unclear"]
-    counts = Counter((result["label"], result["verdict"]) for result in chosen)
+def table(results: list[dict], name: str) -> str:
+    """Format the confusion table of labelled runs as Markdown, and the runs that are explained wrongly."""
+    columns = [*VERDICTS, UNCLEAR]
+    said = {r["name"]: verdict(r["figures"]) for r in results}
+    counts = Counter((r["label"], said[r["name"]]) for r in results)
     right = sum(count for (a, b), count in counts.items() if a == b)
-    lines = [f"| {half}: the label | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
-    for verdict in VERDICTS:
-        cells = (str(counts[verdict, column] or "") for column in columns)
-        lines.append(f"| {verdict} | {' | '.join(cells)} |")
-    lines += ["", f"{right} of {len(chosen)} are right."]
-    lines += [f"- {r['name']}: {r['label']}, explained as {r['verdict']}" for r in chosen if r["label"] != r["verdict"]]
+    lines = [f"| {name}: the label | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    for of in VERDICTS:
+        cells = (str(counts[of, column] or "") for column in columns)
+        lines.append(f"| {of} | {' | '.join(cells)} |")
+    lines += ["", f"{right} of {len(results)} are right."]
+    wrong = [r for r in results if r["label"] != said[r["name"]]]
+    lines += [f"- {r['name']}: {r['label']}, explained as {said[r['name']]}" for r in wrong]
     return "\n".join(lines)
+
+
+def tables(results: list[dict]) -> str:
+    """Format the tables of the two lists, and count the runs that no condition of `label` fits."""
+    labelled = [r for r in results if r["label"] is not None]
+    build = [r for r in labelled if r["seed"] < FIRST_OF_TEST]
+    test = [r for r in labelled if r["seed"] >= FIRST_OF_TEST]
+    unlabelled = f"{len(results) - len(labelled)} other runs have no label."
+    return "\n\n".join([table(build, "build"), table(test, "test"), unlabelled])
 
 
 def main() -> None:
@@ -387,12 +414,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the tables of these results")
-    parser.add_argument("--half", choices=("build", "test"), default="build")
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.table:
-        print(table(json.loads(options.table.read_text())["runs"], options.half))
+        print(tables(json.loads(options.table.read_text())["runs"]))
         return
     if options.one:
         finish(next(case for case in CASES if case.name == options.one), options.work)
@@ -402,8 +428,7 @@ def main() -> None:
         judge_of_shapes(options.work, backends.load("numba", threads=1))
     results = many_runs.Results([case.name for case in CASES], options.json, {})
     many_runs.run_all(__file__, [case.name for case in chosen], results, options.work, options.jobs)
-    print(Counter(result["label"] for result in results.runs))
-    print(table(results.runs, options.half))
+    print(tables(results.runs))
 
 
 if __name__ == "__main__":
