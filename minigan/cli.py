@@ -168,7 +168,8 @@ def _summary(training, out: Path) -> str:
 
     lines = [f"\n{training.step:,} steps, {training.seconds:.0f} s of training. In {out}:"]
     lines += [f"  {name:<16} {meaning}" for name, meaning in runs.CONTENTS.items() if (out / name).exists()]
-    lines.append(f"Next: minigan sample {out} --count 100 --seed 1 --out more.png")
+    readable = next((suffix for suffix in training.data.codec.suffixes if suffix != ".npy"), ".png")
+    lines.append(f"Next: minigan sample {out} --count 100 --seed 1 --out more{readable}")
     return "\n".join(lines)
 
 
