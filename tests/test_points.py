@@ -92,7 +92,7 @@ def test_points_are_learned_from_the_command_line(data, epochs, least, tmp_path,
     lines = (out / "s.csv").read_text().splitlines()
     assert lines[0] == "x,y" and len(lines) == 6
     assert main(["evaluate", str(out)]) == 2
-    assert "evaluate compares images, but" in capsys.readouterr().err
+    assert "evaluate compares images and tables, but" in capsys.readouterr().err
 
 
 def test_a_resumed_run_draws_the_same_points(tmp_path, capsys):
@@ -133,9 +133,9 @@ def test_conditional_points_are_near_the_requested_mode():
             ["--data", "mnist", "--points", "9"],
             "data of the kind images have no option points, only split, keys, size, fit, channels, range, ",
         ),
-        (["--preset", "points", "--data", "mnist"], "points are drawn from ring or grid, got"),
+        (["--preset", "points", "--data", "mnist"], "preset points is for points, and mnist is a set of images"),
         (["--preset", "digits", "--kind", "points"], "preset digits is for images, got --kind points"),
-        (["--data", "ring", "--preset", "small"], "ring: there is no such file or folder"),
+        (["--data", "ring", "--preset", "small"], "preset small is for images, and ring is a mixture of Gaussians"),
         (["--data", "ring", "--points", "1"], "points is at least 2, got 1"),
         (["--network", "d_norm"], "argument --network: expected NAME=VALUE, got 'd_norm'"),
         (
