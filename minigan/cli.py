@@ -243,7 +243,7 @@ def evaluate(arguments) -> int:
 
     from minigan.runs.evaluate import evaluate_run
 
-    if arguments.count < 100 or arguments.seed < 0:
+    if (arguments.count is not None and arguments.count < 100) or arguments.seed < 0:
         raise UserError(f"--count is at least 100 and --seed at least 0, got {arguments.count} and {arguments.seed}")
     backend = _load_backend(arguments)
     report, show = evaluate_run(

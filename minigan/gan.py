@@ -398,8 +398,8 @@ class GAN:
         checks = runs.figures_of_checks(t)
         return plots.curves(runs.named_curves(t), t.steps_per_epoch, t.loss.equilibrium, checks)
 
-    def evaluate(self, n: int = 10_000, seed: int = 0, target: Any = None, held_out: Any = None) -> dict:
-        """Compare `n` samples with real ones, and return the scores of `minigan evaluate` as a dict.
+    def evaluate(self, n: int | None = None, seed: int = 0, target: Any = None, held_out: Any = None) -> dict:
+        """Compare `n` samples (default: 10,000, or the rows of the table) with real ones: `minigan evaluate` as a dict.
 
         Samples of a GAN that was trained on MNIST are compared with the MNIST test images, others
         with the training data. A loaded GAN that was trained on arrays gets only the scores that need no

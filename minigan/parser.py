@@ -54,7 +54,9 @@ def parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
 
     sub = add("evaluate", "Compare a run's samples with real ones.")
     sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run on images or a table")
-    sub.add_argument("--count", type=int, default=10_000, metavar="N", help="number of samples (default 10000)")
+    sub.add_argument(
+        "--count", type=int, metavar="N", help="number of samples (default: 10,000 images, or the rows of the table)"
+    )
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise and the bootstrap (default 0)")
     sub.add_argument("--json", action="store_true", help="print the results as JSON")
     sub.add_argument("--data", metavar="PATH", help="the path of the training data, if they were moved")

@@ -243,10 +243,11 @@ def test_without_labels_the_column_is_one_like_the_others(tmp_path, csv, capsys)
 
 def test_a_table_is_evaluated(run, capsys):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'minigan[tables]'")
-    assert main(["evaluate", run, "--count", "120", "--backend", "numpy", "--target", "member"]) == 0
+    assert main(["evaluate", run, "--backend", "numpy", "--target", "member"]) == 0
     text = capsys.readouterr().out
     assert "column shapes" in text and "SMOTE" in text and "macro F1 of member" in text and "40 held-out rows" in text
     report = json.loads(Path(run, "evaluate.json").read_text())
+    assert report["rows"] == {"training": 160, "fakes": 160, "held_out": 40}, "as many fakes as training rows"
     assert 0.2 < report["fakes"]["shapes"] < report["real"]["shapes"] <= 1
     picture = np.asarray(Image.open(f"{run}/evaluate.png"))
     assert picture.shape[0] > 400 and picture.std() > 5

@@ -35,7 +35,7 @@ from minigan.training import Sampler, checkpoint, draw_noise
 def evaluate_run(
     out: Path,
     backend,
-    count: int = 10_000,
+    count: int | None = None,
     seed: int = 0,
     data: str | None = None,
     target: str | None = None,
@@ -93,13 +93,15 @@ def evaluate(
     sampler: Sampler,
     fingerprint: dict,
     read: Callable[[], datasets.Data],
-    count: int = 10_000,
+    count: int | None = None,
     seed: int = 0,
     quiet: bool = False,
     target: Any = None,
     held_out: Any = None,
 ) -> Evaluation:
     """Evaluate `count` samples of a generator of images, or rows of a table.
+
+    By default, these are 10,000 images, or as many rows as were trained on, but at least 100.
 
     If the fingerprint is that of MNIST, the judge scores the samples: see `evaluate_images`. Other
     samples are compared with the training images, which `read` returns: see `metrics.comparison`. If
@@ -115,13 +117,15 @@ def evaluate(
         raise UserError(f"evaluate compares images and tables, but this generator draws {kind}: give such a run")
     if kind != "tables" and (target is not None or held_out is not None):
         raise UserError(f"a target and a file of held-out rows are for tables, and this generator draws {kind}")
-    if count < 100 or seed < 0:
+    if (count is not None and count < 100) or seed < 0:
         raise UserError(f"count is at least 100 and seed at least 0, got {count} and {seed}")
     progress = partial(tqdm, leave=False, disable=True if quiet else None)
     if kind == "tables":
         progress = partial(progress, desc="comparing tables")
-        found = evaluate_table(sampler, fingerprint, read(), count, seed, progress, target, held_out)
-        return Evaluation(*found, None)
+        real = read()
+        count = max(100, len(real)) if count is None else count
+        return Evaluation(*evaluate_table(sampler, fingerprint, real, count, seed, progress, target, held_out), None)
+    count = 10_000 if count is None else count
     if is_mnist(fingerprint):
         report = _evaluate_digits(sampler, count, seed, progress)
         return Evaluation(report, table, partial(plots.save_report, descriptions=DESCRIPTIONS), None)
