@@ -182,11 +182,11 @@ for name, curves in games.items():
     print(f"ring, {name:<4}: " + ", ".join(f"{np.mean(c[-3:]):.0%} lie well at {lr:g}" for lr, c in curves.items()))
 
 # %% [markdown]
-# **If both have their best learning rate, Adam is ahead of SGD after 78 steps with digits, and at the end
-# of both tasks.** The difference is small with digits and large with the GAN. With digits, the results of Adam also
-# depend less on the learning rate. Most presets of minigan use Adam with beta1 = 0.5 instead of 0.9, and `digits` uses
+# **If both have their best learning rate, Adam is ahead of SGD after 78 steps with digits, and at the end of both
+# tasks.** The difference is small with digits and large with the GAN. With digits, the results of Adam also depend less
+# on the learning rate. Most presets of minigan use Adam with beta1 = 0.5 instead of 0.9, and `digits` uses
 # 0. With a smaller beta1, old slopes count less. This is useful because an old slope was computed against an older
-# version of the other network.
+#    version of the other network.
 
 # %%
 final = {name: [curve[-1] for curve in curves.values()] for name, curves in digits.items()}
@@ -220,11 +220,24 @@ save(figure, "11_sgd_or_adam.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. The slopes of a weight alternate: +1, -1, +1, ... With beta1 = 0, Adam takes steps of size lr forward and back.
-#    About how large are its steps with beta1 = 0.9, after many steps? (Then the mean alternates between m and -m, so
-#    m = 0.9 * (-m) + 0.1.)
-# 2. Above which learning rate does SGD diverge if the loss in the steep direction is `100 b^2 / 2` and not
-#    `40 b^2 / 2`?
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** The slopes of a weight alternate: +1, -1, +1, ... With beta1 = 0, Adam takes steps of size lr forward
+# and back. About how large are its steps with beta1 = 0.9, after many steps? (Then the mean alternates between m and
+# -m, so m = 0.9 * (-m) + 0.1.)
+#
+# <details><summary>Hint</summary>
+#
+# Solve m = 0.9 * (-m) + 0.1 for m.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# m = 0.1 / 1.9
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # m = ...
@@ -233,6 +246,22 @@ save(figure, "11_sgd_or_adam.png")
 #     before = adam.w.copy()
 #     adam.step(np.array([(-1.0) ** k]))
 # assert np.isclose(abs(adam.w - before)[0], m, rtol=0.01)
+
+# %% [markdown]
+# **Exercise 2.** Above which learning rate does SGD diverge if the loss in the steep direction is `100 b^2 / 2` and not
+# `40 b^2 / 2`?
+#
+# <details><summary>Hint</summary>
+#
+# A step changes b to (1 - lr * 100) b. When is the size of this factor above 1?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# limit = 2 / 100
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # limit = ...

@@ -164,13 +164,42 @@ save(figure, "12_latent_space.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. About how long is a normally distributed noise vector in 100 dimensions (the preset `tutorial`)?
-# 2. a and b have the same length and are at a right angle. Which point of `spherical(a, b, t)` is halfway between them?
-#    Write it in terms of a and b.
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** About how long is a normally distributed noise vector in 100 dimensions (the preset `tutorial`)?
+#
+# <details><summary>Hint</summary>
+#
+# The mean of the squared length is the number of dimensions.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# length = 10
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # length = ...
 # assert abs(np.linalg.norm(rng.standard_normal((1000, 100)), axis=1).mean() - length) < 0.1
+
+# %% [markdown]
+# **Exercise 2.** a and b have the same length and are at a right angle. Which point of `spherical(a, b, t)` is halfway
+# between them? Write it in terms of a and b.
+#
+# <details><summary>Hint</summary>
+#
+# For a right angle, w is pi / 2. What is sin(pi / 4) / sin(pi / 2)?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# half_way = lambda a, b: (a + b) / np.sqrt(2)
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # half_way = lambda a, b: ...

@@ -286,12 +286,42 @@ save(figure, "13_making_it_fast.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. A CPU has 16 registers. How large can R be if V = 2?
-# 2. With a stride of 4 in place of 2, the convolution has P = 4. What fraction of the operations does it need?
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** A CPU has 16 registers. How large can R be if V = 2?
+#
+# <details><summary>Hint</summary>
+#
+# The tile needs R V registers for the sums, V for w and 1 for x. Together at most 16.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# R = 6
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # R = ...
 # assert R * 2 + 2 + 1 <= 16 < (R + 1) * 2 + 2 + 1
+
+# %% [markdown]
+# **Exercise 2.** With a stride of 4 in place of 2, the convolution has P = 4. What fraction of the operations does it
+# need?
+#
+# <details><summary>Hint</summary>
+#
+# The number of operations is proportional to the number of pixels of the result, P * P. Before, P was 7.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# fraction = 16 / 49
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # fraction = ...

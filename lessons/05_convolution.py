@@ -213,12 +213,42 @@ save(figure, "06_convolution.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. A 5 x 5 filter slides over 28 x 28 pixels with stride 2. Which pad makes the result 14 x 14?
-# 2. Write a 3 x 3 filter that moves the image one pixel to the right.
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** A 5 x 5 filter slides over 28 x 28 pixels with stride
+#
+# <details><summary>Hint</summary>
+#
+# Put the numbers into P = (H + 2 pad - K) // stride + 1. P must be 14.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# pad = 2
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # pad = ...
 # assert conv_forward(five, np.zeros((5, 5, 1, 1)), 2, pad).shape == (1, 14, 14, 1)
+
+# %% [markdown]
+# **Exercise 2.** Which pad makes the result 14 x 14? 2. Write a 3 x 3 filter that moves the image one pixel to the
+# right.
+#
+# <details><summary>Hint</summary>
+#
+# The result at a place must be the pixel to the left of this place. So only one weight is not 0.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# f = [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # f = ...

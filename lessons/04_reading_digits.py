@@ -164,15 +164,46 @@ save(figure, "05_reading_digits.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. If all logits are equal, the loss is log 10. What is the loss if the right digit has probability 1/2 and the other
-#    nine digits share the other half equally?
-# 2. The pixel in the corner is -1 in every digit, so it contains no information. Do its weights "stay" or "move" during
-#    training? Guess first. Then think about what `a = x @ w + b` computes if one x is always -1.
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** If all logits are equal, the loss is log 10. What is the loss if the right digit has probability 1/2
+# and the other nine digits share the other half equally?
+#
+# <details><summary>Hint</summary>
+#
+# Only the probability of the right digit is in the loss.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# loss = np.log(2)
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # loss = ...
 # l = np.log(np.array([[0.5] + 9 * [0.5 / 9]]))
 # assert np.isclose(softmax_loss(l, np.array([0]))[0], loss)
+
+# %% [markdown]
+# **Exercise 2.** The pixel in the corner is -1 in every digit, so it contains no information. Do its weights "stay" or
+# "move" during training? Guess first. Then think about what `a = x @ w + b` computes if one x is always -1.
+#
+# <details><summary>Hint</summary>
+#
+# A weight moves if its slope is not 0. The slope is the sum of x times da. Here x is -1.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# answer = "move"
+# ```
+#
+# The pixel acts like a bias.
+#
+# </details></details>
 
 # %% Exercise 2
 # answer = ...

@@ -229,12 +229,41 @@ save(figure, "10_dcgan.png")
 #
 # ## Exercises
 #
-# 1. How many weights would the first layer of G need if it made 28 x 28 pixels with 64 channels directly?
-# 2. Both batch norms in G follow a layer without bias. Which layer of G has a bias `b`? Give its number.
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** How many weights would the first layer of G need if it made 28 x 28 pixels with 64 channels directly?
+#
+# <details><summary>Hint</summary>
+#
+# The layer has one weight for each pair of an input and an output, and no bias.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# n = 64 * 28 * 28 * 64
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # n = ...
 # assert Dense(64, 28 * 28 * 64, bias=False, rng=np.random.default_rng(0)).n_params == n
+
+# %% [markdown]
+# **Exercise 2.** Both batch norms in G follow a layer without bias. Which layer of G has a bias `b`? Give its number.
+#
+# <details><summary>Hint</summary>
+#
+# Count the layers of G from 0. Which layer with weights is not followed by batch norm?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# number = 7
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # number = ...

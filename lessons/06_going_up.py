@@ -178,13 +178,44 @@ save(figure, "07_going_up.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. A generator has to go from 7 x 7 to 14 x 14 with one transposed convolution of stride 2, a 5 x 5 filter and pad 2.
-#    The size `stride*(H-1) + K - 2*pad` is 13, which is one too small. Which `output_pad` makes it 14?
-# 2. Which filter (4, 4) makes the transposed convolution with stride 2 and pad 1 equal to `upsample` by 2?
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** A generator has to go from 7 x 7 to 14 x 14 with one transposed convolution of stride 2, a 5 x 5
+# filter and pad
+#
+# <details><summary>Hint</summary>
+#
+# `output_pad` adds this number of rows and columns.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# layer = ConvTranspose2d(1, 1, 5, stride=2, pad=2, output_pad=1, rng=rng)
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # layer = ConvTranspose2d(1, 1, 5, stride=2, pad=2, output_pad=..., rng=rng)
 # assert layer.forward(np.zeros((1, 7, 7, 1), np.float32))[0].shape == (1, 14, 14, 1)
+
+# %% [markdown]
+# **Exercise 2.** The size `stride*(H-1) + K - 2*pad` is 13, which is one too small. Which `output_pad` makes it 14? 2.
+# Which filter (4, 4) makes the transposed convolution with stride 2 and pad 1 equal to `upsample` by 2?
+#
+# <details><summary>Hint</summary>
+#
+# With pad 1, the outer rows and columns are cut off at the edge. Each pixel should become a block of 2 x 2 equal pixels
+# and nothing else.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# f = [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # f = ...

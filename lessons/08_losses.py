@@ -229,14 +229,43 @@ save(figure, "09_losses.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. At which probability p = sigmoid(l) do the two losses have the same slope?
-# 2. The critic gives every fake the probability 0.01 of being real. About how large is the non-saturating loss of the
-#    forger?
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** At which probability p = sigmoid(l) do the two losses have the same slope?
+#
+# <details><summary>Hint</summary>
+#
+# The slopes are -sigmoid(l) and -sigmoid(-l). For which l are they equal?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# p = 0.5
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # p = ...
 # l = np.log(p / (1 - p))
 # assert np.isclose(minimax(l)[1], non_saturating(l)[1])
+
+# %% [markdown]
+# **Exercise 2.** The critic gives every fake the probability 0.01 of being real. About how large is the non-saturating
+# loss of the forger?
+#
+# <details><summary>Hint</summary>
+#
+# The non-saturating loss is -log D(fake).
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# g_loss = -np.log(0.01)
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # g_loss = ...

@@ -256,10 +256,23 @@ save(figure, "04_trusting_a_gradient.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. A colleague checks softmax (lesson 5), whose outputs sum to 1, with `f = sum(y)`. Which slope does the check find
-#    for every input?
-# 2. How must `dy * gamma / std` be corrected? The dx of batch norm has mean 0 over the batch. Change `half_dx` so that
-#    its mean is 0. Then it is closer to the right dx.
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** A colleague checks softmax (lesson 5), whose outputs sum to 1, with `f = sum(y)`. Which slope does the
+# check find for every input?
+#
+# <details><summary>Hint</summary>
+#
+# How does the sum of the probabilities change when a logit changes?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# slope = 0
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # slope = ...
@@ -267,6 +280,23 @@ save(figure, "04_trusting_a_gradient.png")
 # softmax = lambda l: np.exp(l) / np.exp(l).sum()
 # nudge = np.array([1e-5, 0, 0, 0, 0])
 # assert np.isclose((softmax(l + nudge) - softmax(l - nudge)).sum() / 2e-5, slope, atol=1e-9)
+
+# %% [markdown]
+# **Exercise 2.** How must `dy * gamma / std` be corrected? The dx of batch norm has mean 0 over the batch. Change
+# `half_dx` so that its mean is 0. Then it is closer to the right dx.
+#
+# <details><summary>Hint</summary>
+#
+# This is what the path through the variance adds: `- xhat * mean of (dxhat * xhat)`, divided by std. `half_dx` is
+# already divided by std.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# better = half_dx - xhat * (half_dx * xhat).mean(axis=0)
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # _, cache = good.forward(x)

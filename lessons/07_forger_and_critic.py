@@ -181,15 +181,44 @@ save(figure, "08_forger_and_critic.png")
 #
 # ## Exercises
 #
-# 1. If the forger does not change, the best critic is D(x) = p_real / (p_real + p_fake). What is D(x) at a point where
-#    real points are three times as frequent as fakes?
-# 2. How many times does one round run D forward, and how many times backward?
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** If the forger does not change, the best critic is D(x) = p_real / (p_real + p_fake). What is D(x) at a
+# point where real points are three times as frequent as fakes?
+#
+# <details><summary>Hint</summary>
+#
+# Let p_fake = 1. Then p_real = 3.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# best = 0.75
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # best = ...
 # d = np.linspace(0.001, 0.999, 999)
 # value = 3 * np.log(d) + 1 * np.log(1 - d)  # D maximises this value for three real points and one fake
 # assert np.isclose(d[value.argmax()], best)
+
+# %% [markdown]
+# **Exercise 2.** How many times does one round run D forward, and how many times backward?
+#
+# <details><summary>Hint</summary>
+#
+# In step 2, D looks at two batches. In step 4, it looks at one. Each of these passes is followed by a backward pass.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# forward, backward = 3, 3
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # forward, backward = ...
