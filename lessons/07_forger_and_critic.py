@@ -239,8 +239,8 @@ assert pictures[-1][1] >= (6 if QUICK else 7) and pictures[-1][2] > (0.4 if QUIC
 # %% [markdown]
 # If the fakes looked exactly like the real points, the best critic would answer D = 1/2 for all of them. Its loss would
 # be 2 log 2 = 1.386. Our critic's loss ends a little below, because it still finds small differences. **Its mean
-# answers for real points and for fakes are both close to 1/2, but D is not 1/2 everywhere in the plane.** Far from all
-# points, nothing ever corrects the critic, so its answers there have no meaning.
+# answers for real points and for fakes are both close to 1/2, but D is not 1/2 everywhere in the plane.** Where there
+# are neither real points nor fakes, nothing corrects the critic.
 
 # %%
 late = np.mean(d_losses[-300:])

@@ -222,14 +222,14 @@ for optimizer in ("SGD", "Adam"):
 # %% [markdown]
 # **With SGD, the minimax forger has hardly any fake that lies well after 100 rounds, and the non-saturating forger has
 # more than 10%. With Adam, the minimax forger also catches up.** So the fault of the minimax loss is easy to overlook
-# with Adam. minigan uses the non-saturating loss unless you ask for another one.
+# with Adam. minigan's preset `small` uses the non-saturating loss.
 
 # %%
 assert catching_up["SGD", "minimax"] < 0.06 and catching_up["SGD", "non_saturating"] > 0.1, (
     "After a head start of the critic, the minimax forger stalls with SGD; the non-saturating forger does not."
 )
 assert catching_up["Adam", "minimax"] > 0.07, "With Adam, the minimax forger catches up, too."
-assert Config().loss == "non_saturating"
+assert Config.of("small").loss == "non_saturating"
 
 # %% [markdown]
 # ## The numbers 2 ln 2 and ln 2
