@@ -6,7 +6,7 @@
 # **You will know** how to read the shape of an array, how to select, combine and add up its numbers, what a matrix
 # product is, and what the signs and names in the formulas of this course mean.
 #
-# **Builds on** Python and school maths. **Takes** 30 minutes to read, 2 seconds to run.
+# **Builds on** Python and school maths. **Takes** 35 minutes to read, 2 seconds to run.
 #
 # This lesson is also a place to come back to. If a line in a later lesson is hard to read, look for it here.
 

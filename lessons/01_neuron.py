@@ -6,7 +6,7 @@
 # **You will know** what a weight and a bias do, how a neuron divides the plane into two parts, how one matrix product
 # computes a layer for many points, and why a network needs a nonlinear function between its layers.
 #
-# **Builds on** [lesson 0](00_numpy.py). **Takes** 30 minutes to read, 2 seconds to run.
+# **Builds on** [lesson 0](00_numpy.py). **Takes** 35 minutes to read, 2 seconds to run.
 #
 # Every network in this course is built from neurons like the ones below.
 

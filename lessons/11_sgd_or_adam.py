@@ -6,7 +6,7 @@
 # **You will know** how SGD, momentum and Adam turn a slope into a step, why a long valley is difficult, how to choose a
 # learning rate without looking at the test data, and how SGD and Adam compare on digits and on a GAN.
 #
-# **Builds on** [lesson 4](04_reading_digits.py) and [lesson 7](07_forger_and_critic.py). **Takes** 40 minutes to read,
+# **Builds on** [lesson 4](04_reading_digits.py) and [lesson 7](07_forger_and_critic.py). **Takes** 35 minutes to read,
 # 15 seconds to run, 11 with `--quick`.
 
 # %%

@@ -6,8 +6,8 @@
 # **You will know** why nearby noise vectors give similar images, where random vectors of many dimensions are, two ways
 # to walk from one image to another, and what happens near the origin.
 #
-# **Builds on** [lesson 9](09_dcgan.py). **Takes** 25 minutes to read, 3 seconds to run, 3 with `--quick`. It uses the
-# checkpoint that lesson 9 writes. If there is none, it first trains as lesson 9 does.
+# **Builds on** [lesson 9](09_dcgan.py). **Takes** 30 minutes to read, 3 seconds to run, 3 with `--quick`,
+# if the checkpoint of [lesson 9](09_dcgan.py) exists. Otherwise it first trains in the same way.
 #
 # A generator is a function from 64 numbers to an image. The space of these 64 numbers is called the *latent space*.
 # During the training, G received random points of this space. Here we look at other points: points between two noise
