@@ -79,7 +79,9 @@ dw, dx = da * x, da * w
 assert (a, b, c, loss) == (6, 10, 3, 30) and (db, dc, da, dw, dx) == (3, 10, 8, 24, 16)
 for t in (0.1, 0.001):
     rise = (a + t + 4) * (a + t) / 2 - loss
-    assert np.isclose(rise, 3 * t + 5 * t + t * t / 2), "Where a number is used twice, the slopes of both paths add up."
+    assert np.isclose(rise, 3 * t + 5 * t + t * t / 2), (
+        "Where a number is used several times, the slopes of all paths are added."
+    )
 
 # %% [markdown]
 # The figure shows the same computation as a *graph*. The numbers of the forward pass are in the circles. The slopes
@@ -251,7 +253,9 @@ print(f"{sizes[-1]:,} weights: nudging {nudging[-1] / 3600:.1f} h, backpropagati
 assert max(counted) <= 3, "A gradient needs at most three times the multiplications of a forward pass, for any size."
 assert 1.5 < measured[-1] < 8  # the time of the largest network; it is less exact than the count
 assert all(b < n for b, n in zip(backprop, nudging, strict=True))
-assert nudging[-1] > 1000 * backprop[-1], "With a million weights, nudging takes over 1000 times as long."
+assert nudging[-1] > 1000 * backprop[-1], (
+    "With a million weights, nudging takes over 1000 times as long as backpropagation."
+)
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.3))

@@ -359,7 +359,9 @@ mistakes, dense_mistakes = read_digits(network, 3e-3), read_digits(dense, 2e-3)
 assert mistakes < (300 if QUICK else 150), (
     "A convolutional network reads more than 98.5% of new digits right (97% with `--quick`)."
 )
-assert mistakes < dense_mistakes, "It makes fewer mistakes than a dense network with nine times as many weights."
+assert mistakes < dense_mistakes, (
+    "A convolutional network makes fewer mistakes than a dense network with nine times as many weights."
+)
 
 # %%
 figure = plt.figure(figsize=(10, 4.6))

@@ -250,8 +250,10 @@ print(f"critic's mean loss in the last 300 rounds: {late:.3f}; loss if D = 1/2 e
 print(f"critic's mean answer: real points {d_real:.2f}, fakes {d_fake:.2f}")
 print(f"critic's answers in the plane: from {heat.min():.2f} to {heat.max():.2f}")
 assert 1.1 < late < 1.4
-assert 0.4 < d_fake < d_real < 0.65, "At the end, the critic's mean answers for real points and fakes are close to 1/2."
-assert np.ptp(heat) > 0.5, "Elsewhere in the plane, D is far from 1/2."
+assert 0.4 < d_fake < d_real < 0.65, (
+    "At the end of a good game, the critic's mean answers for real points and fakes are close to 1/2."
+)
+assert np.ptp(heat) > 0.5, "At the end, D is far from 1/2 in other parts of the plane."
 
 # %%
 figure, axes = plt.subplots(2, 3, figsize=(10, 7), sharex=True, sharey=True)

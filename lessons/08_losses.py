@@ -141,7 +141,7 @@ for name, path in perfect.items():
 
 # %%
 assert perfect["minimax"][-1] < -3.5, "Against a perfect critic, the minimax forger stalls far from the data."
-assert abs(perfect["non-saturating"][-1] - 4) < 0.5, "The non-saturating forger reaches the data."
+assert abs(perfect["non-saturating"][-1] - 4) < 0.5, "Against a perfect critic, the non-saturating forger arrives."
 
 # %% [markdown]
 # ## Networks, and a critic with a head start

@@ -182,7 +182,7 @@ for step in range(3):
 
 training = Training(Config.of("small", steps=3, **settings), data, backend)
 assert np.allclose(by_loop, [(record["d_loss"], record["g_loss"]) for record in training.records()], rtol=1e-4), (
-    "minigan's training is this loop of rounds, with images."
+    "minigan's training takes the same steps as a loop written by hand."
 )
 
 # %% [markdown]

@@ -150,7 +150,9 @@ for kind, layer in (("right", good), ("wrong", wrong_norm)):
 for (kind, c), error in errors.items():
     print(f"dx of batch norm, {kind}, cotangent {c:<7} error {error:.1e}")
 assert errors["wrong", "ones"] < 1e-6, "A cotangent of ones accepts a batch norm without the path through the std."
-assert errors["right", "random"] < 1e-6 < 0.2 < errors["wrong", "random"], "A random cotangent finds this mistake."
+assert errors["right", "random"] < 1e-6 < 0.2 < errors["wrong", "random"], (
+    "A random cotangent finds that this path is missing."
+)
 
 # %% [markdown]
 # **A network with this mistake still learns**, so good results do not show that a backward pass is right. We let a
@@ -241,7 +243,7 @@ rows = {
 for name, found in rows.items():
     wrong = [row.tensor for row in found if not row.ok]
     print(f"{name:<27} wrong: {', '.join(wrong)}")
-    assert wrong, "A check with a random cotangent finds each of the mistakes that single layers can have here."
+    assert wrong, "Checks find a missing path, a mean in place of a sum, and a slope that is 0."
 assert [row.tensor for row in rows["a mean in place of a sum"] if not row.ok] == ["b"]  # only b is reported
 
 # %% [markdown]

@@ -224,7 +224,9 @@ assert on_test["Adam"] > on_test["SGD"], (
 )
 assert np.ptp(final["Adam"]) < np.ptp(final["SGD"]), "With digits, Adam depends less on the learning rate than SGD."
 well = {name: games[name][best_game[name]][-3:, 1].mean() for name in games}
-assert well["Adam"] > well["SGD"] + 0.15, "With a GAN on a ring, Adam is ahead of SGD by more than 15% of the fakes."
+assert well["Adam"] > well["SGD"] + 0.15, (
+    "With a GAN on a ring, Adam is ahead of SGD by more than 15 percentage points."
+)
 assert Config.of("small").beta1 == 0.5 and Config.of("digits").beta1 == 0
 
 # %%

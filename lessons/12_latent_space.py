@@ -6,8 +6,8 @@
 # **You will know** why nearby noise vectors give similar images, where random vectors of many dimensions are, two ways
 # to walk from one image to another, and what happens near the origin.
 #
-# **Builds on** [lesson 9](09_dcgan.py). **Takes** 30 minutes to read, 3 seconds to run, 3 with `--quick`,
-# if the checkpoint of [lesson 9](09_dcgan.py) exists. Otherwise it first trains in the same way.
+# **Builds on** [lesson 9](09_dcgan.py). **Takes** 30 minutes to read, 3 seconds to run, 3 with `--quick`, if the
+# checkpoint of [lesson 9](09_dcgan.py) exists. Otherwise it first trains in the same way.
 #
 # A generator is a function from 64 numbers to an image. The space of these 64 numbers is called the *latent space*.
 # During the training, G received random points of this space. Here we look at other points: points between two noise
@@ -137,7 +137,9 @@ def to_nearest(z):
 
 usual, half_way = to_nearest(z[:100]), to_nearest((z[:100] + z[100:]) / 2)
 print(f"distance to the nearest real digit: {usual:.0f} at the usual length, {half_way:.0f} half-way on straight paths")
-assert 0.8 < half_way / usual < 1.2, "In the middle of straight paths, images are about as close to real digits."
+assert 0.8 < half_way / usual < 1.2, (
+    "In the middle of straight paths, images are about as close to real digits as elsewhere."
+)
 cosines = (z[:100] * z[100:]).sum(axis=1) / np.linalg.norm(z[:100], axis=1) / np.linalg.norm(z[100:], axis=1)
 assert abs(cosines).mean() < 0.2
 assert (lengths < 8 / np.sqrt(2)).mean() < 0.005

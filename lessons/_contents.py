@@ -72,6 +72,7 @@ def read(path: Path) -> Lesson:
             f"{path.name}: its first cell needs a title, a question, what it builds on and how long it takes"
         )
     asserts = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Assert)]
+    asserts.sort(key=lambda node: node.lineno)
     claims = [node.msg.value for node in asserts if isinstance(node.msg, ast.Constant)]
     return Lesson(
         name=path.stem,
