@@ -109,8 +109,8 @@ save(figure, "05_diagram.png")
 #
 # Often the result should have as many pixels as the image. With stride 1 and an odd K, this needs pad = (K - 1) / 2: 1
 # for 3 x 3, 2 for 5 x 5, 3 for 7 x 7. This choice is called *same* padding. Without a pad, each layer loses K - 1 rows
-# and columns: ten layers of 5 x 5 filters would leave nothing of a 28 x 28 image after seven. With stride 2 and the
-# same pad, P = (28 + 2 * 2 - 5) // 2 + 1 = 14: **a stride of 2 halves the height and the width.**
+# and columns. Six layers of 5 x 5 filters turn 28 x 28 pixels into 4 x 4, and a seventh does not fit. With stride 2 and
+# the same pad, P = (28 + 2 * 2 - 5) // 2 + 1 = 14: **a stride of 2 halves the height and the width.**
 
 # %%
 for K, pad in ((3, 1), (5, 2), (7, 3)):
@@ -119,13 +119,13 @@ for K, pad in ((3, 1), (5, 2), (7, 3)):
 sizes = [28]
 while sizes[-1] >= 5:
     sizes.append(backends.conv_size(sizes[-1], 5, 1, 0))
-assert sizes == [28, 24, 20, 16, 12, 8, 4]  # seven sizes; the seventh layer of 5 x 5 filters no longer fits
+assert sizes == [28, 24, 20, 16, 12, 8, 4]  # after six layers, 5 x 5 filters no longer fit
 
 # %% [markdown]
 # ## What filters detect
 #
-# A filter gives its largest result where the image looks like the filter. The filter `upper` has negative weights at
-# the top and positive weights at the bottom, so it finds upper edges. Its transpose finds left edges.
+# A filter gives a large result where the image looks like the filter. The filter `upper` has negative weights at the
+# top and positive weights at the bottom, so it finds upper edges. Its transpose finds left edges.
 
 # %%
 upper = np.array([[-1, -1, -1], [0, 0, 0], [1, 1, 1]]) / 3

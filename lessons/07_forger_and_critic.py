@@ -227,8 +227,7 @@ for k in range(1, rounds + 1):
 
 # %% [markdown]
 # **At the end, the fakes cover at least seven of the eight Gaussians, and more than 70% of them lie well (six and 40%
-# with `--quick`).** We do not demand all eight, because the result of a game varies from seed to seed and from computer
-# to computer. The title of the last panel says how many it was here.
+# with `--quick`).** The title of the last panel says how many it was here.
 
 # %%
 assert pictures[0][2] < 0.1  # after round 1, less than 10% of the fakes lie well

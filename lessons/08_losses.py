@@ -107,10 +107,10 @@ assert losses.non_saturating.generator(np.float32([-100]))[0] == 100
 # %% [markdown]
 # ## Minimax, played against a perfect critic
 #
-# Now we play. In the formula of the minimax game, the critic is perfect: "max over D" comes first. With a simple
-# example we can do exactly this. Real numbers are normally distributed around 4, and the fakes around b, both with
-# standard deviation 1. The forger learns b and starts at b = -4. The best critic is D = p / (p + q), where p and q are
-# the densities of real numbers and fakes (see below). Its logit is log(p / q), which is here
+# Now we play. In the formula of the minimax game, the critic is perfect: for each forger, "max over D" takes the best
+# critic. With a simple example we can do exactly this. Real numbers are normally distributed around 4, and the fakes
+# around b, both with standard deviation 1. The forger learns b and starts at b = -4. The best critic is D = p / (p +
+# q), where p and q are the densities of real numbers and fakes (see below). Its logit is log(p / q), which is here
 #
 #     l(x) = log p(x) - log q(x) = (4 - b) x - (16 - b^2) / 2          slope of l with respect to x: 4 - b
 #
@@ -135,9 +135,9 @@ for name, path in perfect.items():
     print(f"{name:<14} against a perfect critic: b went from -4 to {path[-1]:.2f}; the real mean is 4")
 
 # %% [markdown]
-# **The minimax forger stalls: after 200 rounds, it has hardly moved. The non-saturating forger arrives.** When fakes
-# and real numbers are far from each other, a perfect critic is sure of every fake, so the minimax loss gives no slope.
-# This is the state at the start of most games.
+# **The minimax forger stalls: after 200 rounds, it has hardly moved. The non-saturating forger arrives.**  When fakes
+# and real numbers are far from each other, a perfect critic is sure of every fake, so the minimax loss gives nearly no
+# slope.
 
 # %%
 assert perfect["minimax"][-1] < -3.5, "Against a perfect critic, the minimax forger stalls far from the data."

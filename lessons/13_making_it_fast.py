@@ -171,11 +171,10 @@ ladder["right order, all cores"] = measure(lambda: reordered(xpad, w))
 # %% [markdown]
 # ## Rung 5: the register tile
 #
-# For every multiplication, rung 4 loads y and w and stores y. Current CPUs can start about as many loads as
-# multiplications in each cycle, so loading twice for each multiplication leaves the multipliers waiting. Every number
-# that is loaded must be used several times. The solution is to keep a small tile of y in *registers*, which are the few
-# variables inside the CPU. The tile has R pixels and V vectors of channels. For each term of the sum, load R numbers of
-# x and V vectors of w, and multiply each number by each vector:
+# For every multiplication, rung 4 loads y and w and stores y. Loading takes time, too, so every number that is loaded
+# should be used several times. The solution is to keep a small tile of y in *registers*, which are the few variables
+# inside the CPU. The tile has R pixels and V vectors of channels. For each term of the sum, load R numbers of x and V
+# vectors of w, and multiply each number by each vector:
 #
 #     multiplications for each load = R V / (R + V)        registers: R V for the sums, V for w, 1 for x
 #
@@ -280,11 +279,10 @@ print(fuse(D))
 # ## Fast, and the same bits
 #
 # Sums of floating-point numbers depend on their order, so a fast program can easily give slightly different results
-# each time. Small differences grow during a training. minigan's training avoids this: **the seed decides every bit of
-# the result, and the number of threads does not.** So a training that was stopped can also continue as if nothing had
-# happened. A checkpoint contains the complete state: the weights, the running averages, the state of the optimizers,
-# the random generators and the position in the data. **Two steps, a checkpoint, and two more steps in a new `Training`
-# give the same bits as four steps.**
+# each time. minigan's training avoids this: **the seed decides every bit of the result, and the number of threads does
+# not.** So a training that was stopped can also continue as if nothing had happened. A checkpoint contains the complete
+# state: the weights, the running averages, the state of the optimizers, the random generators and the position in the
+# data. **Two steps, a checkpoint, and two more steps in a new `Training` give the same bits as four steps.**
 
 
 # %%
@@ -298,6 +296,7 @@ def bits(training):
     return b"".join(w.tobytes() for network in (training.G, training.D) for w in network.params.values())
 
 
+assert (0.1 + 0.2) + 0.3 != 0.1 + (0.2 + 0.3)  # the order of a sum decides its last bits
 RUNS.mkdir(exist_ok=True)
 first_run = train(4)
 for record in first_run.records():
