@@ -3,7 +3,7 @@
 #
 # **Question.** Which loss is best for the forger, and what can we learn from the loss curves?
 #
-# **You will know** two losses for the forger and where each of them stalls, why programs compute with logits, what the
+# **You will know** two losses for the forger and where one of them stalls, why programs compute with logits, what the
 # numbers 1.386 and 0.693 mean, and what loss curves show and hide.
 #
 # **Builds on** [lesson 7](07_forger_and_critic.py). **Takes** 40 minutes to read, 6 seconds to run, 4 with `--quick`.
