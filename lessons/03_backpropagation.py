@@ -93,14 +93,22 @@ blank(axis, 14.2, 5.8)
 places = {"w": (0.9, 4.2, w, dw), "x": (0.9, 1.6, x, dx), "a": (4.8, 2.9, a, da), "b": (9, 4.5, b, db)}
 places |= {"c": (9, 1.3, c, dc), "loss": (13.2, 2.9, loss, 1)}
 operations = {"w x": (2.9, 2.9), "+ 4": (6.9, 4.5), "/ 2": (6.9, 1.3), "b c": (11.2, 2.9)}
-for start, end in (("w", "w x"), ("x", "w x"), ("w x", "a"), ("a", "+ 4"), ("a", "/ 2"), ("+ 4", "b"), ("/ 2", "c")):
+edges = [
+    "w > w x",
+    "x > w x",
+    "w x > a",
+    "a > + 4",
+    "a > / 2",
+    "+ 4 > b",
+    "/ 2 > c",
+    "b > b c",
+    "c > b c",
+    "b c > loss",
+]
+for start, end in (edge.split(" > ") for edge in edges):
     first, second = (np.array((places.get(name) or operations[name])[:2]) for name in (start, end))
     step = (second - first) / np.linalg.norm(second - first)
-    arrow(axis, first + 0.5 * step, second - 0.62 * step, colour=GREY)
-for start, end in ((places["b"], operations["b c"]), (places["c"], operations["b c"]), ((11.2, 2.9), (13.2, 2.9))):
-    first, second = np.array(start[:2]), np.array(end[:2])
-    step = (second - first) / np.linalg.norm(second - first)
-    arrow(axis, first + 0.5 * step, second - 0.62 * step, colour=GREY)
+    arrow(axis, first + 0.5 * step, second - (0.5 if end in places else 0.62) * step, colour=GREY)
 for name, (x_at, y_at) in operations.items():
     box(axis, x_at, y_at, name, GREY, 0.9, 0.6)
 for name, (x_at, y_at, value, slope) in places.items():
