@@ -109,8 +109,9 @@ assert losses.non_saturating.generator(np.float32([-100]))[0] == 100
 #
 # Now we play. In the formula of the minimax game, the critic is perfect: for each forger, "max over D" takes the best
 # critic. With a simple example we can do exactly this. Real numbers are normally distributed around 4, and the fakes
-# around b, both with standard deviation 1. The forger learns b and starts at b = -4. The best critic is D = p / (p +
-# q), where p and q are the densities of real numbers and fakes (see below). Its logit is log(p / q), which is here
+# around b, both with standard deviation 1. The forger learns b and starts at b = -4. The best critic is
+# `D = p / (p + q)`, where p and q are the densities of real numbers and fakes (see below). Its logit is log(p / q),
+# which is here
 #
 #     l(x) = log p(x) - log q(x) = (4 - b) x - (16 - b^2) / 2          slope of l with respect to x: 4 - b
 #

@@ -104,9 +104,9 @@ assert np.allclose(one, together[:1]) and np.allclose(together, y, atol=1e-2)
 #     G:  2 * (7 - 1) + 4 - 2 * 1 = 14       2 * (14 - 1) + 4 - 2 * 1 = 28
 #     D:  (28 + 2 * 1 - 4) // 2 + 1 = 14     (14 + 2 * 1 - 4) // 2 + 1 = 7
 #
-# And these are the weights of G: 64 * 3136 = 200,704 in the dense layer, 4 * 4 * 64 * 32 = 32,768 and 4 * 4 * 32 * 1 +
-# 1 = 513 in the transposed convolutions, and a gamma and a beta for each of the 64 + 32 channels with batch norm. The
-# sum is 234,177.
+# And these are the weights of G: `64 * 3136 = 200,704` in the dense layer, `4 * 4 * 64 * 32 = 32,768` and
+# `4 * 4 * 32 * 1 + 1 = 513` in the transposed convolutions, and a gamma and a beta for each of the 64 + 32 channels
+# with batch norm. The sum is 234,177.
 
 
 # %%

@@ -68,16 +68,19 @@ assert max(imaginary[:12]) < 1e-15, "For h from 1e-20 to 1e-9, the complex step 
 # The last line gives dxhat = gamma * dy. From xhat there are three paths back to x: directly, through m, and through s.
 # As in [lesson 3](03_backpropagation.py), we compute the slope along each path and add the three.
 #
-# 1. **Directly.** In xhat = (x - m) / s, keep m and s fixed. Then dx = dxhat / s.
-# 2. **Through m.** Every xhat contains -m / s, so dm = - (sum of dxhat) / s. And m is the mean of the x, so each x has
-#    the share 1/N in it: dx = dm / N = - (mean of dxhat) / s. (m is also in v. But a change of m does not change v: the
-#    slope of v with respect to m is -2 times the mean of (x - m), and this mean is 0.)
-# 3. **Through s.** The slope of (x - m) / s with respect to s is - (x - m) / s^2 = - xhat / s, so ds = - (sum of dxhat
-#    * xhat) / s. And the slope of s with respect to one x is half the slope of v, divided by s: (x - m) / (N s) = xhat
-#    / N. Together: dx = - xhat * (mean of dxhat * xhat) / s.
+# 1. **Directly.** In `xhat = (x - m) / s`, keep m and s fixed. Then `dx = dxhat / s`.
+# 2. **Through m.** Every xhat contains `-m / s`, so `dm = - (sum of dxhat) / s`. And m is the mean of the x, so each x
+#    has the share 1/N in it: `dx = dm / N = - (mean of dxhat) / s`. (m is also in v. But a change of m does not change
+#    v: the slope of v with respect to m is -2 times the mean of (x - m), and this mean is 0.)
+# 3. **Through s.** The slope of `(x - m) / s` with respect to s is `- (x - m) / s^2 = - xhat / s`, so
+#    `ds = - (sum of dxhat * xhat) / s`. And the slope of s with respect to one x is half the slope of v, divided by s:
+#    `(x - m) / (N s) = xhat / N`. Together: `dx = - xhat * (mean of dxhat * xhat) / s`.
 #
-# **The sum is dx = (dxhat - mean of dxhat - xhat * mean of (dxhat * xhat)) / s.** We check each path alone: we nudge x
-# in only one of the three places.
+# **The dx of batch norm is the sum of the three paths:**
+#
+#     dx = (dxhat - mean of dxhat - xhat * mean of (dxhat * xhat)) / s
+#
+# We check each path alone: we nudge x in only one of the three places.
 
 
 # %%
@@ -109,8 +112,8 @@ assert np.allclose(sum(paths), norm.backward(dxhat, cache)[0]), (
 # not work for batch norm. Batch norm subtracts the mean, so the sum of its output over the batch is the same for every
 # x. The right slope is 0, and many wrong backward passes give 0 too.
 #
-# Here is one. It forgets the third path, as if the standard deviation were a constant: dx = (dy - mean of dy) * gamma /
-# s. **A cotangent of ones accepts this mistake. A random cotangent finds it.**
+# Here is one. It forgets the third path, as if the standard deviation were a constant:
+# `dx = (dy - mean of dy) * gamma / s`. **A cotangent of ones accepts this mistake. A random cotangent finds it.**
 
 
 # %%
