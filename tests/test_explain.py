@@ -11,7 +11,9 @@ from minigan import datasets, runs
 from minigan.cli import _parser, main
 from minigan.metrics import explain as rules
 from minigan.metrics.explain import RULES, explain, of_history, turns
-from minigan.runs.explain import command_again, copied, explain_run
+from minigan.runs.explain import command_again, copied, explain_run, kept_generators, measured
+from minigan.runs.saved import generator as saved_generator
+from minigan.runs.saved import read
 from minigan.training import Config, Diverged
 from minigan.training.config import arguments, command_line
 
@@ -25,8 +27,8 @@ WORDS = {
 }  # fmt: skip
 GOOD = dict(coverage=0.9, modes=10, modes_covered=10, missing=0, variety=0.95, lead=0.3, d_real=0.65, d_fake=0.35,
             swing=0.02, turns=1, done=1, diverged=0, samples=60_000, memory=0.02, d_right_train=0.8,
-            d_right_held_out=0.78, followed=1, labels_followed=0.99, labels_known=0.99, gain=0.01,
-            copied=0.05)  # fmt: skip
+            d_right_held_out=0.78, d_right_fakes=0.8, told=0.8, near=0.98, followed=1, labels_followed=0.99,
+            labels_known=0.99, copied=0.05)  # fmt: skip
 SICK = {
     "diverged": dict(diverged=1),
     "collapsed": dict(coverage=0.05, modes_covered=2, missing=8, variety=0.1),
@@ -34,10 +36,10 @@ SICK = {
     "too little data": dict(samples=300, memory=0.3),
     "D memorises": dict(memory=0.4),
     "labels ignored": dict(followed=0.1, labels_followed=0.1),
-    "oscillating": dict(swing=0.6, turns=8),
-    "D won": dict(lead=0.99, d_real=1.0, d_fake=0.01, coverage=0.3),
-    "G won": dict(lead=0.0, coverage=0.3),
-    "unfinished": dict(done=0.4),
+    "oscillating": dict(moved=0.5, told=0.6),
+    "D won": dict(told=0.99, d_real=1.0, d_fake=0.01, coverage=0.3),
+    "G won": dict(told=0.5, coverage=0.3),
+    "unfinished": dict(done=0.4, coverage=0.6),
     "healthy": {},
 }
 
@@ -77,8 +79,8 @@ def test_a_statement_cites_its_evidence():
 
 
 def test_a_run_that_no_rule_fits_is_unclear():
-    (statement,) = explain({"coverage": 0.25, "lead": 0.5}, WORDS, again)
-    assert statement.verdict == "unclear" and "coverage 0.25, lead 0.5" in statement.text
+    (statement,) = explain({"evenness": 0.25, "lead": 0.5}, WORDS, again)
+    assert statement.verdict == "unclear" and "evenness 0.25, lead 0.5" in statement.text
 
 
 @pytest.mark.parametrize("preset", ["digits", "small", "digits-unlabelled", "points"])
@@ -136,7 +138,7 @@ def test_figures_of_records():
         {"step": 300, "coverage": 0.7},
     ]
     figures = of_history(history, curves)
-    assert figures["coverage"] == 0.7 and "evenness" not in figures and figures["gain"] == pytest.approx(0.5)
+    assert figures["coverage"] == 0.7 and "evenness" not in figures
     assert figures["d_fake"] == pytest.approx(0.1) and figures["lead"] == pytest.approx(d_real[-40:].mean() - 0.1)
     assert figures["swing"] == pytest.approx(0.8, abs=0.05) and figures["turns"] == 3
 
@@ -185,6 +187,34 @@ def test_a_run_is_explained_and_not_changed(finished, capsys):
     assert facts["verdict"] in VERDICTS | {"unclear"} and facts["verdict"] == facts["statements"][0]["verdict"]
     assert facts["figures"]["done"] == 1 and facts["figures"]["samples"] == 64 and "memory" in facts["figures"]
     assert 0 <= facts["figures"]["copied"] <= 1
+
+
+def test_samples_of_earlier_generators_are_compared(finished):
+    """Kept are the epochs 5 and 10 of 12.5. Equal generators draw equal samples, one without weights one image."""
+    saved = read(finished)
+    assert saved.facts["step"] == 100 and len(kept_generators(saved)) == 1
+    assert 0 <= explain_run(finished, backend="numpy").figures["moved"] <= 1
+    training = runs.restore(saved, backend="numpy")
+    now, blank = training.sampler.generator, saved_generator(saved)
+    for value in blank.params.values():
+        value[...] = 0
+    assert measured(training, {}, [now, now])["moved"] == 0
+    assert measured(training, {}, [blank])["moved"] > 0.5 and "moved" not in measured(training, {}, [])
+
+
+def test_copies_are_counted_with_few_samples(tmp_path):
+    """With 10 samples, from which no modes are known."""
+    images = datasets.Images(np.random.default_rng(0).integers(0, 256, (10, 8, 8, 1), dtype=np.uint8), None, "few")
+    training = runs.begin(Config.of("small", batch=5, steps=2, backend="numpy"), None, data=images)
+    found = measured(training, {}, [])
+    assert "coverage" not in found and 0 <= found["copied"] <= 1
+
+
+def test_labels_that_say_nothing_are_not_followed():
+    """The ratio of two agreements near zero says nothing."""
+    figures = GOOD | dict(labels_known=0.01, labels_followed=-0.02)
+    first, *_ = explain(figures, WORDS, again)
+    assert first.verdict == "labels ignored" and "say nothing" in first.text
 
 
 def test_without_the_data_the_records_are_used(finished, tmp_path, capsys):

@@ -12,16 +12,18 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from minigan import backends, runs
+from minigan import backends, datasets, runs
 from minigan.cli import main
 from minigan.errors import UserError
 from minigan.files import LOCK
-from minigan.training import checkpoint
+from minigan.runs import run as run_module
+from minigan.training import Config, Diverged, checkpoint
 
 RUNS_HERE = [name for name in backends.available() if name != "cupy"]
 # Batch norm, dropout, Adam and a moving average are all the kinds of state. 70 images make 4 steps per epoch.
@@ -60,6 +62,30 @@ def unbroken(request, data, tmp_path_factory):
     result = minigan("train", *OPTIONS, "--data", data, "--backend", request.param, "--epochs", 3, "--out", out)
     assert result.returncode == 0, result.stderr
     return request.param, out
+
+
+# ---------------------------------------------------------------- many short epochs
+
+
+def test_after_many_short_epochs_fewer_have_pictures_and_kept_checkpoints(tmp_path, monkeypatch):
+    """Each of 345 epochs takes an eighth of a second of this clock. The history has a row for each of them."""
+    now = [0.0]
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def tick(record) -> None:
+        now[0] += 0.125
+
+    images = datasets.Images(np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8), None, "few")
+    config = Config.of("small", batch=8, epochs=345, backend="numpy", checkpoint_every=5)
+    out = tmp_path / "run"
+    runs.play(runs.begin(config, out, data=images), out, quiet=True, callback=tick)
+    pictured = sorted(int(path.stem.removeprefix("epoch-")) for path in (out / "samples").iterdir())
+    assert pictured == [*range(101), *range(108, 341, 8), 345]
+    kept = sorted(int(path.stem.removeprefix("epoch-")) for path in (out / "checkpoints").iterdir())
+    assert kept == [*range(5, 101, 5), 180, 260, 340]
+    with (out / "history.csv").open() as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, 346))
+    assert checkpoint.load(out / "checkpoint.npz")[1]["epoch"] == 345
 
 
 # ---------------------------------------------------------------- resuming
@@ -247,6 +273,24 @@ def test_divergence_keeps_the_last_good_checkpoint(data, tmp_path, capsys):
     assert all(np.isfinite(a).all() for name, a in arrays.items() if a.dtype.kind == "f")
 
 
+def test_samples_that_are_not_numbers_are_a_divergence(tmp_path):
+    """Enormous weights can give samples that are not finite, from losses and weights that are."""
+    images = np.random.default_rng(0).integers(0, 256, (32, 28, 28), np.uint8)
+    data = datasets.Images(images[..., None], None, "random")
+    out = tmp_path / "run"
+    training = runs.begin(Config.of("tutorial", batch=16, epochs=3, backend="numpy"), out, data=data)
+
+    def spoil(record):
+        if record["step"] == 3:
+            training.G.buffers["8.mean"][:] = np.nan  # no loss and no weight
+
+    with pytest.raises(Diverged, match=r"step 4: a sample of G is no longer a finite number"):
+        runs.play(training, out, quiet=True, callback=spoil)
+    assert "a sample of G" in (out / run_module.DIVERGED).read_text()
+    arrays, _ = checkpoint.load(out / "checkpoint.npz")
+    assert all(np.isfinite(a).all() for name, a in arrays.items() if a.dtype.kind == "f")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write to every folder")
 def test_a_folder_without_write_permission_is_refused(data, tmp_path, capsys):
     tmp_path.chmod(0o500)
@@ -260,7 +304,6 @@ def test_a_file_instead_of_a_folder_is_refused(data, tmp_path, capsys):
 
 
 def test_a_refused_run_writes_nothing(data, tmp_path):
-    from minigan.training import Config
 
     for choices in ({"batch": 999, "data": data}, {"data": str(tmp_path / "none")}, {"backend": "abacus"}):
         with pytest.raises(UserError):

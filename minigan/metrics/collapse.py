@@ -126,6 +126,11 @@ class Reference:
         near, mode = self._near(self.standardise(features))
         return np.flatnonzero(~self._covered(mode[near], len(features)) & (self.share > 0)).tolist()
 
+    def shares(self, features: np.ndarray) -> np.ndarray:
+        """Return the share (K,) of the fakes (M, F) that is nearest to each mode."""
+        mode, _ = self.modes(self.standardise(features))
+        return np.bincount(mode, minlength=len(self.share)) / len(features)
+
     def _near(self, fakes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return whether each of the standardised fakes (M, F) is near a mode, bool (M,), and the nearest mode (M,)."""
         mode, distance = self.modes(fakes)

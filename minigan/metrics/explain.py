@@ -20,7 +20,9 @@ of the newest checkpoint, which `metrics.collapse` describes.
     swing              how far the lead swings slowly: in the second half, the range from the 10% to
                        the 90% quantile of its means over a fortieth of the run each
     turns              how often these means change between the outer thirds of their range
-    gain               coverage now minus coverage after half of the steps
+    moved              share of the samples that are in another mode in the next kept checkpoint of the
+                       second half of the run: half the sum of |change of a mode's share|, mean over
+                       checkpoints; a random draw alone gives about 0.05
     missing            number of modes in which there are nearly no fakes
     memory             share of training samples that D takes for real, minus that of held-out ones
     copied             share of fakes that are nearer to a training sample than nearly all real
@@ -38,6 +40,7 @@ from typing import Any
 
 import numpy as np
 
+from minigan.metrics.alarm import KNOWN
 from minigan.metrics.collapse import FIGURES
 
 UNCLEAR = "unclear"  # the verdict if no rule holds
@@ -73,35 +76,21 @@ RULES = (
         ),
     ),
     Rule(
-        "collapsed",
-        (("coverage", "<", 0.2),),
-        "The generator collapsed: its samples cover {coverage:.0%} of the data, {modes_covered:.0f} of {modes:.0f} "
-        "{modes_are}{with_variety}{missing_names}",
-        (
-            "--lr-g {lr_g_small:.2g}",
-            "--network d_minibatch_std=2",
-            "--unconditional --pack 2",
-            "--penalty r1",
-            "--loss r3gan",
-        ),
-    ),
-    Rule(
-        "collapsed",
-        (("missing", ">", 0.5), ("coverage", "<", 0.4)),
-        "The generator collapsed in part: {modes_covered:.0f} of {modes:.0f} {modes_are} are covered"
-        "{missing_names}, and {coverage:.0%} of the data",
-        (
-            "--network d_minibatch_std=2",
-            "--unconditional --pack 2",
-            "--lr-g {lr_g_small:.2g}",
-        ),
-    ),
-    Rule(
         "G copies training images",
         (("copied", ">", 0.5),),
         "The generator copies training samples: {copied:.0%} of its samples are nearer to one than real samples are "
         "to each other, of which there are {samples:,.0f}",
         ("--data MORE-DATA", "--epochs {fewer_epochs:.0f}"),
+    ),
+    Rule(
+        "labels ignored",
+        (("labels_known", "<", KNOWN), ("coverage", ">", 0.2)),
+        "The labels say nothing about the samples that a simple classifier can see: real samples show their class "
+        "hardly more often than chance, so the generator cannot learn what is asked for",
+        (
+            "minigan info {run}  # are the labels those of the samples?",
+            "--unconditional",
+        ),
     ),
     Rule(
         "too little data",
@@ -128,14 +117,15 @@ RULES = (
         ),
     ),
     Rule(
-        "labels ignored",
-        (("followed", "<", 0.6), ("coverage", ">", 0.2)),
-        "The labels are ignored: {labels_followed:.0%} of the samples show the class asked for, and {labels_known:.0%} "
-        "of real samples do by the same measure",
+        "oscillating",
+        (("moved", ">", 0.4), ("told", "<", 0.7), ("coverage", ">", 0.1)),
+        "The training oscillates: from one kept checkpoint to the next, {moved:.0%} of the samples move to other "
+        "{modes_are}",
         (
-            "minigan info {run}  # are the labels those of the samples?",
-            "--preset digits",
-            "--epochs {more_epochs:.0f}",
+            "--lr-g {lr_g_small:.2g}",
+            "--average 0.999",
+            "--penalty r1",
+            "--network d_minibatch_std=2",
         ),
     ),
     Rule(
@@ -151,10 +141,47 @@ RULES = (
         ),
     ),
     Rule(
+        "G won",
+        (("told", "<", 0.53), ("coverage", "<", 0.9)),
+        "The generator won: D cannot tell its samples from real ones (it is right about {told:.0%}; D(real) "
+        "{d_real:.2f}, D(fake) {d_fake:.2f}), although they cover only {coverage:.0%} of the data",
+        (
+            "--lr-d {lr_d_large:.2g}",
+            "--no-simultaneous --d-steps 2",
+            "--lr-g {lr_g_small:.2g}",
+        ),
+    ),
+    Rule(
+        "collapsed",
+        (("coverage", "<", 0.2), ("near", "<", 0.1)),
+        "The generator collapsed: its samples do not resemble the data ({near:.0%} do), and cover {coverage:.0%} of "
+        "them, {modes_covered:.0f} of {modes:.0f} {modes_are}{missing_names}",
+        (
+            "--lr-g {lr_g_small:.2g}",
+            "--network d_minibatch_std=2",
+            "--unconditional --pack 2",
+            "--penalty r1",
+            "--loss r3gan",
+        ),
+    ),
+    Rule(
+        "collapsed",
+        (("coverage", "<", 0.2), ("variety", "<", 0.3)),
+        "The generator collapsed: its samples cover {coverage:.0%} of the data, {modes_covered:.0f} of {modes:.0f} "
+        "{modes_are}{with_variety}{missing_names}",
+        (
+            "--lr-g {lr_g_small:.2g}",
+            "--network d_minibatch_std=2",
+            "--unconditional --pack 2",
+            "--penalty r1",
+            "--loss r3gan",
+        ),
+    ),
+    Rule(
         "D won",
-        (("lead", ">", 0.9), ("coverage", "<", 0.5)),
-        "The discriminator won: D(real) is {d_real:.2f} and D(fake) {d_fake:.2f}, so the generator learns little, and "
-        "covers {coverage:.0%} of the data",
+        (("told", ">", 0.96), ("coverage", "<", 0.9)),
+        "The discriminator won: it is right about {told:.0%} of the samples (D(real) {d_real:.2f}, D(fake) "
+        "{d_fake:.2f}), so the generator learns little, and covers {coverage:.0%} of the data",
         (
             "--lr-d {lr_d_small:.2g}",
             "--penalty r1",
@@ -163,28 +190,59 @@ RULES = (
         ),
     ),
     Rule(
-        "G won",
-        (("lead", "<", 0.03), ("coverage", "<", 0.5)),
-        "The generator won: D cannot tell its samples from real ones (D(real) {d_real:.2f}, D(fake) {d_fake:.2f}), "
-        "although they cover only {coverage:.0%} of the data",
+        "collapsed",
+        (("coverage", "<", 0.2),),
+        "The generator collapsed: its samples cover {coverage:.0%} of the data, {modes_covered:.0f} of {modes:.0f} "
+        "{modes_are}{with_variety}{missing_names}",
         (
-            "--lr-d {lr_d_large:.2g}",
-            "--no-simultaneous --d-steps 2",
+            "--lr-g {lr_g_small:.2g}",
+            "--network d_minibatch_std=2",
+            "--unconditional --pack 2",
+            "--penalty r1",
+            "--loss r3gan",
+        ),
+    ),
+    Rule(
+        "collapsed",
+        (("missing", ">", 0.5), ("coverage", "<", 0.4)),
+        "The generator collapsed in part: {modes_covered:.0f} of {modes:.0f} {modes_are} are covered"
+        "{missing_names}, and {coverage:.0%} of the data",
+        (
+            "--network d_minibatch_std=2",
+            "--unconditional --pack 2",
             "--lr-g {lr_g_small:.2g}",
         ),
     ),
     Rule(
+        "labels ignored",
+        (("followed", "<", 0.6), ("coverage", ">", 0.2)),
+        "The labels are ignored: {labels_followed:.0%} of the samples show the class asked for, and {labels_known:.0%} "
+        "of real samples do by the same measure",
+        (
+            "minigan info {run}  # are the labels those of the samples?",
+            "--preset digits",
+            "--epochs {more_epochs:.0f}",
+        ),
+    ),
+    Rule(
         "unfinished",
-        (("done", "<", 0.999),),
+        (("done", "<", 0.999), ("coverage", "<", 0.9)),
         "The run is not finished: {done:.0%} of its total is done. The samples cover {coverage:.0%} of the data",
         ("minigan train --resume --out {run}",),
     ),
     Rule(
         "unfinished",
-        (("gain", ">", 0.05), ("coverage", "<", 0.6)),
-        "The training has not converged: the coverage of the data grew by {gain:.2f} in its second half, to "
-        "{coverage:.2f}",
+        (("coverage", "<", 0.9),),
+        "The training can go on: its samples cover only {coverage:.0%} of the data, {modes_covered:.0f} of {modes:.0f} "
+        "{modes_are}, and nothing else is wrong",
         ("minigan train --resume --extend --out {run} --epochs {more_epochs:.0f}",),
+    ),
+    Rule(
+        "healthy",
+        (("done", "<", 0.999), ("coverage", ">", 0.5)),
+        "The run is healthy, {done:.0%} of its total is done: its samples cover {coverage:.0%} of the data, "
+        "{modes_covered:.0f} of {modes:.0f} {modes_are}{with_variety}",
+        ("minigan train --resume --out {run}", "minigan sample {run}"),
     ),
     Rule(
         "healthy",
@@ -262,8 +320,6 @@ def of_history(history: list[dict], curves: dict[str, np.ndarray]) -> dict[str, 
         means = np.array([part.mean() for part in np.array_split(lead, 40)])[20:]
         low, high = np.quantile(means, (0.1, 0.9))
         figures |= {"swing": float(high - low), "turns": float(turns(means))}
-    if half := coverage_at_half(checked, len(lead)):
-        figures["gain"] = figures["coverage"] - half
     return figures
 
 
@@ -273,9 +329,3 @@ def turns(values: np.ndarray) -> int:
     third = (high - low) / 3
     outer = [side for value in values.tolist() if (side := (value > high - third) - (value < low + third))]
     return sum(a != b for a, b in itertools.pairwise(outer)) if third > 0 else 0
-
-
-def coverage_at_half(checked: list[dict], steps: int) -> float | None:
-    """Return the coverage of the last check in the first half of the steps, or None if there was none."""
-    early = [float(row["coverage"]) for row in checked if row["step"] <= steps / 2]
-    return early[-1] if early else None

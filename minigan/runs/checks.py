@@ -14,6 +14,7 @@ import numpy as np
 
 from minigan.backends import Array
 from minigan.datasets import Data
+from minigan.layers import Sequential
 from minigan.metrics import collapse
 from minigan.metrics.collapse import FAKES, MIN_REAL, REAL, Reference
 from minigan.metrics.features import describe
@@ -115,9 +116,12 @@ class Checks:
         labels = self._labels(rng, FAKES)
         return self.reference.compare(describe(self.fakes(rng, labels)), labels)
 
-    def fakes(self, rng: np.random.Generator, labels: np.ndarray | None = None) -> np.ndarray:
+    def fakes(
+        self, rng: np.random.Generator, labels: np.ndarray | None = None, generator: Sequential | None = None
+    ) -> np.ndarray:
         """Return FAKES fakes as the generator draws them, with the labels, by default in the shares of the data."""
-        backend, generator = self.training.backend, self.training.sampler.generator
+        backend = self.training.backend
+        generator = self.training.sampler.generator if generator is None else generator
         labels = self._labels(rng, FAKES) if labels is None else labels
         z = draw_noise(generator, rng, FAKES)
         return draw_samples(generator, z, None if labels is None else backend.asarray(labels))

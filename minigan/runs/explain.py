@@ -1,5 +1,6 @@
 """Explain a run: read its records, check its newest checkpoint, and apply the rules of `metrics.explain`."""
 
+import itertools
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,18 +10,21 @@ import numpy as np
 
 from minigan.datasets import listing
 from minigan.errors import UserError
+from minigan.layers import Sequential
 from minigan.metrics import explain as rules
-from minigan.metrics.collapse import FIGURES, FLOOR, nearest_other
+from minigan.metrics.alarm import KNOWN
+from minigan.metrics.collapse import FIGURES, FLOOR, Reference, nearest_other
 from minigan.metrics.explain import Statement
 from minigan.metrics.features import Standardiser, describe
 from minigan.runs.checks import Checks
 from minigan.runs.run import DIVERGED, restore
-from minigan.runs.saved import Saved, read
-from minigan.training import Config, Training
+from minigan.runs.saved import Saved, generator, read
+from minigan.training import Config, Training, checkpoint
 from minigan.training.config import command_line, from_command_line
 
 SHOWN = 1024  # samples of each sort that D is shown, more than in a check during the training
 FEWEST, COMPARED = 10, 5000  # with fewer or more training samples, copies of them are not looked for
+MOMENTS, DRAWS = 3, 3  # earlier generators whose samples are compared, and draws of each
 RARE = 0.05  # quantile of the distances between real samples below which a fake is a copy
 
 
@@ -86,7 +90,7 @@ def _explain(saved: Saved, training: Training | None, notes: list[str]) -> Expla
     if training is not None:
         figures["done"] = training.progress()
         figures = {name: value for name, value in figures.items() if name not in FIGURES}  # of an earlier check
-        figures |= measured(training, words)
+        figures |= measured(training, words, kept_generators(saved))
     figures.pop("check_seconds", None)  # says nothing of the run
     if "d_right_held_out" in figures:
         figures["memory"] = figures["d_right_train"] - figures["d_right_held_out"]
@@ -94,7 +98,7 @@ def _explain(saved: Saved, training: Training | None, notes: list[str]) -> Expla
         notes.append("no data are held out (--hold-out 0.05), so whether D memorises its training data is not known")
     if "d_right_fakes" in figures:
         figures["told"] = (figures["d_right_train"] + figures["d_right_fakes"]) / 2
-    if figures.get("labels_known"):
+    if figures.get("labels_known", 0) > KNOWN:
         figures["followed"] = figures["labels_followed"] / figures["labels_known"]
     c = saved.config
     words |= {
@@ -124,8 +128,22 @@ def command_again(config: Config, changes: str, out: Path | str) -> str | None:
     return None if now == changed else f"minigan train {text} --out {shlex.quote(f'{out}-again')}"
 
 
-def measured(training: Training, words: dict[str, Any]) -> dict[str, float]:
-    """Return the figures of the newest checkpoint. Names of the modes are added to `words`."""
+def kept_generators(saved: Saved) -> list[Sequential]:
+    """Return the generators of the last MOMENTS kept checkpoints of the second half of a run, the oldest first."""
+    found = []
+    epochs = sorted(int(path.stem.removeprefix("epoch-")) for path in (saved.out / "checkpoints").glob("epoch-*.npz"))
+    for epoch in epochs[::-1][: MOMENTS + 1]:
+        try:
+            arrays, facts = checkpoint.load(saved.out / "checkpoints" / f"epoch-{epoch:04d}.npz")
+        except checkpoint.CheckpointError:
+            continue
+        if saved.facts["step"] / 2 <= facts["step"] < saved.facts["step"]:
+            found.append(generator(saved._replace(arrays=arrays)))
+    return found[:MOMENTS][::-1]
+
+
+def measured(training: Training, words: dict[str, Any], earlier: list[Sequential]) -> dict[str, float]:
+    """Return the figures of the newest checkpoint, and of `earlier` generators. Names of modes are added to `words`."""
     checks = Checks(training)
     checks.shown = SHOWN
     found = checks.measure()
@@ -145,7 +163,17 @@ def measured(training: Training, words: dict[str, Any]) -> dict[str, float]:
             words["missing_names"] = f", without {listing([names[k] for k in missing])}"
     else:
         words["modes_are"] = "groups of similar samples"
+    if earlier:
+        moments = [generator.to(training.backend) for generator in earlier] + [training.sampler.generator]
+        shares = [mean_shares(checks, checks.reference, one) for one in moments]
+        found["moved"] = float(np.mean([np.abs(a - b).sum() / 2 for a, b in itertools.pairwise(shares)]))
     return found
+
+
+def mean_shares(checks: Checks, reference: Reference, generator: Sequential) -> np.ndarray:
+    """Return the share (K,) of a generator's samples in each mode, the mean over DRAWS draws of equal noise."""
+    draws = (checks.fakes(np.random.default_rng(i), generator=generator) for i in range(DRAWS))
+    return np.mean([reference.shares(describe(fakes)) for fakes in draws], axis=0)
 
 
 def copied(fakes: np.ndarray, real: np.ndarray) -> float:

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from minigan.runs.checks import Checked, Checks
 from minigan.runs.discriminator import draw_discriminator
 from minigan.runs.progress import ProgressBar
 from minigan.runs.saved import Saved, generator, newest, read, read_config
-from minigan.training import TOTALS, Config, Diverged, Record, Sampler, Training, checkpoint, players
+from minigan.training import TOTALS, Config, Diverged, Sampler, Training, checkpoint, players
 from minigan.training.config import place_of
 
 DIVERGED = "diverged.txt"  # why the training stopped, if it diverged
@@ -51,6 +52,9 @@ DECAYED = (
     "starts a new decay, to the new total"
 )
 SAVE_SECONDS = 120  # maximum time between checkpoints, because an epoch may be long
+# With few samples, an epoch may take milliseconds, and less than its picture and its checkpoint.
+EVERY_EPOCH, EPOCH_SECONDS = 100, 1.0  # later epochs have a picture and a checkpoint at most so often
+EVERY_KEPT, KEPT_SECONDS = 20, 10.0  # after so many kept checkpoints, further ones are kept at most so often
 
 
 class Stopped(Exception):
@@ -258,27 +262,35 @@ def play(
 
     Shows its progress, and warns once of each problem in `metrics.alarm`, unless `quiet`. At the end
     of an epoch, `runs.checks` may add figures to the history. `callback` gets every record, with
-    these figures and warnings. If it returns True, the training stops after this step.
+    these figures and warnings. If it returns True, the training stops after this step. After many
+    short epochs, not every one has a picture, a line and a checkpoint: see `Pace`.
 
     Returns whether a collapse stopped the training, which the option `stop_on` asks for. Raises
     Stopped after a signal such as Ctrl-C, when the state is saved, and UserError if a file cannot be
     written or the training diverges.
     """
-    saved, watch, checks, collapsed = time.monotonic(), Alarm(), Checks(training), False
-    with locked(out, training), writing(out), _Interrupt() as interrupt, ProgressBar(training, quiet) as bar:
+    saved, watch, checks, collapsed, pace = time.monotonic(), Alarm(), Checks(training), False, Pace(training)
+    with (
+        locked(out, training),
+        writing(out),
+        _Interrupt() as interrupt,
+        ProgressBar(training, quiet) as bar,
+        _divergence_noted(out),
+    ):
         if out and training.step == 0:
             _save_picture_of_epoch(training, out, training.samples(PICTURED))
-        for record in _watched(training, out):
+        for record in training.records():
             bar.show(record)
             seen = Checked(**record)
-            if record["end_of_epoch"]:
+            if record["end_of_epoch"] and (pace.shows(training.epoch) or training.finished()):
+                samples = training.samples(PICTURED)
                 if figures := checks.when_due():
                     seen["figures"] = figures
                     training.history[-1].update(figures)
-                samples = training.samples(PICTURED)
                 if out:
+                    (out / DIVERGED).unlink(missing_ok=True)  # of an earlier attempt
                     _save_picture_of_epoch(training, out, samples)
-                    save(training, out)
+                    save(training, out, keep=pace.keeps(training.epoch))
                 labels = np.arange(len(samples)) % training.classes if training.classes else None
                 alarms = watch.check(training.history[-1], samples, labels, training.config.decay)
                 if alarms:
@@ -302,27 +314,53 @@ def play(
     return collapsed
 
 
-def _watched(training: Training, out: Path | None) -> Iterator[Record]:
-    """Yield the records of the training. If it diverges, write why to the folder, for `minigan explain`."""
+@contextmanager
+def _divergence_noted(out: Path | None) -> Iterator[None]:
+    """If the training diverges, write why to the folder, for `minigan explain`."""
     try:
-        for record in training.records():
-            yield record
-            if out and record["end_of_epoch"]:
-                (out / DIVERGED).unlink(missing_ok=True)  # of an earlier attempt
+        yield
     except Diverged as error:
         if out:
             write_atomically(out / DIVERGED, f"{error}\n".encode())
         raise
 
 
-def save(training: Training, out: Path) -> None:
-    """Write checkpoint.npz, history.csv, and every `checkpoint_every` epochs a checkpoint that is kept."""
+class Pace:
+    """Decides which epochs have a picture, a line and a checkpoint, and which checkpoints are kept.
+
+    The first EVERY_EPOCH epochs have them, and later ones if EPOCH_SECONDS have passed since the
+    last that had (and the last of all: see `play`). Every `checkpoint_every` epochs, the next
+    checkpoint is kept; after EVERY_KEPT of them only if KEPT_SECONDS have passed since the last.
+    """
+
+    def __init__(self, training: Training):
+        self.every, self.kept = training.config.checkpoint_every, training.epoch
+        self.shown_at = self.kept_at = time.monotonic()
+
+    def shows(self, epoch: int) -> bool:
+        """Return whether this completed epoch has a picture, a line and a checkpoint."""
+        now = time.monotonic()
+        if epoch > EVERY_EPOCH and now < self.shown_at + EPOCH_SECONDS:
+            return False
+        self.shown_at = now
+        return True
+
+    def keeps(self, epoch: int) -> bool:
+        """Return whether the checkpoint of this epoch is kept."""
+        now = time.monotonic()
+        few = epoch // self.every <= EVERY_KEPT
+        if epoch // self.every == self.kept // self.every or not (few or now >= self.kept_at + KEPT_SECONDS):
+            return False
+        self.kept, self.kept_at = epoch, now
+        return True
+
+
+def save(training: Training, out: Path, keep: bool = False) -> None:
+    """Write checkpoint.npz, history.csv, and the checkpoint a second time if it is to be kept."""
     arrays, facts = training.state()
     checkpoint.save(out / "checkpoint.npz", arrays, facts)
-    if training.epoch and not training.cursor and training.epoch % training.config.checkpoint_every == 0:
-        kept = out / "checkpoints" / f"epoch-{training.epoch:04d}.npz"
-        if not kept.exists():
-            checkpoint.save(kept, arrays, facts)
+    if keep:
+        checkpoint.save(out / "checkpoints" / f"epoch-{training.epoch:04d}.npz", arrays, facts)
     text = io.StringIO()
     rows = training.rows()
     if rows:
@@ -352,8 +390,9 @@ def save_pictures(training: Training, out: Path) -> None:
     samples, codec, width = training.samples(), training.data.codec, columns(training.classes)
     plots.save_samples(out / "final.png", samples, codec, width, scale=3)
     frames = [path for epoch in range(training.epoch + 1) if (path := _picture_of_epoch(out, epoch)).exists()]
-    # Draw the last frame if the epoch is incomplete, or if the pictures of the epochs were deleted.
-    last = plots.picture(samples[:PICTURED], codec, width) if training.cursor or not frames else None
+    # Draw the last frame if the epoch is incomplete, or has no picture.
+    drawn = _picture_of_epoch(out, training.epoch).exists() and not training.cursor
+    last = None if drawn else plots.picture(samples[:PICTURED], codec, width)
     plots.save_animation(out / "training.gif", frames, last)
     equilibrium, of_checks = training.loss.equilibrium, figures_of_checks(training)
     plots.save_curves(out / "losses.png", named_curves(training), training.steps_per_epoch, equilibrium, of_checks)

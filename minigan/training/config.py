@@ -178,7 +178,9 @@ class Config:
         None, help="GPU: maximum size of the memory pool", above=0, metavar="GIB", resumable=True
     )
     seed: int = option(0, help="seed of all random numbers (default {default})", low=0, metavar="N")
-    checkpoint_every: int = option(5, help="epochs between kept checkpoints (default {default})", low=1, metavar="N")
+    checkpoint_every: int = option(
+        5, help="epochs between kept checkpoints, more if epochs are short (default {default})", low=1, metavar="N"
+    )
     hold_out: float = option(
         0.0,
         help="part of the data that is not trained on, so that the checks see whether D memorises; data with a split "

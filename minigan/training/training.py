@@ -26,7 +26,7 @@ from minigan.errors import UserError
 from minigan.layers import Sequential, fuse
 from minigan.training import checkpoint, players
 from minigan.training.config import TOTALS, Config
-from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise
+from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise, draw_samples
 
 
 class Record(TypedDict):
@@ -312,10 +312,15 @@ class Training:
         finite = np.isfinite(self.backend.to_numpy(squares))
         bad += [name for name, is_finite in zip(weights, finite, strict=True) if not is_finite]
         if bad:
-            raise Diverged(
-                f"step {first + row}: {', '.join(bad)} is no longer a finite number, so the run stops: "
-                f"try a smaller --lr (now {self.config.lr_g} for G, {self.config.lr_d} for D)"
-            )
+            raise self._diverged(first + row, ", ".join(bad))
+
+    def _diverged(self, step: int, what: str) -> Diverged:
+        """The error of a training in which `what` is not finite."""
+        of = self.config
+        return Diverged(
+            f"step {step}: {what} is no longer a finite number, so the run stops: "
+            f"try a smaller --lr (now {of.lr_g} for G, {of.lr_d} for D)"
+        )
 
     # ---- samples and history
 
@@ -327,10 +332,14 @@ class Training:
     def samples(self, count: int = 100) -> Any:
         """Returns `count` decoded samples of the fixed noise: uint8 images (count, H, W, C), or points (count, 2).
 
-        `count` is at most 100.
+        `count` is at most 100. Raises Diverged if a sample has a number that is not finite: with
+        enormous weights this can happen before a loss or a weight is not finite.
         """
         labels = None if self.fixed_labels is None else self.fixed_labels[:count]
-        return self.sampler.of(self.fixed_noise[:count], labels)
+        samples = draw_samples(self.sampler.generator, self.fixed_noise[:count], labels)
+        if not np.isfinite(samples).all():
+            raise self._diverged(self.step, "a sample of G")
+        return self.data.codec.decode(samples)
 
     def rows(self) -> list[dict]:
         """Returns the history: a row for each epoch, including the current one if it is incomplete."""
