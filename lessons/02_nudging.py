@@ -3,12 +3,14 @@
 #
 # **Question.** How can a network find its own weights?
 #
-# **Needs.** Lesson 1. **Takes** 3 seconds.
+# **You will know** what a loss and a slope are, how to measure a slope without any algebra, how gradient descent uses
+# slopes, and why we need a faster way to compute them.
+#
+# **Builds on** [lesson 1](01_neuron.py). **Takes** 30 minutes to read, 2 seconds to run.
 #
 # First we need a number that measures how wrong the network is. Then we nudge one weight, which means that we change it
 # a little, and see whether the number falls or rises. We do this for every weight. Then we move each weight in the
-# direction in which the number falls, and repeat. All learning in this course works like this. Later lessons make it
-# faster.
+# direction in which the number falls, and repeat. This method is called *gradient descent*.
 
 # %%
 import time
@@ -21,6 +23,27 @@ from minigan import datasets, losses, models
 from minigan.checking import gradcheck
 
 rng = np.random.default_rng(1)
+
+# %% [markdown]
+# ## Worked by hand: one weight
+#
+# Let the loss be (w - 3)^2, and let w start at 1. We nudge w up and down by 0.1:
+#
+#     loss(1.1) = 1.9^2 = 3.61        loss(0.9) = 2.1^2 = 4.41        slope = (3.61 - 4.41) / 0.2 = -4
+#
+# The slope is negative, so the loss falls if w rises. We subtract a part of the slope, here a quarter:
+#
+#     w = 1 - 0.25 * (-4) = 2
+#
+# The same again gives slope -2 and w = 2.5, then slope -1 and w = 2.75. The loss went from 4 to 1 to 0.25 to 0.0625.
+
+# %%
+w_hand, walk = 1.0, []
+for _ in range(3):
+    slope_hand = ((w_hand + 0.1 - 3) ** 2 - (w_hand - 0.1 - 3) ** 2) / 0.2
+    w_hand -= 0.25 * slope_hand
+    walk.append((slope_hand, w_hand, (w_hand - 3) ** 2))
+assert np.allclose(walk, [(-4, 2, 1), (-2, 2.5, 0.25), (-1, 2.75, 0.0625)])
 
 # %% [markdown]
 # ## A task
@@ -55,10 +78,10 @@ def network(x):
 # ## How wrong is the network?
 #
 # The output of the network is a number l, which is called the *logit*. p = sigmoid(l) is the probability of "yes". The
-# **loss** of a point is -log p if the right answer is yes, and -log(1 - p) if it is no. The loss of the network is the
-# mean over all points. A perfect network has loss 0. A network that always answers p = 1/2, like a coin, has loss
-# log 2 = 0.693. We compute the loss from the logit and not from p, because p is rounded to 0 or 1 when the logit is
-# large (lesson 9):
+# *loss* of a point is -log p if the right answer is yes, and -log(1 - p) if it is no. The loss of the network is the
+# mean over all points. A network that is sure and right everywhere has loss 0. A network that always answers p = 1/2,
+# like a coin, has loss log 2 = 0.693. We compute the loss from the logit and not from p, because p is rounded to 0 or 1
+# when the logit is large ([lesson 8](08_losses.py)):
 #
 #     -log sigmoid(l) = log(1 + exp(-l)) = softplus(-l)        -log(1 - sigmoid(l)) = softplus(l)
 
@@ -76,7 +99,9 @@ def loss():
 
 
 l = np.array([-800.0, -2.0, 0.0, 3.0, 800.0])
-assert np.allclose(softplus(l), losses.softplus(l), rtol=1e-15) and np.isclose(softplus(0.0), np.log(2))
+assert np.allclose(softplus(l), losses.softplus(l), rtol=1e-15)
+assert np.allclose(softplus(-l[1:4]), -np.log(losses.sigmoid(l[1:4])))  # -log p
+assert np.isclose(softplus(0.0), np.log(2)) and softplus(-800.0) == 0  # like a coin; sure and right
 print(f"before learning: loss {loss():.3f}")
 
 # %% [markdown]
@@ -87,8 +112,9 @@ print(f"before learning: loss {loss():.3f}")
 #
 #     slope = (loss(w + h) - loss(w - h)) / 2h
 #
-# This *central difference* is much more accurate than the one-sided difference (loss(w + h) - loss(w)) / h, because the
-# error that comes from the curvature cancels:
+# **This *central difference* is much more accurate than the one-sided difference** `(loss(w + h) - loss(w)) / h`. A
+# curve bends, and this makes loss(w + h) and loss(w - h) too large by the same amount, so the error cancels in their
+# difference:
 
 
 # %%
@@ -100,7 +126,9 @@ def f(w):
 h = 1e-4
 central, one_sided = (f(2 + h) - f(2 - h)) / (2 * h), (f(2 + h) - f(2)) / h
 print(f"slope of w^3 at 2: central {central:.9f}, one-sided {one_sided:.9f}")
-assert abs(central - 12) < 1e-7 < 1e-4 < abs(one_sided - 12)
+assert abs(central - 12) < 1e-7 < 1e-4 < abs(one_sided - 12), (
+    "For w^3 at 2, a central difference is over a thousand times as accurate as a one-sided one."
+)
 
 
 def nudge_all():
@@ -139,7 +167,8 @@ for _ in range(steps):
 seconds = time.perf_counter() - start
 right = ((network(x) > 0) == target).mean()
 print(f"after {steps} steps: loss {curve[-1]:.3f}, {right:.1%} of the points right, {seconds:.1f} s")
-assert curve[-1] < 0.25 * curve[0] and right > 0.95
+assert curve[-1] < 0.25 * curve[0] and right > 0.95, "Gradient descent with nudged slopes learns the disc."
+assert np.mean(np.diff(curve) < 0) > 0.95  # more than 95% of the steps lower the loss
 
 # %% [markdown]
 # ## Why we need a better method
@@ -148,21 +177,24 @@ assert curve[-1] < 0.25 * curve[0] and right > 0.95
 
 # %%
 assert forward_passes == steps * (2 * n_weights + 1) + 1
-G, D = models.build("small", rng=rng)  # the GAN of lesson 10
+
+# %% [markdown]
+# The slope of *one* weight is cheap. The slopes of *all* weights are expensive. **By nudging, a small GAN would need
+# more than an hour to see every digit once** (the code prints how many days). [Lesson 3](03_backpropagation.py)
+# computes all slopes with one forward and one backward pass, and measures what this costs.
+
+# %%
+G, D = models.build("small", rng=rng)  # the networks of 09_dcgan.py
 x_image = datasets.scale(datasets.mnist("test").images[:128])  # (128, 28, 28, 1): one batch
 D.forward(x_image)
 start = time.perf_counter()
 D.forward(x_image)
 one_pass = time.perf_counter() - start
 passes = 2 * D.n_params * 469  # an epoch of MNIST is 469 batches of 128
-print(f"the discriminator of lesson 10 has {D.n_params:,} weights and needs {1000 * one_pass:.0f} ms for one batch;")
-print(f"an epoch by nudging: {passes:,} passes, {passes * one_pass / 86400:.1f} days; in lesson 10: at most a minute")
+print(f"the discriminator of a small GAN has {D.n_params:,} weights and needs {1000 * one_pass:.0f} ms for one batch;")
+print(f"to train it by nudging on every digit once: {passes:,} passes, {passes * one_pass / 86400:.1f} days")
 assert D.n_params > 30_000 and passes > 30e6
-
-# %% [markdown]
-# The slope of *one* weight is cheap. The slopes of *all* weights are expensive: a network with twice as many weights
-# needs twice as many passes, and each pass takes about twice as long. Lesson 3 computes all slopes for the cost of
-# about two more passes.
+assert passes * one_pass > 3600, "By nudging, a small GAN would need more than an hour to see every digit once."
 
 # %%
 side = np.linspace(-1, 1, 101)
@@ -186,14 +218,43 @@ save(figure, "02_nudging.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. One-sided differences need one pass less for each weight. How many forward passes does one such step take for a
-#    network of W weights, if loss(w) itself is computed once?
-# 2. How large may a step be? For the loss w**2, whose slope is 2w, a step changes w to w - rate * 2w. What is the
-#    smallest positive rate at which |w| does not become smaller?
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** One-sided differences need one pass less for each weight. How many forward passes does one such step
+# take for a network of W weights, if loss(w) itself is computed once?
+#
+# <details><summary>Hint</summary>
+#
+# How many passes does one nudged weight need now? And how many does loss(w) need, for all weights together?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# passes = lambda W: W + 1
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # passes = lambda W: ...
 # assert passes(25) == 26 and passes(1000) == 1001
+
+# %% [markdown]
+# **Exercise 2.** How large may a step be? For the loss w**2, whose slope is 2w, a step changes w to w - rate * 2w. What
+# is the smallest positive rate at which |w| does not become smaller?
+#
+# <details><summary>Hint</summary>
+#
+# After the step, w is (1 - 2 rate) w. For which rate is this -w?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# limit = 1
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # limit = ...

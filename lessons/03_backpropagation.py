@@ -3,18 +3,22 @@
 #
 # **Question.** How can one backward pass compute the slopes of all weights?
 #
-# **Needs.** Lesson 2. **Takes** 3 seconds.
+# **You will know** how to compute a slope backwards through any chain of operations, why slopes add up where paths
+# meet, the three rules that train a network of dense layers, and what a gradient costs.
 #
-# Lesson 2 changed every weight separately and looked at the loss. Here we start at the other end, at the loss. We
-# compute how the loss depends on the last result, then how that result depends on the one before it, and so on. Each of
-# these dependences is a factor. The chain rule says that the slope is the product of the factors along the path.
+# **Builds on** [lesson 2](02_nudging.py). **Takes** 40 minutes to read, 3 seconds to run.
+#
+# [Lesson 2](02_nudging.py) changed every weight separately and looked at the loss. Here we start at the other end, at
+# the loss. We compute how the loss depends on the last result, then how that result depends on the one before it, and
+# so on. Each of these dependences is a factor. The *chain rule* says that the slope is the product of the factors along
+# the path.
 
 # %%
 import time
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _common import BLUE, NO_YES, ORANGE, save
+from _common import BLUE, GREY, NO_YES, ORANGE, arrow, blank, box, circle, save
 
 from minigan import losses, optim
 from minigan.layers import Dense, Sequential, Tanh
@@ -42,13 +46,88 @@ dw = da * x  # a = w * x
 
 nudge = (np.tanh((w + 1e-5) * x) ** 2 - np.tanh((w - 1e-5) * x) ** 2) / 2e-5
 print(f"dw from the chain rule {dw:.9f}, from nudging {nudge:.9f}")
-assert abs(dw - nudge) < 1e-9
+assert abs(dw - nudge) < 1e-9, "The slope along one path is the product of the factors on the path (chain rule)."
 
 # %% [markdown]
-# ## The network of lesson 2
+# ## Worked by hand: two paths
 #
-# We now do the same with arrays. Three rules are enough. Each rule is the chain rule, with its sums written as matrix
-# products:
+# Often a number is used twice. Here a is used in b and in c:
+#
+#     a = w x         b = a + 4         c = a / 2         loss = b c
+#
+# With w = 2 and x = 3, the forward pass gives a = 6, b = 10, c = 3 and loss = 30. Now go backwards:
+#
+#     loss = b c            db = c = 3                dc = b = 10
+#     b = a + 4             da along this path:       db * 1 = 3
+#     c = a / 2             da along this path:       dc * 1/2 = 5
+#     a is used twice       da = 3 + 5 = 8
+#     a = w x               dw = da * x = 24          dx = da * w = 16
+#
+# **Where a number is used several times, the slopes of all paths are added.** The reason: nudge a up by a tiny amount
+# t. Then b rises by t, and this raises the loss by 3 t. Also c rises by t/2, and this raises the loss by 5 t. Both
+# happen at the same time, so the loss rises by 8 t. (There is one more term, t * t/2, because b and c change together.
+# It is tiny compared with t if t is tiny.)
+
+# %%
+w, x = 2.0, 3.0
+a = w * x
+b, c = a + 4, a / 2
+loss = b * c
+db, dc = c, b
+da = db * 1 + dc * 0.5  # two paths
+dw, dx = da * x, da * w
+assert (a, b, c, loss) == (6, 10, 3, 30) and (db, dc, da, dw, dx) == (3, 10, 8, 24, 16)
+for t in (0.1, 0.001):
+    rise = (a + t + 4) * (a + t) / 2 - loss
+    assert np.isclose(rise, 3 * t + 5 * t + t * t / 2), (
+        "Where a number is used several times, the slopes of all paths are added."
+    )
+
+# %% [markdown]
+# The figure shows the same computation as a *graph*. The numbers of the forward pass are in the circles. The slopes
+# flow back along the same arrows and are written below the circles.
+
+# %%
+figure, axis = plt.subplots(figsize=(9, 3.7))
+blank(axis, 14.2, 5.8)
+places = {"w": (0.9, 4.2, w, dw), "x": (0.9, 1.6, x, dx), "a": (4.8, 2.9, a, da), "b": (9, 4.5, b, db)}
+places |= {"c": (9, 1.3, c, dc), "loss": (13.2, 2.9, loss, 1)}
+operations = {"w x": (2.9, 2.9), "+ 4": (6.9, 4.5), "/ 2": (6.9, 1.3), "b c": (11.2, 2.9)}
+edges = [
+    "w > w x",
+    "x > w x",
+    "w x > a",
+    "a > + 4",
+    "a > / 2",
+    "+ 4 > b",
+    "/ 2 > c",
+    "b > b c",
+    "c > b c",
+    "b c > loss",
+]
+for start, end in (edge.split(" > ") for edge in edges):
+    first, second = (np.array((places.get(name) or operations[name])[:2]) for name in (start, end))
+    step = (second - first) / np.linalg.norm(second - first)
+    arrow(axis, first + 0.5 * step, second - (0.5 if end in places else 0.62) * step, colour=GREY)
+for name, (x_at, y_at) in operations.items():
+    box(axis, x_at, y_at, name, GREY, 0.9, 0.6)
+for name, (x_at, y_at, value, slope) in places.items():
+    circle(axis, x_at, y_at, f"{value:g}", BLUE)
+    axis.text(x_at, y_at + 0.68, name, ha="center", color=BLUE, fontsize=11)
+    axis.text(x_at, y_at - 0.98, f"slope {slope:g}", ha="center", color=ORANGE, fontsize=11)
+axis.text(5.6, 4.0, f"{db:g} * 1 = 3", color=ORANGE, ha="right")
+axis.text(5.6, 1.15, f"{dc:g} * 1/2 = 5", color=ORANGE, ha="right")
+axis.text(5.5, 2.85, "3 + 5 = 8", color=ORANGE)
+axis.text(0.3, 5.5, "forward: the numbers in the circles, from left to right", color=BLUE)
+axis.text(0.3, 0.0, "backward: the slopes, from right to left", color=ORANGE)
+save(figure, "03_diagram.png")
+
+# %% [markdown]
+# ## A whole network
+#
+# We take the network of [lesson 2](02_nudging.py) and do the same with arrays. Three rules are enough. Each rule is the
+# chain rule, with its sums written as matrix products. A weight acts on every point, so the slopes of N paths are
+# added:
 #
 # - `a = x @ w + b`: every `a[n, o]` contains `x[n, i] * w[i, o]`. So `dw[i, o]` is the sum of `x[n, i] * da[n, o]` over
 #   the points n, which is `x.T @ da`. In the same way, `dx = da @ w.T`, and `db` is the sum of `da` over the points.
@@ -88,8 +167,7 @@ def backward(w1, b1, w2, b2, cache):
 
 
 # %% [markdown]
-# **One forward pass and one backward pass give all 25 slopes. They are equal to the slopes from the 50 passes of
-# lesson 2.**
+# **One forward pass and one backward pass give all 25 slopes. They are equal to the slopes from 50 passes by nudging.**
 
 # %%
 _, cache = forward(**weights)
@@ -104,7 +182,7 @@ for name, w in weights.items():
         by_nudging[name][i] = (around[0] - around[1]) / 2e-5
 worst = max(abs(by_hand[k] - by_nudging[k]).max() for k in weights)
 print(f"largest slope {max(abs(s).max() for s in by_hand.values()):.3f}, largest difference {worst:.1e}")
-assert worst < 1e-9
+assert worst < 1e-9, "One forward pass and one backward pass give all 25 slopes that nudging finds with 50 passes."
 
 # %% [markdown]
 # ## The same in minigan
@@ -121,13 +199,14 @@ l, cache = network.forward(x)
 dx, grads = network.backward((losses.sigmoid(l) - target) / N, cache)
 for theirs, ours in {"0.w": "w1", "0.b": "b1", "2.w": "w2", "2.b": "b2"}.items():
     assert np.allclose(grads[theirs], by_hand[ours], rtol=1e-12, atol=1e-15)
-assert dx.shape == x.shape  # the slopes of the points; a GAN uses them to train its generator (lesson 8)
+assert dx.shape == x.shape  # the slopes of the points; a GAN uses them to train its generator
 
 # %% [markdown]
 # ## A larger network
 #
 # Now we can train a larger network. The data are two spirals, and the network has two hidden layers of 32 neurons and
-# 1185 weights. The optimizer is `Adam` (lesson 11), which uses the same slopes to choose better steps.
+# 1185 weights. The optimizer is `Adam` ([lesson 11](11_sgd_or_adam.py)), which uses the same slopes to choose its
+# steps.
 
 # %%
 turn = rng.uniform(0.5, 3, 400) * np.pi
@@ -144,18 +223,19 @@ for _ in range(1500):
     adam.step(grads)
 right = ((l > 0) == arm[:, None]).mean()
 print(f"two spirals: {right:.1%} of the points right after 1500 steps")
-assert right > 0.97
+assert right > 0.97, "A network of 1185 weights learns to tell two spirals from each other."
 
 # %% [markdown]
 # ## The cost
 #
-# Each matrix product of the forward pass needs two matrix products in the backward pass. So **a gradient costs about as
-# much as three forward passes, whatever the number of weights**. Nudging costs two forward passes for each weight. We
-# measure the time of backpropagation. For nudging, we measure one forward pass and multiply its time by the number of
-# passes.
+# Each matrix product of the forward pass, `a = x @ w`, needs two in the backward pass: `dw = x.T @ da` and
+# `dx = da @ w.T`. Each of them has the same number of multiplications. (Only the dx of the first layer is not needed.)
+# So **a gradient costs at most as much as three forward passes, whatever the number of weights**. Nudging costs two
+# forward passes for each weight. We count the multiplications, and we measure the time. For nudging, we measure one
+# forward pass and multiply its time by the number of passes.
 
 # %%
-sizes, nudging, backprop = [], [], []
+sizes, nudging, backprop, counted, measured = [], [], [], [], []
 for hidden in (8, 32, 128, 512, 1024):
     first, second, last = (Dense(*size, rng=rng) for size in ((2, hidden), (hidden, hidden), (hidden, 1)))
     net = Sequential(first, Tanh(), second, Tanh(), last)
@@ -167,11 +247,23 @@ for hidden in (8, 32, 128, 512, 1024):
         forward_times.append(time.perf_counter() - start)
         net.backward(l, cache, need_dx=False)
         both_times.append(time.perf_counter() - start)
+    forward_count = N * (2 * hidden + hidden * hidden + hidden * 1)  # multiplications of the three products
+    backward_count = 2 * forward_count - N * 2 * hidden  # dw and dx of each layer, without the dx of the first
+    counted.append((forward_count + backward_count) / forward_count)
+    measured.append(min(both_times) / min(forward_times))
     sizes.append(net.n_params)
     nudging.append(2 * net.n_params * min(forward_times))
     backprop.append(min(both_times))
+print("a gradient, compared with a forward pass:")
+for size, count, ratio in zip(sizes, counted, measured, strict=True):
+    print(f"{size:10,} weights: {count:.2f} times the multiplications, {ratio:.1f} times the time")
 print(f"{sizes[-1]:,} weights: nudging {nudging[-1] / 3600:.1f} h, backpropagation {1000 * backprop[-1]:.0f} ms")
-assert all(b < n for b, n in zip(backprop, nudging, strict=True)) and nudging[-1] > 1000 * backprop[-1]
+assert max(counted) <= 3, "A gradient needs at most three times the multiplications of a forward pass, for any size."
+assert 1.5 < measured[-1] < 8  # the time of the largest network; it is less exact than the count
+assert all(b < n for b, n in zip(backprop, nudging, strict=True))
+assert nudging[-1] > 1000 * backprop[-1], (
+    "With a million weights, nudging takes over 1000 times as long as backpropagation."
+)
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.3))
@@ -198,15 +290,44 @@ save(figure, "03_backpropagation.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. Compute `da` for `h = relu(a)`, which is `h = np.maximum(a, 0)`. The slope of relu is 1 where a is positive, and 0
-#    elsewhere.
-# 2. Compute `dh`, with shape (N, 6), for `l = (h * h) @ w2`. Use the rules from this lesson.
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** Compute `da` for `h = relu(a)`, which is `h = np.maximum(a, 0)`. The slope of relu is 1 where a is
+# positive, and 0 elsewhere.
+#
+# <details><summary>Hint</summary>
+#
+# `a > 0` is an array of True and False, and True counts as 1.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# da = dh * (a > 0)
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # a, dh = rng.normal(size=(2, 5, 3))
 # da = ...
 # numeric = (np.maximum(a + 1e-6, 0) - np.maximum(a - 1e-6, 0)) / 2e-6 * dh
 # assert np.allclose(da, numeric, atol=1e-8)
+
+# %% [markdown]
+# **Exercise 2.** Compute `dh`, with shape (N, 6), for `l = (h * h) @ w2`. Use the rules from this lesson.
+#
+# <details><summary>Hint</summary>
+#
+# Write it as two steps: s = h * h, then l = s @ w2. Which rule gives ds, and which gives dh from ds?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# dh = 2 * h * (dl @ w2.T)
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # h, dl, w2 = rng.normal(size=(5, 6)), rng.normal(size=(5, 1)), rng.normal(size=(6, 1))
@@ -216,5 +337,5 @@ save(figure, "03_backpropagation.png")
 # assert np.isclose((dh * d).sum(), numeric, rtol=1e-6)
 
 # %% [markdown]
-# The next lesson, [04_trusting_a_gradient.py](04_trusting_a_gradient.py), shows well-known mistakes that are easy to
-# overlook, and how to find them. You can also skip it and continue with [05_reading_digits.py](05_reading_digits.py).
+# The next lesson, [04_reading_digits.py](04_reading_digits.py), uses backpropagation to read handwritten digits. How to
+# find mistakes in a backward pass is the subject of [lesson 10](10_trusting_a_gradient.py).

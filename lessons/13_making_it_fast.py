@@ -4,23 +4,26 @@
 # **Question.** The same sums can run more than a thousand times faster than loops in Python. What has to change on the
 # way to minigan's kernels?
 #
-# **Needs.** Lesson 6. **Takes** 20 seconds, partly for compiling.
+# **You will know** why loops in Python are slow, what compiled loops still wait for, how a register tile keeps a CPU
+# busy, what a whole training step gains, and why the fast way still gives the same bits each time.
 #
-# Convolutions take most of the time of a training. We take one of them, the second convolution of lesson 10's
-# discriminator, and make it faster in several steps, like the rungs of a ladder. Every rung computes the same numbers.
-# The times are measured on *your* machine and depend on what else it is doing.
+# **Builds on** [lesson 5](05_convolution.py). **Takes** 40 minutes to read, 8 seconds to run, 8 with `--quick`.
+#
+# We take one convolution, the second in the discriminator of [lesson 9](09_dcgan.py), and make it faster in several
+# steps, like the rungs of a ladder. Every rung computes the same numbers. The times are measured on *your* machine and
+# depend on what else it is doing.
 
 # %%
 import time
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _common import BLUE, GREY, ORANGE, save
+from _common import BLUE, GREY, ORANGE, RUNS, save
 
 from minigan import backends, datasets, models
 from minigan.backends.numpy_backend import windows as numpy_windows
 from minigan.layers import fuse
-from minigan.training import Config, Training
+from minigan.training import Config, Training, checkpoint
 
 rng = np.random.default_rng(0)
 N, H, C, O, K, STRIDE, PAD, P = 64, 14, 32, 64, 4, 2, 1, 7
@@ -53,9 +56,9 @@ ladder = {}  # name: seconds
 # %% [markdown]
 # ## Rung 0: loops in Python
 #
-# This is the equation of lesson 6, term by term. For every `*` and `+`, Python looks up the types of the objects, calls
-# a function and creates a new object. This takes about a hundred machine instructions for one multiplication. We
-# compute three of the 3136 pixels and estimate the total time from them.
+# This is the equation of [lesson 5](05_convolution.py), term by term. For every `*` and `+`, Python looks up the types
+# of the objects, calls a function and creates a new object. We compute three of the 3136 pixels and estimate the total
+# time from them.
 
 
 # %%
@@ -100,8 +103,8 @@ ladder["a product a window"] = measure(by_windows, 3)
 # %% [markdown]
 # ## Rung 2: im2col
 #
-# One large matrix product, as in lesson 6. minigan's reference backend works like this. The product itself runs near
-# the limit of the machine. The disadvantage is the copy of all windows, which is about four times as large as x.
+# One large matrix product, as in [lesson 5](05_convolution.py). minigan's reference backend works like this. The
+# disadvantage is the copy of all windows, which is about four times as large as x.
 
 # %%
 windows = numpy_windows(x, K, STRIDE, PAD)  # (N, P, P, K, K, C)
@@ -112,10 +115,11 @@ ladder["im2col, NumPy"] = measure(lambda: numpy_backend.conv2d(x, w, STRIDE, PAD
 # ## Rung 3: the loops, compiled
 #
 # `@njit` compiles the loops of rung 0 to machine code. They are much faster than in Python, and still slow. Each
-# addition needs the result of the addition before it, so it has to wait.
+# addition needs the result of the addition before it, so it has to wait for it.
 
 
 # %%
+import numba  # noqa: E402
 from numba import njit, prange  # noqa: E402  (after minigan's backend, which sets the number of threads)
 
 
@@ -141,8 +145,9 @@ ladder["loops, compiled"] = measure(lambda: compiled(xpad, w), 3)
 # %% [markdown]
 # ## Rung 4: the right order, and all cores
 #
-# We make the loop over o the innermost loop. The numbers of w and y that it uses are next to each other in memory, so
-# the CPU can multiply 8 or 16 of them with one instruction (SIMD). `prange` distributes the images over the cores.
+# We make the loop over o the innermost loop. The numbers of w and y that it uses are next to each other in memory, and
+# no addition waits for another. So the compiler can use instructions that multiply several numbers at once (SIMD).
+# `prange` distributes the images over the cores.
 
 
 # %%
@@ -166,17 +171,16 @@ ladder["right order, all cores"] = measure(lambda: reordered(xpad, w))
 # %% [markdown]
 # ## Rung 5: the register tile
 #
-# For every multiplication, rung 4 loads y and w and stores y, so the CPU waits for its memory. In each cycle, a core
-# can do about two multiplications and about two loads. So every number that is loaded must be used several times. The
-# solution is to keep a small tile of y in *registers*, which are the few variables inside the CPU. The tile has R
-# pixels and V vectors of channels. For each term of the sum, load R numbers of x and V vectors of w, and multiply each
-# number by each vector:
+# For every multiplication, rung 4 loads y and w and stores y. Loading takes time, too, so every number that is loaded
+# should be used several times. The solution is to keep a small tile of y in *registers*, which are the few variables
+# inside the CPU. The tile has R pixels and V vectors of channels. For each term of the sum, load R numbers of x and V
+# vectors of w, and multiply each number by each vector:
 #
 #     multiplications for each load = R V / (R + V)        registers: R V for the sums, V for w, 1 for x
 #
-# If this number is above 1, the loads are fast enough, and a larger tile is no faster. With 32 registers, many tiles
-# are large enough. minigan uses R = 14 and V = 2. Two vectors contain 32 numbers, and even a layer with few channels
-# can fill them. Five vectors would often be partly empty. `minigan/backends/numba/microkernel.py` explains the details.
+# If this number is above 1, there are fewer loads than multiplications. **With 32 registers, many tiles are large
+# enough.** minigan uses R = 14 and V = 2 on CPUs that have 32 registers. `minigan/backends/numba/microkernel.py`
+# explains the details.
 
 
 # %%
@@ -187,13 +191,14 @@ def reuse(R, V):
 tiles = [(1, 1), (4, 1), (14, 2), (9, 3), (5, 5)]  # (R, V)
 assert all(R * V + V + 1 <= 32 for R, V in tiles)
 assert reuse(1, 1) == 0.5 and reuse(14, 2) == 1.75
+assert min(reuse(R, V) for R, V in tiles[2:]) > 1, "With 32 registers, several tiles need fewer loads than products."
 ladder["register tile (minigan)"] = measure(lambda: numba_backend.conv2d(x, w, STRIDE, PAD))
 
 # %% [markdown]
 # ## Rung 6: the GPU
 #
-# A graphics card (GPU) has thousands of slow cores, where a CPU has a few fast ones. Each block of threads keeps a tile
-# of y, as in rung 5. If there is no GPU, this rung is skipped.
+# A graphics card (GPU) computes with thousands of threads at the same time. Each block of threads keeps a tile of y, as
+# in rung 5. If there is no GPU, this rung is skipped.
 
 # %%
 try:
@@ -222,15 +227,20 @@ first = ladder["loops in Python"]
 for name, seconds in ladder.items():
     print(f"{name:<24}{1000 * seconds:12.2f} ms {operations / seconds / 1e9:9.2f} GFLOP/s {first / seconds:10,.0f} x")
 assert all(first > 20 * seconds for name, seconds in ladder.items() if name != "loops in Python")
-assert first > 1000 * ladder["register tile (minigan)"]
+assert ladder["right order, all cores"] < ladder["loops, compiled"], (
+    "Compiled loops in the right order are faster than compiled loops in the order of the formula."
+)
 assert ladder["register tile (minigan)"] < ladder["loops, compiled"]
+assert first > 1000 * ladder["register tile (minigan)"], (
+    "minigan's convolution is more than a thousand times faster than loops in Python."
+)
 
 # %% [markdown]
 # ## A whole step
 #
-# A faster convolution does not prove that a whole training step is faster. So we also measure a step of lesson 10, on
-# the reference backend and on the compiled backend. The losses are the same up to rounding. On the compiled backend,
-# the other operations (batch norm, LeakyReLU and Adam) read and write their arrays once and not many times.
+# A faster convolution does not prove that a whole training step is faster. So we also measure a step of
+# [lesson 9](09_dcgan.py), on the reference backend and on the compiled backend. **The compiled backend is faster, and
+# the losses are the same up to rounding.**
 
 # %%
 data, whole = datasets.mnist("test"), {}
@@ -243,15 +253,16 @@ for backend in (numpy_backend, numba_backend):
         records.append(record)
         start = time.perf_counter()
     whole[backend.name] = (min(times), records)
-    print(f"a step of lesson 10 on {backend.name}: {1000 * min(times):.0f} ms")
+    print(f"a step of 09_dcgan.py on {backend.name}: {1000 * min(times):.0f} ms")
 for a, b in zip(whole["numpy"][1], whole["numba"][1], strict=True):
     assert np.isclose(a["d_loss"], b["d_loss"], rtol=0.02) and np.isclose(a["g_loss"], b["g_loss"], rtol=0.02)
+assert whole["numba"][0] < whole["numpy"][0], "A whole training step is faster on the compiled backend."
 
 # %% [markdown]
 # One of these improvements is not part of any layer. Adding the bias reads and writes every number of the output, and
 # the LeakyReLU that follows reads and writes every number again. `fuse` merges the two into one pass. It also merges
 # batch norm with its LeakyReLU. Everything else stays the same: the parameters, the output, and the gradients up to
-# rounding. `Training` uses the fused networks. The layers themselves are those of lesson 10.
+# rounding. `Training` uses the fused networks. The layers themselves are those of [lesson 9](09_dcgan.py).
 
 # %%
 G, D = (network.to(numba_backend) for network in models.build("small", rng=rng))
@@ -263,6 +274,47 @@ ones = np.ones_like(logits)
 for g, h in zip(D.backward(ones, cache)[1].values(), fuse(D).backward(ones, fused_cache)[1].values(), strict=True):
     assert np.allclose(g, h, rtol=1e-4, atol=1e-5)
 print(fuse(D))
+
+# %% [markdown]
+# ## Fast, and the same bits
+#
+# Sums of floating-point numbers depend on their order, so a fast program can easily give slightly different results
+# each time. minigan's training avoids this: **the seed decides every bit of the result, and the number of threads does
+# not.** So a training that was stopped can also continue as if nothing had happened. A checkpoint contains the complete
+# state: the weights, the running averages, the state of the optimizers, the random generators and the position in the
+# data. **Two steps, a checkpoint, and two more steps in a new `Training` give the same bits as four steps.**
+
+
+# %%
+def train(steps):
+    """Returns a training of the networks of 09_dcgan.py."""
+    return Training(Config.of("small", steps=steps, batch=64), data, numba_backend)
+
+
+def bits(training):
+    """Returns all weights of both networks as bytes."""
+    return b"".join(w.tobytes() for network in (training.G, training.D) for w in network.params.values())
+
+
+assert (0.1 + 0.2) + 0.3 != 0.1 + (0.2 + 0.3)  # the order of a sum decides its last bits
+RUNS.mkdir(exist_ok=True)
+first_run = train(4)
+for record in first_run.records():
+    if record["step"] == 2:
+        checkpoint.save(RUNS / "13_checkpoint.npz", *first_run.state())
+threads = numba.get_num_threads()
+numba.set_num_threads(1)
+second_run = train(4)
+for _ in second_run.records():
+    pass
+numba.set_num_threads(threads)
+assert bits(first_run) == bits(second_run), "The seed decides every bit of a training; the number of threads does not."
+resumed = train(4)
+resumed.load_state(RUNS / "13_checkpoint.npz", *checkpoint.load(RUNS / "13_checkpoint.npz"))
+assert resumed.step == 2 and bits(resumed) != bits(first_run)
+for _ in resumed.records():
+    pass
+assert bits(resumed) == bits(first_run), "A training that continues from a checkpoint gives the same bits."
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=(1.7, 1))
@@ -286,12 +338,42 @@ save(figure, "13_making_it_fast.png")
 # %% [markdown]
 # ## Exercises
 #
-# 1. A CPU has 16 registers. How large can R be if V = 2?
-# 2. With a stride of 4 in place of 2, the convolution has P = 4. What fraction of the operations does it need?
+# Replace the dots with your answer, uncomment the code, and run it.
+
+# %% [markdown]
+# **Exercise 1.** A CPU has 16 registers. How large can R be if V = 2?
+#
+# <details><summary>Hint</summary>
+#
+# The tile needs R V registers for the sums, V for w and 1 for x. Together at most 16.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# R = 6
+# ```
+#
+# </details></details>
 
 # %% Exercise 1
 # R = ...
 # assert R * 2 + 2 + 1 <= 16 < (R + 1) * 2 + 2 + 1
+
+# %% [markdown]
+# **Exercise 2.** With a stride of 4 in place of 2, the convolution has P = 4. What fraction of the operations does it
+# need?
+#
+# <details><summary>Hint</summary>
+#
+# The number of operations is proportional to the number of pixels of the result, P * P. Before, P was 7.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# fraction = 16 / 49
+# ```
+#
+# </details></details>
 
 # %% Exercise 2
 # fraction = ...
