@@ -67,7 +67,7 @@ def save_evaluation(
         for axis in axes[len(chosen) :]:
             axis.set_axis_off()
         axes[0].legend(handles=_legend(), fontsize=8)
-        which = "all columns" if len(chosen) == len(names) else f"the worst {len(chosen)} of {len(names)}"
+        which = "all" if len(chosen) == len(names) else f"the worst {len(chosen)} of {len(names)}"
         above.suptitle(f"{which} columns, with their shapes: 1 is best", fontsize=11)
         panels = below.subplots(1, 4, width_ratios=[1, 1, 1, 1.1])
         _draw_pairs(below, panels[:3], report)
