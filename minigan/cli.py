@@ -306,7 +306,6 @@ def classify(arguments) -> int:
 
 def experiment(arguments) -> int:
     """Run an experiment, or list all. Returns the exit code, which is 1 if a row failed or a claim does not hold."""
-    import json
 
     from minigan import runs
     from minigan.files import write_atomically
@@ -329,7 +328,7 @@ def experiment(arguments) -> int:
     print(f"{report}\n\nIn {report.out}: results.json, table.md, figure.png, and the runs of all rows in rows/")
     if arguments.json:
         with _name_in_errors(arguments.json):
-            write_atomically(arguments.json, (json.dumps(report.facts(), indent=1) + "\n").encode())
+            write_atomically(arguments.json, report.json())
     return int(bool(report.failed))
 
 

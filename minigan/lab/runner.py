@@ -281,6 +281,12 @@ class Report:
             "rows": self.results.rows,
         }
 
+    def json(self) -> bytes:
+        """Return `facts` as JSON, with one line for each row, so that a change of the file shows which rows are new."""
+        facts = self.facts()
+        rows = ",\n  ".join(json.dumps(row) for row in facts.pop("rows"))
+        return f'{json.dumps(facts, indent=1)[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n'.encode()
+
     def __str__(self) -> str:
         """Return the question, the table and the verdict for a terminal."""
         lines = [self.experiment.question.strip(), "", table(self.results), "", *(f"- {line}" for line in self.verdict)]
@@ -304,7 +310,7 @@ class Report:
         """Write results.json, table.md and figure.png to the folder of the experiment."""
         out = self.out
         assert out is not None
-        write_atomically(out / "results.json", (json.dumps(self.facts(), indent=1) + "\n").encode())
+        write_atomically(out / "results.json", self.json())
         if self.results.rows:
             write_atomically(out / "table.md", self.markdown().encode())
             plots.save_picture(out / "figure.png", self.picture())

@@ -110,8 +110,11 @@ def described(results: Results, arm: str) -> str:
 
 def picture(results: Results) -> np.ndarray:
     """Draw the paths of the Dirac GANs, and D's answers and the reverse KL on the ring over the steps."""
-    of_dirac = {arm: [np.array(row["figures"]["path"]) for row in results.of(arm)] for arm in results.arms
-                if arm.startswith("Dirac")}  # fmt: skip
+    of_dirac = {
+        arm.removeprefix("Dirac GAN, "): [np.array(row["figures"]["path"]) for row in results.of(arm)]
+        for arm in results.arms
+        if arm.startswith("Dirac")
+    }
     parts = [pictures.paths(of_dirac, "theta", "psi", goal=(0.0, 0.0))] if of_dirac else []
     panels: dict[str, Any] = {"mean distance of D's answers from 1/2": {}, "reverse KL (nats)": {}}
     for arm in (arm for arm in results.arms if arm.startswith("ring")):
