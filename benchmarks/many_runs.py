@@ -1,7 +1,8 @@
 """Run many trainings in processes of their own, and keep the results in one JSON file.
 
-`alarm.py` and `explain.py` use it. The file has a line for each run, in the order of the list, so that a diff shows
-which runs are new. It is written after every run, and a repeated command skips the runs that it contains.
+`alarm.py`, `explain.py` and `bench_tables.py` use it. The file has a line for each run, in the order of the list, so
+that a diff shows which runs are new. It is written after every run, and a repeated command skips the runs that it
+contains.
 """
 
 import json
@@ -55,13 +56,13 @@ def place(name: str, work: Path) -> Path:
     return work / f"{re.sub(r'[^A-Za-z0-9.,=; -]+', '_', name)}.json"
 
 
-def run_all(script: str, chosen: Sequence[str], results: Results, work: Path, jobs: int) -> None:
-    """Call `script --one NAME --work FOLDER` for each run that is missing, `jobs` at a time with one thread each."""
+def run_all(script: str, chosen: Sequence[str], results: Results, work: Path, jobs: int, threads: int = 1) -> None:
+    """Call `script --one NAME --work FOLDER` for each run that is missing, `jobs` at a time with `threads` each."""
 
     def start(name: str) -> None:
         if name in results.by_name:
             return
-        environment = os.environ | dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
+        environment = os.environ | dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), str(threads))
         command = [sys.executable, script, "--one", name, "--work", str(work)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode == 0:

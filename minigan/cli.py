@@ -168,7 +168,8 @@ def _summary(training, out: Path) -> str:
 
     lines = [f"\n{training.step:,} steps, {training.seconds:.0f} s of training. In {out}:"]
     lines += [f"  {name:<16} {meaning}" for name, meaning in runs.CONTENTS.items() if (out / name).exists()]
-    lines.append(f"Next: minigan sample {out} --count 100 --seed 1 --out more.png")
+    readable = next((suffix for suffix in training.data.codec.suffixes if suffix != ".npy"), ".png")
+    lines.append(f"Next: minigan sample {out} --count 100 --seed 1 --out more{readable}")
     return "\n".join(lines)
 
 
@@ -182,7 +183,8 @@ def _list_presets() -> int:
     for name, preset in models.PRESETS.items():
         c = Config.of(name)
         labels = "with" if c.conditional else "without"
-        recipe = f"{c.epochs} epochs, batch {c.batch}, {c.optimizer} {c.lr_g:g} and {c.lr_d:g}, beta1 {c.beta1:g}"
+        total = " or ".join(f"{count:,} {name}" for name, count in c.totals().items())
+        recipe = f"{total}, batch {c.batch}, {c.optimizer} {c.lr_g:g} and {c.lr_d:g}, beta1 {c.beta1:g}"
         print(name)
         lines = [preset.summary, f"{recipe}, {c.loss} loss, {labels} labels"]
         lines += [f"--network {line}" for line in described(preset.options)]
@@ -199,6 +201,7 @@ def sample(arguments) -> int:
     import numpy as np
 
     from minigan import runs
+    from minigan.datasets import conditions
     from minigan.runs import samples
 
     out = arguments.out or arguments.run / "sample.png"
@@ -207,8 +210,9 @@ def sample(arguments) -> int:
     saved = runs.read(arguments.run)  # raises UserError before compiling if this is not a run
     sampler = runs.sampler(saved, _load_backend(arguments))
     samples.expect_form(out, sampler)
-    drawn = sampler.draw(arguments.count, np.random.default_rng(arguments.seed), arguments.label)
-    labels = sampler.labels_for(arguments.count, arguments.label)
+    where = conditions.parsed(arguments.where)
+    drawn = sampler.draw(arguments.count, np.random.default_rng(arguments.seed), arguments.label, where)
+    labels = None if where else sampler.labels_for(arguments.count, arguments.label)
     samples.write(out, drawn, labels, sampler, one_class=arguments.label is not None)
     print(f"{arguments.count} {'sample' if arguments.count == 1 else 'samples'} in {out}")
     return 0
@@ -242,7 +246,15 @@ def evaluate(arguments) -> int:
     if arguments.count < 100 or arguments.seed < 0:
         raise UserError(f"--count is at least 100 and --seed at least 0, got {arguments.count} and {arguments.seed}")
     backend = _load_backend(arguments)
-    report, show = evaluate_run(arguments.run, backend, arguments.count, arguments.seed, arguments.data)
+    report, show = evaluate_run(
+        arguments.run,
+        backend,
+        arguments.count,
+        arguments.seed,
+        arguments.data,
+        target=arguments.target,
+        held_out=arguments.held_out,
+    )
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:

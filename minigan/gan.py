@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -340,12 +340,19 @@ class GAN:
         """The number of complete epochs trained so far."""
         return self._training.epoch if self._training is not None else self._loaded().facts["epoch"]
 
-    def sample(self, n: int = 1, label: Any = None, seed: int | np.random.Generator | None = None) -> Any:
-        """Draw `n` new samples: uint8 images (n, H, W, C), or points (n, 2).
+    def sample(
+        self,
+        n: int = 1,
+        label: Any = None,
+        seed: int | np.random.Generator | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Draw `n` new samples: uint8 images (n, H, W, C), points (n, 2), or a data frame of n rows.
 
-        With labels, the samples have all classes in turn, or the class `label`, or the n classes in
-        a list `label`. `seed` is an integer, which gives the same samples as `minigan sample --seed`,
-        or a NumPy Generator. Without a seed, each call draws other samples.
+        With labels, the samples have all classes in turn (rows of a table: in the shares of the data), or
+        the class `label`, or the n classes in a list `label`. `where` maps columns of a table to values
+        that every row has: {"income": ">50K"}. `seed` is an integer, which gives the same samples as
+        `minigan sample --seed`, or a NumPy Generator. Without a seed, each call draws other samples.
 
         Raises NotFittedError before `fit`, and UserError for a label that the GAN does not have.
         """
@@ -353,7 +360,7 @@ class GAN:
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
             raise UserError(f"n, the number of samples, is a whole number from 1, got {n!r}")
         with backends.borrowed():
-            return sampler.draw(int(n), self._noise(seed), label)
+            return sampler.draw(int(n), self._noise(seed), label, where)
 
     def _noise(self, seed: int | np.random.Generator | None) -> np.random.Generator:
         """Return the random generator for a seed, or for None one that was not used before."""
@@ -391,13 +398,13 @@ class GAN:
         checks = runs.figures_of_checks(t)
         return plots.curves(runs.named_curves(t), t.steps_per_epoch, t.loss.equilibrium, checks)
 
-    def evaluate(self, n: int = 10_000, seed: int = 0) -> dict:
-        """Compare `n` samples with real images, and return the scores of `minigan evaluate` as a dict.
+    def evaluate(self, n: int = 10_000, seed: int = 0, target: Any = None, held_out: Any = None) -> dict:
+        """Compare `n` samples with real ones, and return the scores of `minigan evaluate` as a dict.
 
         Samples of a GAN that was trained on MNIST are compared with the MNIST test images, others
-        with the training images. A loaded GAN that was trained on arrays has no training images, and
-        gets only the scores that need none. Raises NotFittedError before `fit`, and UserError if the
-        samples are not images.
+        with the training data. A loaded GAN that was trained on arrays gets only the scores that need no
+        real images. For tables, `target` is the column that is predicted (default: the labels), and `held_out`
+        a file or a data frame of other rows. Raises NotFittedError before `fit`, and UserError for points.
         """
         sampler = self._sampler()
         if self._training is not None:
@@ -417,7 +424,7 @@ class GAN:
                 raise MissingData(f"{error}: call fit with the data first") from None
 
         with backends.borrowed():
-            return evaluate(sampler, fingerprint, read, n, seed, quiet=not self.verbose).report
+            return evaluate(sampler, fingerprint, read, n, seed, not self.verbose, target, held_out).report
 
     def explain(self) -> Explanation:
         """Return what happened in the training, as `minigan explain` prints it: `print(gan.explain())`.

@@ -37,20 +37,29 @@ def parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
     sub.add_argument("--label", "--digit", metavar="NAME", help="draw only this class (for a run with labels)")
     sub.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="tables: every row has this value in this column of categories; may be repeated",
+    )
+    sub.add_argument(
         "--out",
         type=Path,
         metavar="PATH",
-        help="a .png (one picture), .npz (samples and labels), .npy, or .csv (points) file, or a folder for separate "
-        "pictures (default: RUN/sample.png)",
+        help="a .png (one picture), .npz (samples and labels), .npy, .csv (points, tables), .csv.gz or .parquet "
+        "(tables) file, or a folder for separate pictures (default: RUN/sample.png)",
     )
     _add_backend(sub)
 
-    sub = add("evaluate", "Compare a run's samples with real images.")
-    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run on images")
+    sub = add("evaluate", "Compare a run's samples with real ones.")
+    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run on images or a table")
     sub.add_argument("--count", type=int, default=10_000, metavar="N", help="number of samples (default 10000)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise and the bootstrap (default 0)")
     sub.add_argument("--json", action="store_true", help="print the results as JSON")
     sub.add_argument("--data", metavar="PATH", help="the path of the training data, if they were moved")
+    sub.add_argument("--target", metavar="COLUMN", help="tables: the column that is predicted (default: the labels)")
+    sub.add_argument("--held-out", metavar="PATH", help="tables: rows that were not trained on, with the same columns")
     _add_backend(sub)
 
     sub = add("explain", "Say in plain words what happened in a run, finished or not, and what usually helps.")

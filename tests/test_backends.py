@@ -356,12 +356,72 @@ def test_the_other_operations_agree_with_the_reference(name, dtype, bound, shape
             backend.dropout(a, 20000, 12345),
             backend.uniform(shape, 12345, dtype),
             *state,
+            *of_groups(backend, a, b),
         ]
         return [backend.to_numpy(array) for array in all_outputs]
 
     for got, expected in zip(outputs(backends.load(name), dtype), outputs(numpy_backend, np.float64), strict=True):
         assert got.dtype == dtype
         assert np.abs(got - expected).max() <= bound * (np.abs(expected).max() + 1)
+
+
+def of_groups(backend, l, dy):
+    """Return the results of the operations on groups of columns: a group of all, groups of one, and mixed ones."""
+    found = []
+    l, dy = l.reshape(-1, l.shape[-1]), dy.reshape(-1, l.shape[-1])
+    for starts in ((0,), tuple(range(l.shape[1])), tuple(at for at in range(l.shape[1]) if at % 7 in (0, 1, 4))):
+        y = backend.softmax_groups(l, starts)
+        found += [y, backend.softmax_groups_grad(dy, y, starts), backend.argmax_groups(l, starts)]
+    return found
+
+
+GROUPS = [((2, 5), (0, 3)), ((4, 12), (0, 1, 5, 7)), ((130, 301), (0, 100, 101, 201)), ((3, 1), (0,)), ((0, 4), (0, 2))]
+
+
+@pytest.mark.parametrize("shape,starts", GROUPS, ids=str)
+def test_softmax_of_groups_is_the_formula(shape, starts, backend):
+    """Each group is computed alone, in float64, without subtracting the maximum."""
+    rng = np.random.default_rng(0)
+    l, dy = 3 * rng.standard_normal(shape), rng.standard_normal(shape)
+    expected, expected_dl, largest = np.empty(shape), np.empty(shape), np.zeros(shape)
+    for start, stop in itertools.pairwise((*starts, shape[1])):
+        group = slice(start, stop)
+        for n in range(shape[0]):
+            y = np.exp(l[n, group]) / np.exp(l[n, group]).sum()
+            expected[n, group], expected_dl[n, group] = y, (np.diag(y) - np.outer(y, y)) @ dy[n, group]
+            largest[n, start + l[n, group].argmax()] = 1
+    for dtype, bound in ((np.float64, 1e-14), (np.float32, 2e-6)):
+        a, b = (backend.asarray(array, dtype=dtype) for array in (l, dy))
+        got = backend.softmax_groups(a, starts)
+        results = (got, backend.softmax_groups_grad(b, got, starts), backend.argmax_groups(a, starts))
+        for result, right in zip(results, (expected, expected_dl, largest), strict=True):
+            result = backend.to_numpy(result)
+            assert result.dtype == dtype and result.shape == shape
+            assert np.abs(result - right).max(initial=0) <= bound
+
+
+def test_softmax_of_groups_of_extreme_numbers(backend):
+    """It does not overflow, and NaN and infinity are not lost, but stay in their group."""
+    l = np.array([[1e30, -1e30, 0, 88.9, 90], [5, 5, np.nan, 1, 2], [-200, -200, np.inf, 0, -np.inf]], np.float32)
+    with np.errstate(invalid="ignore"):
+        y = backend.to_numpy(backend.softmax_groups(backend.asarray(l), (0, 2, 3)))
+    np.testing.assert_allclose(y[0], [1, 0, 1, 1 / (1 + np.exp(1.1)), 1 / (1 + np.exp(-1.1))], rtol=1e-5)
+    np.testing.assert_allclose(y[1], [0.5, 0.5, np.nan, 1 / (1 + np.e), np.e / (1 + np.e)], rtol=1e-6)
+    np.testing.assert_allclose(y[2], [0.5, 0.5, np.nan, 1, 0])
+
+
+def test_one_of_several_largest_numbers_is_chosen(backend):
+    l = np.array([[1, 1, 1, 0, 2, 2], [0, 3, 3, -1, -2, -1]], np.float32)
+    y = backend.to_numpy(backend.argmax_groups(backend.asarray(l), (0, 3)))
+    assert y.tolist() == [[1, 0, 0, 0, 1, 0], [0, 1, 0, 1, 0, 0]]
+
+
+def test_groups_of_an_array_that_is_not_contiguous(backend):
+    l = np.random.default_rng(0).standard_normal((6, 10))
+    strided = backend.asarray(l)[:, ::2]
+    y = backend.asarray(np.ascontiguousarray(l[:, ::2]))
+    for got, expected in zip(of_groups(backend, strided, strided), of_groups(backend, y, y), strict=True):
+        np.testing.assert_array_equal(backend.to_numpy(got), backend.to_numpy(expected))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -434,6 +494,7 @@ def all_operations(backend):
     yield from backend.batchnorm_grad(y, x, norm)
     yield from backend.batchnorm(x, x[0], x[1], 1e-3, 0.2)
     yield from backend.batchnorm_grad(y, x, norm, 0.2)
+    yield from of_groups(backend, x, y)
 
 
 def test_a_kernel_loaded_from_disk_has_its_threads_started(tmp_path):

@@ -48,7 +48,7 @@ def test_every_option_of_every_command_has_a_help_text(command):
         (["train", "--preset", "huge"], "unknown preset 'huge': choose digits, digits-unlabelled, digits-wide, small"),
         (["train", "--backend", "abacus"], "unknown backend 'abacus': choose auto, numpy, numba, cupy"),
         (["train", "--data", "nowhere"], "nowhere"),
-        (["train", "--batch", "100000"], "a step takes 100000 images and mnist-train has 60000"),
+        (["train", "--batch", "100000"], "a step takes 100,000 images and mnist-train has 60,000"),
         (["train", "--batch", "1"], "batch is at least 2"),
         (["train", "--lr", "-1"], "lr_g is above 0"),
         (["train", "--loss", "mse"], "unknown loss"),

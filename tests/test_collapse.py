@@ -6,7 +6,19 @@ from scipy.cluster.vq import kmeans2
 from scipy.spatial.distance import cdist
 
 from minigan import backends, game, losses, optim
-from minigan.layers import BatchNorm, Dense, Dropout, Flatten, OneHot, ReLU, Sequential, SpectralNorm, Tanh, fuse
+from minigan.layers import (
+    BatchNorm,
+    Concatenate,
+    Dense,
+    Dropout,
+    Flatten,
+    OneHot,
+    ReLU,
+    Sequential,
+    SpectralNorm,
+    Tanh,
+    fuse,
+)
 from minigan.metrics import collapse, features
 from minigan.metrics.collapse import FIGURES, Cells, Classes, Reference
 from minigan.metrics.players import dead_units, gradient_norms, logits_of, right_answers, unchanged
@@ -254,6 +266,23 @@ def test_dead_units_are_counted(merged, rng):
     z = rng.normal(size=(64, 4)).astype(np.float32)
     assert dead_units(fuse(G) if merged else G, z) == pytest.approx(4 / 15)
     assert dead_units(Sequential(Dense(4, 2, rng=rng)), z) is None
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_dead_units_inside_blocks_that_keep_their_input_are_counted_once(merged, rng):
+    G = Sequential(
+        OneHot(3),
+        Concatenate(Dense(7, 10, rng=rng), ReLU()),
+        Concatenate(BatchNorm(17), Sequential(Dense(17, 5, rng=rng), ReLU())),
+        Dense(22, 2, rng=rng),
+    )
+    G.params["1.0.b"][:3] = -100  # 3 of 10 are always 0
+    G.params["2.1.0.w"][:, 0] = 0  # 1 of 5 is a constant
+    z, labels = rng.normal(size=(64, 4)).astype(np.float32), rng.integers(3, size=64)
+    assert dead_units(fuse(G) if merged else G, z, labels) == pytest.approx(4 / 15)
+    without = Sequential(Dense(4, 10, rng=rng), Concatenate(ReLU()), Dense(20, 2, rng=rng))
+    without.params["0.b"][:3] = -100
+    assert dead_units(without, z) == pytest.approx(3 / 20), "nothing in the block has weights"
 
 
 def test_a_channel_is_dead_only_if_it_is_constant_at_every_place(rng):

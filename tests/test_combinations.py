@@ -24,10 +24,13 @@ N = 24
 
 
 def data_for(preset: str, labelled: bool = True):
-    """Returns 24 small samples of the preset's kind."""
+    """Returns a few small samples of the preset's kind."""
     rng = np.random.default_rng(0)
     if PRESETS[preset].kind == "points":
         return datasets.KINDS["points"].load("ring", datasets.KINDS["points"].options(points=N), 0, labelled)
+    if PRESETS[preset].kind == "tables":
+        kind = datasets.KINDS["tables"]
+        return kind.load("penguins", kind.options(label="species"), 0, labelled)
     shape = datasets.KINDS[PRESETS[preset].kind].example_shape
     images = rng.integers(0, 256, (N, *shape), dtype=np.uint8)
     return datasets.Images(images, np.arange(N) % 3 if labelled else None, "noise")
@@ -88,10 +91,10 @@ def reason(c: dict) -> str | None:
     if c["batch"] % c.get("pack", 1) or c["batch"] < 2 * c.get("pack", 1):
         return "divides the batch"
     labels = full.get("conditional", False)
-    if labels and "pack" in c:
-        return "packing joins samples of different classes"
     if labels and c["preset"] == "upsample":
         return "takes no labels"
+    if labels and "pack" in c and (c["preset"] != "table" or c["network"].get("d_minibatch_std")):
+        return "packing joins samples of different classes"
     return None
 
 

@@ -195,6 +195,12 @@ def operations(backend, dtype, seed=0):
     yield "leaky_relu of an array that is not contiguous", backend.leaky_relu(x[:, ::2], 0.2)
     yield "dropout", backend.dropout(x, 20000, 0xFEDCBA9876543210)
     yield "uniform", backend.uniform((7, 123), 0xFEDCBA9876543210, dtype)
+    for shape, starts in (((7, 123), (0, 1, 2, 40, 41, 100)), ((90, 5), (0, 3)), ((300, 1), (0,))):
+        l, dy = 3 * draw(*shape), draw(*shape)
+        y = backend.softmax_groups(l, starts)
+        yield f"softmax_groups {shape}", y
+        yield f"softmax_groups_grad {shape}", backend.softmax_groups_grad(dy, y, starts)
+        yield f"argmax_groups {shape}", backend.argmax_groups(l, starts)
     w, m, v = draw(861), draw(861), abs(draw(861))
     backend.adam(w, draw(861), m, v, AdamStep(1e-2, 0.5, 0.999, 1e-8, 3))
     yield from zip("wmv", (w, m, v), strict=True)
@@ -378,6 +384,20 @@ MISTAKES = {
     "the shift forgotten before the activation": ("return scale * centred + shift > 0", "return scale * centred > 0"),
     "both numbers of a hash are the lower one": ("hash(stream, i / 2) >> (i % 2 * 32)", "hash(stream, i / 2)"),
     "random numbers with a bit too few": ("(int)(b >> 8 | 1)", "(int)(b >> 9 | 1)"),
+    "a group that ends with the next row's": (
+        "const int end = e_ / (groups) * (G) + (bounds)[e_ % (groups) + 1];",
+        "const int end = begin + (bounds)[e_ % (groups) + 1];",
+    ),
+    "rows and groups exchanged": (
+        "e_ / (groups) * (G) + (bounds)[e_ % (groups)]; ",
+        "e_ % (groups) * (G) + (bounds)[e_ / (groups)]; ",
+    ),
+    "the largest number not subtracted": ("exp(l[i] - top)", "exp(l[i] - 100)"),
+    "the first number left out of the sum": (
+        "for (int i = begin; i < end; ++i) sum += dy[i] * y[i];",
+        "for (int i = begin + 1; i < end; ++i) sum += dy[i] * y[i];",
+    ),
+    "the smallest number chosen": ("l[i] > l[at]", "l[i] < l[at]"),
     "an index of 64 bits read as one of 32": ("const long long* __restrict__ index", "const int* __restrict__ index"),
 }
 

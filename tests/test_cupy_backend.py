@@ -251,6 +251,9 @@ GLUE = {
     "an array of the host": ("dx = cupy.empty(dy.shape", "dx = np.empty(dy.shape"),
     "the running variance forgotten": ("arrays = running_mean, running_var,", "arrays = running_mean, running_mean,"),
     "Adam's second moment not corrected": ("lr / (1 - beta1**t), 1 / (1 - beta2**t)", "lr / (1 - beta1**t), 1.0"),
+    "the end of the last group forgotten": ("np.array([*starts, G], np.int32)", "np.array([*starts, 0], np.int32)"),
+    "too few threads for the groups": ("_each(name, N * len(starts)", "_each(name, N"),
+    "bounds of 64 bits": ("G], np.int32)", "G], np.int64)"),
     "arrays after the eighth written over the first ones": ("            start += n\n", ""),
 }
 

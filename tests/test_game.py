@@ -8,6 +8,7 @@ import pytest
 
 from minigan import datasets, game, losses, models
 from minigan.checking import checks
+from minigan.checking.game_checks import LAYOUTS
 from minigan.checking.gradcheck import Recorder, run_step
 from minigan.layers import BatchNorm, Dense, Dropout, LeakyReLU, Sequential, Tanh
 from minigan.optim import SGD, Adam
@@ -18,8 +19,9 @@ MOVERS = {"discriminator": {"D"}, "generator": {"G"}, "simultaneous": {"G", "D"}
 
 def players(preset, backend, rng, classes=0):
     """Return (networks, real, z, labels) of a preset for small samples, in float32 as in training."""
-    shape = datasets.KINDS[models.PRESETS[preset].kind].example_shape
-    G, D = models.build(preset, rng=rng, sample_shape=shape, classes=classes)
+    kind = models.PRESETS[preset].kind
+    shape = datasets.KINDS[kind].example_shape
+    G, D = models.build(preset, rng=rng, sample_shape=shape, classes=classes, layout=LAYOUTS.get(kind))
     networks = {"G": G.to(backend), "D": D.to(backend)}
     real = backend.asarray(rng.uniform(-1, 1, (6, *shape)), dtype=np.float32)
     z = backend.asarray(rng.standard_normal((6, *G.noise_shape)), dtype=np.float32)

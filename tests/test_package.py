@@ -50,6 +50,24 @@ def test_the_wheel_contains_every_file_of_the_package_and_nothing_else(wheel):
     assert all(any(name.endswith(end) for name in held) for end in needed)
 
 
+def test_the_licence_of_all_embedded_data_is_said_where_people_look():
+    licences = {"mnist": "CC-BY-SA-3.0", "penguins": "CC0-1.0"}  # by SPDX
+    assert {path.parent.name for path in (ROOT / "minigan" / "datasets").glob("*/README")} == set(licences)
+    readme, license, project, citation = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "LICENSE", "pyproject.toml", "CITATION.cff")
+    )
+    section = readme[readme.index("## Data and licence") :]
+    for name, spdx in licences.items():
+        page = (
+            "https://creativecommons.org/"
+            + {"mnist": "licenses/by-sa/3.0/", "penguins": "publicdomain/zero/1.0/"}[name]
+        )
+        next_to = (ROOT / "minigan" / "datasets" / name / "README").read_text(encoding="utf-8")
+        assert "Licence: " in next_to and all(page in text for text in (next_to, section, license))
+        assert f"(minigan/datasets/{name}/README)" in section and f"minigan/datasets/{name}" in license
+        assert spdx in project and spdx in citation
+
+
 @pytest.mark.slow
 def test_the_wheel_works_outside_the_clone(wheel, tmp_path):
     """Install the wheel outside the clone, and run train, doctor and gradcheck from an empty folder."""

@@ -25,20 +25,28 @@ def ring(count: int, seed: int) -> datasets.Points:
     return points.load("ring", points.PointsOptions(points=count), seed)
 
 
-@pytest.mark.parametrize("make", [images, ring])
-@given(count=st.integers(2, 40), seed=st.integers(0, 99))
+def people(count: int, seed: int) -> datasets.Table:
+    pytest.importorskip("pandas", reason="needs minigan[tables]")
+    rng = np.random.default_rng(seed)
+    columns = {"age": rng.integers(18, 80, count), "size": rng.random(count) * 100, "city": ["Bern", "Oslo"] * count}
+    columns = {name: list(values)[:count] for name, values in columns.items()}
+    return datasets.tables.convert(columns, "city", datasets.tables.TableOptions(columns="age:integer"))
+
+
+@pytest.mark.parametrize("make", [images, ring, people])
+@given(count=st.integers(4, 40), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_decoding_inverts_a_batch(make, count, seed):
     data = make(count, seed)
     index = np.random.default_rng(seed).permutation(count)
     x = data.to(backends.reference()).batch(index)
     assert x.dtype == np.float32 and x.shape == (count, *data.sample_shape) and len(data) == count
-    original = data.images if make is images else data.points
-    np.testing.assert_array_equal(data.codec.decode(x), original[index])
+    original = {images: "images", ring: "points", people: "frame"}[make]
+    np.testing.assert_array_equal(data.codec.decode(x), np.asarray(getattr(data, original))[index])
     assert data.labels is None or len(data.class_names) == data.labels.max() + 1 or make is ring
 
 
-@pytest.mark.parametrize("make", [images, ring])
+@pytest.mark.parametrize("make", [images, ring, people])
 def test_a_codec_is_rebuilt_from_its_fields_in_a_checkpoint(make):
     import dataclasses
 
@@ -47,7 +55,7 @@ def test_a_codec_is_rebuilt_from_its_fields_in_a_checkpoint(make):
     assert datasets.KINDS[make(9, 0).kind].codec(**kept) == codec
 
 
-@pytest.mark.parametrize("make", [images, ring])
+@pytest.mark.parametrize("make", [images, ring, people])
 def test_a_batch_is_on_the_backend(make, backend):
     data = make(9, 0).to(backend)
     x = data.batch(backend.asarray(np.array([3, 1, 3])))

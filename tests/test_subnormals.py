@@ -210,6 +210,9 @@ def everything(backend) -> dict[str, np.ndarray]:
     a, b = a.astype(np.float32), b.astype(np.float32)
     m, v = np.full((2, 70_000), TINY)
     weights = np.zeros_like(m)
+    l = np.full((2000, 60), -95, np.float32)  # exp(-95) is subnormal
+    l[:, ::20] = 0
+    y, starts = np.full_like(l, 1e-25), (0, 20, 40)
     backend.adam(weights, np.zeros_like(m), m, v, AdamStep(1e-3, 0.9, 0.999, 1e-8, 900))
     found = {
         "matmul": backend.matmul(a, b),
@@ -224,6 +227,8 @@ def everything(backend) -> dict[str, np.ndarray]:
         "bias_grad": backend.bias_grad(x, np.full_like(x, -1), 0.5)[0],
         "sum_rows": backend.sum_rows(x),
         "dropout": backend.dropout(x, 1 << 15, 7),
+        "softmax_groups": backend.softmax_groups(l, starts)[l < 0],
+        "softmax_groups_grad": backend.softmax_groups_grad(np.full_like(l, 1e-18), y, starts),
         "m": m,
         "v": v,
     }

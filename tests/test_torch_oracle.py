@@ -10,14 +10,17 @@ import pytest
 from conftest import of_name
 
 from minigan import game, losses, models, optim, penalties
+from minigan.backends import GOLDEN, mix64
 from minigan.checking import checks
 from minigan.checking.gradcheck import randomize
 from minigan.layers import (
     BatchNorm,
+    Concatenate,
     Conv2d,
     ConvTranspose2d,
     Dense,
     Dropout,
+    Embedding,
     Flatten,
     Frozen,
     GaussianNoise,
@@ -33,13 +36,17 @@ from minigan.layers import (
     Reshape,
     Sequential,
     Sigmoid,
+    Softmax,
     Softplus,
     SpectralNorm,
+    TableHead,
     Tanh,
     Upsample,
     WeightNorm,
 )
 from minigan.layers.fuse import FoldedBatchNorm, Fused
+from minigan.layers.heads import gumbel
+from minigan.models import tables
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -187,6 +194,27 @@ class Twin:
                 return x + next(masks) if train and layer.std else x
             case Pack():
                 return torch.cat(x.unflatten(0, (-1, layer.m)).unbind(1), -1)
+            case Softmax() | TableHead():
+                head = isinstance(layer, TableHead)
+                noisy = (x + next(masks)) / layer.temperature if head else x
+                parts, at = [], 0
+                for k, (start, stop) in enumerate(layer.groups):
+                    parts.append(torch.tanh(x[:, at:start]) if head else x[:, at:start])
+                    if head and k == layer.label_group:
+                        parts.append(F.one_hot(torch.tensor(labels), stop - start).to(x.dtype))
+                    else:
+                        parts.append(F.softmax(noisy[:, start:stop], 1))
+                    at = stop
+                parts.append(torch.tanh(x[:, at:]) if head else x[:, at:])
+                return torch.cat(parts, 1)
+            case Embedding():
+                parts, at = [], 0
+                for k, (start, stop) in enumerate(layer.groups):
+                    parts += [x[:, at:start], F.linear(x[:, start:stop], p[f"e{k}"].T)]
+                    at = stop
+                return torch.cat([*parts, x[:, at:]], 1)
+            case Concatenate():
+                return torch.cat([self.apply(layer.network, x, p, b, train, track, labels, masks), x], 1)
             case Reshape():
                 return x.reshape(len(x), *layer.shape)
             case Flatten():
@@ -211,7 +239,10 @@ def inside(arrays, prefix):
 
 
 def next_masks(network, x, train=True, labels=None):
-    """Return what the network's layers will draw in the next pass: masks of dropout, y = x * mask, and added noise."""
+    """Return what the network's layers will draw in the next pass: masks of dropout, y = x * mask, and added noise.
+
+    The noise of a head of table rows is added to its logits.
+    """
     if not train:
         return []
     kept = {name: b.copy() for name, b in network.buffers.items()}
@@ -223,6 +254,9 @@ def next_masks(network, x, train=True, labels=None):
             layer.buffers["draws"] -= np.uint64(1)
             of = np.ones_like(x) if isinstance(layer, Dropout) else np.zeros_like(x)
             masks.append(tensor(layer.forward(of)[0]))
+        if isinstance(layer, TableHead):
+            stream = mix64(int(layer.buffers["key"]) + GOLDEN * (int(layer.buffers["draws"]) - 1))
+            masks.append(tensor(gumbel(layer.backend, x.shape, stream, np.float64)))
         x = y
     for name, b in kept.items():
         network.buffers[name][...] = b
@@ -332,11 +366,18 @@ def torch_losses(name, real, fake):
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("which", ["r1", "r2", "wgan_gp"])
-@pytest.mark.parametrize("critic", ["smooth", "small", "tutorial", "digits, labels", "projected, labels", "frozen"])
+@pytest.mark.parametrize(
+    "critic", ["smooth", "small", "tutorial", "digits, labels", "projected, labels", "frozen", "table"]
+)
 def test_penalties_by_double_backward(which, critic, train, backend, rng):
     labels = np.array([2, 0, 1]) if "labels" in critic else None
     shape = (3, 4, 4, 1) if critic == "smooth" else (3, 8, 8, 1)
-    if critic == "smooth":
+    if critic == "table":  # with an embedding, and with a softmax, which has curvature
+        shape = (3, 70)
+        _, of_preset = tables.table(rng, (70,), 0, tables.TableNetworks(d_width=6), models.Layout(((2, 68),)))
+        D = Sequential(Softmax(((0, 3), (66, 70)), 70), *of_preset.layers)
+        randomize(D.to(backend, np.float64), rng)
+    elif critic == "smooth":
         D = checks.smooth_critic(backend, rng)
     elif critic in ("projected, labels", "frozen"):
         projected = critic != "frozen"
@@ -347,7 +388,7 @@ def test_penalties_by_double_backward(which, critic, train, backend, rng):
         D = models.build(preset, rng=rng, sample_shape=shape[1:], classes=0 if labels is None else 3)[1]
         randomize(D.to(backend, np.float64), rng)
     real, fake = (rng.standard_normal(shape) for _ in range(2))
-    share = np.random.default_rng(3).random((3, 1, 1, 1))
+    share = np.random.default_rng(3).random((3, *(1 for _ in shape[1:])))
     twin, masks = Twin(D), next_masks(D, real, train, labels)
     x = tensor({"r1": real, "r2": fake, "wgan_gp": share * real + (1 - share) * fake}[which]).requires_grad_()
     logits = twin(x, train=train, track=False, labels=labels, masks=masks)
@@ -369,11 +410,18 @@ def test_penalties_by_double_backward(which, critic, train, backend, rng):
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
-@pytest.mark.parametrize("preset", ["small", "tutorial", "mlp", "mp-gan", "upsample", "digits", "digits, labels"])
+@pytest.mark.parametrize(
+    "preset", ["small", "tutorial", "mlp", "mp-gan", "upsample", "digits", "digits, labels", "table, labels"]
+)
 def test_five_training_steps(preset, optimizer, backend, rng):
     """Every weight and statistic agrees after two discriminator and two generator steps and a simultaneous step."""
     classes = 3 if "labels" in preset else 0
-    G, D = models.build(preset.split(",")[0], rng=rng, sample_shape=(8, 8, 1), classes=classes)
+    shape = (8, 8, 1)
+    if preset == "table, labels":
+        shape, options = (9,), tables.TableNetworks(noise_size=4, g_width=5, d_width=6)
+        G, D = tables.table(rng, shape, classes, options, models.Layout(((1, 4), (5, 8)), 1))
+    else:
+        G, D = models.build(preset.split(",")[0], rng=rng, sample_shape=shape, classes=classes)
     for network in (G, D):
         randomize(network.to(backend, np.float64), rng)
     G_torch, D_torch = Twin(G), Twin(D)
@@ -387,10 +435,9 @@ def test_five_training_steps(preset, optimizer, backend, rng):
     torch_g, torch_d = (make_torch(list(twin.params.values())) for twin in (G_torch, D_torch))
     loss = losses.non_saturating
     for which in ("d", "g", "d", "g", "both"):
-        real, z = rng.standard_normal((6, 8, 8, 1)), rng.standard_normal((6, G.noise_shape[0]))
+        real, z = rng.standard_normal((6, *shape)), rng.standard_normal((6, G.noise_shape[0]))
         labels = rng.integers(3, size=6) if classes else None
         g_masks = next_masks(G, z, labels=labels)
-        assert not g_masks, "no architecture here has dropout in G"
         d_masks = []
         for _ in ("real", "fake") if which != "g" else ("fake",):
             d_masks.append(next_masks(D, real, labels=labels))
@@ -403,7 +450,7 @@ def test_five_training_steps(preset, optimizer, backend, rng):
 
         torch_g.zero_grad()
         torch_d.zero_grad()
-        fake = G_torch(tensor(z), track=which != "d", labels=labels)
+        fake = G_torch(tensor(z), track=which != "d", labels=labels, masks=g_masks)
         real_logits = None if which == "g" else D_torch(tensor(real), labels=labels, masks=d_masks[0])
         fake_logits = D_torch(fake, track=which != "g", labels=labels, masks=d_masks[-1])
         d_loss, g_loss = torch_losses(loss.name, real_logits, fake_logits)

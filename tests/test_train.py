@@ -184,6 +184,18 @@ def test_the_learning_rate_decreases_to_zero_at_the_horizon():
         Config(decay=True)
 
 
+def test_the_decrease_of_the_learning_rate_can_start_later():
+    t = training(epochs=None, steps=8, decay=True, decay_from=0.25, lr_g=4e-3, lr_d=8e-3)
+    shares = [t.opt_g.lr / 4e-3 for _ in t.records()]
+    np.testing.assert_allclose(shares, [1, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    assert t.opt_d.lr == 2 * t.opt_g.lr
+    t.continue_to({"steps": 16})
+    assert t.decay_is_over()
+    t.extend()  # a new decay starts with its own constant part
+    shares = [t.opt_g.lr / 4e-3 for _ in t.records()]
+    np.testing.assert_allclose(shares, [1, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+
+
 def test_a_larger_total_keeps_the_horizon():
     t = training(epochs=3, decay=True)
     further = training(epochs=9, decay=True)
@@ -291,6 +303,7 @@ def test_a_wrong_config_is_refused(text, says):
             {"preset": "small", "instance_noise": 0.1, "epochs": None},
             "instance noise decreases over the run, so it needs a total",
         ),
+        ({"decay_from": 1.0}, "decay_from is at least 0 and below 1"),
         ({"instance_noise_until": 0.0}, "instance_noise_until is above 0 and at most 1"),
         ({"preset": "small", "loss": "wasserstein", "penalty": "none"}, "wasserstein without a penalty has no minimum"),
         ({"network": {"d_minibatch_std": -1}}, "d_minibatch_std is at least 0 and finite, got -1"),

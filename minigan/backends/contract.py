@@ -264,6 +264,24 @@ class Backend(Protocol):
         """
         ...
 
+    # ---- groups of columns of x (N, G). `starts` is a tuple (n,) that begins with 0 and increases: group k has the
+    # ---- columns from starts[k] up to the next start, or up to G. A group may have one column.
+
+    def softmax_groups(self, l: Array, starts: Shape) -> Array:
+        """Compute y_j = exp(l_j) / (sum of exp(l_i) over the group of j): (N, G) -> (N, G).
+
+        The largest number of each group is subtracted first, so that exp cannot overflow.
+        """
+        ...
+
+    def softmax_groups_grad(self, dy: Array, y: Array, starts: Shape) -> Array:
+        """Compute dl_j = y_j * (dy_j - sum of dy_i * y_i over the group of j): (N, G), (N, G) -> (N, G)."""
+        ...
+
+    def argmax_groups(self, l: Array, starts: Shape) -> Array:
+        """Compute y (N, G): 1 at the largest number of each group of l (N, G), the first one if several are, else 0."""
+        ...
+
     # ---- losses of logits (N, 1) or (N,); f is softplus(l), hinge: max(0, 1 + l),
     # ---- square: (1 + l)^2 / 2, or linear: l
 

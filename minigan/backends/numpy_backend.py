@@ -232,6 +232,28 @@ class NumpyBackend(Backend):
         odd = b >> 8 | 1  # 2 * floor(b / 512) + 1
         return (odd.astype(dtype) * np.dtype(dtype).type(2**-24)).reshape(shape)
 
+    # ---- groups of columns
+
+    @in_force
+    def softmax_groups(self, l: Array, starts: Shape) -> Array:
+        """Compute y = e / (sum of e over the group) with e = exp(l - max of l over the group): (N, G) -> (N, G)."""
+        widths = np.diff(starts, append=l.shape[1])  # (n,)
+        e = np.exp(l - np.repeat(np.maximum.reduceat(l.real, starts, axis=1), widths, axis=1))
+        return e / np.repeat(np.add.reduceat(e, starts, axis=1), widths, axis=1)
+
+    @in_force
+    def softmax_groups_grad(self, dy: Array, y: Array, starts: Shape) -> Array:
+        """Compute dl = y * (dy - sum of dy * y over the group), because dy_i/dl_j = y_i * ((i = j) - y_j)."""
+        widths = np.diff(starts, append=y.shape[1])  # (n,)
+        return y * (dy - np.repeat(np.add.reduceat(dy * y, starts, axis=1), widths, axis=1))
+
+    def argmax_groups(self, l: Array, starts: Shape) -> Array:
+        """Compute y = 1 at the largest number of each group, else 0: (N, G) -> (N, G)."""
+        y, rows = np.zeros(l.shape, l.dtype), np.arange(len(l))
+        for start, stop in itertools.pairwise((*starts, l.shape[1])):
+            y[rows, start + l[:, start:stop].real.argmax(axis=1)] = 1
+        return y
+
     # ---- losses
 
     def loss_function(self, kind: str, l: Array) -> tuple[Array, Array]:

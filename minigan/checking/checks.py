@@ -44,6 +44,7 @@ from minigan.checking.layer_checks import (
 from minigan.checking.loss_optim_checks import loss_values, moving_average, optimizer_steps
 from minigan.checking.random_checks import added_noise, dropped_units
 from minigan.checking.rows import Row, fact
+from minigan.checking.table_checks import drawn_categories
 from minigan.layers import BatchNorm, LayerNorm, WeightNorm
 
 __all__ = [
@@ -74,6 +75,7 @@ CHECKS: dict[str, Callable] = {
     "batch statistics": batch_statistics,
     "dropout": dropped_units,
     "noise": added_noise,
+    "categories": drawn_categories,
     "initial weights": initial_weights,
     "losses": loss_values,
     "optimizers": optimizer_steps,

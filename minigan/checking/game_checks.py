@@ -277,11 +277,15 @@ def expected_statistics(which, G, D, real, z) -> dict:
     return {p: after[p] if which in (gradcheck.PLAYERS[p], "simultaneous") else before[p] for p in before}
 
 
+LAYOUTS = {"tables": models.Layout(((1, 3), (3, 6)), label_group=1)}  # of the example shape of a kind
+
+
 def preset_steps(backend) -> Iterator[Row]:
     """Check whole steps of every architecture in `models`, fused, on small batches, with and without labels."""
     names = {preset.build: name for name, preset in models.PRESETS.items()}.values()  # one preset of each architecture
     for preset in names:
-        shape = datasets.KINDS[models.PRESETS[preset].kind].example_shape
+        kind = models.PRESETS[preset].kind
+        shape = datasets.KINDS[kind].example_shape
         for which, train, classes in (
             ("discriminator", True, 0),
             ("discriminator", False, 3),
@@ -291,13 +295,16 @@ def preset_steps(backend) -> Iterator[Row]:
         ):
             rng = np.random.default_rng(13)
             try:
-                G, D = models.build(preset, rng=rng, sample_shape=shape, classes=classes)
+                layout = LAYOUTS.get(kind)
+                G, D = models.build(preset, rng=rng, sample_shape=shape, classes=classes, layout=layout)
             except UserError:  # this architecture does not support labels
                 classes = 0
                 G, D = models.build(preset, rng=rng, sample_shape=shape)
             for network in (G, D):
                 randomize(network.to(backend, np.float64), rng)
             real, z = rng.standard_normal((4, *shape)), rng.standard_normal((4, *(G.noise_shape or ())))
+            if which == "generator" and any(layer.draws_in_evaluation for layer in G.layers):
+                train = True  # in evaluation, the head passes on the gradient of another function than its own
             G, D = fuse(G), fuse(D)  # as in training; the networks of `small_game` are not fused
             subject = f"{preset}: {which}" + ("" if train else ", running statistics")
             yield from gradcheck.check_step(

@@ -13,8 +13,10 @@ from minigan.checking.frozen_checks import foldable, frozen_cases
 from minigan.checking.gradcheck import randomize
 from minigan.checking.random_checks import plain_noise
 from minigan.checking.rows import Row, compare, fact
+from minigan.checking.table_checks import plain_table, table_cases
 from minigan.layers import (
     BatchNorm,
+    Concatenate,
     Conv2d,
     ConvTranspose2d,
     Dense,
@@ -108,6 +110,7 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
         ),
         ("Identity", Identity(), (4, 5), {}),
         *frozen_cases(backend, rng),
+        *table_cases(backend, rng),
         *((f"fused {what}", network, shape, {}) for what, network, shape in foldable(rng)),
         *((f"fused {what}", network, shape, kwargs) for what, network, shape, kwargs in fusable(rng)),
     ):
@@ -313,8 +316,12 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         for inner in layer.layers:
             x = plain_forward(inner, x, train, labels)
         return x
+    if isinstance(layer, Concatenate):
+        return np.column_stack([plain_forward(layer.network, x, train, labels), x])
     if isinstance(layer, Dropout) and not train:
         return x
+    if (of_table := plain_table(layer, x, labels)) is not None:
+        return of_table
     if isinstance(layer, OneHot):
         chosen = layer.backend.to_numpy(labels)
         return np.array(

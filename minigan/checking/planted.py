@@ -53,6 +53,7 @@ FILES = (  # in the order of the README's table
     "batch-norm.toml",
     "activations-dropout-shapes.toml",
     "frozen-layers.toml",
+    "table-rows.toml",
     "losses.toml",
     "optimizers.toml",
     "game.toml",

@@ -8,7 +8,7 @@ import numpy as np
 from minigan.backends import GOLDEN, mix64
 from minigan.checking.derivatives import EXACT
 from minigan.checking.rows import Row, compare, fact
-from minigan.layers import Dropout, GaussianNoise
+from minigan.layers import Dropout, GaussianNoise, Layer
 
 
 def dropped_units(backend) -> Iterator[Row]:
@@ -90,10 +90,17 @@ def normality(x: np.ndarray) -> Iterator[Row]:
 
 def plain_noise(layer: GaussianNoise, at: np.ndarray) -> np.ndarray:
     """Compute the noise n of the layer's next pass at the positions `at` (k,), one number at a time."""
-    stream, result = mix64(int(layer.buffers["key"]) + GOLDEN * int(layer.buffers["draws"])), []
+    result = []
     for i in map(int, at):
-        z = mix64(stream + GOLDEN * (i // 2 + 1))
-        first, second = ((2 * (b // 512) + 1) / 2**24 for b in (z % 2**32, z // 2**32))
+        first, second = plain_uniform(layer, i // 2 * 2), plain_uniform(layer, i // 2 * 2 + 1)
         wave = math.sin if i % 2 else math.cos
         result.append(math.sqrt(-2 * math.log(first)) * wave(2 * math.pi * second))
     return np.array(result)
+
+
+def plain_uniform(layer: Layer, i: int) -> float:
+    """Compute the uniform number at position i of the next pass of a layer with the buffers `key` and `draws`."""
+    stream = mix64(int(layer.buffers["key"]) + GOLDEN * int(layer.buffers["draws"]))
+    z = mix64(stream + GOLDEN * (i // 2 + 1))
+    b = z // 2**32 if i % 2 else z % 2**32
+    return (2 * (b // 512) + 1) / 2**24

@@ -1,4 +1,4 @@
-"""Training data: the embedded MNIST digits, coloured shapes, stacked digits, your own image files, and points.
+"""Training data: the embedded MNIST digits, coloured shapes, stacked digits, your own image files, points and tables.
 
     data = datasets.load("mnist")              # or a path: IDX files, .npy, .npz, a folder of pictures
     x = datasets.scale(data.images[:128])      # (128, 28, 28, 1) uint8 -> float32 in [-1, 1]
@@ -11,7 +11,9 @@ The module `data` defines the protocol that training needs, and KINDS lists the 
 Images are defined in `images`. The modules `idx`, `arrays` and `pictures` read them from files, and
 share the modules `files` (errors), `labels` (classes) and `pixels` (ranges of values). The module
 `shapes` draws images, `stacked` stacks digits, and `held_out` keeps samples out of the training.
-Points are defined in `points` and drawn from `mixtures`.
+Points are defined in `points` and drawn from `mixtures`. Tables are defined in `tables`. The module
+`table_files` reads them from files, `column_text` recognises numbers and dates, `column_kinds`
+infers the kinds of columns, and `columns` encodes and decodes their values.
 """
 
 import importlib
@@ -30,6 +32,7 @@ from minigan.datasets.held_out import hold_out, of_other_split
 from minigan.datasets.images import DEFAULTS, MIN_SIDE, ImageCodec, ImageOptions, Images, fitted, scale, unscale
 from minigan.datasets.labels import encode, index_of, listing
 from minigan.datasets.points import Points
+from minigan.datasets.tables import Table
 
 __all__ = [
     "BUILTIN",
@@ -43,7 +46,9 @@ __all__ = [
     "Images",
     "Kind",
     "Points",
+    "Table",
     "convert",
+    "counted",
     "hold_out",
     "index_of",
     "kind_of",
@@ -184,8 +189,11 @@ def _load_folder(path: Path, options: ImageOptions, notes: tuple[str, ...] = (),
     )
 
 
-def _convert_for_training(x: Any, labels: Any, options: ImageOptions) -> Images:
-    """Convert arrays for training. Raises DataError if all pixels have the same value."""
+def _convert_for_training(x: Any, labels: Any, options: ImageOptions, shown: bool = True) -> Images:
+    """Convert arrays for training. Raises DataError if all pixels have the same value.
+
+    Labels that no network sees are kept too, because they are no part of the images.
+    """
     return _not_constant(arrays.convert(x, labels, options), "the array of images", options)
 
 
@@ -215,6 +223,7 @@ def _not_constant(data: Images, where: str, options: ImageOptions) -> Images:
 
 IMAGES = Kind(
     name="images",
+    noun="image",
     load=_load_for_training,
     codec=ImageCodec,
     default_preset="digits",
@@ -224,34 +233,45 @@ IMAGES = Kind(
     options=ImageOptions,
     convert=_convert_for_training,
 )
-OTHER_KINDS = ("points",)  # modules of this folder, each with a KIND
+OTHER_KINDS = ("points", "tables")  # modules of this folder, each with a KIND
 _others = [importlib.import_module(f"minigan.datasets.{name}").KIND for name in OTHER_KINDS]
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (IMAGES, *_others)}
 
 
-def kind_of(spec: str) -> tuple[str, str]:
-    """Return (the kind of data that the value of --data indicates, the reason)."""
+def kind_of(spec: str, otherwise: str = "images") -> tuple[str, str]:
+    """Return (the kind of data that the value of --data indicates, the reason). If nothing does: `otherwise`."""
     for kind in KINDS.values():
         if reason := kind.claims(spec):
             return kind.name, reason
-    return IMAGES.name, f"{spec} is a file or folder"
+    return otherwise, f"{spec} is a file or folder"
 
 
 def kind_of_array(x: Any) -> tuple[str, str]:
     """Return (the kind of data that an array holds, the reason). An object of this package has its own kind."""
     shape = getattr(x, "shape", None)
-    if getattr(x, "kind", None) in KINDS:
+    if isinstance(getattr(x, "kind", None), str) and x.kind in KINDS:  # a data frame may have a column called kind
         return x.kind, f"{x.kind} were given"
+    for kind in KINDS.values():
+        if what := kind.takes(x):
+            return kind.name, f"{what} was given"
     return IMAGES.name, f"an array{'' if shape is None else f' {tuple(shape)}'} was given"
 
 
-def convert(x: Any, labels: Any, kind: str, options: Any) -> Data:
-    """Convert an array and labels to data of this kind. Raises DataError if the kind has no arrays."""
+def counted(count: int, kind: str) -> str:
+    """Return a number of samples of a kind as text: 2,000 images."""
+    return f"{count:,} {KINDS[kind].noun}{'s' if count != 1 else ''}"
+
+
+def convert(x: Any, labels: Any, kind: str, options: Any, shown: bool = True) -> Data:
+    """Convert an array and labels to data of this kind. `shown` says whether networks will see the labels.
+
+    Raises DataError if the kind has no arrays.
+    """
     own = KINDS[kind].convert
     if own is None:
         names = " or ".join(map(repr, KINDS[kind].builtin))
         raise DataError(f"data of the kind {kind} are not arrays: give {names}")
-    return own(x, labels, options)
+    return own(x, labels, options, shown)
 
 
 def with_labels(data: Data, labels: Any) -> Images:

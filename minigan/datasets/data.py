@@ -21,7 +21,7 @@ class Codec(Protocol):
 
     @property
     def view(self) -> str:
-        """The way that `report` draws samples: "grid" or "scatter"."""
+        """The way that `report` draws samples: "grid", "scatter" or "table"."""
         ...
 
     @property
@@ -123,14 +123,17 @@ class Kind:
     """Describes a kind of data: how it is loaded and decoded, and its defaults."""
 
     name: str
+    noun: str  # one sample
     load: Callable[[str, Any, int, bool], Data]  # (--data, the kind's options, the run's seed, whether to read labels)
     codec: Callable[..., Codec]  # takes the fields stored in a checkpoint
     default_preset: str
     builtin: tuple[str, ...]  # values of --data that are not paths, the default first
     example_shape: tuple[int, ...]  # shape of one small sample, for checks
     claims: Callable[[str], str | None] = lambda data: None  # the reason if this --data is of this kind, else None
+    takes: Callable[[Any], str | None] = lambda x: None  # what an object in memory is if it is of this kind, else None
     options: type = NoOptions  # a dataclass with `option` fields
-    convert: Callable[[Any, Any, Any], Data] | None = None  # (array, labels, the kind's options), if it takes arrays
+    # if it takes arrays: (array, labels, the kind's options, whether networks will see the labels)
+    convert: Callable[[Any, Any, Any, bool], Data] | None = None
 
 
 def checksums(values: np.ndarray, labels: np.ndarray | None) -> dict:

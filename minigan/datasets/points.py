@@ -149,6 +149,7 @@ def load(spec: str, options: PointsOptions, seed: int, labels: bool = True) -> P
 
 KIND = Kind(
     name="points",
+    noun="point",
     load=load,
     codec=PointsCodec,
     default_preset="points",

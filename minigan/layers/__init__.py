@@ -11,22 +11,27 @@ from minigan.layers.conv import Conv2d, ConvTranspose2d
 from minigan.layers.dense import Dense
 from minigan.layers.depths import MultiDepth
 from minigan.layers.dropout import Dropout
+from minigan.layers.embedding import Embedding
 from minigan.layers.frozen import Frozen
 from minigan.layers.fuse import fuse
+from minigan.layers.heads import Softmax, TableHead
 from minigan.layers.init import glorot_uniform, he_normal, normal
 from minigan.layers.layer_norm import LayerNorm
 from minigan.layers.noise import GaussianNoise
 from minigan.layers.norm import BatchNorm, SpectralNorm
+from minigan.layers.residual import Concatenate
 from minigan.layers.sequential import Sequential
 from minigan.layers.shape import Flatten, Identity, Pack, Reshape, Upsample
 from minigan.layers.weight_norm import WeightNorm
 
 __all__ = [
     "BatchNorm",
+    "Concatenate",
     "Conv2d",
     "ConvTranspose2d",
     "Dense",
     "Dropout",
+    "Embedding",
     "Flatten",
     "Frozen",
     "GaussianNoise",
@@ -43,8 +48,10 @@ __all__ = [
     "Reshape",
     "Sequential",
     "Sigmoid",
+    "Softmax",
     "Softplus",
     "SpectralNorm",
+    "TableHead",
     "Tanh",
     "Upsample",
     "WeightNorm",

@@ -11,10 +11,11 @@ in the same order. A result that is not needed is None and is not computed. To f
 network, pass `need_grads=False`. To detach a network, discard its cache.
 
 `train=True` normalises with the statistics of the batch and applies dropout and noise.
-`train=False` uses the running statistics and applies neither. `track=False` does not update
-the running statistics, because a training step must change only the network that it trains.
-Pass labels to `network.forward(x, labels=labels)`. The network passes them to the layers
-whose `takes_labels` is true.
+`train=False` uses the running statistics and applies neither. A layer that draws random numbers
+there too says so by `draws_in_evaluation`. `track=False` does not update the running statistics,
+because a training step must change only the network that it trains. Pass labels to
+`network.forward(x, labels=labels)`. The network passes them to the layers whose `takes_labels` is
+true.
 
 Gradient penalties need second derivatives. They are computed from the linearisation of a
 layer: `tangent` maps a change tx of x to the change ty = (dy/dx) tx of y, and
@@ -48,6 +49,7 @@ class Layer:
     """Base class of all layers: parameters, buffers and a backend. A new layer is on the CPU; `to` moves it."""
 
     takes_labels = False  # whether forward has an argument `labels`
+    draws_in_evaluation = False  # whether train=False draws random numbers too, from the buffers `key` and `draws`
 
     def __init__(self, params: dict[str, Array] | None = None, buffers: dict[str, Array] | None = None):
         self.params = params or {}

@@ -1,5 +1,7 @@
 """Layers that use the labels (N,), integers from 0 to classes - 1, or statistics of the batch."""
 
+from typing import Any
+
 import numpy as np
 
 from minigan.backends import Array
@@ -20,7 +22,7 @@ class OneHot(Layer):
     def forward(self, x: Array, train: bool = True, track: bool = True, labels: Array | None = None) -> Forward:
         """Return y = [x, one_hot(labels)] and the shape of x as cache."""
         expect_input(self, x, ("N", "n"), "put it before the first Dense")
-        return self.backend.xp.concatenate([x, one_hot(self, labels, x)], axis=1), x.shape
+        return self.backend.xp.concatenate([x, one_hot(self, self.classes, labels, x)], axis=1), x.shape
 
     def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx, the first n columns of dy, and no gradients."""
@@ -52,7 +54,7 @@ class Projection(Layer):
     def forward(self, x: Array, train: bool = True, track: bool = True, labels: Array | None = None) -> Forward:
         """Return y = x w + b + <x, onehot e>, (N, 1), and the cache (x, onehot)."""
         expect_input(self, x, ("N", self.n_in), "put Flatten() before it")
-        onehot = one_hot(self, labels, x)  # (N, classes)
+        onehot = one_hot(self, self.classes, labels, x)  # (N, classes)
         return self._linear(x, onehot) + self.params["b"], (x, onehot)
 
     def _linear(self, x: Array, onehot: Array) -> Array:
@@ -173,14 +175,14 @@ class MinibatchStdDev(Layer):
         return f"MinibatchStdDev({self.channels}, strength {self.strength:g})"
 
 
-def one_hot(layer: "OneHot | Projection", labels: Array, x: Array) -> Array:
-    """Return the one-hot encoding of the labels, (N, classes), in the dtype of x.
+def one_hot(layer: Layer, classes: int, labels: Any, x: Array) -> Array:
+    """Return the one-hot encoding of the labels, (N, classes), in the dtype of x. `layer` is named in messages.
 
     Raises ValueError if there is not one label for each row of x, or if a label is out of range.
     """
     expect_one_label_per_row(layer, labels, x)
-    expect_labels(labels, layer.classes)
-    return (labels[:, None] == layer.backend.xp.arange(layer.classes)).astype(x.dtype)
+    expect_labels(labels, classes)
+    return (labels[:, None] == layer.backend.xp.arange(classes)).astype(x.dtype)
 
 
 def expect_one_label_per_row(layer: Layer, labels: Array | None, x: Array) -> None:

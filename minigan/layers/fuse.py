@@ -24,6 +24,7 @@ from minigan.layers.dense import Dense
 from minigan.layers.depths import MultiDepth
 from minigan.layers.frozen import Frozen
 from minigan.layers.norm import BatchNorm, SpectralNorm
+from minigan.layers.residual import Concatenate
 from minigan.layers.sequential import Sequential
 from minigan.layers.shape import Identity
 from minigan.layers.weight_norm import WeightNorm
@@ -55,6 +56,8 @@ def fused_inside(layer: Layer) -> Layer:
     """
     if type(layer) is Sequential:
         return fuse(layer)
+    if type(layer) is Concatenate:
+        return Concatenate(*fuse(layer.network).layers)
     if type(layer) is MultiDepth:
         return MultiDepth([fuse(stage) for stage in layer.stages], [fuse(head) for head in layer.heads])
     if type(layer) is Frozen:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minigan.backends import Array
-from minigan.layers import Layer, Sequential
+from minigan.layers import Concatenate, Layer, Sequential
 from minigan.losses import Loss
 
 DEAD = 1e-3  # a unit is dead if its value varies by less than this part of the largest value of its layer
@@ -95,29 +95,51 @@ def gradient_norms(
 def dead_units(G: Sequential, z: Array, labels: Array | None = None) -> float | None:
     """Return the share of hidden units of G whose value does not depend on the noise z (N, ...), or None without units.
 
-    The hidden units are the inputs of all layers with weights, except the first. A unit is one
-    channel, at all its positions. It is dead if its value varies by less than DEAD times the
-    largest value of its layer.
+    The hidden units are the inputs of all layers with weights, except the first. Layers after a block
+    `Concatenate` see its input a second time, which counts once. A unit is one channel, at all its
+    positions. It is dead if its value varies by less than DEAD times the largest value of its layer.
     """
     dead: list[np.ndarray] = []
     with G.backend.computing():
-        _observe(G, z, labels, dead, [])
+        _observe(G, z, labels, None, dead, [])
     return float(np.concatenate(dead).mean()) if dead else None
 
 
-def _observe(network: Sequential, x: Array, labels: Array | None, dead: list[np.ndarray], seen: list[Layer]) -> Array:
-    """Run x through a network. Append to `dead` whether each unit before a layer with weights is dead."""
+def _observe(
+    network: Sequential,
+    x: Array,
+    labels: Array | None,
+    new: np.ndarray | None,
+    dead: list[np.ndarray],
+    seen: list[Layer],
+) -> tuple[Array, np.ndarray | None]:
+    """Run x (N, ..., C) through a network. Append to `dead` whether each unit before a layer with weights is dead.
+
+    `new` (C,) says which channels no layer with weights has seen, None that none of them has been seen. Returns the
+    output and the same for its channels.
+    """
     for layer in network.layers:
         if type(layer) is Sequential:
-            x = _observe(layer, x, labels, dead, seen)
+            x, new = _observe(layer, x, labels, new, dead, seen)
+            continue
+        if type(layer) is Concatenate:
+            before = len(seen)
+            f, of_f = _observe(layer.network, x, labels, new, dead, seen)
+            of_x = np.zeros(x.shape[1], bool) if len(seen) > before else new
+            parts = [np.ones(y.shape[1], bool) if of_y is None else of_y for y, of_y in ((f, of_f), (x, of_x))]
+            x, new = network.backend.xp.concatenate([f, x], axis=1), np.concatenate(parts)
             continue
         if "w" in layer.params:
             if seen:
-                dead.append(_constant(network.backend.to_numpy(x)))
+                dead.append(_constant(network.backend.to_numpy(x))[slice(None) if new is None else new])
             seen.append(layer)
+            new = None
         given: dict[str, Any] = {"labels": labels} if layer.takes_labels else {}
+        channels = x.shape[-1]
         x, _ = layer.forward(x, train=False, **given)
-    return x
+        if x.shape[-1] != channels:
+            new = None
+    return x, new
 
 
 def _constant(x: np.ndarray) -> np.ndarray:

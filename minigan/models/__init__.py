@@ -17,13 +17,13 @@ import numpy as np
 
 from minigan.backends import Array
 from minigan.errors import UserError
-from minigan.layers import Frozen, Layer, MultiDepth, Pack, Sequential
-from minigan.models import images, points, reuse
-from minigan.models.preset import Preset, head, label_input
+from minigan.layers import Concatenate, Frozen, Layer, MultiDepth, Pack, Sequential
+from minigan.models import images, points, reuse, tables
+from minigan.models.preset import Layout, Preset, head, label_input
 
-__all__ = ["PRESETS", "Preset", "build", "head", "label_input", "reuse", "table"]
+__all__ = ["PRESETS", "Layout", "Preset", "build", "head", "label_input", "reuse", "table"]
 
-PRESETS: dict[str, Preset] = images.PRESETS | points.PRESETS
+PRESETS: dict[str, Preset] = images.PRESETS | points.PRESETS | tables.PRESETS
 
 
 def build(
@@ -34,24 +34,28 @@ def build(
     classes: int = 0,
     options: dict[str, Any] | None = None,
     pack: int = 1,
+    layout: Layout | None = None,
 ) -> tuple[Sequential, Sequential]:
     """Build (generator, discriminator) for samples of the given shape, on the CPU, in float32.
 
     The weights are drawn from `rng`. `classes` is the number of labels, 0 for networks without
     labels. `options` maps options that the preset declares to values. `generator.noise_shape` is
     the shape of one noise vector. The discriminator takes samples of which `pack` are joined along
-    their last axis, as by the layer `Pack`.
+    their last axis, as by the layer `Pack`. `layout` says what the features of table rows mean (None:
+    all are numbers). Networks for other data do not need it.
 
     Raises UserError for an unknown preset or option, and for a sample shape that the preset does
     not support.
     """
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}: choose {', '.join(PRESETS)}")
-    chosen = PRESETS[preset].parsed(preset, options or {})
-    networks = PRESETS[preset].build(rng, tuple(sample_shape), classes, chosen)
+    this, layout = PRESETS[preset], layout or Layout()
+    chosen = this.parsed(preset, options or {})
+    networks = this.build(rng, tuple(sample_shape), classes, chosen, *([layout] if this.takes_layout else []))
     if pack > 1:
         *sides, channels = sample_shape
-        networks = networks[0], PRESETS[preset].build(rng, (*sides, pack * channels), classes, chosen)[1]
+        joined = [layout.packed(pack, channels)] if this.takes_layout else []
+        networks = networks[0], this.build(rng, (*sides, pack * channels), classes, chosen, *joined)[1]
     for network in networks:
         network.classes = classes
     return networks
@@ -74,7 +78,7 @@ def table(network: Sequential, input_shape: tuple[int, ...]) -> str:
 
 
 def _lines(layers: Iterable[Layer], x: Array, labels: dict[str, Array], indent: int = 2) -> tuple[list[str], Array]:
-    """Return the lines of the layers, and the output of the last one for x. Heads at several depths are indented."""
+    """Return the lines of the layers, and the output of the last one for x. Layers inside other layers are indented."""
     lines = []
     for layer in layers:
         if isinstance(layer, MultiDepth):
@@ -82,9 +86,13 @@ def _lines(layers: Iterable[Layer], x: Array, labels: dict[str, Array], indent: 
             for stage, on_it in zip(layer.stages, layer.heads, strict=True):
                 of_stage, features = _lines(stage.layers, features, labels, indent)
                 lines += of_stage + _lines(on_it.layers, features, labels, indent + 2)[0]
+        if isinstance(layer, Concatenate):
+            lines += _lines(layer.inner(), x, labels, indent + 2)[0]
         x, _ = layer.forward(x, train=False, **(labels if layer.takes_labels else {}))
-        if not isinstance(layer, MultiDepth):
-            shape = " x ".join(map(str, x.shape[1:]))
+        shape = " x ".join(map(str, x.shape[1:]))
+        if isinstance(layer, Concatenate):
+            lines.append(f"{' ' * indent + 'Concatenate with the input':<44}{shape:>14}")
+        elif not isinstance(layer, MultiDepth):
             lines.append(f"{' ' * indent + repr(layer):<44}{shape:>14}{layer.n_params:>11,}")
     return lines, x
 

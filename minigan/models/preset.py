@@ -2,10 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from minigan.layers import Dense, Layer, OneHot, Projection, Sequential
 from minigan.options import NoOptions, parsed
+
+
+class Layout(NamedTuple):
+    """What the features of a sample (n,) mean, for networks of table rows.
+
+    `groups` are pairs (start, stop), sorted and apart: the one-hot features of a category. Features
+    outside the groups are numbers in [-1, 1]. `label_group` is the index of the label's group, or None.
+    """
+
+    groups: tuple[tuple[int, int], ...] = ()
+    label_group: int | None = None
+
+    def packed(self, m: int, n: int) -> "Layout":
+        """Return the layout of m samples of n features that are joined. The label is that of the first one."""
+        groups = tuple((i * n + start, i * n + stop) for i in range(m) for start, stop in self.groups)
+        return Layout(groups, self.label_group)
 
 
 @dataclass(frozen=True)
@@ -13,8 +29,8 @@ class Preset:
     """A pair of networks and the recipe to train them.
 
     `build(rng, sample_shape, classes, options)` returns (generator, discriminator) and sets
-    `generator.noise_shape`. `recipe` maps the fields of Config that differ from the defaults to
-    their values.
+    `generator.noise_shape`. If `takes_layout` is true, it takes a `Layout` as well. `recipe` maps the
+    fields of Config that differ from the defaults to their values.
     """
 
     build: Callable[..., tuple[Sequential, Sequential]]
@@ -22,6 +38,7 @@ class Preset:
     kind: str  # the kind of data
     summary: str
     options: type = NoOptions  # a dataclass of `option` fields: the options of the networks
+    takes_layout: bool = False  # whether `build` takes a layout; then the samples contain the labels, and D takes none
 
     def parsed(self, name: str, given: dict[str, Any]) -> Any:
         """Return the options, given names and values. Raises UserError for an option that the preset does not have."""

@@ -153,7 +153,23 @@ def planes(values: dict[str, np.ndarray], points: np.ndarray) -> np.ndarray:
 
 
 REACH = 3.0  # the scatter shows the plane from -REACH to REACH in both directions
-VIEWS = {"grid": lambda samples, codec, columns, scale: grid(samples, columns, scale), "scatter": scatter}
+
+
+def rows(samples, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
+    """Draw rows of a table, a data frame, as one uint8 picture (height, width, 3): see `report.tables`."""
+    from minigan.report import tables  # it imports this module
+
+    return tables.view(samples, scale)
+
+
+VIEWS = {
+    "grid": lambda samples, codec, columns, scale: grid(samples, columns, scale),
+    "scatter": scatter,
+    "table": rows,
+}
+# Seconds between the pictures of two epochs, at least. A picture of a table takes half a second, and an epoch of a
+# small table may take a tenth of that.
+PAUSES = {"table": 15.0}
 
 
 # Views in which one sample is a picture by itself, each with the function that draws it.
@@ -190,7 +206,7 @@ def save_curves(
     checks: Sequence[dict] = (),
 ) -> None:
     """Write the plot of `curves` and `checks` as a PNG file: see `_figure_of_curves`."""
-    write_atomically(Path(path), _png(_figure_of_curves(curves, steps_per_epoch, equilibrium, checks)))
+    write_atomically(Path(path), png(_figure_of_curves(curves, steps_per_epoch, equilibrium, checks)))
 
 
 @drawing()
@@ -201,7 +217,7 @@ def curves(
     checks: Sequence[dict] = (),
 ) -> Image.Image:
     """Return a plot of the losses and probabilities as a Pillow image: see `_figure_of_curves`."""
-    picture = Image.open(io.BytesIO(_png(_figure_of_curves(values, steps_per_epoch, equilibrium, checks))))
+    picture = Image.open(io.BytesIO(png(_figure_of_curves(values, steps_per_epoch, equilibrium, checks))))
     picture.load()
     return picture
 
@@ -338,10 +354,10 @@ def _samples_and_axes(images: np.ndarray, columns: int, count: int):
 
 def _save_figure(path: Path, figure) -> None:
     """Write a figure of matplotlib to a PNG file."""
-    write_atomically(Path(path), _png(figure))
+    write_atomically(Path(path), png(figure))
 
 
-def _png(figure) -> bytes:
+def png(figure) -> bytes:
     """Return a figure of matplotlib as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, format="png")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import backends, models
+from minigan import backends, datasets, models
 from minigan.training import Training, players
 
 
@@ -15,8 +15,8 @@ def header(training: Training, out: Path | None = None, resumed: bool = False, t
     `out` is the folder of the run, if there is one. `tables` adds the architecture of both networks.
     """
     config, data = training.config, training.data
-    shape, one = " x ".join(map(str, data.sample_shape)), data.kind.removesuffix("s")
-    lines = [f"data       {data.name}: {len(data):,} {data.kind} of {shape}"]
+    shape, one = " x ".join(map(str, data.sample_shape)), datasets.KINDS[data.kind].noun
+    lines = [f"data       {data.name}: {datasets.counted(len(data), data.kind)} of {shape}"]
     lines += [wrapped(topic, text) for topic, text in data.description()]
     if config.kind_reason:  # runs of format 1 have none
         lines.append(f"kind       {config.kind}, because {config.kind_reason}")
@@ -31,7 +31,8 @@ def header(training: Training, out: Path | None = None, resumed: bool = False, t
     if tables:
         # Networks on the NumPy backend, because this text is printed before kernels are compiled.
         taken = training.taken and training.taken.without_arrays()
-        G, D = players.build(config, data.sample_shape, training.classes, np.random.default_rng(0), taken)
+        rng, layout = np.random.default_rng(0), players.layout_of(data.codec)
+        G, D = players.build(config, data.sample_shape, training.classes, rng, taken, layout=layout)
         lines += [models.table(G, noise), f"           discriminator: {one} {shape}"]
         lines.append(models.table(D, data.sample_shape))
     chosen = backends.choose()[1].removeprefix("backend ") if config.backend == "auto" else training.backend.name

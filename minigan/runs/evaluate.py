@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,20 +27,28 @@ from minigan.metrics.distances import Neighbourhoods
 from minigan.metrics.judge import CLASSES, Judge
 from minigan.metrics.scores import DESCRIPTIONS, evenly_spaced, mean_scores, scores, stratified_subsets, table
 from minigan.report import plots
+from minigan.runs.evaluate_tables import evaluate_table
 from minigan.terminal import tqdm
 from minigan.training import Sampler, checkpoint, draw_noise
 
 
 def evaluate_run(
-    out: Path, backend, count: int = 10_000, seed: int = 0, data: str | None = None
+    out: Path,
+    backend,
+    count: int = 10_000,
+    seed: int = 0,
+    data: str | None = None,
+    target: str | None = None,
+    held_out: str | None = None,
 ) -> tuple[dict, Callable[[dict], str]]:
     """Evaluate `count` samples of the run in `out`. Returns a report, and a function to format it.
 
     If the run was trained on MNIST, which is recognised by the fingerprint of the data, the judge
     scores the samples: see `evaluate_images`. The samples of other runs are compared with the
-    training images: see `metrics.comparison`. The training images are read from `data`, or by
-    default from the path in the run. If they cannot be read, the report contains the reason, and
-    only the scores that need no real images.
+    training images: see `metrics.comparison`. The training data are read from `data`, or by default
+    from the path in the run. If images cannot be read, the report contains the reason, and only the
+    scores that need no real images. Rows of a table are compared with the training rows: see
+    `evaluate_tables`, also for `target` and `held_out`.
 
     Writes evaluate.json and evaluate.png, and, if training images were read for the comparison,
     nearest.png with samples and the nearest training images. Raises UserError if the run does not
@@ -57,7 +65,7 @@ def evaluate_run(
                 raise
             raise MissingData(f"{error}: give their place with --data PATH") from None
 
-    evaluation = evaluate(sampler, facts["fingerprint"], read, count, seed)
+    evaluation = evaluate(sampler, facts["fingerprint"], read, count, seed, target=target, held_out=held_out)
     report = evaluation.report
     with runs.writing(out):
         write_atomically(out / "evaluate.json", (json.dumps(report, indent=1) + "\n").encode())
@@ -88,8 +96,10 @@ def evaluate(
     count: int = 10_000,
     seed: int = 0,
     quiet: bool = False,
+    target: Any = None,
+    held_out: Any = None,
 ) -> Evaluation:
-    """Evaluate `count` samples of a generator of images.
+    """Evaluate `count` samples of a generator of images, or rows of a table.
 
     If the fingerprint is that of MNIST, the judge scores the samples: see `evaluate_images`. Other
     samples are compared with the training images, which `read` returns: see `metrics.comparison`. If
@@ -100,12 +110,18 @@ def evaluate(
     Raises UserError if the samples are not images, if `count` is less than 100, or if the data of
     `read` have another fingerprint.
     """
-    if sampler.codec.view != "grid":
-        kinds = [kind.name for kind in datasets.KINDS.values() if kind.codec is type(sampler.codec)]
-        raise UserError(f"evaluate compares images, but this generator draws {kinds[0]}: give a run on images")
+    kind = next(kind.name for kind in datasets.KINDS.values() if kind.codec is type(sampler.codec))
+    if kind not in ("images", "tables"):
+        raise UserError(f"evaluate compares images and tables, but this generator draws {kind}: give such a run")
+    if kind != "tables" and (target is not None or held_out is not None):
+        raise UserError(f"a target and a file of held-out rows are for tables, and this generator draws {kind}")
     if count < 100 or seed < 0:
         raise UserError(f"count is at least 100 and seed at least 0, got {count} and {seed}")
     progress = partial(tqdm, leave=False, disable=True if quiet else None)
+    if kind == "tables":
+        progress = partial(progress, desc="comparing tables")
+        found = evaluate_table(sampler, fingerprint, read(), count, seed, progress, target, held_out)
+        return Evaluation(*found, None)
     if is_mnist(fingerprint):
         report = _evaluate_digits(sampler, count, seed, progress)
         return Evaluation(report, table, partial(plots.save_report, descriptions=DESCRIPTIONS), None)

@@ -2,7 +2,7 @@
 
 import sys
 
-from minigan import terminal
+from minigan import datasets, terminal
 from minigan.metrics.alarm import meaning
 from minigan.training import Record, Training
 
@@ -22,6 +22,7 @@ class ProgressBar:
         look: dict = dict(bar_format=layout, disable=quiet, dynamic_ncols=True, mininterval=interval)
         self.bar = terminal.tqdm(**unit, initial=done, **look)
         self.recent: dict[str, float] = {}
+        self.noun = datasets.KINDS[training.data.kind].noun + "s"
 
     def show(self, record: Record) -> None:
         """Update the bar after a step."""
@@ -32,7 +33,7 @@ class ProgressBar:
             self.recent[name] = 0.98 * self.recent.get(name, value) + 0.02 * value
         done = min(self.training.seconds, self.bar.total) if self.by_time else record["step"]
         self.bar.set_postfix_str(
-            f"{self.samples_per_step * self._speed():,.0f} img/s, "
+            f"{self.samples_per_step * self._speed():,.0f} {self.noun}/s, "
             + "loss D {d_loss:.2f} G {g_loss:.2f}, D(real) {d_real:.2f} D(fake) {d_fake:.2f}".format(**self.recent),
             refresh=False,
         )
@@ -49,8 +50,8 @@ class ProgressBar:
         """Print a line for a completed epoch, with what its numbers mean, and warnings."""
         if not self.quiet:
             self.bar.write(
-                "epoch {epoch:3d}  {epoch_seconds:6.1f} s  {images_per_second:7,.0f} img/s  loss D {d_loss:.3f} "
-                "G {g_loss:.3f}  D(real) {d_real:.3f}  D(fake) {d_fake:.3f}: ".format(**row)
+                "epoch {epoch:3d}  {epoch_seconds:6.1f} s  {images_per_second:7,.0f} {noun}/s  loss D {d_loss:.3f} "
+                "G {g_loss:.3f}  D(real) {d_real:.3f}  D(fake) {d_fake:.3f}: ".format(noun=self.noun, **row)
                 + meaning(row)
             )
             for alarm in alarms:

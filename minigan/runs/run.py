@@ -31,7 +31,7 @@ from minigan.runs import sources
 from minigan.runs.checks import Checked, Checks
 from minigan.runs.discriminator import draw_discriminator
 from minigan.runs.progress import ProgressBar
-from minigan.runs.saved import Saved, generator, newest, read, read_config
+from minigan.runs.saved import Saved, codec_of, generator, newest, read, read_config
 from minigan.training import TOTALS, Config, Diverged, Sampler, Training, checkpoint, players
 from minigan.training.config import place_of
 
@@ -77,7 +77,9 @@ def begin(config: Config, out: Path | None, expect_labels: bool = False, data: D
     _expect_new(out)
     data = load_data(config) if data is None else data
     if expect_labels and data.labels is None:
-        raise UserError(f"--conditional needs labels, and {data.name} has none: leave it out, or add labels")
+        how = "add labels (in a table, --label COLUMN)"
+        raise UserError(f"--conditional needs labels, and {data.name} has none: leave it out, or {how}")
+    config = _fitting(config, data)
     taken = sources.taken(config, data)
     training = Training(config, data, load_backend(config), taken=taken)
     if out:
@@ -88,6 +90,14 @@ def begin(config: Config, out: Path | None, expect_labels: bool = False, data: D
             write_new(training, out)
             keep(training)
     return training
+
+
+def _fitting(config: Config, data: Data) -> Config:
+    """Return the config with a smaller batch, a quarter of the data, if the batch of the preset needs more data."""
+    usual = Config.of(config.preset).batch
+    if config.batch == usual and 8 * config.pack * config.d_steps <= len(data) < usual * config.d_steps:
+        return replace(config, batch=len(data) // (4 * config.d_steps) // config.pack * config.pack)
+    return config
 
 
 def _expect_new(out: Path | None) -> None:
@@ -185,7 +195,8 @@ def read_data(data: Any, labels: Any, config: Config) -> Data:
     elif hasattr(data, "fingerprint") and hasattr(data, "sample_shape"):
         found = data
     else:
-        found, labels = datasets.convert(data, labels, config.kind, config.kind_options()), None
+        found = datasets.convert(data, labels, config.kind, config.kind_options(), config.conditional)
+        labels = None
     found = found if labels is None else datasets.with_labels(found, labels)
     return datasets.hold_out(found, config.hold_out, config.seed)
 
@@ -199,8 +210,7 @@ def load_backend(config: Config):
 def sampler(out: Path | Saved, backend) -> Sampler:
     """Return the sampler of a run: its generator, or the moving average if there is one, and its codec."""
     saved = read(out) if isinstance(out, Path) else out
-    codec = datasets.KINDS[saved.facts["kind"]].codec(**saved.facts["codec"])
-    return Sampler(generator(saved).to(backend), codec, saved.facts.get("class_names"))
+    return Sampler(generator(saved).to(backend), codec_of(saved), saved.facts.get("class_names"))
 
 
 def info(out: Path) -> dict:
@@ -232,7 +242,8 @@ def info(out: Path) -> dict:
 def described(facts: dict) -> list[tuple[str, str]]:
     """Return the result of `info` as lines (topic, text) for people."""
     shape = " x ".join(map(str, facts["sample_shape"]))
-    lines = [("run", facts["run"]), ("data", f"{facts['data']}: {facts['samples']:,} {facts['kind']} of {shape}")]
+    samples = datasets.counted(facts["samples"], facts["kind"])
+    lines = [("run", facts["run"]), ("data", f"{facts['data']}: {samples} of {shape}")]
     lines += [tuple(line) for line in facts["description"]]
     classes = f"{len(facts['class_names'])} classes: {datasets.listing(facts['class_names'])}"
     lines.append(("sampling", f"{classes} (minigan sample --label NAME)" if facts["conditional"] else "without labels"))
@@ -262,8 +273,8 @@ def play(
 
     Shows its progress, and warns once of each problem in `metrics.alarm`, unless `quiet`. At the end
     of an epoch, `runs.checks` may add figures to the history. `callback` gets every record, with
-    these figures and warnings. If it returns True, the training stops after this step. After many
-    short epochs, not every one has a picture, a line and a checkpoint: see `Pace`.
+    these figures and warnings. If it returns True, the training stops after this step. Not every
+    epoch has a picture, a line and a checkpoint if epochs are short or pictures take long: see `Pace`.
 
     Returns whether a collapse stopped the training, which the option `stop_on` asks for. Raises
     Stopped after a signal such as Ctrl-C, when the state is saved, and UserError if a file cannot be
@@ -283,7 +294,8 @@ def play(
             bar.show(record)
             seen = Checked(**record)
             if record["end_of_epoch"] and (pace.shows(training.epoch) or training.finished()):
-                samples = training.samples(PICTURED)
+                encoded = training.encoded_samples(PICTURED)
+                samples = training.data.codec.decode(encoded)
                 if figures := checks.when_due():
                     seen["figures"] = figures
                     training.history[-1].update(figures)
@@ -291,18 +303,21 @@ def play(
                     (out / DIVERGED).unlink(missing_ok=True)  # of an earlier attempt
                     _save_picture_of_epoch(training, out, samples)
                     save(training, out, keep=pace.keeps(training.epoch))
-                labels = np.arange(len(samples)) % training.classes if training.classes else None
-                alarms = watch.check(training.history[-1], samples, labels, training.config.decay)
+                labels = training.sampler.labels_for(len(encoded))
+                seen_by_alarm = samples if isinstance(samples, np.ndarray) else encoded  # not a data frame
+                alarms = watch.check(training.history[-1], seen_by_alarm, labels, training.config.decay)
                 if alarms:
                     seen["alarms"] = alarms
                 bar.print_epoch(training.history[-1], alarms)
                 collapsed = watch.collapsed and training.config.stop_on == "collapse"
                 saved = time.monotonic()
-            elif out and (interrupt.signal or time.monotonic() - saved > SAVE_SECONDS):
+            elif out and time.monotonic() - saved > SAVE_SECONDS:
                 save(training, out)
                 saved = time.monotonic()
             stop = callback is not None and callback(seen) is True
             if interrupt.signal:
+                if out:
+                    save(training, out)
                 raise Stopped(interrupt.signal)
             if collapsed:
                 bar.print_stop(record["step"])
@@ -329,18 +344,20 @@ class Pace:
     """Decides which epochs have a picture, a line and a checkpoint, and which checkpoints are kept.
 
     The first EVERY_EPOCH epochs have them, and later ones if EPOCH_SECONDS have passed since the
-    last that had (and the last of all: see `play`). Every `checkpoint_every` epochs, the next
+    last that had (and the last of all: see `play`). If pictures of this kind of data take long, the
+    `plots.PAUSES` of their view pass between any two. Every `checkpoint_every` epochs, the next
     checkpoint is kept; after EVERY_KEPT of them only if KEPT_SECONDS have passed since the last.
     """
 
     def __init__(self, training: Training):
         self.every, self.kept = training.config.checkpoint_every, training.epoch
+        self.pause = plots.PAUSES.get(training.data.codec.view, 0.0)
         self.shown_at = self.kept_at = time.monotonic()
 
     def shows(self, epoch: int) -> bool:
         """Return whether this completed epoch has a picture, a line and a checkpoint."""
         now = time.monotonic()
-        if epoch > EVERY_EPOCH and now < self.shown_at + EPOCH_SECONDS:
+        if now < self.shown_at + max(self.pause, EPOCH_SECONDS if epoch > EVERY_EPOCH else 0.0):
             return False
         self.shown_at = now
         return True

@@ -23,11 +23,12 @@ def expect_form(out: Path, sampler: Sampler) -> None:
             raise UserError(f"a folder takes one picture for each sample, which these are not: give a {own[0]} file")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} exists and is not an empty folder: give a new folder for the samples")
-    elif out.suffix not in (".png", ".npz", *own):
+    elif not out.name.endswith((".png", *([".npz"] if sampler.codec.key else []), *own)):
         folder = ", or a folder (separate pictures)" if separate else ""
+        archive = ", .npz (samples and labels)" if sampler.codec.key else ""
         raise UserError(
-            f"samples are written to a .png file (a picture), .npz (samples and labels), {' or '.join(own)} (the "
-            f"samples){folder}, got {out}"
+            f"samples are written to a .png file (a picture){archive}, {' or '.join(own)} (the samples){folder}, got "
+            f"{out}"
         )
 
 

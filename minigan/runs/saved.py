@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minigan import datasets
+from minigan.datasets import Codec
 from minigan.errors import UserError
 from minigan.layers import Sequential
 from minigan.training import Config, checkpoint, players
@@ -63,6 +65,11 @@ def newest(out: Path) -> tuple[dict, dict]:
         raise
 
 
+def codec_of(saved: Saved) -> Codec:
+    """Return the codec of the data of a run, whose fields the checkpoint stores."""
+    return datasets.KINDS[saved.facts["kind"]].codec(**saved.facts["codec"])
+
+
 # ---------------------------------------------------------------- networks
 
 
@@ -86,4 +93,5 @@ def networks(saved: Saved) -> tuple[Sequential, Sequential]:
 def _new_networks(saved: Saved) -> tuple[Sequential, Sequential]:
     config, facts = saved.config, saved.facts
     taken = players.Taken(facts.get("discriminator"))
-    return players.build(config, facts["sample_shape"], facts["classes"], np.random.default_rng(0), taken)
+    rng, layout = np.random.default_rng(0), players.layout_of(codec_of(saved))
+    return players.build(config, facts["sample_shape"], facts["classes"], rng, taken, layout=layout)

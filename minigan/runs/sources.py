@@ -45,7 +45,8 @@ def taken(config: Config, data: Data) -> players.Taken | None:
         arrays |= _named("G", G.params | G.buffers)
     found = players.Taken(facts, arrays, tuple(dict.fromkeys(notes)))
     classes = players.number_of_classes(config, data)
-    players.build(config, data.sample_shape, classes, np.random.default_rng(0), found)  # raises UserError
+    layout = players.layout_of(data.codec)
+    players.build(config, data.sample_shape, classes, np.random.default_rng(0), found, layout=layout)  # or UserError
     return found
 
 
@@ -60,6 +61,10 @@ def _read_run(place: Path, player: str, config: Config, data: Data, notes: list[
         raise UserError(f"projected needs a file that `minigan classify` wrote, got the folder {place}")
     saved = saved_runs.read(place)
     _expect_shape(place, saved.facts["sample_shape"], data)
+    if players.layout_of(saved_runs.codec_of(saved)) != players.layout_of(data.codec):
+        raise UserError(
+            f"the columns of {place} have other kinds or values than those of {data.name}: start without it"
+        )
     theirs, own = saved.facts["classes"], players.number_of_classes(config, data)
     if theirs != own:
         saw, see = (f"{n} classes" if n else "no labels" for n in (theirs, own))
@@ -94,7 +99,8 @@ def _expect_architecture(place: Path, player: str, saved: Saved, config: Config)
 def _of_preset(config: Config, saved: Saved) -> tuple[Sequential, Sequential]:
     """Build the networks of the preset of `config`, for the samples and classes of the saved run."""
     shape = dict(sample_shape=saved.facts["sample_shape"], classes=saved.facts["classes"], pack=config.pack)
-    return models.build(config.preset, rng=np.random.default_rng(0), **shape, options=config.network)
+    layout = players.layout_of(saved_runs.codec_of(saved))
+    return models.build(config.preset, rng=np.random.default_rng(0), **shape, options=config.network, layout=layout)
 
 
 def _architecture(config: Config) -> str:

@@ -35,7 +35,8 @@ class Config:
     kind_reason: str = option("", help="why that kind was chosen", flag=None)
     data: str = option(
         "mnist",
-        help="images: mnist, shapes, stacked-mnist, IDX files, .npy, .npz, a folder of pictures; points: ring or grid",
+        help="images: mnist, shapes, stacked-mnist, IDX files, .npy, .npz, a folder of pictures; points: ring or grid; "
+        "tables: penguins, CSV and Parquet files",
         metavar="mnist|PATH",
         resumable=True,
     )
@@ -102,6 +103,9 @@ class Config:
         metavar="X",
     )
     decay: bool = option(False, help="decrease both learning rates linearly to 0")
+    decay_from: float = option(
+        0.0, help="with --decay, the share of the run at which the decrease starts", low=0, below=1, metavar="X"
+    )
     loss: str = option(
         "non_saturating",
         help="non_saturating, minimax (the original, saturating loss), hinge, least_squares, wasserstein, "
@@ -216,6 +220,12 @@ class Config:
             if kind not in (None, models.PRESETS[preset].kind):
                 raise UserError(f"preset {preset} is for {models.PRESETS[preset].kind}, got --kind {kind}: drop one")
             kind, reason = models.PRESETS[preset].kind, f"preset {preset} is for {models.PRESETS[preset].kind}"
+            other, because = datasets.kind_of(str(choices.get("data", "")), kind)
+            if other != kind:
+                usual = datasets.KINDS[other].default_preset
+                raise UserError(
+                    f"{reason}, and {because}: leave --preset out, or choose one for {other}, such as {usual}"
+                )
         elif kind is None:
             kind, reason = datasets.kind_of(choices.get("data", "mnist"))
         if kind not in datasets.KINDS:
@@ -223,7 +233,7 @@ class Config:
         preset = preset or datasets.KINDS[kind].default_preset
         recipe = {"data": datasets.KINDS[kind].builtin[0], **models.PRESETS[preset].recipe}
         if any(choices.get(total) is not None for total in TOTALS):
-            recipe["epochs"] = None
+            recipe |= dict.fromkeys(TOTALS)
         if choices.get("loss") in losses.LOSSES:
             recipe |= losses.LOSSES[choices["loss"]].recipe
         recipe |= optim.SETTINGS.get(choices.get("optimizer", ""), {})

@@ -1,6 +1,7 @@
 """Build the networks of a run, and start them from networks that were trained before.
 
-    G, D = players.build(config, data.sample_shape, classes, rng, taken)
+    layout = players.layout_of(data.codec)
+    G, D = players.build(config, data.sample_shape, classes, rng, taken, layout=layout)
 
 A run takes its networks from the preset. With the options `discriminator_from` and `generator_from`,
 it starts from the weights of earlier runs, or of a classifier. `runs.sources` reads them. Instance
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minigan import models
-from minigan.datasets import Data
+from minigan.datasets import Codec, Data
 from minigan.errors import UserError
 from minigan.layers import GaussianNoise, Layer, Pack, Sequential
 from minigan.models import reuse
@@ -47,6 +48,12 @@ def number_of_classes(config: Config, data: Data) -> int:
     return len(data.class_names) if config.conditional and data.class_names else 0
 
 
+def layout_of(codec: Codec) -> models.Layout:
+    """Return what the features of a sample mean, which the codec of table rows knows. Other samples have no groups."""
+    groups = getattr(codec, "groups", ())
+    return models.Layout(tuple((start, stop) for start, stop in groups), getattr(codec, "label_group", None))
+
+
 def build(
     config: Config,
     sample_shape: tuple[int, ...],
@@ -54,10 +61,12 @@ def build(
     rng: np.random.Generator,
     taken: Taken | None = None,
     networks: tuple[Sequential, Sequential] | None = None,
+    layout: models.Layout | None = None,
 ) -> tuple[Sequential, Sequential]:
     """Build (generator, discriminator) of a run on the CPU, with weights from `rng` and those that were taken.
 
-    If `networks` are given, they are used instead. With packing, their discriminator takes samples
+    `layout` says what the features of table rows mean: see `layout_of`. If `networks` are given, they are
+    used instead. With packing, their discriminator takes samples
     that are joined along their last axis. Raises UserError if the config names networks to start from
     and `taken` is not given, if both are given, or if the taken ones do not fit.
     """
@@ -76,6 +85,7 @@ def build(
         classes=classes,
         options=config.network,
         pack=config.pack,
+        layout=layout,
     )
     if taken.discriminator is not None:
         D = reuse.from_facts(rng, tuple(sample_shape), classes, taken.discriminator)

@@ -19,14 +19,14 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from minigan import game, losses, optim, penalties
+from minigan import datasets, game, losses, models, optim, penalties
 from minigan.backends import Array, Backend
 from minigan.datasets import Codec, Data
 from minigan.errors import UserError
 from minigan.layers import Sequential, fuse
 from minigan.training import checkpoint, players
 from minigan.training.config import TOTALS, Config
-from minigan.training.sampling import Sampler, cyclic_labels, draw_labels, draw_noise, draw_samples
+from minigan.training.sampling import Sampler, draw_labels, draw_noise, draw_samples, every_label
 
 
 class Record(TypedDict):
@@ -72,24 +72,24 @@ class Training:
     ):
         self.config, self.backend = config, backend
         if len(data) < config.batch * config.d_steps:
-            raise UserError(
-                f"a step takes {config.batch * config.d_steps} {data.kind} and {data.name} has {len(data)}: "
-                f"choose a smaller --batch"
-            )
+            needs = datasets.counted(config.batch * config.d_steps, data.kind)
+            raise UserError(f"a step takes {needs} and {data.name} has {len(data)}: choose a smaller --batch")
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
         self.penalty_rng = np.random.default_rng([config.seed, 4])  # stream 3 is the order of the samples
         self.classes = players.number_of_classes(config, data)
-        if self.classes and config.pack > 1:
+        if self.classes:
+            losses.expect_labels(data.labels, self.classes)  # once: a check in each step would synchronise
+        self.taken = taken
+        layout = players.layout_of(data.codec)
+        self.G, self.D = players.build(config, data.sample_shape, self.classes, weights, taken, networks, layout)
+        if self.classes and config.pack > 1 and self.D.takes_labels:
             raise UserError(
                 f"packing joins samples of different classes, so D cannot take a label: choose --unconditional, or "
                 f"leave out --pack, got {config.pack}"
             )
-        if self.classes:
-            losses.expect_labels(data.labels, self.classes)  # once: a check in each step would synchronise
-        self.taken = taken
-        self.G, self.D = players.build(config, data.sample_shape, self.classes, weights, taken, networks)
         if self.G.noise_shape is None:
             raise UserError("the generator has no noise_shape: set generator.noise_shape, for example to (64,)")
+        self.labels_in_samples = models.PRESETS[config.preset].takes_layout
         self._own_networks = networks
         self.penalty = self._penalty()
         self.G.to(backend)
@@ -105,7 +105,7 @@ class Training:
         if config.real_share != 0.5:
             self.loss = losses.weighted(self.loss, config.real_share)
         self.fixed_noise = draw_noise(self.G, fixed, 100)  # the noise of every picture of the run
-        self.fixed_labels = cyclic_labels(self.G, 100, self.classes)
+        self.fixed_labels = self.G.backend.asarray(every_label(100, self.classes, data.codec)) if self.classes else None
         self.horizon = config.totals()
         self.decay_start: tuple[int, float] = (0, 0.0)
         self.step = self.epoch = self.cursor = 0
@@ -240,7 +240,10 @@ class Training:
             if self.loss.compares or c.feature_matching:  # fakes with the labels of the real samples
                 record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels, real, c.feature_matching)
             else:
-                drawn = draw_labels(G, self.noise, c.batch, self.classes)
+                # A class of a table may be rare. If it were more frequent here than in the discriminator step, batch
+                # norm would compute another G there, and G would learn a biased distribution.
+                same = self.labels_in_samples
+                drawn = labels if same else draw_labels(G, self.noise, c.batch, self.classes)
                 record |= game.generator_step(G, D, self.opt_g, z, self.loss, drawn)
             self._update_average()
         return record
@@ -250,7 +253,7 @@ class Training:
         c = self.config
         done = self._progress(self.horizon, self.decay_start)
         if c.decay:
-            left = max(0.0, 1 - done)
+            left = max(0.0, 1 - max(0.0, done - c.decay_from) / (1 - c.decay_from))
             self.opt_g.lr, self.opt_d.lr = c.lr_g * left, c.lr_d * left
         if c.instance_noise:  # a new decay of the learning rate, see `extend`, brings no new noise
             over = 1.0 if self.decay_start != (0, 0.0) else done / c.instance_noise_until
@@ -335,11 +338,15 @@ class Training:
         `count` is at most 100. Raises Diverged if a sample has a number that is not finite: with
         enormous weights this can happen before a loss or a weight is not finite.
         """
+        return self.data.codec.decode(self.encoded_samples(count))
+
+    def encoded_samples(self, count: int = 100) -> np.ndarray:
+        """Returns the samples of `samples` as G draws them, float32 (count, *sample_shape)."""
         labels = None if self.fixed_labels is None else self.fixed_labels[:count]
         samples = draw_samples(self.sampler.generator, self.fixed_noise[:count], labels)
         if not np.isfinite(samples).all():
             raise self._diverged(self.step, "a sample of G")
-        return self.data.codec.decode(samples)
+        return samples
 
     def rows(self) -> list[dict]:
         """Returns the history: a row for each epoch, including the current one if it is incomplete."""

@@ -7,9 +7,10 @@ from minigan.backends import Backend
 from minigan.backends.cupy.backend import CupyBackend
 from minigan.backends.numba.backend import NumbaBackend
 from minigan.backends.numpy_backend import NumpyBackend
-from minigan.datasets import Codec, Data, Images, Points
+from minigan.datasets import Codec, Data, Images, Points, Table
 from minigan.datasets.images import ImageCodec
 from minigan.datasets.points import PointsCodec
+from minigan.datasets.tables import TableCodec
 
 
 def backends() -> list[Backend]:
@@ -17,11 +18,11 @@ def backends() -> list[Backend]:
     return [NumpyBackend(), NumbaBackend(threads=1), CupyBackend()]
 
 
-def data(images: Images, points: Points) -> list[Data]:
+def data(images: Images, points: Points, table: Table) -> list[Data]:
     """Return each kind of data as Data."""
-    return [images, points]
+    return [images, points, table]
 
 
 def codecs() -> list[Codec]:
     """Return each codec as a Codec."""
-    return [ImageCodec(), PointsCodec("ring")]
+    return [ImageCodec(), PointsCodec("ring"), TableCodec([])]

@@ -281,6 +281,38 @@ class CupyBackend(Backend):
         _each("uniform", u.size, u.dtype, u, np.uint64(stream))
         return u
 
+    # ---- groups of columns
+
+    @in_force
+    def softmax_groups(self, l: Array, starts: Shape) -> Array:
+        """Compute y = e / (sum of e over the group) with e = exp(l - max of l over the group): (N, G) -> (N, G)."""
+        (l,) = _contiguous(l)
+        y = cupy.empty(l.shape, l.dtype)
+        self._each_group("softmax_groups", starts, l, y)
+        return y
+
+    @in_force
+    def softmax_groups_grad(self, dy: Array, y: Array, starts: Shape) -> Array:
+        """Compute dl = y * (dy - sum of dy * y over the group)."""
+        dy, y = _contiguous(dy, y)
+        dl = cupy.empty(y.shape, y.dtype)
+        self._each_group("softmax_groups_grad", starts, dy, y, dl)
+        return dl
+
+    @in_force
+    def argmax_groups(self, l: Array, starts: Shape) -> Array:
+        """Compute y = 1 at the largest number of each group, else 0: (N, G) -> (N, G)."""
+        (l,) = _contiguous(l)
+        y = cupy.empty(l.shape, l.dtype)
+        self._each_group("argmax_groups", starts, l, y)
+        return y
+
+    def _each_group(self, name: str, starts: Shape, *arrays: Array) -> None:
+        """Queue a kernel with one thread for each group of each row of the arrays (N, G)."""
+        N, G = arrays[0].shape
+        bounds = _bounds(starts, G, self.settings["device"])
+        _each(name, N * len(starts), arrays[0].dtype, *arrays, bounds, _int(G), _int(len(starts)))
+
     # ---- losses, each in one kernel
 
     @in_force
@@ -428,6 +460,15 @@ def _im2col(x: cupy.ndarray, K: int, stride: int, pad) -> tuple[cupy.ndarray, tu
     place = map(_int, (windows, H, W, C, K, stride, pads(pad)[0], P, Q))
     _launch("im2col", x.dtype, (-(-windows // ROWS),), (LANES, ROWS), x, col, *place)
     return col, (N, P, Q)
+
+
+@functools.lru_cache(maxsize=64)
+def _bounds(starts: Shape, G: int, device: int) -> cupy.ndarray:
+    """Return (n + 1,) on the device: group k has the columns from bounds[k] to bounds[k + 1], exclusive.
+
+    They are copied to the GPU once, and not in every step.
+    """
+    return cupy.asarray(np.array([*starts, G], np.int32))
 
 
 def _expect(fits: bool, *shapes) -> None:

@@ -292,6 +292,47 @@ extern "C" __global__ void gather(const unsigned char* __restrict__ images, cons
     x[i] = real(images[index[i / size] * size + i % size]) / real(127.5) - 1;
 }
 
+// ---------------------------------------------------------------- groups of columns
+
+// One thread computes one group of one row of x (N, G): group k has the columns from bounds[k] to bounds[k + 1],
+// exclusive. n = N * groups, and begin and end are positions in the flat x.
+#define FOR_GROUP(begin, end, bounds, G, groups, n)                  \
+    FOR_ELEMENT(e_, n)                                               \
+    const int begin = e_ / (groups) * (G) + (bounds)[e_ % (groups)]; \
+    const int end = e_ / (groups) * (G) + (bounds)[e_ % (groups) + 1];
+
+// Computes y = exp(l - top) / (sum of exp(l - top) over the group), where top is the largest l of the group.
+extern "C" __global__ void softmax_groups(const real* __restrict__ l, real* __restrict__ y,
+                                          const int* __restrict__ bounds, int G, int groups, int n) {
+    FOR_GROUP(begin, end, bounds, G, groups, n)
+    real top = l[begin], sum = 0;
+    for (int i = begin + 1; i < end; ++i) top = l[i] > top ? l[i] : top;
+    for (int i = begin; i < end; ++i) {
+        y[i] = exp(l[i] - top);
+        sum += y[i];
+    }
+    for (int i = begin; i < end; ++i) y[i] /= sum;
+}
+
+// Computes dl = y * (dy - sum of dy * y over the group).
+extern "C" __global__ void softmax_groups_grad(const real* __restrict__ dy, const real* __restrict__ y,
+                                               real* __restrict__ dl, const int* __restrict__ bounds, int G,
+                                               int groups, int n) {
+    FOR_GROUP(begin, end, bounds, G, groups, n)
+    real sum = 0;
+    for (int i = begin; i < end; ++i) sum += dy[i] * y[i];
+    for (int i = begin; i < end; ++i) dl[i] = y[i] * (dy[i] - sum);
+}
+
+// Computes y = 1 at the first largest l of the group, else 0.
+extern "C" __global__ void argmax_groups(const real* __restrict__ l, real* __restrict__ y,
+                                         const int* __restrict__ bounds, int G, int groups, int n) {
+    FOR_GROUP(begin, end, bounds, G, groups, n)
+    int at = begin;
+    for (int i = begin + 1; i < end; ++i) at = l[i] > l[at] ? i : at;
+    for (int i = begin; i < end; ++i) y[i] = i == at ? real(1) : real(0);
+}
+
 // ---------------------------------------------------------------- losses
 
 // Returns the sum of v over a block of THREADS threads, which must all call it: first over each warp by shuffles, then

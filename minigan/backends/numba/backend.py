@@ -45,7 +45,16 @@ from minigan.backends.contract import (
     in_force,
     pads,
 )
-from minigan.backends.numba import expect_threads, fourier, kernel_cache, microkernel, parallel, passes, toomcook
+from minigan.backends.numba import (
+    expect_threads,
+    fourier,
+    groups,
+    kernel_cache,
+    microkernel,
+    parallel,
+    passes,
+    toomcook,
+)
 from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
 from minigan.backends.numpy_backend import NumpyBackend, limit_blas
 
@@ -217,6 +226,23 @@ class NumbaBackend(NumpyBackend):
     def uniform(self, shape: Shape, stream: int, dtype: Any) -> Array:
         """Compute the random numbers between 0 and 1 of the reference."""
         return passes.uniform(shape, stream, dtype)
+
+    # ---- groups of columns
+
+    @in_force
+    def softmax_groups(self, l: Array, starts: Shape) -> Array:
+        """Compute y = e / (sum of e over the group) with e = exp(l - max of l over the group): (N, G) -> (N, G)."""
+        return groups.softmax_groups(l, starts)
+
+    @in_force
+    def softmax_groups_grad(self, dy: Array, y: Array, starts: Shape) -> Array:
+        """Compute dl = y * (dy - sum of dy * y over the group)."""
+        return groups.softmax_groups_grad(dy, y, starts)
+
+    @in_force
+    def argmax_groups(self, l: Array, starts: Shape) -> Array:
+        """Compute y = 1 at the largest number of each group, else 0: (N, G) -> (N, G)."""
+        return groups.argmax_groups(l, starts)
 
     # ---- updates in place
 
@@ -412,7 +438,7 @@ def expect_right_results() -> None:
 
     Raises BackendUnavailable if its result is wrong, and the exception of Numba if it does not compile.
     """
-    kernel_cache.check_kernels([parallel, passes, microkernel, toomcook, fourier, sys.modules[__name__]])
+    kernel_cache.check_kernels([parallel, passes, groups, microkernel, toomcook, fourier, sys.modules[__name__]])
     if folder := kernel_folder():
         kernel_cache.delete_damaged(kernel_cache.files_in(folder))
     numbers = np.arange(8, dtype=np.float32)
