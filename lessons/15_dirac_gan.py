@@ -214,6 +214,7 @@ assert (np.diff(ends[:5]) < 0).all() and (np.diff(ends[4:]) > 0).all(), (
     "One weight of R1 is the best: with less the players turn for longer, with more the forger hardly moves."
 )
 
+
 # %% [markdown]
 # ## The same with networks
 #
@@ -221,9 +222,8 @@ assert (np.diff(ends[:5]) < 0).all() and (np.diff(ends[4:]) > 0).all(), (
 # plane. The forger has two weights, the coordinates of its only fake. The critic has 65 weights. The players take turns
 # with the minimax loss.
 #
-# Here the game comes to rest also without R1, because the biases and the curved functions of this critic act as a weak
-# brake. (Do not rely on it: it depends on the network and on the data.) **With R1, the forger comes to rest in less
-# than half of the rounds.**
+# This game comes to rest also without R1, after many turns. (Do not rely on it: it depends on the network and on the
+# data.) **With R1, the forger comes to rest in less than half of the rounds.**
 
 
 # %%

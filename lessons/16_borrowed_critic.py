@@ -177,8 +177,8 @@ assert np.isclose(gap, (f_x.mean(axis=0) - f_y.mean(axis=0)) @ head.params["w"][
 # ## Third try: show the head the batch
 #
 # [Lesson 14](14_mode_collapse.py) has the remedy: the minibatch standard deviation of each feature. It is computed, not
-# learnt, so it fits a critic that does not learn. The head now has 129 weights. (minigan adds this layer to each critic
-# that it builds from a classifier, for this reason.)
+# learnt, so it fits a critic that does not learn. The head now has 129 weights. (minigan adds this layer when it builds
+# a critic from the convolutions of a classifier.)
 #
 # ## Fourth try: no critic at all
 #
@@ -246,7 +246,7 @@ side.axes[2].text(0.5, 0.6, "light blue: real\nblack: fakes", ha="center", trans
 save(figure, "16_borrowed_critic.png")
 
 # %% [markdown]
-# In minigan, `--discriminator_from` takes the critic of an earlier run or a classifier that `minigan classify` wrote,
+# In minigan, `--discriminator-from` takes the critic of an earlier run or a classifier that `minigan classify` wrote,
 # `--freeze` says what does not learn, and `--projected` trains small heads on random projections of frozen features
 # (after Sauer et al. 2021). `minigan experiment pretrained` compares them with digits.
 #

@@ -36,7 +36,7 @@ mnist = datasets.mnist()
 # so it ends at 31. This is 3 pixels more than there are. TensorFlow puts 1 before and 2 after the image. In minigan,
 # this is `pad=(1, 2)`.
 #
-# *LeakyReLU.* In the older Keras of the tutorial, the slope for negative inputs is 0.3.
+# *LeakyReLU.* Keras's slope for negative inputs is 0.3, if none is given.
 #
 # *Dense(1).* The output is a logit, and no sigmoid follows, because the loss includes it ([lesson 8](08_losses.py)).
 #
@@ -127,8 +127,8 @@ assert np.std(logits) > 0.05 and len(set(without)) == 1, (
 #     fakes   mean 12, std 1     normalised -1 and 1
 #
 # The fakes are 10 too large, and the critic gets the same numbers for both. **Batch norm hides from the critic that a
-# whole batch is too bright, or has too much contrast.** This is one reason why the DCGAN paper has no batch norm in the
-# first layer of the critic. And there is a second effect: **the logit of an image depends on the other images of its
+# whole batch is too bright, or has too much contrast.** The DCGAN paper has no batch norm in the first layer of the
+# critic. And there is a second effect: **the logit of an image depends on the other images of its
 # batch.**
 
 # %%
@@ -153,8 +153,8 @@ assert np.ptp(company) > 0.01, "With batch norm, the logit of an image depends o
 #
 # What is dropout good for? Suppose the forger is perfect: its fakes are digits from the same distribution as the data.
 # Then the critic should answer 1/2 for everything. But it sees the same few real digits again and again, and each fake
-# only once. So it can *memorise* the real ones: it says "real" for the images that it knows. This harms the game,
-# because then the critic pushes the forger towards copies of its data.
+# only once. So it can *memorise* the real ones: it says "real" for the images that it knows. Then it judges
+# what it remembers, and not what digits look like.
 #
 # We can play this game, because we have a perfect forger: MNIST. The data are 200 digits, and the fakes are others,
 # always new. The critics have 8 and 16 channels, to save time. From time to time, we ask: how many of the 200 digits
@@ -196,8 +196,7 @@ for kind, curve in curves.items():
 # and with batch norm faster.** Dropout slows it down, because the critic cannot rely on a few features of an image that
 # may be missing in the next pass.
 #
-# The remedy for memorising is more data, or changing the images at random before the critic sees them. Dropout only
-# delays it.
+# Dropout only delays it. More data, or images that are changed at random in each step, leave less to memorise.
 
 # %%
 late = {kind: curve[-4:, 1].mean() for kind, curve in curves.items()}  # mean of the last four looks

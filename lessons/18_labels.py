@@ -4,7 +4,7 @@
 # **Question.** How can we ask a forger for a certain digit, and what do we need to draw with it outside minigan?
 #
 # **You will know** how labels enter both networks, why the critic must see them too, how to measure whether the forger
-# draws what it was asked for, and how to run a trained generator with twenty lines of NumPy.
+# draws what it was asked for, and how to run a trained generator with about thirty lines of NumPy.
 #
 # **Builds on** [lesson 9](09_dcgan.py) and [lesson 12](12_latent_space.py). **Takes** 35 minutes to read, 14 seconds to
 # run, 9 with `--quick`.
@@ -221,7 +221,7 @@ pixels = datasets.unscale(alone)
 difference = abs(pixels.astype(int) - images).max()
 print(f"largest difference of a pixel between minigan and bare NumPy, of 255: {difference}")
 assert alone.shape == (500, 28, 28, 1) and difference <= 1, (
-    "Twenty lines of NumPy draw the same images as minigan, to one grey level."
+    "About thirty lines of NumPy draw the same images as minigan, to one grey level."
 )
 
 # %% [markdown]

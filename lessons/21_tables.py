@@ -128,8 +128,8 @@ for start, stop in groups:
 #                               with t = 0.2       0.639   0.004   0.357
 #                               with t = 0.05      0.911   0.000   0.089
 #
-# **The smaller t is, the closer is y to one-hot.** But with a very small t, the slopes are nearly always 0. minigan
-# uses t = 0.2.
+# **The smaller t is, the closer is y to one-hot.** But with a very small t, the slopes are close to 0 for most draws.
+# minigan uses t = 0.2.
 
 
 # %%
@@ -154,6 +154,8 @@ largest = [softmax(many[:20_000] / t).max(axis=1).mean() for t in temperatures]
 assert (np.diff(largest) > 0).all() and largest[-1] > 0.95, (
     "The smaller the temperature, the closer is Gumbel-softmax to one-hot."
 )
+y = softmax(many[:20_000] / 0.01)[:, 0]
+assert (y * (1 - y) / 0.01 < 1e-3).mean() > 0.8  # the slope of the first word with respect to its logit, for t = 0.01
 head = TableHead([(0, 3)], 3, temperature=0.2, rng=rng)  # the last layer of minigan's forger for tables
 drawn, _ = head.forward(np.tile(l, (50_000, 1)), train=False)  # after the training, it draws exactly one-hot words
 assert set(np.unique(drawn)) == {0, 1} and np.allclose(drawn.mean(axis=0), softmax(l), atol=0.01)
@@ -169,6 +171,7 @@ assert set(np.unique(drawn)) == {0, 1} and np.allclose(drawn.mean(axis=0), softm
 SEED = 0
 options = dict(batch=128, network=dict(g_width=64, d_width=64, noise_size=16), data_options=dict(label="species"))
 config = Config.of("table", data="penguins", steps=600 if QUICK else 1200, seed=SEED, **options)
+assert config.network["temperature"] == 0.2
 training = Training(config, data, backends.load("auto"))
 for _ in training.records():
     pass

@@ -39,7 +39,8 @@ rng = np.random.default_rng(0)
 # It has a meaning. Pair each real sample with a fake, and compute the mean of the squared differences of the pairs. The
 # best way to pair is by size: the smallest with the smallest, and so on. **For normally distributed features, the
 # Frechet distance is the mean squared difference of the best pairs.** (It is also called the squared Wasserstein-2
-# distance. Heusel et al. 2017 use it to compare images. In most texts, "Frechet distance" means this squared form.)
+# distance. Heusel et al. 2017 use it to compare images. In texts about GANs, "Frechet distance" means this
+# squared form.)
 
 
 # %%
@@ -119,7 +120,7 @@ def features(images):
 
 
 mnist = datasets.mnist()
-order = rng.permutation(60_000)  # neighbours in MNIST are often by the same writer
+order = rng.permutation(60_000)  # the digits of the file are not in random order
 images, labels = mnist.images[order], mnist.labels[order]
 COUNT = 2000
 training = images[:COUNT]  # the digits that the forgers learnt from

@@ -227,7 +227,7 @@ assert seconds["nudging"] > 100 * seconds["tangent"], (
 # *Batch norm.* With batch norm, the logit of one sample depends on the whole batch. If batch norm comes directly before
 # the last layer, the sum of all logits is always the same: the mean of its outputs is fixed ([lesson
 # 10](10_trusting_a_gradient.py)). **Then the gradient of the sum is 0 for every critic, and the penalty does nothing.**
-# The authors of WGAN-GP advise against batch norm in the critic for this reason.
+# The authors of WGAN-GP advise against batch norm in the critic, because their penalty is for each sample alone.
 
 # %%
 flat = Sequential(Dense(3, 1, rng=rng)).to("numpy", np.float64)
