@@ -381,4 +381,5 @@ save(figure, "13_making_it_fast.png")
 # assert np.isclose(theirs.size / ours.size, fraction)
 
 # %% [markdown]
-# This is the end of part II. Next, read `minigan/backends/numba/backend.py`, or go back to [the contents](README.md).
+# This is the end of part II. To see more kernels, read `minigan/backends/numba/backend.py`. Part III starts with
+# [14_mode_collapse.py](14_mode_collapse.py), which asks why a forger draws only a few things, and what helps.
