@@ -40,6 +40,7 @@ from minigan.backends.contract import (
     Finding,
     Normalisation,
     Pad,
+    RecurrentGradients,
     Shape,
     conv_size,
     in_force,
@@ -53,6 +54,7 @@ from minigan.backends.numba import (
     microkernel,
     parallel,
     passes,
+    recurrent,
     toomcook,
 )
 from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
@@ -244,6 +246,46 @@ class NumbaBackend(NumpyBackend):
         """Compute y = 1 at the largest number of each group, else 0: (N, G) -> (N, G)."""
         return groups.argmax_groups(l, starts)
 
+    # ---- recurrent layers
+
+    @in_force
+    def gru(
+        self, a: Array, w: Array, b_x: Array, b_h: Array, start: Array, m: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Compute the states y (N, T, H) of a GRU, and the arrays that `gru_grad` needs. Overwrites a."""
+        expect_steps(a, w, start, 3, 1)
+        if not tile_supports(a, w):
+            return super().gru(a, w, b_x, b_h, start, m)
+        return recurrent.gru(a, w, b_x, b_h, start, m)
+
+    @in_force
+    def gru_grad(
+        self, dy: Array, saved: tuple[Array, ...], w: Array, m: Array | None = None, need_grads: bool = True
+    ) -> RecurrentGradients:
+        """Compute the gradients of the arguments of `gru` from dy (N, T, H)."""
+        if not tile_supports(dy, w):
+            return super().gru_grad(dy, saved, w, m, need_grads)
+        return recurrent.gru_grad(dy, saved, w, m, need_grads)
+
+    @in_force
+    def lstm(
+        self, a: Array, w: Array, b_x: Array, b_h: Array, start: Array, m: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Compute the outputs y (N, T, H) of an LSTM, and the arrays that `lstm_grad` needs. Overwrites a."""
+        expect_steps(a, w, start, 4, 2)
+        if not tile_supports(a, w):
+            return super().lstm(a, w, b_x, b_h, start, m)
+        return recurrent.lstm(a, w, b_x, b_h, start, m)
+
+    @in_force
+    def lstm_grad(
+        self, dy: Array, saved: tuple[Array, ...], w: Array, m: Array | None = None, need_grads: bool = True
+    ) -> RecurrentGradients:
+        """Compute the gradients of the arguments of `lstm` from dy (N, T, H)."""
+        if not tile_supports(dy, w):
+            return super().lstm_grad(dy, saved, w, m, need_grads)
+        return recurrent.lstm_grad(dy, saved, w, m, need_grads)
+
     # ---- updates in place
 
     @in_force
@@ -312,6 +354,14 @@ def expect_equal(names: str, a: int, b: int) -> None:
     """Raise ValueError if two sizes differ. Compiled loops do not check bounds, so sizes are checked first."""
     if a != b:
         raise ValueError(f"sizes of {names} do not match: got {a} and {b}, expected them to be equal")
+
+
+def expect_steps(a: np.ndarray, w: np.ndarray, start: np.ndarray, gates: int, states: int) -> None:
+    """Raise ValueError unless a (N, T, G), w (H, G) and the initial state fit together."""
+    expect_equal("a and w", a.shape[2], w.shape[1])
+    expect_equal("w", gates * len(w), w.shape[1])
+    expect_equal("a and the initial state", len(a), len(start))
+    expect_equal("w and the initial state", states * len(w), start.shape[1])
 
 
 # The plain loops ------------------------------------------------------------------------------------------------------
@@ -438,7 +488,9 @@ def expect_right_results() -> None:
 
     Raises BackendUnavailable if its result is wrong, and the exception of Numba if it does not compile.
     """
-    kernel_cache.check_kernels([parallel, passes, groups, microkernel, toomcook, fourier, sys.modules[__name__]])
+    kernel_cache.check_kernels(
+        [parallel, passes, groups, recurrent, microkernel, toomcook, fourier, sys.modules[__name__]]
+    )
     if folder := kernel_folder():
         kernel_cache.delete_damaged(kernel_cache.files_in(folder))
     numbers = np.arange(8, dtype=np.float32)
