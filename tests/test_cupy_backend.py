@@ -254,6 +254,15 @@ GLUE = {
     "the end of the last group forgotten": ("np.array([*starts, G], np.int32)", "np.array([*starts, 0], np.int32)"),
     "too few threads for the groups": ("_each(name, N * len(starts)", "_each(name, N"),
     "bounds of 64 bits": ("G], np.int32)", "G], np.int64)"),
+    "the states after each step in place of before": (
+        "cupy.concatenate([start[:, None, :H], y[:, :-1]], axis=1)",
+        "y",
+    ),
+    "the gradient of the inputs in place of the states": (
+        "self.sum_rows(da), self.sum_rows(dq)",
+        "self.sum_rows(da), self.sum_rows(da)",
+    ),
+    "too few sequences": ("_launch(name, x.dtype, (N,), _units(H), a", "_launch(name, x.dtype, (1,), _units(H), a"),
     "arrays after the eighth written over the first ones": ("            start += n\n", ""),
 }
 

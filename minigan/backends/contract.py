@@ -49,13 +49,22 @@ class Normalisation(NamedTuple):
     eps: float
 
 
-class RecurrentGradients(NamedTuple):
-    """The gradients of the arguments of a recurrent operation."""
+class RecurrentWeights(NamedTuple):
+    """The weights of a recurrent layer with F inputs and H units. G = 3 H for a GRU, and 4 H for an LSTM."""
 
-    a: Array  # (N, T, G)
-    weights: tuple[Array, Array, Array] | tuple[None, None, None]  # w (H, G), b_x (G,), b_h (G,); None: not needed
+    w_x: Array  # (F, G), of the input of a step
+    w_h: Array  # (H, G), of the state
+    b_x: Array  # (G,)
+    b_h: Array  # (G,)
+
+
+class RecurrentGradients(NamedTuple):
+    """The gradients of the arguments of a recurrent operation. None: not needed, or there is no such argument."""
+
+    x: Any  # (N, T, F)
+    weights: RecurrentWeights | None
     start: Array  # (N, H), or (N, 2 H) of an LSTM
-    m: Any  # (N, T), or None if there is no mask
+    m: Any  # (N, T)
 
 
 class AdamStep(NamedTuple):
@@ -291,46 +300,56 @@ class Backend(Protocol):
         """Compute y (N, G): 1 at the largest number of each group of l (N, G), the first one if several are, else 0."""
         ...
 
-    # ---- recurrent layers with H units, over T steps. a (N, T, G) is the product of the inputs of all steps with their
-    # ---- weights, without the bias b_x (G,). w (H, G) and b_h (G,) belong to the state. Operations may overwrite a.
-    # ---- m (N, T) is a mask: each step of the state s is s + m_t * (next state - s), so that 0 keeps the state.
+    # ---- recurrent layers: x (N, T, F) has T steps, m (N, T) is a mask or None, and `start` is the state before the
+    # ---- first step. A step of the state s is s + m_t * (next s - s), so that a mask of 0 keeps the state.
 
     def gru(
-        self, a: Array, w: Array, b_x: Array, b_h: Array, start: Array, m: Array | None = None
+        self, x: Array, weights: "RecurrentWeights", start: Array, m: Array | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Compute the states y (N, T, H) of a GRU with G = 3 H, and the arrays that `gru_grad` needs.
+        """Compute the states y (N, T, H) of a GRU, and the arrays that `gru_grad` needs.
 
-        With the state h, which is `start` (N, H) at first, and three parts p_r, p_z, p_n of each
-        array (..., 3 H), a step is
+        The state is h, which is `start` (N, H) at first. v and q have three parts r, z, n. A step is
 
-            v = a_t + b_x,  q = h @ w + b_h,  r = sigmoid(v_r + q_r),  z = sigmoid(v_z + q_z)
+            v = x_t @ w_x + b_x,  q = h @ w_h + b_h,  r = sigmoid(v_r + q_r),  z = sigmoid(v_z + q_z)
             n = tanh(v_n + r * q_n),  next h = (1 - z) * n + z * h
         """
         ...
 
     def gru_grad(
-        self, dy: Array, saved: tuple[Array, ...], w: Array, m: Array | None = None, need_grads: bool = True
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: "RecurrentWeights",
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
     ) -> "RecurrentGradients":
-        """Compute the gradients of the arguments of `gru` from dy (N, T, H). Those of the weights only if needed."""
+        """Compute the gradients of the arguments of `gru` from dy (N, T, H), those of x and the weights if needed."""
         ...
 
     def lstm(
-        self, a: Array, w: Array, b_x: Array, b_h: Array, start: Array, m: Array | None = None
+        self, x: Array, weights: "RecurrentWeights", start: Array, m: Array | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Compute the outputs y (N, T, H) of an LSTM with G = 4 H, and the arrays that `lstm_grad` needs.
+        """Compute the outputs y (N, T, H) of an LSTM, and the arrays that `lstm_grad` needs.
 
-        With the state (h, c), whose parts are `start` (N, 2 H) at first, and four parts q_i, q_f,
-        q_g, q_o of q, a step is
+        The state is h and c, which are the halves of `start` (N, 2 H) at first. q has four parts
+        i, f, g, o. A step is
 
-            q = a_t + b_x + h @ w + b_h,  next c = sigmoid(q_f) * c + sigmoid(q_i) * tanh(q_g)
-            next h = sigmoid(q_o) * tanh(next c)
+            q = x_t @ w_x + b_x + h @ w_h + b_h
+            next c = sigmoid(q_f) * c + sigmoid(q_i) * tanh(q_g),  next h = sigmoid(q_o) * tanh(next c)
         """
         ...
 
     def lstm_grad(
-        self, dy: Array, saved: tuple[Array, ...], w: Array, m: Array | None = None, need_grads: bool = True
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: "RecurrentWeights",
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
     ) -> "RecurrentGradients":
-        """Compute the gradients of the arguments of `lstm` from dy (N, T, H). Those of the weights only if needed."""
+        """Compute the gradients of the arguments of `lstm` from dy (N, T, H), those of x and the weights if needed."""
         ...
 
     # ---- losses of logits (N, 1) or (N,); f is softplus(l), hinge: max(0, 1 + l),

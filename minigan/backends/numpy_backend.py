@@ -28,6 +28,7 @@ from minigan.backends.contract import (
     Normalisation,
     Pad,
     RecurrentGradients,
+    RecurrentWeights,
     Shape,
     conv_size,
     cores,
@@ -259,31 +260,43 @@ class NumpyBackend(Backend):
 
     @in_force
     def gru(
-        self, a: Array, w: Array, b_x: Array, b_h: Array, start: Array, m: Array | None = None
+        self, x: Array, weights: RecurrentWeights, start: Array, m: Array | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
         """Compute the states y (N, T, H) of a GRU, and the arrays that `gru_grad` needs."""
-        return recurrence.gru(self, a, w, b_x, b_h, start, m)
+        return recurrence.gru(self, x, weights, start, m)
 
     @in_force
     def gru_grad(
-        self, dy: Array, saved: tuple[Array, ...], w: Array, m: Array | None = None, need_grads: bool = True
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: RecurrentWeights,
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
     ) -> RecurrentGradients:
         """Compute the gradients of the arguments of `gru` from dy (N, T, H)."""
-        return recurrence.gru_grad(self, dy, saved, w, m, need_grads)
+        return recurrence.gru_grad(self, dy, saved, weights, m, (need_dx, need_grads))
 
     @in_force
     def lstm(
-        self, a: Array, w: Array, b_x: Array, b_h: Array, start: Array, m: Array | None = None
+        self, x: Array, weights: RecurrentWeights, start: Array, m: Array | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
         """Compute the outputs y (N, T, H) of an LSTM, and the arrays that `lstm_grad` needs."""
-        return recurrence.lstm(self, a, w, b_x, b_h, start, m)
+        return recurrence.lstm(self, x, weights, start, m)
 
     @in_force
     def lstm_grad(
-        self, dy: Array, saved: tuple[Array, ...], w: Array, m: Array | None = None, need_grads: bool = True
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: RecurrentWeights,
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
     ) -> RecurrentGradients:
         """Compute the gradients of the arguments of `lstm` from dy (N, T, H)."""
-        return recurrence.lstm_grad(self, dy, saved, w, m, need_grads)
+        return recurrence.lstm_grad(self, dy, saved, weights, m, (need_dx, need_grads))
 
     # ---- losses
 

@@ -21,10 +21,8 @@ from minigan.checking.game_checks import (
     expected_statistics,
     isolation,
     penalised_steps,
-    penalty_gradients,
     preset_steps,
     small_game,
-    smooth_critic,
     statistics,
     whole_steps,
 )
@@ -42,6 +40,7 @@ from minigan.checking.layer_checks import (
     second_derivative_contract,
 )
 from minigan.checking.loss_optim_checks import loss_values, moving_average, optimizer_steps
+from minigan.checking.penalty_checks import penalty_gradients, smooth_critic
 from minigan.checking.random_checks import added_noise, dropped_units
 from minigan.checking.rows import Row, fact
 from minigan.checking.sequence_checks import sequences

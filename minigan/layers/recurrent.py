@@ -16,9 +16,9 @@ x_t (N, F), h and c (N, H), w_x (F, G), w_h (H, G), b_x and b_h (G,) with G = 3 
 parts, gates and biases are those of PyTorch's nn.GRU and nn.LSTM (GRU: Cho et al. 2014, with the reset
 gate after the product; LSTM: Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
-The products x_t @ w_x do not depend on the state, so one product computes them for all steps. The
-loop over time, and the way back through it, are operations of the backend, because a loop in Python
-would spend most of its time on calls: `minigan/backends/recurrence.py` is the one to read.
+The loop over time, and the way back through it, are operations of the backend, because a loop of layers
+in Python would spend most of its time on calls. `minigan/backends/recurrence.py` is the one to read: it
+has these equations, the loop, and the way back a few lines below.
 
 Unequal lengths. With `masked=True`, x (N, T, F + 1) has the mask m as its last feature: 1 for a step
 that counts, and 0 for one that is only padding. A step is h + m * (next h - h). So where m is 0, the
@@ -36,7 +36,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from minigan.backends import Array, Backend, RecurrentGradients
+from minigan.backends import Array, Backend, RecurrentGradients, RecurrentWeights
 from minigan.layers.base import Backward, Cache, Forward, Layer, expect_input
 from minigan.layers.init import Init, glorot_uniform
 from minigan.layers.sequential import Sequential
@@ -77,55 +77,60 @@ class Recurrent(Layer):
         super().__init__(params)
         self.n_in, self.n_units, self.last, self.masked, self.initial = n_in, n_units, last, masked, initial
 
-    def run(self, a: Array, start: Array, m: Array | None) -> tuple[Array, tuple[Array, ...]]:
-        """Return y (N, T, H) and what `run_back` needs, from a = x @ w_x (N, T, G) and the initial state."""
+    def run(self, x: Array, start: Array, m: Array | None) -> tuple[Array, tuple[Array, ...]]:
+        """Return y (N, T, H) and what `run_back` needs. The arguments are those of the backend's operations."""
         raise NotImplementedError
 
-    def run_back(self, dy: Array, saved: tuple[Array, ...], m: Array | None, need_grads: bool) -> RecurrentGradients:
-        """Return the gradients of the arguments of `run`, and of w_h and both biases."""
+    def run_back(
+        self, dy: Array, saved: tuple[Array, ...], m: Array | None, need_dx: bool, need_grads: bool
+    ) -> RecurrentGradients:
+        """Return the gradients of x, the weights, the initial state and the mask."""
         raise NotImplementedError
 
     def forward(self, x: Array, train: bool = True, track: bool = True) -> Forward:
-        """Return y, and the cache (inputs of the steps, mask or None, first row or None, what `run_back` needs)."""
+        """Return y, and the cache (shape of the steps, mask or None, first row or None, what `run_back` needs)."""
         expect_input(self, x, ("N", "T", self.n_in + self.masked), self._advice())
         if x.shape[1] <= self.initial:
             raise ValueError(f"{type(self).__name__} expects at least one step, got x {tuple(x.shape)}: see initial")
-        matmul, xp, p = self.backend.matmul, self.backend.xp, self.params
+        xp, p = self.backend.xp, self.params
         m, first = x[:, :, -1] if self.masked else None, x[:, 0] if self.initial else None
         steps = x[:, 1:] if self.initial else x[:, :, : self.n_in]  # (N, T, n_in)
-        (N, T, F), S = steps.shape, self.states * self.n_units
-        x_rows = steps.reshape(N * T, F)
-        start = xp.zeros((N, S), x.dtype) if first is None else matmul(first, p["w_0"]) + p["b_0"]
-        a = matmul(x_rows, p["w_x"]).reshape(N, T, -1)  # x_t @ w_x of all steps, (N, T, G)
-        y, saved = self.run(a, start, m)
-        cache = x_rows, m, first, saved
+        if first is None:
+            start = xp.zeros((len(x), self.states * self.n_units), x.dtype)
+        else:
+            start = self.backend.matmul(first, p["w_0"]) + p["b_0"]  # x_0 @ w_0 + b_0
+        y, saved = self.run(steps, start, m)
+        cache = steps.shape, m, first, saved
         if self.last:
             return y[:, -1], cache
         return y if m is None else xp.concatenate([y, m[:, :, None]], axis=2), cache
 
     def backward(self, dy: Array, cache: Cache, need_dx: bool = True, need_grads: bool = True) -> Backward:
         """Return dx, and in grads those of the weights, which are sums over all steps, because these share them."""
-        (x_rows, m, first, saved), xp, p = cache, self.backend.xp, self.params
-        matmul, N, (_, F) = self.backend.matmul, len(dy), x_rows.shape
-        dy_t = dy[:, :, : self.n_units] if dy.ndim == 3 else xp.zeros((N, len(x_rows) // N, self.n_units), dy.dtype)
-        if self.last:
-            dy_t[:, -1] = dy  # only the last state is used
-        d = self.run_back(dy_t, saved, m, need_grads)
-        da = d.a.reshape(len(x_rows), -1)  # (N T, G)
-        dx, grads = None, None
-        if need_dx:
-            dx = matmul(da, p["w_x"].T).reshape(N, -1, F)  # a = x @ w_x
-            if first is not None:  # start = x_0 @ w_0 + b_0
-                dx = xp.concatenate([matmul(d.start, p["w_0"].T)[:, None], dx], axis=1)
-            if m is not None:
-                dm = d.m if self.last else d.m + dy[:, :, -1]
-                dx = xp.concatenate([dx, dm[:, :, None]], axis=2)
+        ((N, T, _), m, first, saved), xp, grads = cache, self.backend.xp, None
+        if self.last:  # no other state is used
+            dy_t = xp.zeros((N, T, self.n_units), dy.dtype)
+            dy_t[:, -1] = dy
+        else:
+            dy_t = dy[:, :, : self.n_units]
+        d = self.run_back(dy_t, saved, m, need_dx, need_grads)
+        dx = d.x  # None if it is not needed
+        if need_dx and first is not None:  # start = x_0 @ w_0 + b_0
+            dx_0 = self.backend.matmul(d.start, self.params["w_0"].T)
+            dx = xp.concatenate([dx_0[:, None], dx], axis=1)
+        if need_dx and m is not None:  # y has the mask as its last feature, unless it is the last state
+            dm = d.m if self.last else d.m + dy[:, :, -1]
+            dx = xp.concatenate([dx, dm[:, :, None]], axis=2)
         if need_grads:
-            dw_h, db_x, db_h = d.weights
-            grads = {"w_x": matmul(x_rows.T, da), "w_h": dw_h, "b_x": db_x, "b_h": db_h}
+            assert d.weights is not None
+            grads = d.weights._asdict()
             if first is not None:
-                grads |= {"w_0": matmul(first.T, d.start), "b_0": self.backend.sum_rows(d.start)}
+                grads |= {"w_0": self.backend.matmul(first.T, d.start), "b_0": self.backend.sum_rows(d.start)}
         return dx, grads
+
+    def weights(self) -> RecurrentWeights:
+        """Return the weights of a step."""
+        return RecurrentWeights(*(self.params[name] for name in RecurrentWeights._fields))
 
     def _advice(self) -> str:
         """Return the end of the message about a wrong shape."""
@@ -146,14 +151,15 @@ class GRU(Recurrent):
 
     gates, states = 3, 1
 
-    def run(self, a: Array, start: Array, m: Array | None) -> tuple[Array, tuple[Array, ...]]:
+    def run(self, x: Array, start: Array, m: Array | None) -> tuple[Array, tuple[Array, ...]]:
         """Return y (N, T, H) and what `run_back` needs."""
-        p = self.params
-        return self.backend.gru(a, p["w_h"], p["b_x"], p["b_h"], start, m)
+        return self.backend.gru(x, self.weights(), start, m)
 
-    def run_back(self, dy: Array, saved: tuple[Array, ...], m: Array | None, need_grads: bool) -> RecurrentGradients:
-        """Return the gradients of the arguments of `run`, and of w_h and both biases."""
-        return self.backend.gru_grad(dy, saved, self.params["w_h"], m, need_grads)
+    def run_back(
+        self, dy: Array, saved: tuple[Array, ...], m: Array | None, need_dx: bool, need_grads: bool
+    ) -> RecurrentGradients:
+        """Return the gradients of x, the weights, the initial state and the mask."""
+        return self.backend.gru_grad(dy, saved, self.weights(), m, need_dx, need_grads)
 
 
 class LSTM(Recurrent):
@@ -169,14 +175,15 @@ class LSTM(Recurrent):
         super().__init__(n_in, n_units, **options)
         self.params["b_x"][n_units : 2 * n_units] = 1
 
-    def run(self, a: Array, start: Array, m: Array | None) -> tuple[Array, tuple[Array, ...]]:
+    def run(self, x: Array, start: Array, m: Array | None) -> tuple[Array, tuple[Array, ...]]:
         """Return y (N, T, H) and what `run_back` needs."""
-        p = self.params
-        return self.backend.lstm(a, p["w_h"], p["b_x"], p["b_h"], start, m)
+        return self.backend.lstm(x, self.weights(), start, m)
 
-    def run_back(self, dy: Array, saved: tuple[Array, ...], m: Array | None, need_grads: bool) -> RecurrentGradients:
-        """Return the gradients of the arguments of `run`, and of w_h and both biases."""
-        return self.backend.lstm_grad(dy, saved, self.params["w_h"], m, need_grads)
+    def run_back(
+        self, dy: Array, saved: tuple[Array, ...], m: Array | None, need_dx: bool, need_grads: bool
+    ) -> RecurrentGradients:
+        """Return the gradients of x, the weights, the initial state and the mask."""
+        return self.backend.lstm_grad(dy, saved, self.weights(), m, need_dx, need_grads)
 
 
 class Bidirectional(Layer):

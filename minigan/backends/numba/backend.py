@@ -41,6 +41,7 @@ from minigan.backends.contract import (
     Normalisation,
     Pad,
     RecurrentGradients,
+    RecurrentWeights,
     Shape,
     conv_size,
     in_force,
@@ -250,41 +251,53 @@ class NumbaBackend(NumpyBackend):
 
     @in_force
     def gru(
-        self, a: Array, w: Array, b_x: Array, b_h: Array, start: Array, m: Array | None = None
+        self, x: Array, weights: RecurrentWeights, start: Array, m: Array | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Compute the states y (N, T, H) of a GRU, and the arrays that `gru_grad` needs. Overwrites a."""
-        expect_steps(a, w, start, 3, 1)
-        if not tile_supports(a, w):
-            return super().gru(a, w, b_x, b_h, start, m)
-        return recurrent.gru(a, w, b_x, b_h, start, m)
+        """Compute the states y (N, T, H) of a GRU, and the arrays that `gru_grad` needs."""
+        expect_weights(x, weights, start, 3, 1)
+        if not tile_supports(x, weights.w_h):
+            return super().gru(x, weights, start, m)
+        return recurrent.gru(x, weights, start, m)
 
     @in_force
     def gru_grad(
-        self, dy: Array, saved: tuple[Array, ...], w: Array, m: Array | None = None, need_grads: bool = True
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: RecurrentWeights,
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
     ) -> RecurrentGradients:
         """Compute the gradients of the arguments of `gru` from dy (N, T, H)."""
-        if not tile_supports(dy, w):
-            return super().gru_grad(dy, saved, w, m, need_grads)
-        return recurrent.gru_grad(dy, saved, w, m, need_grads)
+        if not tile_supports(dy, weights.w_h):
+            return super().gru_grad(dy, saved, weights, m, need_dx, need_grads)
+        return recurrent.gru_grad(dy, saved, weights, m, need_dx, need_grads)
 
     @in_force
     def lstm(
-        self, a: Array, w: Array, b_x: Array, b_h: Array, start: Array, m: Array | None = None
+        self, x: Array, weights: RecurrentWeights, start: Array, m: Array | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Compute the outputs y (N, T, H) of an LSTM, and the arrays that `lstm_grad` needs. Overwrites a."""
-        expect_steps(a, w, start, 4, 2)
-        if not tile_supports(a, w):
-            return super().lstm(a, w, b_x, b_h, start, m)
-        return recurrent.lstm(a, w, b_x, b_h, start, m)
+        """Compute the outputs y (N, T, H) of an LSTM, and the arrays that `lstm_grad` needs."""
+        expect_weights(x, weights, start, 4, 2)
+        if not tile_supports(x, weights.w_h):
+            return super().lstm(x, weights, start, m)
+        return recurrent.lstm(x, weights, start, m)
 
     @in_force
     def lstm_grad(
-        self, dy: Array, saved: tuple[Array, ...], w: Array, m: Array | None = None, need_grads: bool = True
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: RecurrentWeights,
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
     ) -> RecurrentGradients:
         """Compute the gradients of the arguments of `lstm` from dy (N, T, H)."""
-        if not tile_supports(dy, w):
-            return super().lstm_grad(dy, saved, w, m, need_grads)
-        return recurrent.lstm_grad(dy, saved, w, m, need_grads)
+        if not tile_supports(dy, weights.w_h):
+            return super().lstm_grad(dy, saved, weights, m, need_dx, need_grads)
+        return recurrent.lstm_grad(dy, saved, weights, m, need_dx, need_grads)
 
     # ---- updates in place
 
@@ -356,12 +369,16 @@ def expect_equal(names: str, a: int, b: int) -> None:
         raise ValueError(f"sizes of {names} do not match: got {a} and {b}, expected them to be equal")
 
 
-def expect_steps(a: np.ndarray, w: np.ndarray, start: np.ndarray, gates: int, states: int) -> None:
-    """Raise ValueError unless a (N, T, G), w (H, G) and the initial state fit together."""
-    expect_equal("a and w", a.shape[2], w.shape[1])
-    expect_equal("w", gates * len(w), w.shape[1])
-    expect_equal("a and the initial state", len(a), len(start))
-    expect_equal("w and the initial state", states * len(w), start.shape[1])
+def expect_weights(x: np.ndarray, weights: RecurrentWeights, start: np.ndarray, gates: int, states: int) -> None:
+    """Raise ValueError unless x (N, T, F), the weights and the initial state fit together."""
+    (F, G), H = weights.w_x.shape, len(weights.w_h)
+    expect_equal("x and w_x", x.shape[2], F)
+    expect_equal("w_x and w_h", G, weights.w_h.shape[1])
+    expect_equal("w_h", gates * H, G)
+    expect_equal("w_x and b_x", G, len(weights.b_x))
+    expect_equal("w_h and b_h", G, len(weights.b_h))
+    expect_equal("x and the initial state", len(x), len(start))
+    expect_equal("w_h and the initial state", states * H, start.shape[1])
 
 
 # The plain loops ------------------------------------------------------------------------------------------------------
