@@ -322,7 +322,10 @@ class SecondCompiler(NumpyBackend):
     To compile OPERATIONS is about half of the work, so that both processes finish at about the same time.
     """
 
-    OPERATIONS = ("add_bias", "bias_grad", "conv2d_grad_w", "batchnorm_grad", "leaky_relu_grad", "sum_rows", "adam")
+    OPERATIONS = (
+        *("add_bias", "bias_grad", "conv2d_grad_w", "batchnorm_grad", "leaky_relu_grad", "sum_rows", "adam"),
+        *("gru_grad", "lstm_grad"),
+    )
 
     def __init__(self, compiled: NumbaBackend):
         """Take the operations from `compiled`."""

@@ -72,10 +72,10 @@ def gru(x: np.ndarray, weights: RecurrentWeights, start: np.ndarray, m: np.ndarr
     (N, T, F), H = x.shape, len(weights.w_h)
     y, gates = np.empty((N, T, H), x.dtype), np.empty((N, T, 4 * H), x.dtype)
     tables, sizes = plan(F, H, 3, x.dtype)
-    v, q, h = scratch(y, CHUNK * BLOCK * sizes.v, BLOCK * sizes.v, BLOCK * H)
+    buffers = scratch(y, CHUNK * BLOCK * sizes.v, BLOCK * sizes.v, BLOCK * H)
     b = np.concatenate([weights.b_x[: 2 * H] + weights.b_h[: 2 * H], weights.b_x[2 * H :], weights.b_h[2 * H :]])
     w = panels(weights.w_x), panels(weights.w_h)
-    _gru(x, start, m, masked, w, b, tables, tuple(sizes), v, q, h, y, gates)
+    _gru((x, start, m, masked), w, b, (tables, tuple(sizes)), buffers, y, gates)
     return y, (x, start, y, gates)
 
 
@@ -85,7 +85,7 @@ def gru_grad(
     """Compute the gradients of the arguments of `gru`."""
     x, start, y, gates = saved
     H, back = y.shape[2], Back(dy, x, start, y, m, weights, 3, need_dx, need_grads)
-    _gru_grad(*back.arguments(), gates, *back.scratch(1))
+    _gru_grad(gates, *back.arguments(1))
     dw_x, dw_h, sums = back.of_weights()
     dweights = None
     if need_grads:  # the columns of the chunks are in the order n, r, z of v, and n of q
@@ -101,10 +101,10 @@ def lstm(x: np.ndarray, weights: RecurrentWeights, start: np.ndarray, m: np.ndar
     (N, T, F), H = x.shape, len(weights.w_h)
     y, cells, gates = (np.empty((N, T, size), x.dtype) for size in (H, H, 4 * H))
     tables, sizes = plan(F, H, 4, x.dtype)
-    v, q, h, c = scratch(y, CHUNK * BLOCK * sizes.v, BLOCK * sizes.v, BLOCK * H, BLOCK * H)
+    buffers = scratch(y, CHUNK * BLOCK * sizes.v, BLOCK * sizes.v, BLOCK * H, BLOCK * H)
     w = panels(weights.w_x), panels(weights.w_h)
     b = weights.b_x + weights.b_h
-    _lstm(x, start, m, masked, w, b, tables, tuple(sizes), v, q, h, c, y, cells, gates)
+    _lstm((x, start, m, masked), w, b, (tables, tuple(sizes)), buffers, y, cells, gates)
     return y, (x, start, y, cells, gates)
 
 
@@ -114,7 +114,7 @@ def lstm_grad(
     """Compute the gradients of the arguments of `lstm`."""
     x, start, y, cells, gates = saved
     back = Back(dy, x, start, y, m, weights, 4, need_dx, need_grads)
-    _lstm_grad(*back.arguments(), cells, gates, *back.scratch(3))
+    _lstm_grad(cells, gates, *back.arguments(3))
     dw_x, dw_h, db = back.of_weights()
     dweights = RecurrentWeights(dw_x, dw_h, db, db.copy()) if need_grads else None
     return RecurrentGradients(back.dx if need_dx else None, dweights, back.dstart, back.dm if back.masked else None)
@@ -140,17 +140,18 @@ class Back:
         self.dw_x, self.dw_h = (np.zeros((tasks, size * self.sizes.v), dtype) for size in (F, H))
         self.sums = np.zeros((tasks_of(y), 4 * H))  # of the rows of a chunk; partial sums are added in float64
 
-    def arguments(self) -> tuple:
-        """Return the first arguments of the compiled loops."""
+    def arguments(self, states: int) -> tuple:
+        """Return the last arguments of the compiled loops: inputs, factors in panels, plan, results, scratch buffers.
+
+        The buffers are d, dx and h of a chunk, the gradients of the states, sums, and `states` others like the states.
+        """
+        inputs = *self.given, self.y, self.m, self.masked
         w = panels(self.weights.w_x.T), panels(self.weights.w_h.T)
         results = self.dx, self.dstart, self.dm, self.dw_x, self.dw_h, self.sums
-        return (*self.given, self.y, self.m, self.masked, w, self.tables, tuple(self.sizes), *results)
-
-    def scratch(self, states: int) -> tuple[np.ndarray, ...]:
-        """Return scratch buffers of each task: d, dx and h of a chunk, the gradient of the states, sums and others."""
         rows, sizes, H = CHUNK * BLOCK, self.sizes, self.H
         others = [BLOCK * H] * states
-        return scratch(self.y, rows * sizes.d, rows * sizes.dx, rows * H, BLOCK * sizes.back, 4 * H, *others)
+        buffers = scratch(self.y, rows * sizes.d, rows * sizes.dx, rows * H, BLOCK * sizes.back, 4 * H, *others)
+        return inputs, w, (self.tables, tuple(sizes)), results, buffers
 
     def of_weights(self) -> tuple[Any, Any, np.ndarray]:
         """Return dw_x (F, G), dw_h (H, G) and the sums (4 H,) of all tasks, added in the order of the tasks."""
@@ -304,13 +305,14 @@ def rows_of_chunk(count, along, across, rows):
 
 
 @njit(**COMPILED)
-def _gru(x, start, m, masked, w, b, tables, sizes, v, q, h, y, gates):
+def _gru(inputs, w, b, plan, buffers, y, gates):
     """Compute y and the gates r, z, n and q_n of all steps."""
-    in_parallel(len(v), _gru_block, (x, start, m, masked, w, b, tables, sizes, v, q, h, y, gates))
+    in_parallel(len(buffers[0]), _gru_block, (inputs, w, b, plan, buffers, y, gates))
 
 
 @njit(**GATES)
-def _gru_block(task, x, start, m, masked, w, b, tables, sizes, v, q, h, y, gates):
+def _gru_block(task, inputs, w, b, plan, buffers, y, gates):
+    (x, start, m, masked), (tables, sizes), (v, q, h) = inputs, plan, buffers
     (N, T, H), F, one, first = y.shape, x.shape[2], x.dtype.type(1), task * BLOCK
     (w_x, w_h), units, w_steps, chunk_v, block_h, V = w, tables[0], tables[1], tables[2], tables[6], sizes[0]
     v, q, h, x, count = v[task], q[task], h[task], x.reshape(-1), min(BLOCK, N - first)
@@ -347,18 +349,15 @@ def _gru_block(task, x, start, m, masked, w, b, tables, sizes, v, q, h, y, gates
 
 
 @njit(**COMPILED)
-def _gru_grad(dy, x, start, y, m, masked, w, tables, sizes, dx, dstart, dm, dw_x, dw_h, sums, gates, d, dx_rows, hs,
-              back, part, kept):  # fmt: skip
+def _gru_grad(gates, inputs, w, plan, results, buffers):
     """Compute dx, dstart and dm, and add the gradients of the weights and the sums of each task."""
-    in_parallel(len(sums), _gru_grad_block, (
-        dy, x, start, y, m, masked, w, tables, sizes, dx, dstart, dm, dw_x, dw_h, sums, gates, d, dx_rows, hs, back,
-        part, kept,
-    ))  # fmt: skip
+    in_parallel(len(buffers[0]), _gru_grad_block, (gates, inputs, w, plan, results, buffers))
 
 
 @njit(**GATES)
-def _gru_grad_block(task, dy, x, start, y, m, masked, w, tables, sizes, dx, dstart, dm, dw_x, dw_h, sums, gates, d,
-                    dx_rows, hs, back, part, kept):  # fmt: skip
+def _gru_grad_block(task, gates, inputs, w, plan, results, buffers):
+    (dy, x, start, y, m, masked), (_, sizes), (_, dstart, dm, _, _, _) = inputs, plan, results
+    d, _, hs, back, part, kept = buffers
     (N, T, H), one, first = y.shape, y.dtype.type(1), task * BLOCK
     d, hs, back, part, kept = d[task], hs[task], back[task], part[task], kept[task]
     D, B, count = sizes[1], sizes[3], min(BLOCK, N - first)
@@ -394,8 +393,8 @@ def _gru_grad_block(task, dy, x, start, y, m, masked, w, tables, sizes, dx, dsta
                     h_out[j] = h[j]
                 for j in range(4 * H):
                     part[j] += d_i[j]
-            multiply_back(s, w, tables, sizes, d, back)
-        end_of_chunk(task, last, steps, count, x, w, tables, sizes, dx, dw_x, dw_h, sums, d, dx_rows, hs, part)
+            multiply_back(s, w, plan, d, back)
+        end_of_chunk(task, last, steps, x, w, plan, results, buffers)
     for i in range(count):
         dh_i, back_i, kept_i = dstart[first + i], back[i * B :], kept[i * H :]
         for j in range(H):
@@ -403,18 +402,21 @@ def _gru_grad_block(task, dy, x, start, y, m, masked, w, tables, sizes, dx, dsta
 
 
 @njit(**INNER)
-def multiply_back(s, w, tables, sizes, d, back):
+def multiply_back(s, w, plan, d, back):
     """Compute back = dq @ w_h.T for step s of a chunk."""
+    tables, sizes = plan
     w_steps, chunk_d, block_back, of_h, (_, D, _, B) = tables[1], tables[3], tables[7], tables[9], sizes
     multiply(d, s * BLOCK * D, chunk_d, BLOCK, of_h, w[1], w_steps, B, back, block_back)
 
 
 @njit(**INNER)
-def end_of_chunk(task, last, steps, count, x, w, tables, sizes, dx, dw_x, dw_h, sums, d, dx_rows, hs, part):
+def end_of_chunk(task, last, steps, x, w, plan, results, buffers):
     """Compute dx of a chunk, and add the gradients of the weights. Row s of the chunk is step last - 1 - s."""
+    (tables, sizes), (dx, _, _, dw_x, dw_h, sums) = plan, results
     (_, w_steps, _, chunk_d, chunk_dx, chunk_h, _, _, of_x, _, rows_h, out_h, rows_x, out_x) = tables
-    (V, D, X, _), (_, T, F), first, K = sizes, x.shape, task * BLOCK, steps * BLOCK
-    total, dx_rows = sums[task], dx_rows[task]
+    (V, D, X, _), (N, T, F), first, K = sizes, x.shape, task * BLOCK, steps * BLOCK
+    d, dx_rows, hs, part = buffers[0][task], buffers[1][task], buffers[2][task], buffers[4][task]
+    total, count = sums[task], min(BLOCK, N - first)
     for j in range(part.size):
         total[j] += part[j]
     if len(dx) > 0:
@@ -433,13 +435,14 @@ def end_of_chunk(task, last, steps, count, x, w, tables, sizes, dx, dw_x, dw_h, 
 
 
 @njit(**COMPILED)
-def _lstm(x, start, m, masked, w, b, tables, sizes, v, q, h, c, y, cells, gates):
+def _lstm(inputs, w, b, plan, buffers, y, cells, gates):
     """Compute y, the cells and the gates i, f, g and o of all steps."""
-    in_parallel(len(v), _lstm_block, (x, start, m, masked, w, b, tables, sizes, v, q, h, c, y, cells, gates))
+    in_parallel(len(buffers[0]), _lstm_block, (inputs, w, b, plan, buffers, y, cells, gates))
 
 
 @njit(**GATES)
-def _lstm_block(task, x, start, m, masked, w, b, tables, sizes, v, q, h, c, y, cells, gates):
+def _lstm_block(task, inputs, w, b, plan, buffers, y, cells, gates):
+    (x, start, m, masked), (tables, sizes), (v, q, h, c) = inputs, plan, buffers
     (N, T, H), F, one, first = y.shape, x.shape[2], x.dtype.type(1), task * BLOCK
     (w_x, w_h), units, w_steps, chunk_v, block_h, V = w, tables[0], tables[1], tables[2], tables[6], sizes[0]
     v, q, h, c, x, count = v[task], q[task], h[task], c[task], x.reshape(-1), min(BLOCK, N - first)
@@ -484,18 +487,15 @@ def _lstm_block(task, x, start, m, masked, w, b, tables, sizes, v, q, h, c, y, c
 
 
 @njit(**COMPILED)
-def _lstm_grad(dy, x, start, y, m, masked, w, tables, sizes, dx, dstart, dm, dw_x, dw_h, sums, cells, gates, d, dx_rows,
-               hs, back, part, kept, dcs, shown):  # fmt: skip
+def _lstm_grad(cells, gates, inputs, w, plan, results, buffers):
     """Compute dx, dstart and dm, and add the gradients of the weights and the sums of each task."""
-    in_parallel(len(sums), _lstm_grad_block, (
-        dy, x, start, y, m, masked, w, tables, sizes, dx, dstart, dm, dw_x, dw_h, sums, cells, gates, d, dx_rows, hs,
-        back, part, kept, dcs, shown,
-    ))  # fmt: skip
+    in_parallel(len(buffers[0]), _lstm_grad_block, (cells, gates, inputs, w, plan, results, buffers))
 
 
 @njit(**GATES)
-def _lstm_grad_block(task, dy, x, start, y, m, masked, w, tables, sizes, dx, dstart, dm, dw_x, dw_h, sums, cells, gates,
-                     d, dx_rows, hs, back, part, kept, dcs, shown):  # fmt: skip
+def _lstm_grad_block(task, cells, gates, inputs, w, plan, results, buffers):
+    (dy, x, start, y, m, masked), (_, sizes), (_, dstart, dm, _, _, _) = inputs, plan, results
+    d, _, hs, back, part, kept, dcs, shown = buffers
     (N, T, H), one, first = y.shape, y.dtype.type(1), task * BLOCK
     d, hs, back, part, kept, dcs, shown = d[task], hs[task], back[task], part[task], kept[task], dcs[task], shown[task]
     D, B, count = sizes[1], sizes[3], min(BLOCK, N - first)
@@ -540,8 +540,8 @@ def _lstm_grad_block(task, dy, x, start, y, m, masked, w, tables, sizes, dx, dst
                     h_out[j] = h[j]
                 for j in range(4 * H):
                     part[j] += d_i[j]
-            multiply_back(s, w, tables, sizes, d, back)
-        end_of_chunk(task, last, steps, count, x, w, tables, sizes, dx, dw_x, dw_h, sums, d, dx_rows, hs, part)
+            multiply_back(s, w, plan, d, back)
+        end_of_chunk(task, last, steps, x, w, plan, results, buffers)
     for i in range(count):
         dh_i, dc_out, back_i = dstart[first + i, :H], dstart[first + i, H:], back[i * B :]
         kept_i, dc_i = kept[i * H :], dcs[i * H :]
