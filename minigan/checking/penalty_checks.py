@@ -151,7 +151,9 @@ def finite_differences(backend) -> Iterator[Row]:
         free = not backend.to_numpy(grads[last]).any()
         yield fact(what, last, free, "the last bias gets a gradient, although it cancels in the difference")
         # Its numerical derivative is a rounding error of the logits, divided by s^2. So it is left out below.
-        D = Sequential(*D.layers[:-1], Dense(D.layers[-1].n_in, 1, bias=False, rng=rng).to(backend, np.float64))
+        D = Sequential(
+            *D.layers[:-1], Dense(len(D.layers[-1].params["w"]), 1, bias=False, rng=rng).to(backend, np.float64)
+        )
 
         def penalty(D, s=s, train=train):
             return penalties.r1_fd(D, real, rng=np.random.default_rng(26), weight=3.0, std=s, train=train)

@@ -192,7 +192,8 @@ def panels(w: np.ndarray) -> np.ndarray:
     (K, N), width = w.shape, microkernel.panel_width(w.dtype)
     packed = np.empty((-(-N // width), K, width), w.dtype)
     w = w if w.flags.c_contiguous or w.T.flags.c_contiguous else np.ascontiguousarray(w)
-    microkernel.pack(w.ravel(order="K"), *(stride // w.itemsize for stride in w.strides), K, N, packed)
+    row, column = (stride // w.itemsize for stride in w.strides)
+    microkernel.pack(w.ravel(order="K"), row, column, K, N, packed)
     return packed.ravel()
 
 
