@@ -33,6 +33,7 @@ from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
 BLOCK = 16  # sequences of a task
 CHUNK = 8  # steps whose products are computed at once
 ROWS = 8 if REGISTERS == 32 else 4  # of a tile; BLOCK is a multiple of it
+LINE = 64  # bytes: a line of the cache. Rows that are a power of two apart would all compete for a few lines
 GATES: dict[str, Any] = INNER | dict(fastmath={"contract"})  # products and sums may become FMAs
 
 block_tile = microkernel.tile_of(ROWS)
@@ -206,14 +207,14 @@ def plan(F: int, H: int, gates: int, dtype) -> tuple[tuple[np.ndarray, ...], Siz
     """
     whole, G = functools.partial(microkernel.whole_columns, dtype=dtype), gates * H
     v, dx, back = whole(G), whole(F), whole(H)
-    d = v + (H if gates == 3 else 0)
+    d = v + (H if gates == 3 else 0) + LINE // np.dtype(dtype).itemsize
     chunk, block = np.arange(CHUNK * BLOCK), np.arange(BLOCK)
     of_x = np.roll(np.arange(G), -H) if gates == 3 else np.arange(G)
     rows_h, rows_x = (np.minimum(np.arange(-(-size // ROWS) * ROWS), size - 1) for size in (H, F))
     offsets = (
         np.arange(max(H, F)), np.arange(max(G, F)) * microkernel.panel_width(dtype),
         chunk * v, chunk * d, chunk * dx, chunk * H, block * H, block * back,
-        of_x, np.arange(G) + d - v, rows_h, rows_h * v, rows_x, rows_x * v,
+        of_x, np.arange(G) + (H if gates == 3 else 0), rows_h, rows_h * v, rows_x, rows_x * v,
     )  # fmt: skip
     return tuple(Tables(*offsets)), Sizes(v, d, dx, back)
 
@@ -384,12 +385,11 @@ def _gru_grad_block(task, gates, inputs, w, plan, results, buffers):
                     dm[n, t] = dmask
                 for j in range(H):
                     dnew = (one - z[j]) * mask * kept_i[j]
+                    dv = dnew * (one - new[j] * new[j])
                     d_z[j] = (h[j] - new[j]) * dnew * z[j]
-                    dv_n[j] = dnew * (one - new[j] * new[j])
-                for j in range(H):
-                    dq_n[j] = r[j] * dv_n[j]
-                    d_r[j] = q_n[j] * dv_n[j] * r[j] * (one - r[j])
-                for j in range(H):
+                    dv_n[j] = dv
+                    dq_n[j] = r[j] * dv
+                    d_r[j] = q_n[j] * dv * r[j] * (one - r[j])
                     kept_i[j] *= one - mask + mask * z[j]
                     h_out[j] = h[j]
                 for j in range(4 * H):
@@ -414,8 +414,8 @@ def multiply_back(s, w, plan, d, back):
 def end_of_chunk(task, last, steps, x, w, plan, results, buffers):
     """Compute dx of a chunk, and add the gradients of the weights. Row s of the chunk is step last - 1 - s."""
     (tables, sizes), (dx, _, _, dw_x, dw_h, sums) = plan, results
-    (_, w_steps, _, chunk_d, chunk_dx, chunk_h, _, _, of_x, _, rows_h, out_h, rows_x, out_x) = tables
-    (V, D, X, _), (N, T, F), first, K = sizes, x.shape, task * BLOCK, steps * BLOCK
+    (_, w_steps, _, chunk_d, chunk_dx, chunk_h, _, _, of_x, of_h, rows_h, out_h, rows_x, out_x) = tables
+    (V, _, X, _), (N, T, F), first, K = sizes, x.shape, task * BLOCK, steps * BLOCK
     d, dx_rows, hs, part = buffers[0][task], buffers[1][task], buffers[2][task], buffers[4][task]
     total, count = sums[task], min(BLOCK, N - first)
     for j in range(part.size):
@@ -432,7 +432,7 @@ def end_of_chunk(task, last, steps, x, w, plan, results, buffers):
         rows_of_chunk(count, -F, T * F, x_rows)
         at = (first * T + last - 1) * F
         add_products(x.reshape(-1), at, rows_x, x_rows, K, d, 0, chunk_d, V, dw_x[task], out_x)
-        add_products(hs, 0, rows_h, chunk_h, K, d, D - V, chunk_d, V, dw_h[task], out_h)
+        add_products(hs, 0, rows_h, chunk_h, K, d, of_h[0], chunk_d, V, dw_h[task], out_h)
 
 
 @njit(**COMPILED)
@@ -509,35 +509,29 @@ def _lstm_grad_block(task, cells, gates, inputs, w, plan, results, buffers):
                 n, row = first + i, s * BLOCK + i
                 h, c = (y[n, t - 1], cells[n, t - 1]) if t > 0 else (start[n, :H], start[n, H:])
                 gates_t, dy_t, d_i, h_out = gates[n, t], dy[n, t], d[row * D :][: 4 * H], hs[row * H :][:H]
-                back_i, kept_i, dc_i, next_c = back[i * B :][:H], kept[i * H :][:H], dcs[i * H :][:H], shown[:H]
-                tanh_c = shown[H : 2 * H]
+                back_i, kept_i, dc_i, tanh_c = back[i * B :][:H], kept[i * H :][:H], dcs[i * H :][:H], shown[:H]
                 a_i, a_f, a_g, a_o = gates_t[:H], gates_t[H : 2 * H], gates_t[2 * H : 3 * H], gates_t[3 * H :]
                 d_in, d_f, d_g, d_o = d_i[:H], d_i[H : 2 * H], d_i[2 * H : 3 * H], d_i[3 * H :]
                 for j in range(H):
                     kept_i[j] += dy_t[j] + back_i[j]  # the gradient of h after step t
-                for j in range(H):
-                    next_c[j] = a_f[j] * c[j] + a_i[j] * a_g[j]
-                for j in range(H):
-                    tanh_c[j] = tanh(next_c[j], one)
+                    tanh_c[j] = tanh(a_f[j] * c[j] + a_i[j] * a_g[j], one)
                 mask = one
                 if masked:
                     mask, dmask = m[n, t], one - one
                     for j in range(H):
-                        dmask += kept_i[j] * (a_o[j] * tanh_c[j] - h[j]) + dc_i[j] * (next_c[j] - c[j])
+                        next_c = a_f[j] * c[j] + a_i[j] * a_g[j]
+                        dmask += kept_i[j] * (a_o[j] * tanh_c[j] - h[j]) + dc_i[j] * (next_c - c[j])
                     dm[n, t] = dmask
                 keep = one - mask
-                for j in range(H):  # next_c is no longer needed, and becomes its gradient
+                for j in range(H):
                     dnext_h = mask * kept_i[j]
-                    next_c[j] = mask * dc_i[j] + a_o[j] * (one - tanh_c[j] * tanh_c[j]) * dnext_h
+                    dnext_c = mask * dc_i[j] + a_o[j] * (one - tanh_c[j] * tanh_c[j]) * dnext_h
+                    d_in[j] = a_g[j] * dnext_c * a_i[j] * (one - a_i[j])
+                    d_f[j] = c[j] * dnext_c * a_f[j] * (one - a_f[j])
+                    d_g[j] = a_i[j] * dnext_c * (one - a_g[j] * a_g[j])
                     d_o[j] = tanh_c[j] * dnext_h * a_o[j] * (one - a_o[j])
-                for j in range(H):
-                    dc_i[j] = keep * dc_i[j] + a_f[j] * next_c[j]
+                    dc_i[j] = keep * dc_i[j] + a_f[j] * dnext_c
                     kept_i[j] *= keep
-                for j in range(H):
-                    d_in[j] = a_g[j] * next_c[j] * a_i[j] * (one - a_i[j])
-                    d_f[j] = c[j] * next_c[j] * a_f[j] * (one - a_f[j])
-                for j in range(H):
-                    d_g[j] = a_i[j] * next_c[j] * (one - a_g[j] * a_g[j])
                     h_out[j] = h[j]
                 for j in range(4 * H):
                     part[j] += d_i[j]
