@@ -115,7 +115,7 @@ def lstm_grad(
     """Compute the gradients of the arguments of `lstm`."""
     x, start, y, cells, gates = saved
     back = Back(dy, x, start, y, m, weights, 4, need_dx, need_grads)
-    _lstm_grad(cells, gates, *back.arguments(3))
+    _lstm_grad(cells, gates, *back.arguments(4))
     dw_x, dw_h, db = back.of_weights()
     dweights = RecurrentWeights(dw_x, dw_h, db, db.copy()) if need_grads else None
     return RecurrentGradients(back.dx if need_dx else None, dweights, back.dstart, back.dm if back.masked else None)
@@ -185,7 +185,13 @@ def scratch(y: np.ndarray, *sizes: int) -> tuple[np.ndarray, ...]:
     They are arguments of the compiled loops, and not allocated there, because the compiler knows only of arguments that
     they do not overlap. It computes loops over many arrays with vectors only if it knows that.
     """
-    return tuple(np.zeros((tasks_of(y), size), y.dtype) for size in sizes)
+    tasks, line, buffers = tasks_of(y), LINE // y.itemsize, []
+    lengths = [tasks * size + 5 * line for size in sizes]
+    flat, start = np.zeros(sum(lengths), y.dtype), 0
+    for size, length in zip(sizes, lengths, strict=True):
+        buffers.append(flat[start : start + tasks * size].reshape(tasks, size))
+        start += length
+    return tuple(buffers)
 
 
 def panels(w: np.ndarray) -> np.ndarray:
@@ -385,11 +391,12 @@ def _gru_grad_block(task, gates, inputs, w, plan, results, buffers):
                     dm[n, t] = dmask
                 for j in range(H):
                     dnew = (one - z[j]) * mask * kept_i[j]
-                    dv = dnew * (one - new[j] * new[j])
                     d_z[j] = (h[j] - new[j]) * dnew * z[j]
-                    dv_n[j] = dv
-                    dq_n[j] = r[j] * dv
-                    d_r[j] = q_n[j] * dv * r[j] * (one - r[j])
+                    dv_n[j] = dnew * (one - new[j] * new[j])
+                for j in range(H):
+                    dq_n[j] = r[j] * dv_n[j]
+                    d_r[j] = q_n[j] * dv_n[j] * r[j] * (one - r[j])
+                for j in range(H):
                     kept_i[j] *= one - mask + mask * z[j]
                     h_out[j] = h[j]
                 for j in range(4 * H):
@@ -460,16 +467,15 @@ def _lstm_block(task, inputs, w, b, plan, buffers, y, cells, gates):
                 n, t = first + i, t_0 + s
                 v_i, q_i = v[(s * BLOCK + i) * V :][: 4 * H], q[i * V :][: 4 * H]
                 h_i, c_i, gates_t, y_t, c_t = h[i * H :][:H], c[i * H :][:H], gates[n, t], y[n, t], cells[n, t]
-                for j in range(4 * H):
-                    q_i[j] += v_i[j] + b[j]
                 for j in range(2 * H):
-                    gates_t[j] = sigmoid(q_i[j], one)
+                    gates_t[j] = sigmoid(q_i[j] + v_i[j] + b[j], one)
                 a_i, a_f, a_g, a_o = gates_t[:H], gates_t[H : 2 * H], gates_t[2 * H : 3 * H], gates_t[3 * H :]
-                q_g, q_o = q_i[2 * H : 3 * H], q_i[3 * H :]
+                q_g, v_g, b_g = q_i[2 * H : 3 * H], v_i[2 * H : 3 * H], b[2 * H : 3 * H]
+                q_o, v_o, b_o = q_i[3 * H :], v_i[3 * H :], b[3 * H :]
                 for j in range(H):
-                    a_g[j] = tanh(q_g[j], one)
+                    a_g[j] = tanh(q_g[j] + v_g[j] + b_g[j], one)
                 for j in range(H):
-                    a_o[j] = sigmoid(q_o[j], one)
+                    a_o[j] = sigmoid(q_o[j] + v_o[j] + b_o[j], one)
                 if masked:
                     mask = m[n, t]
                     for j in range(H):
@@ -482,9 +488,7 @@ def _lstm_block(task, inputs, w, b, plan, buffers, y, cells, gates):
                         h_i[j] = a_o[j] * tanh(next_c, one)
                         c_i[j] = next_c
                 for j in range(H):
-                    y_t[j] = h_i[j]
-                for j in range(H):
-                    c_t[j] = c_i[j]
+                    y_t[j], c_t[j] = h_i[j], c_i[j]
 
 
 @njit(**COMPILED)
@@ -496,9 +500,10 @@ def _lstm_grad(cells, gates, inputs, w, plan, results, buffers):
 @njit(**GATES)
 def _lstm_grad_block(task, cells, gates, inputs, w, plan, results, buffers):
     (dy, x, start, y, m, masked), (_, sizes), (_, dstart, dm, _, _, _) = inputs, plan, results
-    d, _, hs, back, part, kept, dcs, shown = buffers
+    d, _, hs, back, part, kept, dcs, tanh_c, dnext_c = buffers
     (N, T, H), one, first = y.shape, y.dtype.type(1), task * BLOCK
-    d, hs, back, part, kept, dcs, shown = d[task], hs[task], back[task], part[task], kept[task], dcs[task], shown[task]
+    d, hs, back, part, kept = d[task], hs[task], back[task], part[task], kept[task]
+    dcs, tanh_c, dnext_c = dcs[task], tanh_c[task], dnext_c[task]
     D, B, count = sizes[1], sizes[3], min(BLOCK, N - first)
     for last in range(T, 0, -CHUNK):
         steps = min(CHUNK, last)
@@ -509,11 +514,12 @@ def _lstm_grad_block(task, cells, gates, inputs, w, plan, results, buffers):
                 n, row = first + i, s * BLOCK + i
                 h, c = (y[n, t - 1], cells[n, t - 1]) if t > 0 else (start[n, :H], start[n, H:])
                 gates_t, dy_t, d_i, h_out = gates[n, t], dy[n, t], d[row * D :][: 4 * H], hs[row * H :][:H]
-                back_i, kept_i, dc_i, tanh_c = back[i * B :][:H], kept[i * H :][:H], dcs[i * H :][:H], shown[:H]
+                back_i, kept_i, dc_i = back[i * B :][:H], kept[i * H :][:H], dcs[i * H :][:H]
                 a_i, a_f, a_g, a_o = gates_t[:H], gates_t[H : 2 * H], gates_t[2 * H : 3 * H], gates_t[3 * H :]
                 d_in, d_f, d_g, d_o = d_i[:H], d_i[H : 2 * H], d_i[2 * H : 3 * H], d_i[3 * H :]
                 for j in range(H):
                     kept_i[j] += dy_t[j] + back_i[j]  # the gradient of h after step t
+                for j in range(H):
                     tanh_c[j] = tanh(a_f[j] * c[j] + a_i[j] * a_g[j], one)
                 mask = one
                 if masked:
@@ -524,13 +530,15 @@ def _lstm_grad_block(task, cells, gates, inputs, w, plan, results, buffers):
                     dm[n, t] = dmask
                 keep = one - mask
                 for j in range(H):
-                    dnext_h = mask * kept_i[j]
-                    dnext_c = mask * dc_i[j] + a_o[j] * (one - tanh_c[j] * tanh_c[j]) * dnext_h
-                    d_in[j] = a_g[j] * dnext_c * a_i[j] * (one - a_i[j])
-                    d_f[j] = c[j] * dnext_c * a_f[j] * (one - a_f[j])
-                    d_g[j] = a_i[j] * dnext_c * (one - a_g[j] * a_g[j])
-                    d_o[j] = tanh_c[j] * dnext_h * a_o[j] * (one - a_o[j])
-                    dc_i[j] = keep * dc_i[j] + a_f[j] * dnext_c
+                    dnext_c[j] = mask * (dc_i[j] + a_o[j] * (one - tanh_c[j] * tanh_c[j]) * kept_i[j])
+                for j in range(H):
+                    d_in[j] = a_g[j] * dnext_c[j] * a_i[j] * (one - a_i[j])
+                    d_g[j] = a_i[j] * dnext_c[j] * (one - a_g[j] * a_g[j])
+                for j in range(H):
+                    d_f[j] = c[j] * dnext_c[j] * a_f[j] * (one - a_f[j])
+                    d_o[j] = mask * tanh_c[j] * kept_i[j] * a_o[j] * (one - a_o[j])
+                for j in range(H):
+                    dc_i[j] = keep * dc_i[j] + a_f[j] * dnext_c[j]
                     kept_i[j] *= keep
                     h_out[j] = h[j]
                 for j in range(4 * H):
