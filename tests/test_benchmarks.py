@@ -123,6 +123,14 @@ def test_a_peak_can_be_measured(script):
 
 
 @pytest.mark.slow
+def test_a_recurrent_layer_is_compared_with_that_of_pytorch_before_it_is_timed(script):
+    pytest.importorskip("torch")
+    bench_recurrent = script("bench_recurrent")
+    for kind in ("GRU", "LSTM"):
+        assert bench_recurrent.check((kind, 3, 4, 5), threads=1) < 1e-5
+
+
+@pytest.mark.slow
 def test_the_trained_judge_is_the_same_on_every_backend(script, capsys, tmp_path):
     train_judge = script("train_judge")
     train = datasets.mnist("train")

@@ -19,14 +19,20 @@ from minigan.layers.init import glorot_uniform, he_normal, normal
 from minigan.layers.layer_norm import LayerNorm
 from minigan.layers.noise import GaussianNoise
 from minigan.layers.norm import BatchNorm, SpectralNorm
+from minigan.layers.recurrent import GRU, LSTM, Bidirectional
 from minigan.layers.residual import Concatenate
 from minigan.layers.sequential import Sequential
 from minigan.layers.shape import Flatten, Identity, Pack, Reshape, Upsample
+from minigan.layers.temporal import Conv1d
 from minigan.layers.weight_norm import WeightNorm
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "BatchNorm",
+    "Bidirectional",
     "Concatenate",
+    "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
     "Dense",

@@ -116,7 +116,8 @@ class Config:
     label_smoothing: float = option(0.0, help="the target of real samples is 1 - X", low=0, below=0.5, metavar="X")
     penalty: str = option(
         "none",
-        help="gradient penalty on the discriminator: none, r1, r2, r1+r2 or wgan-gp",
+        help="gradient penalty on the discriminator: none, r1, r2, r1+r2, wgan-gp or r1-fd (R1 by finite differences, "
+        "for any layers)",
         metavar="NAME",
         choices=("none", *penalties.NAMES),
     )

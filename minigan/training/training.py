@@ -123,11 +123,11 @@ class Training:
         return optimizer
 
     def _penalty(self) -> penalties.Penalty | None:
-        """Returns the gradient penalty of the config. Raises UserError if a layer of D has no second derivative."""
+        """Returns the gradient penalty of the config. Raises UserError if D lacks a derivative that it needs."""
         c = self.config
         if c.penalty == "none":
             return None
-        penalties.expect_second_derivatives(self.D)
+        penalties.expect_possible(c.penalty, self.D)
         return penalties.named(c.penalty, weight=c.penalty_weight * c.penalty_every, rng=self.penalty_rng)
 
     # ---- steps
