@@ -67,7 +67,9 @@ def read(data: Any, labels: Any, options: dict[str, Any]) -> datasets.Images:
         found, labels = datasets.convert(data, labels, images.name, chosen), None
     if not isinstance(found, datasets.Images):
         raise UserError(f"a classifier takes images, got {found.kind}: give a file, a folder or an array of images")
-    return found if labels is None else datasets.with_labels(found, labels)
+    labelled = found if labels is None else datasets.with_labels(found, labels)
+    assert isinstance(labelled, datasets.Images)
+    return labelled
 
 
 def train(
