@@ -62,12 +62,12 @@ def series(found: Frame, asked: Columns, window: int, read_labels: bool = True) 
     repeated = bool(usual.series) and bool(frame[usual.series].duplicated().any())
     is_long = bool(asked.values or window or usual.time or asked.series or repeated)
     form = asked.form or ("long" if is_long else "wide")
-    build = _long if form == "long" else _wide
-    result = build(_Table(frame, found, notes), usual if form == "long" else usual._replace(time=""), window)
+    table = _Table(frame, found, notes)
+    result = _long(table, usual, window, read_labels) if form == "long" else _wide(table, usual._replace(time=""))
     how = "" if asked.form else f", read as {form}: " + _HOW[form]
     shape = f"{len(result.lengths):,} series, {len(frame):,} rows"
-    labels = result.labels if read_labels else None
-    return result._replace(origin=f"{shape}, {found.origin}{how}", notes=tuple(notes), labels=labels)
+    result = result._replace(origin=f"{shape}, {found.origin}{how}", notes=tuple(notes))
+    return result if read_labels else result._replace(labels=None, labels_from="not read" if asked.label else "")
 
 
 _HOW = {"long": "a row for each step", "wide": "a row for each series"}
@@ -97,13 +97,16 @@ class _Table:
         plain = ["" if value is None or value != value else _as_text(value) for value in different.tolist()]
         return codes, plain, texts
 
-    def numbers(self, name: str) -> np.ndarray:
-        """Return a column as numbers (N,), NaN where one is missing. Raises DataError if it has text or dates."""
+    def numbers(self, name: str, advice: str) -> np.ndarray:
+        """Return a column as numbers (N,), NaN where one is missing.
+
+        Raises DataError if it has text or dates. The message ends with `advice`.
+        """
         column = self.frame[name]
         if column.dtype.kind in "biuf":
             return column.to_numpy()
         if column.dtype.kind in "Mm":
-            raise DataError(f"the column {name!r} has dates, and values are numbers: name it with --time, or {_CHOOSE}")
+            raise DataError(f"the column {name!r} has dates, and values are numbers: {advice}")
         codes, different, _ = self.factorized(name)
         known = [text for text in different if text not in column_text.MISSING]
         if not known:
@@ -116,7 +119,7 @@ class _Table:
             row = int((codes == different.index(wrong)).argmax()) + 1
             raise DataError(
                 f"the column {name!r} has text, such as {wrong[:40]!r} in row {row}, and values are numbers: repair "
-                f"it, or {_CHOOSE}"
+                f"it, or {advice}"
             )
         if read.note:
             self.notes.append(f"{name}: numbers {read.note}")
@@ -125,6 +128,11 @@ class _Table:
             return read.values[[place[text] for text in different]][codes]
         values = [float(read.values[place[text]]) if text in place else np.nan for text in different]
         return np.array(values)[codes]
+
+    def names_rows(self, name: str) -> bool:
+        """Return whether a column has a different text in each row."""
+        _, different, _ = self.factorized(name)
+        return len(different) == len(self) and all(column_text.numbers([text]) is None for text in different)
 
     def times(self, name: str) -> np.ndarray:
         """Return a column of times as numbers (N,): as they are, or dates in microseconds. Raises DataError."""
@@ -159,7 +167,8 @@ class _Table:
         return values
 
 
-_CHOOSE = "choose the columns with --values NAME,..."
+CHOOSE = "choose the columns of the values with --values NAME,..."
+TELL = "name it with --series or --label, or name the columns of series and time if each step has a row"
 
 
 def _as_text(value: Any) -> str:
@@ -170,7 +179,7 @@ def _as_text(value: Any) -> str:
 # ---------------------------------------------------------------- long
 
 
-def _long(table: _Table, columns: Columns, window: int) -> Series:
+def _long(table: _Table, columns: Columns, window: int, read_labels: bool) -> Series:
     """Return the series of a table with a row for each step."""
     used = {columns.series, columns.time, columns.label}
     names = list(columns.values) or [name for name in table.frame.columns if name not in used]
@@ -178,7 +187,6 @@ def _long(table: _Table, columns: Columns, window: int) -> Series:
         raise DataError(f"no column of values is left: the table has only {listing(list(table.frame.columns), 10)}")
     if not columns.values and not columns.label and (odd := [n for n in names if n.casefold() in LABELS]):
         table.notes.append(f"column {odd[0]} is a value like the others: --label {odd[0]} makes it the class")
-    values = [table.numbers(name) for name in names]
     ids: list[str] = ["0"]
     owners = np.zeros(len(table), np.int64)
     if columns.series:
@@ -189,6 +197,7 @@ def _long(table: _Table, columns: Columns, window: int) -> Series:
     elif not window:
         hint = f"name its column with --series ({listing(list(table.frame.columns), 10)})"
         raise DataError(f"the rows do not say to which series they belong: {hint}, or cut windows with --window N")
+    values = [table.numbers(name, CHOOSE) for name in names]
     order = np.argsort(owners, kind="stable")
     times = None
     if columns.time:
@@ -207,7 +216,8 @@ def _long(table: _Table, columns: Columns, window: int) -> Series:
         _expect_different(times, owners[order], order, ids, columns)
         common = _common(times, lengths)
         x, lengths = _with_gaps(x, times, lengths, table.notes, columns.time)
-    labels, labels_from = _labels(table, columns, owners, ids), f"column {columns.label}" if columns.label else ""
+    labels = _labels(table, columns, owners, ids) if read_labels else None
+    labels_from = f"column {columns.label}" if columns.label else ""
     return Series(x, lengths, names, labels, ids, dtype=_dtype(x), times=common, labels_from=labels_from, flat=False)
 
 
@@ -301,13 +311,15 @@ def _labels(table: _Table, columns: Columns, owners: np.ndarray, ids: list[str])
 # ---------------------------------------------------------------- wide
 
 
-def _wide(table: _Table, columns: Columns, window: int) -> Series:
+def _wide(table: _Table, columns: Columns) -> Series:
     """Return the series of a table with a row for each series."""
     used = {columns.series, columns.label}
     names = list(columns.values) or [name for name in table.frame.columns if name not in used]
     if not columns.label and not columns.values and (odd := [n for n in names if n.casefold() in LABELS]):
         table.notes.append(f"column {odd[0]} is not a step, and was left out: --label {odd[0]} makes it the class")
         names = [name for name in names if name not in odd]
+    if not columns.series and not columns.values and len(names) > 1 and table.names_rows(names[0]):
+        columns, names = columns._replace(series=names[0]), names[1:]
     if len(names) < 2:
         raise DataError(
             f"a row for each series needs a column for each of at least 2 steps, got {listing(names, 5) or 'none'}: "
@@ -315,10 +327,7 @@ def _wide(table: _Table, columns: Columns, window: int) -> Series:
         )
     if columns.series:
         table.notes.append(f"column {columns.series} names the series, and was left out")
-    try:
-        values = [table.numbers(name) for name in names]
-    except DataError as error:
-        raise DataError(f"{error}, or name the columns of series and time if each step has a row (--series)") from None
+    values = [table.numbers(name, TELL) for name in names]
     dtype = np.result_type(*values)
     x = np.stack([value.astype(dtype) for value in values], axis=1)
     ids = None

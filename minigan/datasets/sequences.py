@@ -241,7 +241,7 @@ def load(spec: str, chosen: SequenceOptions, seed: int, labels: bool = True) -> 
         if path.is_dir():
             raise DataError(f"{path}: expected a file of series, got a folder: give a .npy, .npz or CSV file inside it")
         if is_table(spec):
-            found = _seen(sequence_tables.series(table_files.read(path), chosen.columns, chosen.window), labels)
+            found = sequence_tables.series(table_files.read(path), chosen.columns, chosen.window, labels)
         else:
             found = sequence_arrays.load(path, chosen.window, chosen.keys, labels)
         return sequences(found, path.stem, chosen)
@@ -257,7 +257,7 @@ def _seen(found: Series, labels: bool) -> Series:
     """Return the series, without their labels if the networks will not see them."""
     if labels or found.labels is None:
         return found
-    return found._replace(labels=None, labels_from="the networks do not see them")
+    return found._replace(labels=None, labels_from="not read")
 
 
 def _digits(split: str, chosen: SequenceOptions, labels: bool) -> Sequences:
@@ -291,8 +291,8 @@ def convert(x: Any, labels: Any, chosen: SequenceOptions, shown: bool = True) ->
             )
         columns = chosen.columns if labels is None else chosen.columns._replace(label=labels)
         frame = x.to_pandas() if hasattr(x, "to_pandas") else import_pandas().DataFrame(x)
-        found = sequence_tables.series(Frame(frame, IN_FRAME, is_frame(x) or "", ()), columns, chosen.window)
-        return sequences(_seen(found, shown), "table", chosen)
+        found = sequence_tables.series(Frame(frame, IN_FRAME, is_frame(x) or "", ()), columns, chosen.window, shown)
+        return sequences(found, "table", chosen)
     if sequence_arrays.is_ragged(x):
         found = sequence_arrays.of_list(list(x))
     else:

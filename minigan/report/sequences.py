@@ -18,6 +18,8 @@ LINES = len(COLOURS)  # more features than this are drawn as a picture of bright
 ROWS = {1: 8, 2: 8, 3: 7, 4: 6, 5: 6}  # of cells in the view, for each number of columns; others have 6
 MOST_COLUMNS = 12
 ALIKE = 12  # series of each sort that the evaluation draws
+LONG = 40  # steps, above which STACKED series are drawn, each below the one before
+STACKED = 4
 SHOWN = 4  # features that the evaluation draws
 POINTS = 1000  # series of each sort in the plane
 BINS = 40
@@ -97,7 +99,7 @@ def save_evaluation(
     shown = spread(len(names), SHOWN)
     figure = Figure(figsize=(3.6 * max(3, len(shown)), 13.5), layout="constrained", facecolor="white")
     parts: Any = figure.subfigures(2, 1, height_ratios=[10.2, 3.3])
-    panels = parts[0].subplots(5, len(shown), squeeze=False)
+    panels = parts[0].subplots(5, len(shown), squeeze=False, height_ratios=[1.5, 1.5, 1, 1, 1])
     for column, f in enumerate(shown):
         _draw_feature(panels[:, column], real[..., f], fakes[..., f], curves, f, report)
         panels[0, column].set_title(_short(names[f], 30), fontsize=10)
@@ -126,10 +128,16 @@ def _draw_feature(
     finite = real[np.isfinite(real)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     margin = 0.05 * (high - low) or 1.0
+    long = real.shape[1] > LONG
     for panel, x, colour in ((panels[0], real, REAL), (panels[1], fakes, FAKE)):
-        for k, series in enumerate(x[:ALIKE]):
-            panel.plot(series, color=colour, linewidth=0.9, alpha=0.9 if k < 3 else 0.35)
-        panel.set(ylim=(low - margin, high + margin), xlim=(0, x.shape[1] - 1))
+        for k, series in enumerate(x[: STACKED if long else ALIKE]):
+            panel.plot(
+                series - k * (high - low) * long, color=colour, linewidth=0.9, alpha=0.9 if long or k < 3 else 0.35
+            )
+        below = (STACKED - 1) * (high - low) * long
+        panel.set(ylim=(low - below - margin, high + margin), xlim=(0, x.shape[1] - 1))
+        if long:
+            panel.set_yticks([])
     panels[1].set_xlabel("step", fontsize=8)
     styles = {"real": dict(color=REAL, linewidth=2.4, alpha=0.5), "fakes": dict(color=FAKE, linewidth=1.2)}
     for who, style in styles.items():

@@ -9,6 +9,8 @@ import numpy as np
 TENTHS = 10  # parts of the band of frequencies
 FLOOR = 1e-6  # of the mean power: a smaller power of a tenth counts as this one, so that a ratio is defined
 MOST_LAGS = 100
+BLOCK = 1000  # series that are transformed at a time
+MOST_VALUES = 50_000  # of a feature, whose distribution is compared; of more, evenly spaced quantiles
 
 
 def autocorrelation(x: np.ndarray, lags: int) -> np.ndarray:
@@ -18,18 +20,32 @@ def autocorrelation(x: np.ndarray, lags: int) -> np.ndarray:
     the other means are over all series and all t for which both values are there. With one mean for all series, what
     distinguishes a series from others counts as correlation.
     """
-    x = x.astype(np.float64)
-    there = ~np.isnan(x)
-    counts = there.sum(axis=(0, 1))
-    mean = np.where(there, x, 0).sum(axis=(0, 1)) / np.maximum(counts, 1)
-    z = np.where(there, x - mean, 0)
-    variance = (z * z).sum(axis=(0, 1)) / np.maximum(counts, 1)
     found = np.full((x.shape[2], lags), np.nan)
-    for h in range(1, min(lags, x.shape[1] - 1) + 1):
-        pairs = (there[:, h:] & there[:, :-h]).sum(axis=(0, 1))
+    T, lags = x.shape[1], min(lags, x.shape[1] - 1)
+    for f in range(x.shape[2]):
+        z = x[..., f].astype(np.float64)
+        there = ~np.isnan(z)
+        if not there.any():
+            continue
+        z = np.where(there, z - z[there].mean(), 0)
+        pairs = len(z) * np.arange(T, T - lags - 1, -1.0)  # at the lags 0, 1, ..., lags
+        if not there.all():
+            pairs = np.rint(_products(there.astype(np.float64), lags))
         with np.errstate(invalid="ignore", divide="ignore"):
-            found[:, h - 1] = (z[:, h:] * z[:, :-h]).sum(axis=(0, 1)) / pairs / variance
+            covariance = _products(z, lags) / pairs
+            found[f, :lags] = covariance[1:] / covariance[0]
     return found
+
+
+def _products(z: np.ndarray, lags: int) -> np.ndarray:
+    """Return the sum (lags + 1,) of z_t z_{t+h} over all t and all rows of z (N, T), for h = 0, 1, ..., lags.
+
+    The spectrum of the products is |spectrum of z|^2, if z is followed by as many zeros.
+    """
+    power = np.zeros(z.shape[1] + 1)
+    for start in range(0, len(z), BLOCK):
+        power += (np.abs(np.fft.rfft(z[start : start + BLOCK], 2 * z.shape[1], axis=1)) ** 2).sum(axis=0)
+    return np.fft.irfft(power)[: lags + 1]
 
 
 def autocorrelation_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -133,7 +149,7 @@ def marginals(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     found = []
     for f in range(a.shape[2]):
-        x, y = (np.sort(part[..., f][~np.isnan(part[..., f])].astype(np.float64)) for part in (a, b))
+        x, y = (_sorted(part[..., f]) for part in (a, b))
         if not len(x) or not len(y):
             found.append(float("nan"))
             continue
@@ -143,16 +159,24 @@ def marginals(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
+def _sorted(values: np.ndarray) -> np.ndarray:
+    """Return the values that are not missing, sorted: all of them, or MOST_VALUES."""
+    found = np.sort(values[~np.isnan(values)].astype(np.float64))
+    if len(found) <= MOST_VALUES:
+        return found
+    return found[np.arange(MOST_VALUES) * (len(found) - 1) // (MOST_VALUES - 1)]
+
+
 def lengths(x: np.ndarray) -> np.ndarray:
     """Return the length (N,) of each series (N, T, F): its last step with a value, counted from 1; 0 without one."""
-    there = np.logical_not(np.isnan(x.astype(np.float64)).all(axis=2))
+    there = np.logical_not(np.isnan(x).all(axis=2))
     return np.where(there.any(axis=1), x.shape[1] - np.argmax(there[:, ::-1], axis=1), 0)
 
 
 def missing(x: np.ndarray) -> np.ndarray:
     """Return the share (F,) of missing values before the end of the series (N, T, F)."""
     lasts = np.arange(x.shape[1]) < lengths(x)[:, None]
-    return (np.isnan(x.astype(np.float64)) & lasts[..., None]).sum(axis=(0, 1)) / max(1, int(lasts.sum()))
+    return (np.isnan(x) & lasts[..., None]).sum(axis=(0, 1)) / max(1, int(lasts.sum()))
 
 
 def _mean(values: np.ndarray) -> float:
