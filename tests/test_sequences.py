@@ -654,7 +654,7 @@ def test_a_run_is_evaluated_and_described(run, capsys):
     assert main(["info", str(run)]) == 0
     text = capsys.readouterr().out
     assert "36 series of 12 x 2" in text and "2 classes: a, b" in text
-    assert main(["evaluate", str(run), "--target", "x"]) == 2
+    assert main(["evaluate", str(run), "--target", "x", "--backend", "numpy"]) == 2
 
 
 def test_a_resumed_run_has_the_same_bits(tmp_path):

@@ -12,6 +12,7 @@ from minigan.layers import (
     Flatten,
     Layer,
     LeakyReLU,
+    MinibatchStdDev,
     ReLU,
     Reshape,
     Sequential,
@@ -31,6 +32,11 @@ class WavesNetworks:
     noise_size: int = option(64, help="noise numbers of the generator", low=1, high=4096)
     g_width: int = option(256, help="units in each hidden layer of the generator", low=1, high=4096)
     d_width: int = option(64, help="channels of the discriminator's first convolution", low=1, high=1024)
+    d_minibatch_std: float = option(
+        0.0,
+        help="the discriminator sees X times the minibatch standard deviation of each of its last channels; 0: no",
+        low=0,
+    )
 
     def __post_init__(self):
         check(self)
@@ -71,7 +77,10 @@ def _discriminator(rng: np.random.Generator, T: int, C: int, classes: int, optio
         layers += [conv, LeakyReLU(0.2)]
         channels, width, T = width, 2 * options.d_width, (T + 1) // 2
         if T <= LAST:
-            return Sequential(*layers, Flatten(), head(T * channels, classes, rng=rng))
+            break
+    strength = options.d_minibatch_std
+    spread: list[Layer] = [MinibatchStdDev(channels, strength=strength)] if strength else []
+    return Sequential(*layers, Flatten(), *spread, head((T + len(spread)) * channels, classes, rng=rng))
 
 
 def _one_row(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, fan_out: int) -> np.ndarray:
