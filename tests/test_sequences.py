@@ -180,7 +180,7 @@ def test_a_long_series_is_cut_into_windows():
     assert several.owners.tolist() == [0] * 5 + [1] * 3 and [several.class_names[i] for i in several.labels] == [
         *"aaaaaccc"
     ]
-    assert "1 series are shorter than a window" in said(several)
+    assert "left out: 1 series shorter than a window" in said(several)
 
 
 @pytest.mark.parametrize("lengths", [[400], [20] * 40])
@@ -383,7 +383,7 @@ def test_missing_times_are_gaps_and_uneven_ones_are_reported(pandas, tmp_path):
     with pytest.raises(DataError, match="2 of 60 values are missing, the first one in series s2, step 3"):
         load(without, tmp_path)
     data = load(without, tmp_path, missing="keep")
-    assert "1 steps have no row" in said(data) and data.sample_shape == (6, 4)
+    assert "missing: 1 of the steps" in said(data) and data.sample_shape == (6, 4)
     np.testing.assert_array_equal(np.isnan(data.series())[2, :, 0], np.arange(6) == 3)
     uneven = "series,time,x\n" + "".join(f"{n},{t**1.5:.3f},{n + t}\n" for n in range(3) for t in range(4))
     assert "the time between steps, column time, differs, and is not modelled" in said(load(uneven, tmp_path))
@@ -393,7 +393,7 @@ def test_dates_are_times(pandas, tmp_path):
     days = ["2024-02-27", "2024-02-28", "2024-02-29", "2024-03-02"]
     text = "id,date,price\n" + "".join(f"{n},{day},{n * i}.5\n" for n in range(3) for i, day in enumerate(days))
     data = load(text, tmp_path, missing="fill")
-    assert data.sample_shape == (5, 1) and "3 steps have no row" in said(data)
+    assert data.sample_shape == (5, 1) and "missing: 3 of the steps" in said(data)
     assert data.series()[2, :, 0].tolist() == [0.5, 2.5, 4.5, 5.5, 6.5]
     one = "date;value\n" + "".join(f"{i % 28 + 1:02d}.{i // 28 + 1:02d}.2023;{i},5\n" for i in range(28))
     assert len(load(one, tmp_path, window=7)) == 22, "decimal commas and German dates"

@@ -281,7 +281,7 @@ def _with_gaps(
     if absent > MOST_INSERTED * len(x):
         notes.append(f"the times, column {name}, have long pauses, which are not modelled")
         return x, lengths
-    notes.append(f"{absent:,} steps have no row, because their times are left out in column {name}: they are missing")
+    notes.append(f"missing: {absent:,} of the steps, because the column {name} leaves their times out")
     advance = np.ones(len(times), np.int64)
     advance[inside] = whole.astype(np.int64)
     place = np.cumsum(advance) - 1

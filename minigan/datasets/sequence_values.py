@@ -141,9 +141,9 @@ def _without_ends(found: Series, lines: list[tuple[str, str]]) -> Series:
     keep = np.arange(len(empty)) - np.repeat(firsts, found.lengths) < np.repeat(lengths, found.lengths)
     kept = lengths > 0
     if not kept.all():
-        lines.append(("note", f"{int((~kept).sum()):,} series without any value were left out"))
+        lines.append(("note", f"left out: {int((~kept).sum()):,} series without any value"))
     if (short := int((lengths[kept] < found.lengths[kept]).sum())) > 0:
-        lines.append(("note", f"{short:,} series end with missing values, and count as shorter"))
+        lines.append(("note", f"shorter: {short:,} series that end with missing values"))
     return _chosen(found._replace(values=found.values[keep], lengths=lengths), kept)
 
 
@@ -161,7 +161,7 @@ def _long_enough(found: Series, window: int, lines: list[tuple[str, str]]) -> Se
         raise DataError(f"a window of {window:,} steps is longer than the data, because {what}: choose a smaller one")
     if kept.all():
         return found
-    lines.append(("note", f"{int((~kept).sum()):,} series are shorter than a window, and were left out"))
+    lines.append(("note", f"left out: {int((~kept).sum()):,} series shorter than a window"))
     return _chosen(found._replace(values=found.values[np.repeat(kept, found.lengths)]), kept)
 
 
