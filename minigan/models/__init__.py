@@ -18,12 +18,12 @@ import numpy as np
 from minigan.backends import Array
 from minigan.errors import UserError
 from minigan.layers import Concatenate, Frozen, Layer, MultiDepth, Pack, Sequential
-from minigan.models import images, points, reuse, tables
+from minigan.models import images, points, reuse, tables, waves
 from minigan.models.preset import Layout, Preset, head, label_input
 
 __all__ = ["PRESETS", "Layout", "Preset", "build", "head", "label_input", "reuse", "table"]
 
-PRESETS: dict[str, Preset] = images.PRESETS | points.PRESETS | tables.PRESETS
+PRESETS: dict[str, Preset] = images.PRESETS | points.PRESETS | tables.PRESETS | waves.PRESETS
 
 
 def build(
