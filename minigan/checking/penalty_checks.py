@@ -142,9 +142,9 @@ def finite_differences(backend) -> Iterator[Row]:
     critic = smooth_critic(backend, rng)
     sequence = Sequential(Reshape(4, 4), GRU(4, 3, last=True, rng=rng), Dropout(0.3, rng=rng), Dense(3, 1, rng=rng))
     for what, D, s, train in (
-        ("r1-fd of a smooth D", critic, 0.05, True),
+        ("r1-fd of a smooth D", critic, 0.5, True),
         ("r1-fd, running statistics", critic, 0.5, False),
-        ("r1-fd through a GRU", randomize(sequence.to(backend, np.float64), rng), 0.05, True),
+        ("r1-fd through a GRU", randomize(sequence.to(backend, np.float64), rng), 0.1, True),
     ):
         _, grads = penalties.r1_fd(D, real, rng=rng, train=train)
         last = list(D.params)[-1]

@@ -81,7 +81,7 @@ class Conv1d(Layer):
         if T + before + after < self.reach:
             raise ValueError(f"{self!r} reaches over {self.reach} steps, got x {tuple(x.shape)}: choose a larger pad")
         xpad = x
-        if before or after:
+        if self.pad != (0, 0):
             xpad = xp.zeros((N, before + T + after, C), x.dtype)
             xpad[:, before : before + T] = x
         return xp.concatenate([xpad[:, steps] for steps in self._taps(P)], axis=2)
