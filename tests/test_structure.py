@@ -202,6 +202,7 @@ LOCAL = {
         "t.sum(axis=tuple((axis for axis in range(t.ndim) if axis != self.outputs)), keepdims=True)",
     ): "over weights",
     ("shape.py", "dy.reshape(N, H, self.factor, W, self.factor, C).sum(axis=(2, 4))"): "of each sample",
+    ("series.py", "rest.sum(axis=1)"): "of each sample",
     ("losses.py", "xp.exp(shifted).sum(axis=1, keepdims=True)"): "of each sample",
     ("losses.py", "(log_p * one_hot).sum()"): "goes through batch_sum",
     ("losses.py", "(difference * difference).sum()"): "of a mean over the batch",

@@ -29,8 +29,10 @@ from minigan.layers import (
     Frozen,
     GaussianNoise,
     Identity,
+    InEachStep,
     LayerNorm,
     LeakyReLU,
+    MaskEnds,
     MinibatchStdDev,
     MultiDepth,
     OneHot,
@@ -45,6 +47,7 @@ from minigan.layers import (
     SpectralNorm,
     TableHead,
     Tanh,
+    TanhOf,
     Upsample,
     WeightNorm,
 )
@@ -231,6 +234,19 @@ class Twin:
             case Conv1d():
                 x = F.pad(x.mT, layer.pad)
                 return F.conv1d(x, p["w"].permute(2, 1, 0), p.get("b"), layer.stride, 0, layer.dilation).mT
+            case InEachStep():
+                own, rest = x.split([layer.steps * layer.own, x.shape[1] - layer.steps * layer.own], 1)
+                return torch.cat([own.unflatten(1, (layer.steps, -1)), rest[:, None].expand(-1, layer.steps, -1)], 2)
+            case TanhOf():
+                chosen = torch.zeros(layer.n, dtype=torch.bool).index_fill(0, torch.tensor(layer.features), True)
+                return torch.where(chosen, torch.tanh(x), x)
+            case MaskEnds():
+                lasting = torch.ones_like(x, dtype=torch.bool)
+                masks_of = [torch.cumprod(x[:, :, stop - 1 : stop] >= 0, 1).bool() for _, stop in layer.ends]
+                for (start, stop), lasts in zip(layer.ends, masks_of, strict=True):
+                    lasting[:, :, start : stop - 1] = lasts
+                y = x.masked_fill(~lasting, 0)
+                return torch.cat([y, sum(masks_of).clamp(max=1).to(x.dtype)], 2) if layer.append else y
             case Reshape():
                 return x.reshape(len(x), *layer.shape)
             case Flatten():

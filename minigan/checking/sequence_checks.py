@@ -1,5 +1,6 @@
 """Checks of the layers of sequences: their cases, their formulas, and what they may see of other steps."""
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -9,7 +10,20 @@ from minigan.checking import gradcheck
 from minigan.checking.derivatives import EXACT
 from minigan.checking.gradcheck import randomize
 from minigan.checking.rows import Row, compare, fact
-from minigan.layers import GRU, LSTM, Bidirectional, Conv1d, Layer, LeakyReLU, Sequential, SpectralNorm, WeightNorm
+from minigan.layers import (
+    GRU,
+    LSTM,
+    Bidirectional,
+    Conv1d,
+    InEachStep,
+    Layer,
+    LeakyReLU,
+    MaskEnds,
+    Sequential,
+    SpectralNorm,
+    TanhOf,
+    WeightNorm,
+)
 from minigan.layers.recurrent import Recurrent
 
 
@@ -40,13 +54,18 @@ def sequence_cases(rng) -> Iterator[tuple[str, Layer, tuple, dict]]:
     yield "WeightNorm of Conv1d", WeightNorm(Conv1d(2, 3, 3, pad=1, rng=rng)), (2, 5, 2), {}
     stacked = Sequential(GRU(2, 3, masked=True, rng=rng), LSTM(3, 2, masked=True, last=True, rng=rng), LeakyReLU(0.3))
     yield "masked layers in sequence", stacked, (3, 4, 3), {}
+    yield "InEachStep", InEachStep(3, 2), (4, 9), {}
+    yield "InEachStep, no numbers of their own", InEachStep(3, 0), (4, 2), {}
+    yield "TanhOf", TanhOf([1, 2], 3), (3, 4, 3), {}
+    yield "MaskEnds", MaskEnds([(0, 3)], 3), (6, 4, 3), {}
+    yield "MaskEnds of two groups, mask appended", MaskEnds([(0, 2), (3, 5)], 6, append=True), (6, 4, 6), {}
 
 
 # ---------------------------------------------------------------- formulas, one number at a time
 
 
 def plain_sequence(layer: Layer, x: np.ndarray) -> np.ndarray | None:
-    """Compute y of a recurrent layer or a Conv1d one number at a time, or return None for other layers."""
+    """Compute y of a layer of sequences one number at a time, or return None for other layers."""
     if isinstance(layer, Conv1d):
         return plain_conv1d(layer, x)
     if isinstance(layer, Bidirectional):
@@ -55,6 +74,8 @@ def plain_sequence(layer: Layer, x: np.ndarray) -> np.ndarray | None:
         if layer.forth.last:
             return np.hstack([forth, back])
         return np.dstack([forth[:, :, : layer.forth.n_units], np.flip(back, 1)])
+    if isinstance(layer, InEachStep | TanhOf | MaskEnds):
+        return np.array([plain_series(layer, series) for series in x.tolist()])
     if not isinstance(layer, Recurrent):
         return None
     p = {name: layer.backend.to_numpy(value) for name, value in layer.params.items()}
@@ -93,6 +114,25 @@ def plain_step(layer: Recurrent, p: dict, x, state) -> list[float]:
             next_c.append(logistic(f) * state[H + j] + logistic(i) * math.tanh(g))
             next_h.append(logistic(o) * math.tanh(next_c[-1]))
     return next_h + next_c
+
+
+def plain_series(layer: Layer, x: list) -> list:
+    """Compute y of one sample by a layer of `layers.series`, one number at a time."""
+    if isinstance(layer, InEachStep):
+        of_step = [x[t * layer.own : (t + 1) * layer.own] for t in range(layer.steps)]
+        return [[*own, *x[layer.steps * layer.own :]] for own in of_step]
+    y = [list(row) for row in x]
+    if isinstance(layer, TanhOf):
+        for t, j in itertools.product(range(len(x)), layer.features):
+            y[t][j] = math.tanh(x[t][j])
+        return y
+    assert isinstance(layer, MaskEnds)
+    lengths = []
+    for start, stop in layer.ends:
+        lengths.append(next((t for t, row in enumerate(x) if row[stop - 1] < 0), len(x)))
+        for t, j in itertools.product(range(lengths[-1], len(x)), range(start, stop - 1)):
+            y[t][j] = 0.0
+    return [[*row, float(t < max(lengths))] if layer.append else row for t, row in enumerate(y)]
 
 
 def plain_conv1d(layer: Conv1d, x: np.ndarray) -> np.ndarray:

@@ -100,6 +100,16 @@ class SequenceCodec:
         return len(self.modelled) + len(self.gaps) + self.ends
 
     @property
+    def flags(self) -> list[int]:
+        """The features of a sample that are 1 or -1: gaps, and the end."""
+        return list(range(len(self.modelled), self.width))
+
+    @property
+    def ended(self) -> list[tuple[int, int]]:
+        """The features (start, stop) that end together, the last of which is the flag of the end; none without ends."""
+        return [(0, self.width)] if self.ends else []
+
+    @property
     def names(self) -> list[str]:
         """The names of the features of the data."""
         return [feature.name for feature in self.parts]

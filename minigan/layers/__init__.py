@@ -22,6 +22,7 @@ from minigan.layers.norm import BatchNorm, SpectralNorm
 from minigan.layers.recurrent import GRU, LSTM, Bidirectional
 from minigan.layers.residual import Concatenate
 from minigan.layers.sequential import Sequential
+from minigan.layers.series import InEachStep, MaskEnds, TanhOf
 from minigan.layers.shape import Flatten, Identity, Pack, Reshape, Upsample
 from minigan.layers.temporal import Conv1d
 from minigan.layers.weight_norm import WeightNorm
@@ -42,9 +43,11 @@ __all__ = [
     "Frozen",
     "GaussianNoise",
     "Identity",
+    "InEachStep",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "MaskEnds",
     "MinibatchStdDev",
     "MultiDepth",
     "OneHot",
@@ -59,6 +62,7 @@ __all__ = [
     "SpectralNorm",
     "TableHead",
     "Tanh",
+    "TanhOf",
     "Upsample",
     "WeightNorm",
     "fuse",

@@ -89,7 +89,7 @@ class Training:
             )
         if self.G.noise_shape is None:
             raise UserError("the generator has no noise_shape: set generator.noise_shape, for example to (64,)")
-        self.labels_in_samples = models.PRESETS[config.preset].takes_layout
+        self.labels_in_samples = models.PRESETS[config.preset].labels_in_samples
         self._own_networks = networks
         self.penalty = self._penalty()
         self.G.to(backend)
