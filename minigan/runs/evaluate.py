@@ -126,7 +126,15 @@ def evaluate(
         found = evaluate_table(sampler, fingerprint, read(), count, seed, progress, target, held_out)
         return Evaluation(*found, None)
     if kind == "sequences":
-        return Evaluation(*evaluate_series(sampler, fingerprint, read(), count, seed), None)
+
+        def judge(images: np.ndarray, labels: np.ndarray | None) -> dict:
+            own = Judge(sampler.generator.backend)
+            return evaluate_images(own, images, labels, seed, partial(progress, desc="judging subsets of real images"))
+
+        found = evaluate_series(
+            sampler, fingerprint, read(), count, seed, judge, partial(progress, desc="training GRUs")
+        )
+        return Evaluation(*found, None)
     if is_mnist(fingerprint):
         report = _evaluate_digits(sampler, count, seed, progress)
         return Evaluation(report, table, partial(plots.save_report, descriptions=DESCRIPTIONS), None)

@@ -1,5 +1,7 @@
 """Compute all figures of generated series and of real ones, and format them.
 
+    discriminative    how well a GRU tells fakes from real series; 0 is best, 0.5 worst: see `networks`
+    predictive        the error of a GRU on real series, trained on fakes; the smaller, the better
     autocorrelation   mean absolute difference of the autocorrelations, over lags and features; 0 is best
     spectrum          mean relative error of the power in the tenths of the band, over all features; 0 is best
     worst_tenth       the largest of these errors
@@ -16,13 +18,15 @@ distances of "real" are then those of each training series to the others. Both s
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from minigan import backends
+from minigan.backends import Backend
 from minigan.errors import UserError
-from minigan.metrics.sequences import nearest, statistics
+from minigan.metrics.sequences import nearest, networks, statistics
 
 MIN_SERIES = 20  # of training series, of fakes and of held-out series
 MOST = 10_000  # series of the reference
@@ -30,6 +34,8 @@ NEAR = 0.5  # a smaller `nearness` is reported
 WIDTH = 58  # of the first column of the table
 
 SCORES = {
+    "discriminative": "discriminative score: fakes recognised by a GRU (0 is best)",
+    "predictive": "predictive score: error of a GRU trained on them",
     "autocorrelation": "difference of the autocorrelations (0 is best)",
     "spectrum": "error of the spectrum, mean over tenths (0 is best)",
     "worst_tenth": "the same, in the worst tenth of the band",
@@ -43,25 +49,41 @@ SCORES = {
 SETS = {"fakes": "fakes", "real": "real series"}
 
 
+class Labels(NamedTuple):
+    """The classes of the training series (N,), of the fakes (M,) and, if known, of the held-out series (H,)."""
+
+    real: np.ndarray
+    fakes: np.ndarray
+    held_out: np.ndarray | None = None
+
+
+class Known(NamedTuple):
+    """What is known about the series."""
+
+    names: Sequence[str] | None = None  # of the features (F,)
+    labels: Labels | None = None
+    class_names: Sequence[str] = ()
+    expected: np.ndarray | None = None  # (T // 2,), the periodogram of the process that drew the series
+
+
 def compare(
     real: np.ndarray,
     fakes: np.ndarray,
     held_out: np.ndarray | None = None,
-    names: Sequence[str] | None = None,
-    labels: tuple[np.ndarray, np.ndarray] | None = None,
-    class_names: Sequence[str] = (),
-    expected: np.ndarray | None = None,
+    known: Known | None = None,
     seed: int = 0,
+    backend: Backend | None = None,
+    progress: Callable = iter,
 ) -> dict:
     """Compare fake series (N, T, F) with the training series `real` (M, T, F), and return a report for JSON.
 
-    `held_out` are real series that were not trained on, or None. NaN is a missing value. `names` are those of the
-    features. `labels` are the classes (M,) of the training series and (N,) those of the fakes; each class is then
-    compared as well. `expected` is the periodogram (T // 2,) of the process that drew the data, if it is known.
+    `held_out` are real series that were not trained on, or None. NaN is a missing value. With labels, each class is
+    compared as well. GRUs are trained on `backend`, by default the reference; `progress` wraps the range of their
+    steps, as tqdm does.
 
     The report contains {"fakes": figures, "real": figures} with the figures above, None where one is not defined.
     "features" has those of each feature: "autocorrelation", "marginal", and "errors", the relative error of each tenth
-    of the band. "classes" has "autocorrelation", "spectrum" and "marginals" of the fakes of each class.
+    of the band. "classes" has "discriminative", "autocorrelation", "spectrum" and "marginals" of each class.
 
     Raises UserError for fewer than MIN_SERIES series, and if the sets have other shapes.
     """
@@ -72,23 +94,41 @@ def compare(
             raise UserError(f"a comparison of series needs at least {MIN_SERIES} {which} series, got {len(x)}")
         if x is not None and x.shape[1:] != real.shape[1:]:
             raise UserError(f"all series have the shape {real.shape[1:]}, got {which} series of {x.shape[1:]}")
-    rng = np.random.default_rng(seed)
+    rng, known = np.random.default_rng(seed), known or Known()
     absent = []
-    reference, others = _few(real, rng), held_out
+    chosen, others = _few(real, rng), held_out
+    labels = None if known.labels is None else known.labels._asdict()
     if others is None:
         order = rng.permutation(len(real))
-        reference, others = real[order[: len(real) // 2]][:MOST], real[order[len(real) // 2 :]]
+        chosen, rest = order[: len(real) // 2][:MOST], order[len(real) // 2 :]
+        others = real[rest]
+        if labels is not None:
+            labels["held_out"] = labels["real"][rest]
         absent.append("there are no held-out series, so half of the training series are compared with the others")
+    reference, backend = real[chosen], backend or backends.reference()
     report: dict[str, Any] = {
         "series": {"training": len(real), "fakes": len(fakes), "held_out": None if held_out is None else len(held_out)},
         "features": {},
     }
-    names = list(names or [f"feature {i + 1}" for i in range(real.shape[2])])
+    names = list(known.names or [f"feature {i + 1}" for i in range(real.shape[2])])
     space, lags = nearest.Space(real), min(real.shape[1] - 1, statistics.MOST_LAGS)
+    if labels is not None:
+        report["classes"] = by_class(real, fakes, (labels["real"], labels["fakes"]), known.class_names, lags)
     for which, x in (("fakes", fakes[: len(others)] if len(others) >= MIN_SERIES else fakes), ("real", others)):
         found, by_feature = figures(reference, x, lags)
-        if expected is not None:
-            found["known_spectrum"] = _from_known(x, expected)
+        if known.expected is not None:
+            found["known_spectrum"] = _from_known(x, known.expected)
+        own = None if labels is None else labels["fakes" if which == "fakes" else "held_out"]
+        given = None if own is None or labels is None else (labels["real"][chosen], own[: len(x)])
+        detected = networks.discriminative(
+            reference, x, backend, np.random.default_rng([seed, 1]), given, len(known.class_names), progress
+        )
+        found["discriminative"] = detected.score
+        found["predictive"] = networks.predictive(x, reference, backend, np.random.default_rng([seed, 2]), progress)
+        if which == "fakes" and detected.by_class is not None:
+            for name, score in zip(known.class_names, detected.by_class.tolist(), strict=True):
+                if str(name) in report["classes"]:
+                    report["classes"][str(name)] = {"discriminative": score} | report["classes"][str(name)]
         series = None if which == "real" and held_out is None else x
         found["distance"] = float(np.median(nearest.to_training(space, series, real, rng).distance))
         report[which] = dict.fromkeys(SCORES, None) | found
@@ -98,8 +138,6 @@ def compare(
             }
     for which in SETS:
         report[which]["nearness"] = report[which]["distance"] / (report["real"]["distance"] or float("nan"))
-    if labels is not None:
-        report["classes"] = by_class(real, fakes, labels, class_names, lags)
     return plain(report | {"absent": absent, "warnings": warnings(report)})
 
 
@@ -109,8 +147,8 @@ def with_features(x: np.ndarray) -> np.ndarray:
 
 
 def _few(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return at most MOST of the series, chosen at random."""
-    return x if len(x) <= MOST else x[np.sort(rng.permutation(len(x))[:MOST])]
+    """Return the indices of all series, or of MOST of them, chosen at random."""
+    return np.arange(len(x)) if len(x) <= MOST else np.sort(rng.permutation(len(x))[:MOST])
 
 
 def figures(reference: np.ndarray, x: np.ndarray, lags: int) -> tuple[dict, dict[str, np.ndarray]]:
