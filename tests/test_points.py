@@ -139,7 +139,7 @@ def test_conditional_points_are_near_the_requested_mode():
             ["--data", "mnist", "--points", "9"],
             "data of the kind images have no option points, only split, keys, size, fit, channels, range, ",
         ),
-        (["--preset", "points", "--data", "mnist"], "points are drawn from ring or grid, got"),
+        (["--preset", "points", "--data", "mnist"], "preset points is for points, and mnist is a set of images: "),
         (["--preset", "digits", "--kind", "points"], "preset digits is for images, got --kind points"),
         (["--data", "ring", "--preset", "small"], "ring: there is no such file or folder"),
         (["--data", "ring", "--points", "1"], "points is at least 2, got 1"),
