@@ -6,6 +6,7 @@
 Rows of a series are sorted by time. Where a time is missing between others that are evenly spaced, a step is missing.
 """
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,10 +60,12 @@ def series(found: Frame, asked: Columns, window: int, read_labels: bool = True) 
     usual = asked._replace(
         series=asked.series or _usual(names, SERIES, asked), time=asked.time or _usual(names, TIMES, asked)
     )
+    table = _Table(frame, found, notes)
+    if not usual.time and asked.form != "wide":
+        usual = usual._replace(time=_dated(table, [n for n in names if n not in (usual.series, asked.label)]))
     repeated = bool(usual.series) and bool(frame[usual.series].duplicated().any())
     is_long = bool(asked.values or window or usual.time or asked.series or repeated)
     form = asked.form or ("long" if is_long else "wide")
-    table = _Table(frame, found, notes)
     result = _long(table, usual, window, read_labels) if form == "long" else _wide(table, usual._replace(time=""))
     how = "" if asked.form else f", read as {form}: " + _HOW[form]
     shape = f"{len(result.lengths):,} series, {len(frame):,} rows"
@@ -78,6 +81,16 @@ def _usual(names: list[str], usual: Sequence[str], asked: Columns) -> str:
     folded = {name.casefold().replace(" ", "_"): name for name in names}
     found = [folded[name] for name in usual if name in folded]
     return next((name for name in found if name not in (asked.series, asked.time, asked.label, *asked.values)), "")
+
+
+def _dated(table: "_Table", names: list[str]) -> str:
+    """Return the column whose values are dates, of those that are not used for something else, or "".
+
+    If the names of the other columns are steps, such as 1, 2, 3 or h0, h1, h2, the dates name series, and are no times.
+    """
+    found = [name for name in names if table.has_dates(name)]
+    others = {re.sub(r"\d+", "0", name) for name in names if name not in found}
+    return found[0] if len(found) == 1 and (len(others) > 1 or len(names) == 2) else ""
 
 
 class _Table:
@@ -128,6 +141,16 @@ class _Table:
             return read.values[[place[text] for text in different]][codes]
         values = [float(read.values[place[text]]) if text in place else np.nan for text in different]
         return np.array(values)[codes]
+
+    def has_dates(self, name: str) -> bool:
+        """Return whether all values of a column are dates."""
+        column = self.frame[name]
+        if column.dtype.kind in "biuf":
+            return False
+        different = self.factorized(name)[1]
+        return column.dtype.kind == "M" or (
+            column_text.numbers(different) is None and column_text.dates(different) is not None
+        )
 
     def names_rows(self, name: str) -> bool:
         """Return whether a column has a different text in each row."""

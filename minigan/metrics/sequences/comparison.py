@@ -117,7 +117,7 @@ def compare(
     for which, x in (("fakes", fakes[: len(others)] if len(others) >= MIN_SERIES else fakes), ("real", others)):
         found, by_feature = figures(reference, x, lags)
         if known.expected is not None:
-            found["known_spectrum"] = _from_known(x, known.expected)
+            found["known_spectrum"] = from_known(x, known.expected)
         own = None if labels is None else labels["fakes" if which == "fakes" else "held_out"]
         given = None if own is None or labels is None else (labels["real"][chosen], own[: len(x)])
         detected = networks.discriminative(
@@ -176,7 +176,7 @@ def figures(reference: np.ndarray, x: np.ndarray, lags: int) -> tuple[dict, dict
     }
 
 
-def _from_known(x: np.ndarray, expected: np.ndarray) -> float:
+def from_known(x: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest relative error of a tenth of the band, given the expected periodogram (T // 2,)."""
     true = statistics.of_periodogram(expected, x.shape[1])
     power = statistics.band_power(x)
