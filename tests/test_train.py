@@ -308,8 +308,8 @@ def test_a_wrong_config_is_refused(text, says):
         ({"preset": "small", "loss": "wasserstein", "penalty": "none"}, "wasserstein without a penalty has no minimum"),
         ({"network": {"d_minibatch_std": -1}}, "d_minibatch_std is at least 0 and finite, got -1"),
         ({"preset": "points", "kind": "images"}, "preset points is for points, got --kind images"),
-        ({"preset": "points", "data": "mnist", "network": {"g_width": 2}}, "preset points have no option g_width"),
-        ({"kind": "tables"}, "unknown kind 'tables': choose images, points"),
+        ({"preset": "points", "data": "ring", "network": {"g_width": 2}}, "preset points have no option g_width"),
+        ({"kind": "videos"}, "unknown kind 'videos': choose images, points"),
         ({"colour": 1}, "unknown option colour: choose from preset, kind, "),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 from minigan import datasets
 from minigan.datasets.processes import PERIODOGRAMS
 from minigan.errors import UserError
-from minigan.metrics import scores
+from minigan.metrics.scores import table as table_of_digits
 from minigan.metrics.sequences import Known, Labels, compare, statistics, table
 from minigan.metrics.sequences.nearest import Space, embedding, to_training
 from minigan.report.sequences import save_evaluation, with_features
@@ -77,7 +77,7 @@ def evaluate_series(
 
 def table_of_all(report: dict) -> str:
     """Format a report as lines of text, with the scores of the judge if the series are the rows of digits."""
-    digits = [f"the series as images of digits\n{scores.table(report['digits'])}"] if "digits" in report else []
+    digits = [f"the series as images of digits\n{table_of_digits(report['digits'])}"] if "digits" in report else []
     return "\n".join([table(report), *digits])
 
 
