@@ -141,7 +141,10 @@ def test_conditional_points_are_near_the_requested_mode():
         ),
         (["--preset", "points", "--data", "mnist"], "preset points is for points, and mnist is a set of images: "),
         (["--preset", "digits", "--kind", "points"], "preset digits is for images, got --kind points"),
-        (["--data", "ring", "--preset", "small"], "ring: there is no such file or folder"),
+        (
+            ["--data", "ring", "--preset", "small"],
+            "preset small is for images, and ring is a mixture of Gaussians in the plane",
+        ),
         (["--data", "ring", "--points", "1"], "points is at least 2, got 1"),
         (["--network", "d_norm"], "argument --network: expected NAME=VALUE, got 'd_norm'"),
         (

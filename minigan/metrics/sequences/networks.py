@@ -42,8 +42,7 @@ class Encoding:
     def __init__(self, *sets: np.ndarray):
         """The range of a feature is that in the first set. Gaps and lengths are those of all."""
         first = sets[0].reshape(-1, sets[0].shape[2]).astype(np.float64)
-        there = ~np.isnan(first).all(axis=0)
-        self.low = np.array([np.nanmin(x) if t else 0.0 for x, t in zip(first.T, there, strict=True)])
+        self.low = np.array([0.0 if np.isnan(x).all() else np.nanmin(x) for x in first.T])
         self.width = statistics.ranges(sets[0])
         self.gaps = any(np.isnan(x).any() for x in sets)
         self.features = first.shape[1]
