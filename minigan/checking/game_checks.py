@@ -278,7 +278,13 @@ def expected_statistics(which, G, D, real, z) -> dict:
     return {p: after[p] if which in (gradcheck.PLAYERS[p], "simultaneous") else before[p] for p in before}
 
 
-LAYOUTS = {"tables": models.Layout(((1, 3), (3, 6)), label_group=1)}  # of the example shape of a kind
+ROWS = models.Layout(((1, 3), (3, 6)), label_group=1)
+# Of the example shape of a kind of data, without labels (False) and with them. Series end only with labels.
+LAYOUTS = {
+    ("tables", False): ROWS,
+    ("tables", True): ROWS,
+    ("sequences", True): models.Layout(flags=(1, 2), ends=((0, 3),)),
+}
 
 
 def preset_steps(backend) -> Iterator[Row]:
@@ -296,7 +302,7 @@ def preset_steps(backend) -> Iterator[Row]:
         ):
             rng = np.random.default_rng(13)
             try:
-                layout = LAYOUTS.get(kind)
+                layout = LAYOUTS.get((kind, bool(classes)))
                 G, D = models.build(preset, rng=rng, sample_shape=shape, classes=classes, layout=layout)
             except UserError:  # this architecture does not support labels
                 classes = 0
