@@ -2,7 +2,7 @@
 
     python benchmarks/bench_sequences.py --json benchmarks/results/sequences.json [--work FOLDER] [--only TEXT]
     python benchmarks/bench_sequences.py --table benchmarks/results/sequences.json
-    python benchmarks/bench_sequences.py --scale 0.1 --only "seed 0"      # a short form: a tenth of the time
+    python benchmarks/bench_sequences.py --scale 0.1 --only "seed 0"      # a short form: a tenth of all steps
 
 Each case trains one preset for some minutes with two threads, one case after the other, with three seeds. Then:
 
@@ -79,6 +79,7 @@ CASES = [Case(*plan, seed) for plan in PLAN for seed in range(SEEDS)]
 
 def finish(case: Case, work: Path, scale: float) -> None:
     """Train, measure, and write the result to the folder `work`."""
+    networks.STEPS = max(networks.FEWEST, round(min(1.0, scale) * networks.STEPS))
     folder = work / "runs" / case.name
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was interrupted
     gan = minigan.GAN(case.preset, data=case.data, seed=case.seed, threads=THREADS, out=folder, verbose=0)
@@ -148,7 +149,13 @@ def table(results: list[dict]) -> str:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="multiply all minutes (default: 1)")
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="multiply all minutes, and the steps of the scores if X is below 1 (default: 1)",
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="runs whose name contains this text")
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "minigan-sequences", metavar="FOLDER"

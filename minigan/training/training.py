@@ -73,7 +73,7 @@ class Training:
         self.config, self.backend = config, backend
         if len(data) < config.batch * config.d_steps:
             needs = datasets.counted(config.batch * config.d_steps, data.kind)
-            raise UserError(f"a step takes {needs} and {data.name} has {len(data)}: choose a smaller --batch")
+            raise UserError(f"a step takes {needs} and {data.name} has {len(data):,}: choose a smaller --batch")
         weights, self.noise, fixed = (np.random.default_rng([config.seed, stream]) for stream in range(3))
         self.penalty_rng = np.random.default_rng([config.seed, 4])  # stream 3 is the order of the samples
         self.classes = players.number_of_classes(config, data)
