@@ -151,10 +151,10 @@ class GAN:
         - `fit()` on a fitted or loaded GAN continues to the total that it has.
 
         `data` is an array of images (N, H, W), (N, H, W, C), or (N, C, H, W) with the option
-        `channels="first"`; any object that NumPy converts to such an array; a path or a name, as
-        for `minigan train --data`; or an object of `minigan.datasets`. `labels` has one entry of any
-        type for each image. The networks see them with the option `conditional=True`, which
-        many presets contain.
+        `channels="first"`; an array of series (N, T) or (N, T, F), or a list of arrays of different
+        lengths; any object that NumPy converts to such an array; a path or a name, as for
+        `minigan train --data`; or an object of `minigan.datasets`. `labels` has one entry of any type for
+        each sample. The networks see them with the option `conditional=True`, which many presets contain.
 
         One seed and a total in epochs or steps give the same bits on every call. What a total in
         minutes gives depends on the speed of the machine.
@@ -347,7 +347,7 @@ class GAN:
         seed: int | np.random.Generator | None = None,
         where: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Draw `n` new samples: uint8 images (n, H, W, C), points (n, 2), or a data frame of n rows.
+        """Draw `n` new samples: uint8 images (n, H, W, C), points (n, 2), series, or a data frame of n rows.
 
         With labels, the samples have all classes in turn (rows of a table: in the shares of the data), or
         the class `label`, or the n classes in a list `label`. `where` maps columns of a table to values

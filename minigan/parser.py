@@ -47,15 +47,15 @@ def parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="PATH",
-        help="a .png (one picture), .npz (samples and labels), .npy, .csv (points, tables), .csv.gz or .parquet "
-        "(tables) file, or a folder for separate pictures (default: RUN/sample.png)",
+        help="a .png (one picture), .npz (samples and labels), .npy, .csv (points, series, tables), .csv.gz or "
+        ".parquet (tables) file, or a folder for separate pictures (default: RUN/sample.png)",
     )
     _add_backend(sub)
 
     sub = add("evaluate", "Compare a run's samples with real ones.")
-    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run on images or a table")
+    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run on images, series or a table")
     sub.add_argument(
-        "--count", type=int, metavar="N", help="number of samples (default: 10,000 images, or the rows of the table)"
+        "--count", type=int, metavar="N", help="number of samples (default: 10,000, or the rows of the table)"
     )
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise and the bootstrap (default 0)")
     sub.add_argument("--json", action="store_true", help="print the results as JSON")

@@ -2,6 +2,10 @@
 
     value, grads = penalties.r1(D, real, weight=10.0)
 
+    r1, r2     the square of the gradient of D at real samples, or at fakes
+    wgan-gp    how far the length of the gradient is from 1, between real samples and fakes
+    r1-fd      r1 by finite differences, for any layers: the others need second derivatives
+
 A penalty R(g) is a function of g = dS/dx, the gradient of the sum S of the logits with respect to the input. Its
 gradient with respect to the weights is a second derivative. With v = dR/dg held constant,
 
@@ -16,6 +20,9 @@ With batch norm, the gradient of an image includes its effect on the logits of t
 directly before the last layer, S does not depend on x, and the penalty is zero. Then use train=False or remove the
 batch norm.
 
+`r1_fd` needs no second derivatives, because its value is computed from logits only: those of real samples
+and of the same samples with a little noise.
+
 A penalty does not update the running statistics. The value is a 0-d array, and `grads` has the keys of `D.params`.
 `named` returns a penalty as a function `penalty(D, real, fake, labels)`, which the steps of the game accept.
 """
@@ -28,18 +35,19 @@ from minigan import backends
 from minigan.backends import Array
 from minigan.errors import UserError
 from minigan.layers.base import Cache, Grads, Layer, add
+from minigan.layers.noise import standard_normal
 from minigan.layers.sequential import Sequential
 
 Value = tuple[Array, Grads]  # (value, grads)
 Penalty = Callable[[Sequential, Array, Array, Array | None], Value]  # of (D, real, fake, labels)
-NAMES = ("r1", "r2", "r1+r2", "wgan-gp")
+NAMES = ("r1", "r2", "r1+r2", "wgan-gp", "r1-fd")
 
 
 def named(name: str, *, weight: float, rng: np.random.Generator) -> Penalty:
     """Return the penalty with the given name.
 
-    `rng` draws the random points of wgan-gp, so a checkpoint must store its state. Raises
-    UserError for an unknown name.
+    `rng` draws the random points of wgan-gp and the noise of r1-fd, so a checkpoint must store its
+    state. Raises UserError for an unknown name.
     """
     match name:
         case "r1":
@@ -52,12 +60,20 @@ def named(name: str, *, weight: float, rng: np.random.Generator) -> Penalty:
             )
         case "wgan-gp":
             return lambda D, real, fake, labels: wgan_gp(D, real, fake, rng=rng, weight=weight, labels=labels)
+        case "r1-fd":
+            return lambda D, real, fake, labels: r1_fd(D, real, rng=rng, weight=weight, labels=labels)
     raise UserError(f"a penalty is {', '.join(NAMES)}, got {name!r}")
 
 
 def _sum(a: Value, b: Value) -> Value:
     """Add the values and the gradients of two penalties."""
     return a[0] + b[0], add(a[1], b[1])
+
+
+def expect_possible(name: str, D: Layer) -> None:
+    """Raise UserError unless D has the derivatives that the penalty with this name needs."""
+    if name != "r1-fd":
+        expect_second_derivatives(D)
 
 
 def expect_second_derivatives(D: Layer) -> None:
@@ -67,7 +83,7 @@ def expect_second_derivatives(D: Layer) -> None:
     if not D.inner() and type(D).tangent is Layer.tangent:
         raise UserError(
             f"a gradient penalty needs second derivatives, which {D!r} does not have: "
-            f"train without a penalty, or give the layer `tangent` and `tangent_backward`"
+            f"choose the penalty r1-fd, which needs none, or give the layer `tangent` and `tangent_backward`"
         )
 
 
@@ -123,6 +139,39 @@ def wgan_gp(
     value = weight * D.backend.batch_mean((norm - 1) ** 2)
     slope = 2 * weight / N * (norm - 1) / xp.where(norm > 0, norm, 1)  # (d value / d norm) / norm
     return value, _weight_gradient(D, cache, (slope[:, None] * g).reshape(x.shape))
+
+
+def r1_fd(
+    D: Sequential,
+    real: Array,
+    *,
+    rng: np.random.Generator,
+    weight: float = 10.0,
+    std: float = 0.05,
+    train: bool = True,
+    labels: Array | None = None,
+) -> Value:
+    """Compute the penalty weight * mean (D(x + s n) - D(x))^2 / s^2 on real samples x, and its gradients.
+
+    n is standard normal, and s is `std`. For a small s, the difference is s <n, g> with the gradient
+    g of D at x, and the mean of <n, g>^2 over n is |g|^2. So this is twice R1 of the same weight, without
+    second derivatives. A larger s also looks at D at some distance from the data.
+
+    A 64-bit number drawn from `rng` decides n, as in `GaussianNoise`. Both passes have the same dropout
+    masks and other random numbers, because the penalty would otherwise measure those.
+    """
+    n = standard_normal(D.backend, real.shape, int(rng.integers(2**64, dtype=np.uint64)), real.dtype)
+    draws = {name: b.copy() for name, b in D.buffers.items() if b.dtype.kind == "u"}  # counters of random numbers
+    logits, cache = D.forward(real, train=train, track=False, labels=labels)  # (N, 1)
+    for name, count in draws.items():
+        D.buffers[name][...] = count
+    noisy_logits, noisy_cache = D.forward(real + float(std) * n, train=train, track=False, labels=labels)
+    difference, scale = noisy_logits - logits, weight / std**2
+    value = scale * D.backend.batch_mean(difference * difference)
+    d_difference = 2 * scale / D.backend.batch_sum(len(difference)) * difference
+    _, noisy_grads = D.backward(d_difference, noisy_cache, need_dx=False)
+    _, grads = D.backward(-d_difference, cache, need_dx=False)  # difference = noisy_logits - logits
+    return value, add(noisy_grads, grads)
 
 
 def _input_gradient(D: Sequential, x: Array, train: bool, labels: Array | None) -> tuple[Array, Cache]:

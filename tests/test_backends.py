@@ -28,7 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigan import backends
-from minigan.backends import AdamStep, BackendUnavailable, Normalisation, contract, conv_size, pads
+from minigan.backends import AdamStep, BackendUnavailable, Normalisation, RecurrentWeights, contract, conv_size, pads
 from minigan.errors import UserError
 
 NAMES = backends.available()  # first, because the import of Numba fixes its maximum number of threads
@@ -495,6 +495,21 @@ def all_operations(backend):
     yield from backend.batchnorm(x, x[0], x[1], 1e-3, 0.2)
     yield from backend.batchnorm_grad(y, x, norm, 0.2)
     yield from of_groups(backend, x, y)
+    yield from of_sequences(backend, rng)
+
+
+def of_sequences(backend, rng):
+    """Yield the results of the recurrent operations, for a batch whose last block is not full."""
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    for kind, gates, states in (("gru", 3, 1), ("lstm", 4, 2)):
+        weights = RecurrentWeights(draw(5, gates * 24), draw(24, gates * 24) / 5, draw(gates * 24), draw(gates * 24))
+        m = (draw(37, 11) > 0).astype(np.float32)
+        y, saved = getattr(backend, kind)(draw(37, 11, 5), weights, draw(37, states * 24), m)
+        d = getattr(backend, f"{kind}_grad")(draw(37, 11, 24), saved, weights, m)
+        yield from (y, d.x, *d.weights, d.start, d.m)
 
 
 def test_a_kernel_loaded_from_disk_has_its_threads_started(tmp_path):

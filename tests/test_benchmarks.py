@@ -122,6 +122,52 @@ def test_a_peak_can_be_measured(script):
     assert script("bench_ops").measured_peak(threads=1) > 0
 
 
+def test_the_table_of_series_has_medians_floors_and_targets(script):
+    bench_sequences = script("bench_sequences")
+    results = [
+        {"name": f"ar; waves; seed {seed}", "steps": 100 + seed, "minutes": 5}
+        | {who: {"known spectrum": f + 0.01 * seed} for who, f in (("fakes", 0.04), ("floor", 0.01))}
+        for seed in range(3)
+    ]
+    lines = bench_sequences.table(results).splitlines()
+    assert lines[2:] == [
+        "| ar | `waves` | 5 | 101 | known spectrum | 0.050 | 0.040 to 0.060 | 0.020 | 0.05 |",
+    ]
+    names = [case.name for case in bench_sequences.CASES]
+    assert len(set(names)) == len(names) == 18
+
+
+def test_series_are_measured_by_name(script, monkeypatch):
+    """Real series in place of fakes are as good as the floor."""
+    from minigan.metrics.sequences import networks
+
+    bench_sequences = script("bench_sequences")
+    monkeypatch.setattr(networks, "steps_for", lambda count: 1)
+    monkeypatch.setattr(bench_sequences, "ROUNDS", 1)
+
+    class Real:
+        def sample(self, count, seed):
+            """Series of the same process, in the classes in turn."""
+            return datasets.processes.heartbeats(count, np.random.default_rng(5))[0]
+
+    case = next(case for case in bench_sequences.CASES if case.data == "heartbeats")
+    found = bench_sequences.measured(case, Real())
+    assert found["fakes"].keys() == found["floor"].keys() == {"discriminative", "by class", "predictive"}
+    assert {target.figure for case in bench_sequences.CASES for target in case.targets} <= {
+        *found["fakes"],
+        "known spectrum",
+        "times real",
+    }
+
+
+@pytest.mark.slow
+def test_a_recurrent_layer_is_compared_with_that_of_pytorch_before_it_is_timed(script):
+    pytest.importorskip("torch")
+    bench_recurrent = script("bench_recurrent")
+    for kind in ("GRU", "LSTM"):
+        assert bench_recurrent.check((kind, 3, 4, 5), threads=1) < 1e-5
+
+
 @pytest.mark.slow
 def test_the_trained_judge_is_the_same_on_every_backend(script, capsys, tmp_path):
     train_judge = script("train_judge")

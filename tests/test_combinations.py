@@ -32,6 +32,9 @@ def data_for(preset: str, labelled: bool = True):
         kind = datasets.KINDS["tables"]
         return kind.load("penguins", kind.options(label="species"), 0, labelled)
     shape = datasets.KINDS[PRESETS[preset].kind].example_shape
+    if PRESETS[preset].kind == "sequences":
+        options, labels = datasets.KINDS["sequences"].options(), np.arange(N) % 3 if labelled else None
+        return datasets.convert(rng.standard_normal((N, *shape)), labels, "sequences", options)
     images = rng.integers(0, 256, (N, *shape), dtype=np.uint8)
     return datasets.Images(images, np.arange(N) % 3 if labelled else None, "noise")
 

@@ -17,7 +17,7 @@ import pytest
 from cuda_emulation import SOURCE, Fault, Kernels, functions, waiting
 
 from minigan import backends
-from minigan.backends import AdamStep, Normalisation
+from minigan.backends import AdamStep, Normalisation, RecurrentWeights
 
 numpy_backend = backends.reference()
 TESTS = Path(__file__).parent
@@ -201,6 +201,18 @@ def operations(backend, dtype, seed=0):
         yield f"softmax_groups {shape}", y
         yield f"softmax_groups_grad {shape}", backend.softmax_groups_grad(dy, y, starts)
         yield f"argmax_groups {shape}", backend.argmax_groups(l, starts)
+    for kind, gates, states in (("gru", 3, 1), ("lstm", 4, 2)):
+        for N, T, F, H, masked in ((3, 5, 4, 40, False), (2, 4, 3, 7, True), (1, 1, 2, 300, True)):
+            G = gates * H
+            weights = RecurrentWeights(draw(F, G), draw(H, G) / H**0.5, draw(G), draw(G))
+            m = draw(N, T) if masked else None
+            y, saved = getattr(backend, kind)(draw(N, T, F), weights, draw(N, states * H), m)
+            d = getattr(backend, f"{kind}_grad")(draw(N, T, H), saved, weights, m)
+            yield f"{kind} {H}", y
+            yield from zip(
+                (f"{kind} dx", "dw_x", "dw_h", "db_x", "db_h", "dstart"), (d.x, *d.weights, d.start), strict=True
+            )
+            yield f"{kind} dm", d.start if m is None else d.m
     w, m, v = draw(861), draw(861), abs(draw(861))
     backend.adam(w, draw(861), m, v, AdamStep(1e-2, 0.5, 0.999, 1e-8, 3))
     yield from zip("wmv", (w, m, v), strict=True)
@@ -398,6 +410,27 @@ MISTAKES = {
         "for (int i = begin + 1; i < end; ++i) sum += dy[i] * y[i];",
     ),
     "the smallest number chosen": ("l[i] > l[at]", "l[i] < l[at]"),
+    "a state read before all have written it": (
+        "            gate[3 * H + j] = q_n;\n        }\n        __syncthreads();",
+        "            gate[3 * H + j] = q_n;\n        }",
+    ),
+    "a gradient read before all have written it": (
+        "            dh[n * H + j] = (1 - mask) * d + z * dnext;\n        }\n        __syncthreads();",
+        "            dh[n * H + j] = (1 - mask) * d + z * dnext;\n        }",
+    ),
+    "the state of the sequence before": (
+        "y + (row - 1) * H : start + n * H;\n        const real* v",
+        "y + (row - 1) * H : start;\n        const real* v",
+    ),
+    "units beyond the size of a block left out": (
+        "j += (int)blockDim.x) {\n            const real r = sigmoid(",
+        "j += H) {\n            const real r = sigmoid(",
+    ),
+    "the cell read where the state is": (
+        "start + n * 2 * H + H;\n        const real mask",
+        "start + n * 2 * H;\n        const real mask",
+    ),
+    "the mask of another step": ("m[row] * change", "m[n] * change"),
     "an index of 64 bits read as one of 32": ("const long long* __restrict__ index", "const int* __restrict__ index"),
 }
 

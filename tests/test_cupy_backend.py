@@ -16,7 +16,7 @@ import pytest
 from test_cuda_kernels import changed, emulated_only, largest, operations
 
 import minigan
-from minigan import backends, datasets, game, losses, models, optim, runs
+from minigan import backends, datasets, game, layers, losses, models, optim, runs
 from minigan.backends import BackendUnavailable
 from minigan.cli import main
 from minigan.lab import bench
@@ -98,6 +98,20 @@ def test_a_step_launches_few_kernels_and_never_waits(preset, most, emulated, emu
     noise = (1 if t.config.simultaneous else 2) * 4 * t.fixed_noise.shape[1] * 4
     indices, labels = 4 * 8, 4 * 8 if t.classes and not t.config.simultaneous else 0
     assert counts["bytes_in"] == noise + indices + labels
+
+
+@emulated_only
+@pytest.mark.parametrize("kind", [layers.GRU, layers.LSTM])
+def test_a_recurrent_layer_launches_as_few_kernels_for_many_steps_as_for_few(kind, emulated, emulation, rng):
+    counts, layer, launches = emulated[1].counts, kind(3, 4, rng=rng).to(emulation), []
+    for T in (3, 40):
+        x = emulation.asarray(rng.standard_normal((2, T, 3)).astype(np.float32))
+        counts.clear()
+        y, cache = layer.forward(x)
+        layer.backward(y, cache)
+        launches.append(counts["launches"] + counts["operations"])
+        assert counts["synchronisations"] == counts["bytes_out"] == counts["bytes_in"] == 0
+    assert launches == [12, 12]
 
 
 @emulated_only
@@ -254,6 +268,15 @@ GLUE = {
     "the end of the last group forgotten": ("np.array([*starts, G], np.int32)", "np.array([*starts, 0], np.int32)"),
     "too few threads for the groups": ("_each(name, N * len(starts)", "_each(name, N"),
     "bounds of 64 bits": ("G], np.int32)", "G], np.int64)"),
+    "the states after each step in place of before": (
+        "cupy.concatenate([start[:, None, :H], y[:, :-1]], axis=1)",
+        "y",
+    ),
+    "the gradient of the inputs in place of the states": (
+        "self.sum_rows(da), self.sum_rows(dq)",
+        "self.sum_rows(da), self.sum_rows(da)",
+    ),
+    "too few sequences": ("_launch(name, x.dtype, (N,), _units(H), a", "_launch(name, x.dtype, (1,), _units(H), a"),
     "arrays after the eighth written over the first ones": ("            start += n\n", ""),
 }
 

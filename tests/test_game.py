@@ -21,7 +21,7 @@ def players(preset, backend, rng, classes=0):
     """Return (networks, real, z, labels) of a preset for small samples, in float32 as in training."""
     kind = models.PRESETS[preset].kind
     shape = datasets.KINDS[kind].example_shape
-    G, D = models.build(preset, rng=rng, sample_shape=shape, classes=classes, layout=LAYOUTS.get(kind))
+    G, D = models.build(preset, rng=rng, sample_shape=shape, classes=classes, layout=LAYOUTS.get((kind, bool(classes))))
     networks = {"G": G.to(backend), "D": D.to(backend)}
     real = backend.asarray(rng.uniform(-1, 1, (6, *shape)), dtype=np.float32)
     z = backend.asarray(rng.standard_normal((6, *G.noise_shape)), dtype=np.float32)

@@ -377,7 +377,7 @@ def test_the_command_prints_the_outcomes_of_planted_mistakes(monkeypatch, capsys
 MATHEMATICS = [
     importlib.import_module(f"minigan.{name}")
     for name in (
-        *("backends.contract", "backends.numpy_backend", "losses", "penalties", "optim", "game"),
+        *("backends.contract", "backends.numpy_backend", "backends.recurrence", "losses", "penalties", "optim", "game"),
         *(f"layers.{module.name}" for module in pkgutil.iter_modules(layers.__path__)),
     )
 ]

@@ -33,7 +33,12 @@ def people(count: int, seed: int) -> datasets.Table:
     return datasets.tables.convert(columns, "city", datasets.tables.TableOptions(columns="age:integer"))
 
 
-@pytest.mark.parametrize("make", [images, ring, people])
+def walks(count: int, seed: int) -> datasets.Sequences:
+    x = np.cumsum(np.random.default_rng(seed).integers(-3, 4, (count, 6, 2)), axis=1)
+    return datasets.sequences.convert(x, None, datasets.sequences.SequenceOptions())
+
+
+@pytest.mark.parametrize("make", [images, ring, people, walks])
 @given(count=st.integers(4, 40), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_decoding_inverts_a_batch(make, count, seed):
@@ -41,12 +46,13 @@ def test_decoding_inverts_a_batch(make, count, seed):
     index = np.random.default_rng(seed).permutation(count)
     x = data.to(backends.reference()).batch(index)
     assert x.dtype == np.float32 and x.shape == (count, *data.sample_shape) and len(data) == count
-    original = {images: "images", ring: "points", people: "frame"}[make]
-    np.testing.assert_array_equal(data.codec.decode(x), np.asarray(getattr(data, original))[index])
+    original = {images: "images", ring: "points", people: "frame"}.get(make)
+    expected = data.series() if original is None else np.asarray(getattr(data, original))
+    np.testing.assert_array_equal(data.codec.decode(x), expected[index])
     assert data.labels is None or len(data.class_names) == data.labels.max() + 1 or make is ring
 
 
-@pytest.mark.parametrize("make", [images, ring, people])
+@pytest.mark.parametrize("make", [images, ring, people, walks])
 def test_a_codec_is_rebuilt_from_its_fields_in_a_checkpoint(make):
     import dataclasses
 
@@ -55,7 +61,7 @@ def test_a_codec_is_rebuilt_from_its_fields_in_a_checkpoint(make):
     assert datasets.KINDS[make(9, 0).kind].codec(**kept) == codec
 
 
-@pytest.mark.parametrize("make", [images, ring, people])
+@pytest.mark.parametrize("make", [images, ring, people, walks])
 def test_a_batch_is_on_the_backend(make, backend):
     data = make(9, 0).to(backend)
     x = data.batch(backend.asarray(np.array([3, 1, 3])))
@@ -92,7 +98,7 @@ def test_points_are_learned_from_the_command_line(data, epochs, least, tmp_path,
     lines = (out / "s.csv").read_text().splitlines()
     assert lines[0] == "x,y" and len(lines) == 6
     assert main(["evaluate", str(out)]) == 2
-    assert "evaluate compares images and tables, but" in capsys.readouterr().err
+    assert "evaluate compares images, tables and series, but" in capsys.readouterr().err
 
 
 def test_a_resumed_run_draws_the_same_points(tmp_path, capsys):
@@ -133,9 +139,12 @@ def test_conditional_points_are_near_the_requested_mode():
             ["--data", "mnist", "--points", "9"],
             "data of the kind images have no option points, only split, keys, size, fit, channels, range, ",
         ),
-        (["--preset", "points", "--data", "mnist"], "preset points is for points, and mnist is a set of images"),
+        (["--preset", "points", "--data", "mnist"], "preset points is for points, and mnist is a set of images: "),
         (["--preset", "digits", "--kind", "points"], "preset digits is for images, got --kind points"),
-        (["--data", "ring", "--preset", "small"], "preset small is for images, and ring is a mixture of Gaussians"),
+        (
+            ["--data", "ring", "--preset", "small"],
+            "preset small is for images, and ring is a mixture of Gaussians in the plane",
+        ),
         (["--data", "ring", "--points", "1"], "points is at least 2, got 1"),
         (["--network", "d_norm"], "argument --network: expected NAME=VALUE, got 'd_norm'"),
         (

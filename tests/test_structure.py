@@ -202,11 +202,14 @@ LOCAL = {
         "t.sum(axis=tuple((axis for axis in range(t.ndim) if axis != self.outputs)), keepdims=True)",
     ): "over weights",
     ("shape.py", "dy.reshape(N, H, self.factor, W, self.factor, C).sum(axis=(2, 4))"): "of each sample",
+    ("series.py", "rest.sum(axis=1)"): "of each sample",
     ("losses.py", "xp.exp(shifted).sum(axis=1, keepdims=True)"): "of each sample",
     ("losses.py", "(log_p * one_hot).sum()"): "goes through batch_sum",
     ("losses.py", "(difference * difference).sum()"): "of a mean over the batch",
     ("penalties.py", "(g * g).sum(axis=1)"): "of each sample",
     ("numpy_backend.py", "dy.sum(axis=tuple(range(dy.ndim - 1)))"): "sum_rows: weight gradients",
+    ("recurrence.py", "(dh * (1 - z) * (n - h)).sum(axis=1)"): "of each sample",
+    ("recurrence.py", "(dh * (o * tanh_c - h) + dc * (next_c - c)).sum(axis=1)"): "of each sample",
     ("contract.py", "x.sum(axis=axis)"): "goes through batch_sum",
 }
 
@@ -224,7 +227,7 @@ def sums(source: str) -> list[str]:
     ]
 
 
-BACKEND = [PACKAGE / "backends" / name for name in ("numpy_backend.py", "contract.py")]
+BACKEND = [PACKAGE / "backends" / name for name in ("numpy_backend.py", "recurrence.py", "contract.py")]
 
 
 @pytest.mark.parametrize("path", [*CORE, *BACKEND], ids=lambda path: path.name)

@@ -14,8 +14,12 @@ from minigan.backends import GOLDEN, mix64
 from minigan.checking import checks
 from minigan.checking.gradcheck import randomize
 from minigan.layers import (
+    GRU,
+    LSTM,
     BatchNorm,
+    Bidirectional,
     Concatenate,
+    Conv1d,
     Conv2d,
     ConvTranspose2d,
     Dense,
@@ -25,8 +29,10 @@ from minigan.layers import (
     Frozen,
     GaussianNoise,
     Identity,
+    InEachStep,
     LayerNorm,
     LeakyReLU,
+    MaskEnds,
     MinibatchStdDev,
     MultiDepth,
     OneHot,
@@ -41,11 +47,13 @@ from minigan.layers import (
     SpectralNorm,
     TableHead,
     Tanh,
+    TanhOf,
     Upsample,
     WeightNorm,
 )
 from minigan.layers.fuse import FoldedBatchNorm, Fused
 from minigan.layers.heads import gumbel
+from minigan.layers.noise import standard_normal
 from minigan.models import tables
 
 torch = pytest.importorskip("torch")
@@ -215,6 +223,30 @@ class Twin:
                 return torch.cat([*parts, x[:, at:]], 1)
             case Concatenate():
                 return torch.cat([self.apply(layer.network, x, p, b, train, track, labels, masks), x], 1)
+            case GRU() | LSTM():
+                return self.recurrent(layer, x, p)
+            case Bidirectional():
+                forth = self.recurrent(layer.forth, x, inside(p, "0."))
+                back = self.recurrent(layer.back, x.flip(1), inside(p, "1."))
+                if layer.forth.last:
+                    return torch.cat([forth, back], 1)
+                return torch.cat([forth[:, :, : layer.forth.n_units], back.flip(1)], 2)
+            case Conv1d():
+                x = F.pad(x.mT, layer.pad)
+                return F.conv1d(x, p["w"].permute(2, 1, 0), p.get("b"), layer.stride, 0, layer.dilation).mT
+            case InEachStep():
+                own, rest = x.split([layer.steps * layer.own, x.shape[1] - layer.steps * layer.own], 1)
+                return torch.cat([own.unflatten(1, (layer.steps, -1)), rest[:, None].expand(-1, layer.steps, -1)], 2)
+            case TanhOf():
+                chosen = torch.zeros(layer.n, dtype=torch.bool).index_fill(0, torch.tensor(layer.features), True)
+                return torch.where(chosen, torch.tanh(x), x)
+            case MaskEnds():
+                lasting = torch.ones_like(x, dtype=torch.bool)
+                masks_of = [torch.cumprod(x[:, :, stop - 1 : stop] >= 0, 1).bool() for _, stop in layer.ends]
+                for (start, stop), lasts in zip(layer.ends, masks_of, strict=True):
+                    lasting[:, :, start : stop - 1] = lasts
+                y = x.masked_fill(~lasting, 0)
+                return torch.cat([y, sum(masks_of).clamp(max=1).to(x.dtype)], 2) if layer.append else y
             case Reshape():
                 return x.reshape(len(x), *layer.shape)
             case Flatten():
@@ -231,6 +263,30 @@ class Twin:
                     x = self.apply(inner_layer, x, q, c, train, track, labels, masks)
                 return x
         raise NotImplementedError(layer)
+
+    def recurrent(self, layer, x, p):
+        """Return y of nn.GRU or nn.LSTM. With a mask, their cells compute one step after the other."""
+        x, m = (x[:, :, :-1], x[:, :, -1:]) if layer.masked else (x, None)
+        N, H, parts = len(x), layer.n_units, layer.states
+        state = x.new_zeros(N, parts * H)
+        if layer.initial:
+            x, state = x[:, 1:], F.linear(x[:, 0], p["w_0"].T, p["b_0"])
+        weights = {"weight_ih": p["w_x"].T, "weight_hh": p["w_h"].T, "bias_ih": p["b_x"], "bias_hh": p["b_h"]}
+        kind = type(layer).__name__
+        if m is None:
+            module = getattr(torch.nn, kind)(layer.n_in, H, batch_first=True)
+            start = tuple(s[None].contiguous() for s in state.chunk(parts, 1))
+            weights = {f"{name}_l0": w for name, w in weights.items()}
+            y, _ = torch.func.functional_call(module, weights, (x, start if parts == 2 else start[0]))
+        else:
+            module, ys = getattr(torch.nn, f"{kind}Cell")(layer.n_in, H), []
+            for t in range(x.shape[1]):
+                before = state.chunk(parts, 1)
+                after = torch.func.functional_call(module, weights, (x[:, t], before if parts == 2 else before[0]))
+                state = torch.lerp(state, torch.cat(after, 1) if parts == 2 else after, m[:, t])
+                ys.append(torch.cat([state[:, :H], m[:, t]], 1))
+            y = torch.stack(ys, 1)
+        return y[:, -1, :H] if layer.last else y
 
 
 def inside(arrays, prefix):
@@ -404,6 +460,62 @@ def test_penalties_by_double_backward(which, critic, train, backend, rng):
     close(value, value_torch, "value")
     for (name, p), grad in zip(twin.params.items(), expected, strict=True):
         close(grads[name], torch.zeros_like(p) if grad is None else grad, name)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("critic", ["smooth", "digits, labels", "sequences"])
+def test_the_penalty_by_finite_differences(critic, train, backend, rng):
+    labels, shape = (np.array([2, 0, 1]), (3, 8, 8, 1)) if "labels" in critic else (None, (3, 4, 4, 1))
+    if critic == "smooth":
+        D = checks.smooth_critic(backend, rng)
+    elif critic == "sequences":
+        shape = (3, 6, 2)
+        D = Sequential(
+            Conv1d(2, 3, 5, stride=2, pad=2, rng=rng),
+            Dropout(0.3, rng=rng),
+            Bidirectional(GRU(3, 4, rng=rng), GRU(3, 4, rng=rng)),
+            LSTM(8, 3, last=True, rng=rng),
+            Dense(3, 1, rng=rng),
+        )
+        randomize(D.to(backend, np.float64), rng)
+    else:
+        D = models.build("digits", rng=rng, sample_shape=shape[1:], classes=3)[1]
+        randomize(D.to(backend, np.float64), rng)
+    real = rng.standard_normal(shape)
+    stream = int(np.random.default_rng(3).integers(2**64, dtype=np.uint64))
+    noisy = real + 0.05 * standard_normal(backend, shape, stream, np.float64)
+    twin, masks = Twin(D), next_masks(D, real, train, labels)
+    a, b = (twin(tensor(x), train=train, track=False, labels=labels, masks=masks) for x in (noisy, real))
+    value_torch = 7 * ((a - b) / 0.05).square().mean()
+    expected = torch.autograd.grad(value_torch, list(twin.params.values()), allow_unused=True)
+    value, grads = penalties.r1_fd(D, real, rng=np.random.default_rng(3), weight=7.0, train=train, labels=labels)
+    close(value, value_torch, "value")
+    for (name, p), grad in zip(twin.params.items(), expected, strict=True):
+        close(grads[name], torch.zeros_like(p) if grad is None else grad, name)
+
+
+@pytest.mark.parametrize("kind", [GRU, LSTM])
+def test_both_directions_with_unequal_lengths(kind, backend, rng):
+    """PyTorch packs the sequences without their padding, and reads the second direction from the end of each."""
+    layer = Bidirectional(kind(3, 4, masked=True, rng=rng), kind(3, 4, masked=True, rng=rng))
+    randomize(layer.to(backend, np.float64), rng)
+    module = getattr(torch.nn, kind.__name__)(3, 4, batch_first=True, bidirectional=True).double()
+    names = {"w_x": "weight_ih_l0", "w_h": "weight_hh_l0", "b_x": "bias_ih_l0", "b_h": "bias_hh_l0"}
+    of_name = {f"{i}.{name}": theirs + ("_reverse" if i else "") for i in (0, 1) for name, theirs in names.items()}
+    module.load_state_dict({theirs: tensor(layer.params[name].T) for name, theirs in of_name.items()})
+    x, lengths = rng.standard_normal((3, 5, 3)), torch.tensor([2, 5, 1])
+    x_torch = tensor(x).requires_grad_()
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x_torch, lengths, batch_first=True, enforce_sorted=False)
+    y_torch, _ = torch.nn.utils.rnn.pad_packed_sequence(module(packed)[0], batch_first=True)  # 0 where it is padded
+    mask = (np.arange(5) < lengths.numpy()[:, None])[:, :, None].astype(float)
+    y, cache = layer.forward(np.dstack([x, mask]))
+    close(mask * y[:, :, :-1], y_torch, "y")
+    dy = mask * rng.standard_normal(y.shape)
+    y_torch.backward(tensor(dy[:, :, :-1]))
+    dx, grads = layer.backward(dy, cache)
+    close(dx[:, :, :-1], x_torch.grad, "dx")
+    for name, grad in grads.items():
+        close(grad.T, getattr(module, of_name[name]).grad, name)
 
 
 # ---------------------------------------------------------------- whole training steps

@@ -309,7 +309,7 @@ def test_a_wrong_config_is_refused(text, says):
         ({"network": {"d_minibatch_std": -1}}, "d_minibatch_std is at least 0 and finite, got -1"),
         ({"preset": "points", "kind": "images"}, "preset points is for points, got --kind images"),
         ({"preset": "points", "data": "ring", "network": {"g_width": 2}}, "preset points have no option g_width"),
-        ({"kind": "sounds"}, "unknown kind 'sounds': choose images, points, tables"),
+        ({"kind": "videos"}, "unknown kind 'videos': choose images, points, tables"),
         ({"colour": 1}, "unknown option colour: choose from preset, kind, "),
     ],
 )
@@ -426,7 +426,7 @@ def test_a_loss_that_compares_gets_the_real_logits_and_fakes_of_the_same_labels(
 # ---------------------------------------------------------------- penalties
 
 
-@pytest.mark.parametrize("penalty", ["r1", "r2", "r1+r2", "wgan-gp"])
+@pytest.mark.parametrize("penalty", ["r1", "r2", "r1+r2", "wgan-gp", "r1-fd"])
 @pytest.mark.parametrize("choices", [{"simultaneous": True}, {"simultaneous": False, "d_steps": 2}])
 def test_a_training_with_a_penalty_continues_to_the_same_bits(penalty, choices):
     """This includes the random points of WGAN-GP, because the state of their generator is in the checkpoint."""

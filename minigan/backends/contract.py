@@ -49,6 +49,24 @@ class Normalisation(NamedTuple):
     eps: float
 
 
+class RecurrentWeights(NamedTuple):
+    """The weights of a recurrent layer with F inputs and H units. G = 3 H for a GRU, and 4 H for an LSTM."""
+
+    w_x: Array  # (F, G), of the input of a step
+    w_h: Array  # (H, G), of the state
+    b_x: Array  # (G,)
+    b_h: Array  # (G,)
+
+
+class RecurrentGradients(NamedTuple):
+    """The gradients of the arguments of a recurrent operation. None: not needed, or there is no such argument."""
+
+    x: Any  # (N, T, F)
+    weights: RecurrentWeights | None
+    start: Array  # (N, H), or (N, 2 H) of an LSTM
+    m: Any  # (N, T)
+
+
 class AdamStep(NamedTuple):
     """The hyperparameters of step t of Adam; t counts from 1."""
 
@@ -280,6 +298,58 @@ class Backend(Protocol):
 
     def argmax_groups(self, l: Array, starts: Shape) -> Array:
         """Compute y (N, G): 1 at the largest number of each group of l (N, G), the first one if several are, else 0."""
+        ...
+
+    # ---- recurrent layers: x (N, T, F) has T steps, m (N, T) is a mask or None, and `start` is the state before the
+    # ---- first step. A step of the state s is s + m_t * (next s - s), so that a mask of 0 keeps the state.
+
+    def gru(
+        self, x: Array, weights: "RecurrentWeights", start: Array, m: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Compute the states y (N, T, H) of a GRU, and the arrays that `gru_grad` needs.
+
+        The state is h, which is `start` (N, H) at first. v and q have three parts r, z, n. A step is
+
+            v = x_t @ w_x + b_x,  q = h @ w_h + b_h,  r = sigmoid(v_r + q_r),  z = sigmoid(v_z + q_z)
+            n = tanh(v_n + r * q_n),  next h = (1 - z) * n + z * h
+        """
+        ...
+
+    def gru_grad(
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: "RecurrentWeights",
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
+    ) -> "RecurrentGradients":
+        """Compute the gradients of the arguments of `gru` from dy (N, T, H), those of x and the weights if needed."""
+        ...
+
+    def lstm(
+        self, x: Array, weights: "RecurrentWeights", start: Array, m: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Compute the outputs y (N, T, H) of an LSTM, and the arrays that `lstm_grad` needs.
+
+        The state is h and c, which are the halves of `start` (N, 2 H) at first. q has four parts
+        i, f, g, o. A step is
+
+            q = x_t @ w_x + b_x + h @ w_h + b_h
+            next c = sigmoid(q_f) * c + sigmoid(q_i) * tanh(q_g),  next h = sigmoid(q_o) * tanh(next c)
+        """
+        ...
+
+    def lstm_grad(
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: "RecurrentWeights",
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
+    ) -> "RecurrentGradients":
+        """Compute the gradients of the arguments of `lstm` from dy (N, T, H), those of x and the weights if needed."""
         ...
 
     # ---- losses of logits (N, 1) or (N,); f is softplus(l), hinge: max(0, 1 + l),

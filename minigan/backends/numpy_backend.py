@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backends import subnormals
+from minigan.backends import recurrence, subnormals
 from minigan.backends.contract import (
     ALONE,
     GOLDEN,
@@ -27,6 +27,8 @@ from minigan.backends.contract import (
     Backend,
     Normalisation,
     Pad,
+    RecurrentGradients,
+    RecurrentWeights,
     Shape,
     conv_size,
     cores,
@@ -253,6 +255,48 @@ class NumpyBackend(Backend):
         for start, stop in itertools.pairwise((*starts, l.shape[1])):
             y[rows, start + l[:, start:stop].real.argmax(axis=1)] = 1
         return y
+
+    # ---- recurrent layers: recurrence.py has the loops over time
+
+    @in_force
+    def gru(
+        self, x: Array, weights: RecurrentWeights, start: Array, m: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Compute the states y (N, T, H) of a GRU, and the arrays that `gru_grad` needs."""
+        return recurrence.gru(self, x, weights, start, m)
+
+    @in_force
+    def gru_grad(
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: RecurrentWeights,
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
+    ) -> RecurrentGradients:
+        """Compute the gradients of the arguments of `gru` from dy (N, T, H)."""
+        return recurrence.gru_grad(self, dy, saved, weights, m, (need_dx, need_grads))
+
+    @in_force
+    def lstm(
+        self, x: Array, weights: RecurrentWeights, start: Array, m: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Compute the outputs y (N, T, H) of an LSTM, and the arrays that `lstm_grad` needs."""
+        return recurrence.lstm(self, x, weights, start, m)
+
+    @in_force
+    def lstm_grad(
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: RecurrentWeights,
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
+    ) -> RecurrentGradients:
+        """Compute the gradients of the arguments of `lstm` from dy (N, T, H)."""
+        return recurrence.lstm_grad(self, dy, saved, weights, m, (need_dx, need_grads))
 
     # ---- losses
 

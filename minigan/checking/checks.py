@@ -21,10 +21,8 @@ from minigan.checking.game_checks import (
     expected_statistics,
     isolation,
     penalised_steps,
-    penalty_gradients,
     preset_steps,
     small_game,
-    smooth_critic,
     statistics,
     whole_steps,
 )
@@ -42,8 +40,10 @@ from minigan.checking.layer_checks import (
     second_derivative_contract,
 )
 from minigan.checking.loss_optim_checks import loss_values, moving_average, optimizer_steps
+from minigan.checking.penalty_checks import penalty_gradients, smooth_critic
 from minigan.checking.random_checks import added_noise, dropped_units
 from minigan.checking.rows import Row, fact
+from minigan.checking.sequence_checks import sequences
 from minigan.checking.table_checks import drawn_categories
 from minigan.layers import BatchNorm, LayerNorm, WeightNorm
 
@@ -76,6 +76,7 @@ CHECKS: dict[str, Callable] = {
     "dropout": dropped_units,
     "noise": added_noise,
     "categories": drawn_categories,
+    "sequences": sequences,
     "initial weights": initial_weights,
     "losses": loss_values,
     "optimizers": optimizer_steps,

@@ -13,10 +13,12 @@ from minigan.checking.frozen_checks import foldable, frozen_cases
 from minigan.checking.gradcheck import randomize
 from minigan.checking.random_checks import plain_noise
 from minigan.checking.rows import Row, compare, fact
+from minigan.checking.sequence_checks import plain_sequence, sequence_cases
 from minigan.checking.table_checks import plain_table, table_cases
 from minigan.layers import (
     BatchNorm,
     Concatenate,
+    Conv1d,
     Conv2d,
     ConvTranspose2d,
     Dense,
@@ -113,6 +115,7 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
         *table_cases(backend, rng),
         *((f"fused {what}", network, shape, {}) for what, network, shape in foldable(rng)),
         *((f"fused {what}", network, shape, kwargs) for what, network, shape, kwargs in fusable(rng)),
+        *sequence_cases(rng),
     ):
         layer = randomize(layer.to(backend, dtype), rng)
         yield what, fuse(layer) if isinstance(layer, Sequential) and what.startswith("fused") else layer, shape, kwargs
@@ -131,6 +134,7 @@ def fusable(rng) -> Iterator[tuple[str, Sequential, tuple, dict]]:
             (WeightNorm(ConvTranspose2d(3, 2, 4, stride=2, pad=1, rng=rng)), (2, 3, 2, 3), {}),
             (BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {}),
             (BatchNorm(3, eps=1e-3), (3, 2, 2, 3), {"train": False}),
+            (Conv1d(2, 3, 3, stride=2, pad=1, rng=rng), (2, 5, 2), {}),
         ):
             mode = ", running statistics" if kwargs else ""
             yield f"{layer!r} + {activation!r}{mode}", Sequential(layer, activation), shape, kwargs
@@ -320,8 +324,9 @@ def plain_forward(layer, x: np.ndarray, train: bool = True, labels=None) -> np.n
         return np.column_stack([plain_forward(layer.network, x, train, labels), x])
     if isinstance(layer, Dropout) and not train:
         return x
-    if (of_table := plain_table(layer, x, labels)) is not None:
-        return of_table
+    for other in (plain_table(layer, x, labels), plain_sequence(layer, x)):
+        if other is not None:
+            return other
     if isinstance(layer, OneHot):
         chosen = layer.backend.to_numpy(labels)
         return np.array(

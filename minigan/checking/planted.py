@@ -54,6 +54,7 @@ FILES = (  # in the order of the README's table
     "activations-dropout-shapes.toml",
     "frozen-layers.toml",
     "table-rows.toml",
+    "sequences.toml",
     "losses.toml",
     "optimizers.toml",
     "game.toml",

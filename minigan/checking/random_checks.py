@@ -90,9 +90,14 @@ def normality(x: np.ndarray) -> Iterator[Row]:
 
 def plain_noise(layer: GaussianNoise, at: np.ndarray) -> np.ndarray:
     """Compute the noise n of the layer's next pass at the positions `at` (k,), one number at a time."""
+    return plain_normal(stream_of(layer), at)
+
+
+def plain_normal(stream: int, at: np.ndarray) -> np.ndarray:
+    """Compute the standard normal numbers of a stream at the positions `at` (k,), one number at a time."""
     result = []
     for i in map(int, at):
-        first, second = plain_uniform(layer, i // 2 * 2), plain_uniform(layer, i // 2 * 2 + 1)
+        first, second = uniform_of(stream, i // 2 * 2), uniform_of(stream, i // 2 * 2 + 1)
         wave = math.sin if i % 2 else math.cos
         result.append(math.sqrt(-2 * math.log(first)) * wave(2 * math.pi * second))
     return np.array(result)
@@ -100,7 +105,16 @@ def plain_noise(layer: GaussianNoise, at: np.ndarray) -> np.ndarray:
 
 def plain_uniform(layer: Layer, i: int) -> float:
     """Compute the uniform number at position i of the next pass of a layer with the buffers `key` and `draws`."""
-    stream = mix64(int(layer.buffers["key"]) + GOLDEN * int(layer.buffers["draws"]))
+    return uniform_of(stream_of(layer), i)
+
+
+def stream_of(layer: Layer) -> int:
+    """Return the stream of random numbers of the next pass of a layer with the buffers `key` and `draws`."""
+    return mix64(int(layer.buffers["key"]) + GOLDEN * int(layer.buffers["draws"]))
+
+
+def uniform_of(stream: int, i: int) -> float:
+    """Compute the uniform number at position i of a stream."""
     z = mix64(stream + GOLDEN * (i // 2 + 1))
     b = z // 2**32 if i % 2 else z % 2**32
     return (2 * (b // 512) + 1) / 2**24

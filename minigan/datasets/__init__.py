@@ -1,4 +1,4 @@
-"""Training data: the embedded MNIST digits, coloured shapes, stacked digits, your own image files, points and tables.
+"""Training data: digits, coloured shapes, stacked digits, your own image files, points, tables and series.
 
     data = datasets.load("mnist")              # or a path: IDX files, .npy, .npz, a folder of pictures
     x = datasets.scale(data.images[:128])      # (128, 28, 28, 1) uint8 -> float32 in [-1, 1]
@@ -13,7 +13,9 @@ share the modules `files` (errors), `labels` (classes) and `pixels` (ranges of v
 `shapes` draws images, `stacked` stacks digits, and `held_out` keeps samples out of the training.
 Points are defined in `points` and drawn from `mixtures`. Tables are defined in `tables`. The module
 `table_files` reads them from files, `column_text` recognises numbers and dates, `column_kinds`
-infers the kinds of columns, and `columns` encodes and decodes their values.
+infers the kinds of columns, and `columns` encodes and decodes their values. Series are defined in
+`sequences`. The modules `sequence_arrays` and `sequence_tables` read them, `processes` draws them,
+`sequence_values` prepares them, and `sequence_codec` encodes and decodes their values.
 """
 
 import importlib
@@ -32,6 +34,7 @@ from minigan.datasets.held_out import hold_out, of_other_split
 from minigan.datasets.images import DEFAULTS, MIN_SIDE, ImageCodec, ImageOptions, Images, fitted, scale, unscale
 from minigan.datasets.labels import encode, index_of, listing
 from minigan.datasets.points import Points
+from minigan.datasets.sequences import Sequences
 from minigan.datasets.tables import Table
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "Images",
     "Kind",
     "Points",
+    "Sequences",
     "Table",
     "convert",
     "counted",
@@ -57,6 +61,7 @@ __all__ = [
     "load",
     "mixtures",
     "mnist",
+    "plural",
     "scale",
     "stacked_mnist",
     "unscale",
@@ -232,8 +237,9 @@ IMAGES = Kind(
     claims=lambda data: f"{data} is a set of images" if data in BUILTIN else None,
     options=ImageOptions,
     convert=_convert_for_training,
+    reads=lambda data: Path(data).suffix.lower() in (".npy", ".npz"),
 )
-OTHER_KINDS = ("points", "tables")  # modules of this folder, each with a KIND
+OTHER_KINDS = ("points", "tables", "sequences")  # modules of this folder, each with a KIND
 _others = [importlib.import_module(f"minigan.datasets.{name}").KIND for name in OTHER_KINDS]
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (IMAGES, *_others)}
 
@@ -258,8 +264,14 @@ def kind_of_array(x: Any) -> tuple[str, str]:
 
 
 def counted(count: int, kind: str) -> str:
-    """Return a number of samples of a kind as text: 2,000 images."""
-    return f"{count:,} {KINDS[kind].noun}{'s' if count != 1 else ''}"
+    """Return a number of samples of a kind as text: 2,000 images, 2,000 series."""
+    return f"{count:,} {KINDS[kind].noun if count == 1 else plural(kind)}"
+
+
+def plural(kind: str) -> str:
+    """Return what several samples of a kind are called: images, points, rows or series."""
+    noun = KINDS[kind].noun
+    return noun if noun.endswith("s") else f"{noun}s"
 
 
 def convert(x: Any, labels: Any, kind: str, options: Any, shown: bool = True) -> Data:
@@ -274,8 +286,10 @@ def convert(x: Any, labels: Any, kind: str, options: Any, shown: bool = True) ->
     return own(x, labels, options, shown)
 
 
-def with_labels(data: Data, labels: Any) -> Images:
-    """Return the images with these labels, one for each, of any type. Raises DataError if they do not fit."""
+def with_labels(data: Data, labels: Any) -> Data:
+    """Return the images or series with these labels, one for each, of any type. Raises DataError if they do not fit."""
+    if isinstance(data, Sequences):
+        return data.with_labels(labels)
     if not isinstance(data, Images):
         raise DataError(f"data of the kind {data.kind} have their own labels: leave the labels out")
     codes, names, notes = encode(np.asarray(labels), "the labels")

@@ -233,7 +233,7 @@ def _labels_of_sibling(path: Path, count: int) -> tuple[np.ndarray | None, str]:
                         file.seek(0)
                         return read(file, os.fstat(file.fileno()).st_size, other, text=True), f"file {other.name}"
                     file.seek(0)
-                    with _archive(file, other) as members:
+                    with archive(file, other) as members:
                         keys = [key for key in members.shapes() if members.shapes()[key][:1] == (count,)]
                         if len(keys) == 1:
                             return members.array(keys[0]), f"array {keys[0]!r} of {other.name}"
@@ -282,7 +282,7 @@ def read_header(stream: IO[bytes], where: str | Path) -> tuple[tuple[int, ...], 
         if min(shape, default=0) < 0:
             raise ValueError(f"shape {shape}")
     except DAMAGED:
-        raise  # an error of decompression, which `_archive` converts to a DataError
+        raise  # an error of decompression, which `archive` converts to a DataError
     except OSError as error:
         raise explain(where, error) from None
     except Exception as error:  # Python's parser reads the header, and a damaged one can raise any error
@@ -294,7 +294,7 @@ def read_header(stream: IO[bytes], where: str | Path) -> tuple[tuple[int, ...], 
     return shape, fortran, dtype, stream.tell()
 
 
-class _Members:
+class Members:
     """The arrays of an open .npz archive, by key."""
 
     def __init__(self, archive: zipfile.ZipFile, path: Path):
@@ -308,19 +308,24 @@ class _Members:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each array. Only the headers are read."""
+        return {key: shape for key, (shape, _) in self.headers().items()}
+
+    def headers(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Return (shape, dtype) of each array. Only the headers are read."""
         found = {}
         for key, info in self.infos.items():
             with self.archive.open(info) as stream:
-                found[key] = read_header(stream, f"{self.path}: array {key!r}")[0]
+                shape, _, dtype, _ = read_header(stream, f"{self.path}: array {key!r}")
+                found[key] = shape, dtype
         return found
 
 
 @contextmanager
-def _archive(file: BinaryIO, path: Path) -> Iterator[_Members]:
+def archive(file: BinaryIO, path: Path) -> Iterator[Members]:
     """Yield the members of a .npz archive. Raises DataError if the archive is damaged."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            yield _Members(archive, path)
+        with zipfile.ZipFile(file) as opened:
+            yield Members(opened, path)
     except (DataError, MemoryError):
         raise
     except OSError as error:
@@ -343,7 +348,7 @@ class Found:
 
 def _read_archive(file: BinaryIO, path: Path, options: ImageOptions) -> Found:
     """Read the images of an archive, and the labels if any are found."""
-    with _archive(file, path) as members:
+    with archive(file, path) as members:
         shapes = members.shapes()
         key, labels_key, notes = (
             _given_keys(path, shapes, options) if options.keys else _usual_keys(path, shapes, options)

@@ -21,7 +21,7 @@ class Codec(Protocol):
 
     @property
     def view(self) -> str:
-        """The way that `report` draws samples: "grid", "scatter" or "table"."""
+        """The way that `report` draws samples: "grid", "scatter", "table" or "series"."""
         ...
 
     @property
@@ -130,6 +130,7 @@ class Kind:
     builtin: tuple[str, ...]  # values of --data that are not paths, the default first
     example_shape: tuple[int, ...]  # shape of one small sample, for checks
     claims: Callable[[str], str | None] = lambda data: None  # the reason if this --data is of this kind, else None
+    reads: Callable[[str], bool] = lambda data: False  # whether it can read this --data, which another kind may claim
     takes: Callable[[Any], str | None] = lambda x: None  # what an object in memory is if it is of this kind, else None
     options: type = NoOptions  # a dataclass with `option` fields
     # if it takes arrays: (array, labels, the kind's options, whether networks will see the labels)

@@ -1,7 +1,8 @@
 """Held-out data: samples that are not trained on, with which a check sees whether D memorises its data.
 
 Data that are divided into splits have them already: the test images of MNIST, a folder val, an
-array x_test. `hold_out` takes a part of other data out of the training.
+array x_test. `hold_out` takes a part of other data out of the training. Windows of a long series overlap, so
+`hold_out` keeps those apart that have a step in common: see `Sequences.apart`.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 from minigan.datasets.data import Data, Divisible
 from minigan.datasets.files import DataError
 from minigan.datasets.images import ImageOptions, Images
+from minigan.datasets.sequences import Sequences
 
 MOST = 2000  # held-out samples that are kept; a check uses fewer
 STREAM = 7  # of the random numbers that choose the samples
@@ -32,8 +34,16 @@ def hold_out(data: Data, share: float, seed: int) -> Data:
     count = max(1, round(share * len(data)))
     if count >= len(data):
         raise DataError(f"--hold-out {share:g} leaves no samples of {len(data)} to train on: choose a smaller part")
-    order = np.random.default_rng([seed, STREAM]).permutation(len(data))
-    held, rest = np.sort(order[:count]), np.sort(order[count:])
+    rng = np.random.default_rng([seed, STREAM])
+    parts = data.apart(share, rng) if isinstance(data, Sequences) else None
+    if parts is None:
+        order = rng.permutation(len(data))
+        rest, held = np.sort(order[count:]), np.sort(order[:count])
+    else:  # windows that overlap
+        rest, held = parts
+        count = len(held)
+        if not len(rest):
+            raise DataError(f"--hold-out {share:g} leaves no windows without the steps of held-out ones: leave it out")
     return data.part(rest).holding(data.part(held[evenly(len(held))]), f"of the {count:,} that hold_out takes out")
 
 

@@ -34,7 +34,9 @@ class ImageOptions:
         choices=tuple(SPLITS),
     )
     keys: str = option(
-        "", help="images: the keys of the images and of the labels in a .npz file", metavar="IMAGES,LABELS"
+        "",
+        help="images and sequences: the keys of the images or series, and of the labels, in a .npz file",
+        metavar="IMAGES,LABELS",
     )
     size: int = option(0, help="images: resize to N x N pixels", low=0, metavar="N")
     fit: str = option(

@@ -9,7 +9,7 @@ from minigan.datasets.files import DataError
 MAX_CLASSES = 10_000
 
 
-def encode(labels: np.ndarray, where: str) -> tuple[np.ndarray, list[str], list[str]]:
+def encode(labels: np.ndarray, where: str, one: str = "image") -> tuple[np.ndarray, list[str], list[str]]:
     """Convert labels (N,), (N, 1) or one-hot (N, K) to classes.
 
     Returns (the class of each sample, (N,) int64; the name of each class; notes on what was
@@ -17,20 +17,20 @@ def encode(labels: np.ndarray, where: str) -> tuple[np.ndarray, list[str], list[
     value, and text in natural order (2 before 10). Other objects count as their text.
 
     Raises DataError for missing labels, fractions, other shapes, and more than MAX_CLASSES classes.
-    The message starts with `where`.
+    The message starts with `where`, and calls a sample `one`.
     """
     labels, notes = np.asarray(labels), []
     if labels.dtype.kind in "OMm":
-        labels = _as_text(labels, where)
+        labels = _as_text(labels, where, one)
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8", "replace")
     if labels.ndim == 2 and labels.shape[1] > 1:
-        labels, notes = _from_one_hot(labels, where), [f"labels are one-hot rows of {labels.shape[1]}"]
+        labels, notes = _from_one_hot(labels, where, one), [f"labels are one-hot rows of {labels.shape[1]}"]
     elif labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "biufU":
         raise DataError(
-            f"{where}: expected one label for each image, (N,), (N, 1) or one-hot (N, K), got {labels.dtype} "
+            f"{where}: expected one label for each {one}, (N,), (N, 1) or one-hot (N, K), got {labels.dtype} "
             f"{labels.shape}: save numbers or text (dtype str)"
         )
     if labels.dtype.kind == "f":
@@ -48,7 +48,7 @@ def encode(labels: np.ndarray, where: str) -> tuple[np.ndarray, list[str], list[
     empty = [i for i, name in enumerate(names) if not name.strip()]
     if empty:
         missing = int(np.flatnonzero(rank[codes] == empty[0])[0])
-        raise DataError(f"{where}: expected a label for each image, got an empty text at index {missing}: fill it in")
+        raise DataError(f"{where}: expected a label for each {one}, got an empty text at index {missing}: fill it in")
     return rank[codes.reshape(-1)], names, notes
 
 
@@ -93,23 +93,23 @@ def listing(names: list[str], most: int = 30) -> str:
     return shown if len(names) <= most else f"{shown}, ... ({len(names):,} in all)"
 
 
-def _as_text(labels: np.ndarray, where: str) -> np.ndarray:
+def _as_text(labels: np.ndarray, where: str, one: str) -> np.ndarray:
     """Convert objects (N,) or (N, 1) to numbers if all are, else to text. Raises DataError if one is missing."""
     values = labels.reshape(-1).tolist()
     for i, value in enumerate(values):
         if value is None or value != value or str(value) in ("NaT", "<NA>"):  # NaN differs from itself
-            raise DataError(f"{where}: expected a label for each image, got {value} at index {i}: fill it in")
+            raise DataError(f"{where}: expected a label for each {one}, got {value} at index {i}: fill it in")
     if all(isinstance(value, int | float | np.number | np.bool_) for value in values):
         return np.array(values).reshape(labels.shape)
     return np.array([str(value) for value in values]).reshape(labels.shape)
 
 
-def _from_one_hot(labels: np.ndarray, where: str) -> np.ndarray:
+def _from_one_hot(labels: np.ndarray, where: str, one: str) -> np.ndarray:
     """Convert one-hot rows (N, K) to classes (N,). Raises DataError if a row is not one-hot."""
     right = labels.dtype.kind in "biuf" and ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
     if not right:
         raise DataError(
-            f"{where}: expected one label for each image, got {labels.dtype} {labels.shape} whose rows are not one-hot "
+            f"{where}: expected one label for each {one}, got {labels.dtype} {labels.shape} whose rows are not one-hot "
             "(one 1, else 0): save class numbers or names (N,)"
         )
     return labels.argmax(axis=1)

@@ -44,7 +44,7 @@ class TableOptions:
         "before a comma or colon in a name",
         metavar="NAME:KIND,...",
     )
-    label: str = option("", help="tables: the column of the classes", metavar="COLUMN")
+    label: str = option("", help="tables and sequences: the column of the classes", metavar="COLUMN")
 
     def __post_init__(self):
         if isinstance(self.columns, dict):  # in Python, also {"age": "integer"}

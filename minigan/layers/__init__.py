@@ -19,14 +19,21 @@ from minigan.layers.init import glorot_uniform, he_normal, normal
 from minigan.layers.layer_norm import LayerNorm
 from minigan.layers.noise import GaussianNoise
 from minigan.layers.norm import BatchNorm, SpectralNorm
+from minigan.layers.recurrent import GRU, LSTM, Bidirectional
 from minigan.layers.residual import Concatenate
 from minigan.layers.sequential import Sequential
+from minigan.layers.series import InEachStep, MaskEnds, TanhOf
 from minigan.layers.shape import Flatten, Identity, Pack, Reshape, Upsample
+from minigan.layers.temporal import Conv1d
 from minigan.layers.weight_norm import WeightNorm
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "BatchNorm",
+    "Bidirectional",
     "Concatenate",
+    "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
     "Dense",
@@ -36,9 +43,11 @@ __all__ = [
     "Frozen",
     "GaussianNoise",
     "Identity",
+    "InEachStep",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "MaskEnds",
     "MinibatchStdDev",
     "MultiDepth",
     "OneHot",
@@ -53,6 +62,7 @@ __all__ = [
     "SpectralNorm",
     "TableHead",
     "Tanh",
+    "TanhOf",
     "Upsample",
     "WeightNorm",
     "fuse",

@@ -27,6 +27,7 @@ from minigan.layers.norm import BatchNorm, SpectralNorm
 from minigan.layers.residual import Concatenate
 from minigan.layers.sequential import Sequential
 from minigan.layers.shape import Identity
+from minigan.layers.temporal import Conv1d
 from minigan.layers.weight_norm import WeightNorm
 
 
@@ -295,6 +296,7 @@ class FoldedBatchNorm(Layer):
 
 FUSABLE: dict[type[Layer], type[Fused]] = {
     Dense: FusedBias,
+    Conv1d: FusedBias,
     Conv2d: FusedBias,
     ConvTranspose2d: FusedBias,
     BatchNorm: FusedBatchNorm,

@@ -8,12 +8,13 @@ from minigan.backends import Array, Backend
 from minigan.layers.base import Backward, Cache, Forward, Grads, Layer, TangentBackward
 from minigan.layers.conv import Conv2d, ConvTranspose2d
 from minigan.layers.dense import Dense
+from minigan.layers.temporal import Conv1d
 
 
 class WeightNorm(Layer):
     """Weight normalisation: learn length and direction of the weight of each output (Salimans and Kingma 2016).
 
-    w_o = g_o * vhat_o with vhat_o = v_o / |v_o| for each output o of a Dense, Conv2d or
+    w_o = g_o * vhat_o with vhat_o = v_o / |v_o| for each output o of a Dense, Conv1d, Conv2d or
     ConvTranspose2d layer. The learned parameters are g (O,), v with the shape of w, and the b of
     the inner layer. v starts as the weight of the inner layer, and g as the lengths |v_o|, so
     that a new layer computes the same as the inner layer.
@@ -24,8 +25,8 @@ class WeightNorm(Layer):
     """
 
     def __init__(self, layer: Layer, *, eps: float = 1e-12):
-        if not isinstance(layer, Dense | Conv2d | ConvTranspose2d):
-            raise ValueError(f"WeightNorm takes a Dense, Conv2d or ConvTranspose2d layer, got {layer!r}")
+        if not isinstance(layer, Dense | Conv1d | Conv2d | ConvTranspose2d):
+            raise ValueError(f"WeightNorm takes a Dense, Conv1d, Conv2d or ConvTranspose2d layer, got {layer!r}")
         self.layer, self.eps = copy.copy(layer), eps
         params = {name: np.array(layer.backend.to_numpy(value)) for name, value in layer.params.items()}
         v = params.pop("w")

@@ -18,12 +18,12 @@ import numpy as np
 from minigan.backends import Array
 from minigan.errors import UserError
 from minigan.layers import Concatenate, Frozen, Layer, MultiDepth, Pack, Sequential
-from minigan.models import images, points, reuse, tables
+from minigan.models import images, points, reuse, tables, waves
 from minigan.models.preset import Layout, Preset, head, label_input
 
 __all__ = ["PRESETS", "Layout", "Preset", "build", "head", "label_input", "reuse", "table"]
 
-PRESETS: dict[str, Preset] = images.PRESETS | points.PRESETS | tables.PRESETS
+PRESETS: dict[str, Preset] = images.PRESETS | points.PRESETS | tables.PRESETS | waves.PRESETS
 
 
 def build(
@@ -41,8 +41,8 @@ def build(
     The weights are drawn from `rng`. `classes` is the number of labels, 0 for networks without
     labels. `options` maps options that the preset declares to values. `generator.noise_shape` is
     the shape of one noise vector. The discriminator takes samples of which `pack` are joined along
-    their last axis, as by the layer `Pack`. `layout` says what the features of table rows mean (None:
-    all are numbers). Networks for other data do not need it.
+    their last axis, as by the layer `Pack`. `layout` says what the features of table rows and of series mean
+    (None: all are numbers). Networks for other data do not need it.
 
     Raises UserError for an unknown preset or option, and for a sample shape that the preset does
     not support.

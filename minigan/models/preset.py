@@ -9,19 +9,26 @@ from minigan.options import NoOptions, parsed
 
 
 class Layout(NamedTuple):
-    """What the features of a sample (n,) mean, for networks of table rows.
+    """What the features of a sample mean, for networks of table rows (n,) and of series (T, n).
 
-    `groups` are pairs (start, stop), sorted and apart: the one-hot features of a category. Features
-    outside the groups are numbers in [-1, 1]. `label_group` is the index of the label's group, or None.
+    In rows, `groups` are pairs (start, stop), sorted and apart: the one-hot features of a category.
+    Features outside the groups are numbers in [-1, 1]. `label_group` is the index of the label's group,
+    or None. In series, `flags` are the features that are 1 or -1, and `ends` are pairs (start, stop) of
+    features that end together, the last of which is the flag of the end.
     """
 
     groups: tuple[tuple[int, int], ...] = ()
     label_group: int | None = None
+    flags: tuple[int, ...] = ()
+    ends: tuple[tuple[int, int], ...] = ()
 
     def packed(self, m: int, n: int) -> "Layout":
         """Return the layout of m samples of n features that are joined. The label is that of the first one."""
-        groups = tuple((i * n + start, i * n + stop) for i in range(m) for start, stop in self.groups)
-        return Layout(groups, self.label_group)
+        groups, ends = (
+            tuple((i * n + start, i * n + stop) for i in range(m) for start, stop in pairs)
+            for pairs in (self.groups, self.ends)
+        )
+        return Layout(groups, self.label_group, tuple(i * n + j for i in range(m) for j in self.flags), ends)
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Preset:
     kind: str  # the kind of data
     summary: str
     options: type = NoOptions  # a dataclass of `option` fields: the options of the networks
-    takes_layout: bool = False  # whether `build` takes a layout; then the samples contain the labels, and D takes none
+    takes_layout: bool = False  # whether `build` takes a layout
+    labels_in_samples: bool = False  # whether the samples contain the labels, so that D takes none
 
     def parsed(self, name: str, given: dict[str, Any]) -> Any:
         """Return the options, given names and values. Raises UserError for an option that the preset does not have."""

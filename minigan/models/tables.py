@@ -136,5 +136,6 @@ PRESETS = {
         "Residual dense blocks for rows of a table, with a head that draws numbers and categories.",
         TableNetworks,
         takes_layout=True,
+        labels_in_samples=True,
     ),
 }

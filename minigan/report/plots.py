@@ -162,14 +162,22 @@ def rows(samples, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
     return tables.view(samples, scale)
 
 
+def series(samples: np.ndarray, codec, columns: int = 10, scale: int = 2) -> np.ndarray:
+    """Draw series as one uint8 picture (height, width, C): see `report.sequences`."""
+    from minigan.report import sequences  # it imports this module
+
+    return sequences.view(samples, codec, columns, scale)
+
+
 VIEWS = {
     "grid": lambda samples, codec, columns, scale: grid(samples, columns, scale),
     "scatter": scatter,
     "table": rows,
+    "series": series,
 }
-# Seconds between the pictures of two epochs, at least. A picture of a table takes half a second, and an epoch of a
-# small table may take a tenth of that.
-PAUSES = {"table": 15.0}
+# Seconds between the pictures of two epochs, at least. A picture of a table or of series takes half a second, and an
+# epoch of few rows may take a tenth of that.
+PAUSES = {"table": 15.0, "series": 15.0}
 
 
 # Views in which one sample is a picture by itself, each with the function that draws it.

@@ -58,7 +58,7 @@ def read(data: Any, labels: Any, options: dict[str, Any]) -> datasets.Images:
     chosen = parsed(images.options, options, "images")
     if isinstance(data, str | os.PathLike):
         kind, reason = datasets.kind_of(str(data))
-        if kind != images.name:
+        if kind != images.name and not images.reads(str(data)):
             raise UserError(f"a classifier takes images, and {reason}: give a file or a folder of images")
         found = images.load(place_of(data), chosen, 0, True)
     elif hasattr(data, "fingerprint"):
@@ -67,7 +67,9 @@ def read(data: Any, labels: Any, options: dict[str, Any]) -> datasets.Images:
         found, labels = datasets.convert(data, labels, images.name, chosen), None
     if not isinstance(found, datasets.Images):
         raise UserError(f"a classifier takes images, got {found.kind}: give a file, a folder or an array of images")
-    return found if labels is None else datasets.with_labels(found, labels)
+    labelled = found if labels is None else datasets.with_labels(found, labels)
+    assert isinstance(labelled, datasets.Images)
+    return labelled
 
 
 def train(

@@ -27,6 +27,7 @@ from minigan.metrics.distances import Neighbourhoods
 from minigan.metrics.judge import CLASSES, Judge
 from minigan.metrics.scores import DESCRIPTIONS, evenly_spaced, mean_scores, scores, stratified_subsets, table
 from minigan.report import plots
+from minigan.runs.evaluate_sequences import evaluate_series
 from minigan.runs.evaluate_tables import evaluate_table
 from minigan.terminal import tqdm
 from minigan.training import Sampler, checkpoint, draw_noise
@@ -48,7 +49,7 @@ def evaluate_run(
     training images: see `metrics.comparison`. The training data are read from `data`, or by default
     from the path in the run. If images cannot be read, the report contains the reason, and only the
     scores that need no real images. Rows of a table are compared with the training rows: see
-    `evaluate_tables`, also for `target` and `held_out`.
+    `evaluate_tables`, also for `target` and `held_out`. For series, see `evaluate_sequences`.
 
     Writes evaluate.json and evaluate.png, and, if training images were read for the comparison,
     nearest.png with samples and the nearest training images. Raises UserError if the run does not
@@ -99,9 +100,9 @@ def evaluate(
     target: Any = None,
     held_out: Any = None,
 ) -> Evaluation:
-    """Evaluate `count` samples of a generator of images, or rows of a table.
+    """Evaluate `count` samples of a generator of images, series, or rows of a table.
 
-    By default, these are 10,000 images, or as many rows as were trained on, but at least 100.
+    By default, these are 10,000 images or series, or as many rows as were trained on, but at least 100.
 
     If the fingerprint is that of MNIST, the judge scores the samples: see `evaluate_images`. Other
     samples are compared with the training images, which `read` returns: see `metrics.comparison`. If
@@ -113,8 +114,10 @@ def evaluate(
     `read` have another fingerprint.
     """
     kind = next(kind.name for kind in datasets.KINDS.values() if kind.codec is type(sampler.codec))
-    if kind not in ("images", "tables"):
-        raise UserError(f"evaluate compares images and tables, but this generator draws {kind}: give such a run")
+    if kind not in ("images", "tables", "sequences"):
+        raise UserError(
+            f"evaluate compares images, tables and series, but this generator draws {kind}: give such a run"
+        )
     if kind != "tables" and (target is not None or held_out is not None):
         raise UserError(f"a target and a file of held-out rows are for tables, and this generator draws {kind}")
     if (count is not None and count < 100) or seed < 0:
@@ -126,6 +129,16 @@ def evaluate(
         count = max(100, len(real)) if count is None else count
         return Evaluation(*evaluate_table(sampler, fingerprint, real, count, seed, progress, target, held_out), None)
     count = 10_000 if count is None else count
+    if kind == "sequences":
+
+        def judge(images: np.ndarray, labels: np.ndarray | None) -> dict:
+            own = Judge(sampler.generator.backend)
+            return evaluate_images(own, images, labels, seed, partial(progress, desc="judging subsets of real images"))
+
+        found = evaluate_series(
+            sampler, fingerprint, read(), count, seed, judge, partial(progress, desc="training GRUs")
+        )
+        return Evaluation(*found, None)
     if is_mnist(fingerprint):
         report = _evaluate_digits(sampler, count, seed, progress)
         return Evaluation(report, table, partial(plots.save_report, descriptions=DESCRIPTIONS), None)

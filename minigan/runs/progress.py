@@ -22,7 +22,7 @@ class ProgressBar:
         look: dict = dict(bar_format=layout, disable=quiet, dynamic_ncols=True, mininterval=interval)
         self.bar = terminal.tqdm(**unit, initial=done, **look)
         self.recent: dict[str, float] = {}
-        self.noun = datasets.KINDS[training.data.kind].noun + "s"
+        self.noun = datasets.plural(training.data.kind)
 
     def show(self, record: Record) -> None:
         """Update the bar after a step."""

@@ -304,7 +304,8 @@ def play(
                     _save_picture_of_epoch(training, out, samples)
                     save(training, out, keep=pace.keeps(training.epoch))
                 labels = training.sampler.labels_for(len(encoded))
-                seen_by_alarm = samples if isinstance(samples, np.ndarray) else encoded  # not a data frame
+                # Pixels of images, or else the numbers of each sample, as one row of finite numbers.
+                seen_by_alarm = samples if encoded.ndim == 4 else encoded.reshape(len(encoded), -1)
                 alarms = watch.check(training.history[-1], seen_by_alarm, labels, training.config.decay)
                 if alarms:
                     seen["alarms"] = alarms

@@ -15,7 +15,7 @@ The entry `facts` is JSON:
     horizon                   the totals with which the run was started, at which a decaying learning rate reaches 0
     decay_start               the (step, seconds) at which this decay began
     history                   a row for each epoch
-    noise, penalty            states of the random generators of the noise and of the points of wgan-gp
+    noise, penalty            states of the random generators of the noise and of the penalty
     classes, sample_shape     number of classes and sample shape with which the networks were built
     data                      name and fingerprint of the data
     class_names               the names of the classes, or null if the data have no labels

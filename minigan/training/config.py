@@ -36,7 +36,8 @@ class Config:
     data: str = option(
         "mnist",
         help="images: mnist, shapes, stacked-mnist, IDX files, .npy, .npz, a folder of pictures; points: ring or grid; "
-        "tables: penguins, CSV and Parquet files",
+        "tables: penguins, CSV and Parquet files; sequences: sines, ar, mnist-rows, heartbeats (synthetic), .npy, "
+        ".npz, CSV",
         metavar="mnist|PATH",
         resumable=True,
     )
@@ -116,7 +117,8 @@ class Config:
     label_smoothing: float = option(0.0, help="the target of real samples is 1 - X", low=0, below=0.5, metavar="X")
     penalty: str = option(
         "none",
-        help="gradient penalty on the discriminator: none, r1, r2, r1+r2 or wgan-gp",
+        help="gradient penalty on the discriminator: none, r1, r2, r1+r2, wgan-gp or r1-fd (R1 by finite differences, "
+        "for any layers)",
         metavar="NAME",
         choices=("none", *penalties.NAMES),
     )
@@ -221,7 +223,7 @@ class Config:
                 raise UserError(f"preset {preset} is for {models.PRESETS[preset].kind}, got --kind {kind}: drop one")
             kind, reason = models.PRESETS[preset].kind, f"preset {preset} is for {models.PRESETS[preset].kind}"
             other, because = datasets.kind_of(str(choices.get("data", "")), kind)
-            if other != kind:
+            if other != kind and not datasets.KINDS[kind].reads(str(choices.get("data", ""))):
                 usual = datasets.KINDS[other].default_preset
                 raise UserError(
                     f"{reason}, and {because}: leave --preset out, or choose one for {other}, such as {usual}"
@@ -298,7 +300,17 @@ class Config:
 
     def kind_options(self) -> Any:
         """Return the options of the data, an instance of the dataclass that the kind of data declares."""
-        return parsed(datasets.KINDS[self.kind].options, self.data_options, f"data of the kind {self.kind}")
+        own = datasets.KINDS[self.kind].options
+        others = [
+            kind.name
+            for kind in datasets.KINDS.values()
+            if self.data_options.keys() - options(own).keys()
+            and self.data_options.keys() <= options(kind.options).keys()
+        ]
+        try:
+            return parsed(own, self.data_options, f"data of the kind {self.kind}")
+        except UserError as error:
+            raise UserError(f"{error}; --kind {others[0]} has it" if others else str(error)) from None
 
     def place_of_data(self) -> str:
         """Return the path or name of the data: `data_moved_to` if it is set and exists, else `data`."""
@@ -339,7 +351,7 @@ def option_names() -> list[str]:
     """Return the names of all options that `arguments` takes: those of the config and of every kind of data."""
     hidden = ("preset", "kind_reason", "data_moved_to", "data_options")
     of_kinds = [name for kind in datasets.KINDS.values() for name, this in options(kind.options).items() if this.flag]
-    return [name for name in [*options(Config), *SHORTHANDS, *of_kinds] if name not in hidden]
+    return [name for name in dict.fromkeys([*options(Config), *SHORTHANDS, *of_kinds]) if name not in hidden]
 
 
 def arguments(given: dict[str, Any]) -> dict[str, Any]:
@@ -379,8 +391,10 @@ def add_options(parser: Any) -> None:
     add_arguments(parser, Config)
     for name, fields in SHORTHANDS.items():
         parser.add_argument(f"--{name}", type=float, metavar="X", help=f"sets {' and '.join(fields)}")
-    for kind in datasets.KINDS.values():
-        add_arguments(parser, kind.options)
+    added: set[str] = set()
+    for kind in datasets.KINDS.values():  # an option that several kinds have is added once
+        add_arguments(parser, kind.options, [name for name in options(kind.options) if name not in added])
+        added |= options(kind.options).keys()
 
 
 def from_command_line(text: str) -> Config:

@@ -49,9 +49,9 @@ def number_of_classes(config: Config, data: Data) -> int:
 
 
 def layout_of(codec: Codec) -> models.Layout:
-    """Return what the features of a sample mean, which the codec of table rows knows. Other samples have no groups."""
-    groups = getattr(codec, "groups", ())
-    return models.Layout(tuple((start, stop) for start, stop in groups), getattr(codec, "label_group", None))
+    """Return what the features of a sample mean, which the codecs of table rows and of series know."""
+    groups, ends = (tuple((start, stop) for start, stop in getattr(codec, name, ())) for name in ("groups", "ended"))
+    return models.Layout(groups, getattr(codec, "label_group", None), tuple(getattr(codec, "flags", ())), ends)
 
 
 def build(
@@ -65,7 +65,7 @@ def build(
 ) -> tuple[Sequential, Sequential]:
     """Build (generator, discriminator) of a run on the CPU, with weights from `rng` and those that were taken.
 
-    `layout` says what the features of table rows mean: see `layout_of`. If `networks` are given, they are
+    `layout` says what the features of a sample mean: see `layout_of`. If `networks` are given, they are
     used instead. With packing, their discriminator takes samples
     that are joined along their last axis. Raises UserError if the config names networks to start from
     and `taken` is not given, if both are given, or if the taken ones do not fit.

@@ -89,7 +89,7 @@ class Training:
             )
         if self.G.noise_shape is None:
             raise UserError("the generator has no noise_shape: set generator.noise_shape, for example to (64,)")
-        self.labels_in_samples = models.PRESETS[config.preset].takes_layout
+        self.labels_in_samples = models.PRESETS[config.preset].labels_in_samples
         self._own_networks = networks
         self.penalty = self._penalty()
         self.G.to(backend)
@@ -123,11 +123,11 @@ class Training:
         return optimizer
 
     def _penalty(self) -> penalties.Penalty | None:
-        """Returns the gradient penalty of the config. Raises UserError if a layer of D has no second derivative."""
+        """Returns the gradient penalty of the config. Raises UserError if D lacks a derivative that it needs."""
         c = self.config
         if c.penalty == "none":
             return None
-        penalties.expect_second_derivatives(self.D)
+        penalties.expect_possible(c.penalty, self.D)
         return penalties.named(c.penalty, weight=c.penalty_weight * c.penalty_every, rng=self.penalty_rng)
 
     # ---- steps

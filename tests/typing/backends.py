@@ -7,9 +7,10 @@ from minigan.backends import Backend
 from minigan.backends.cupy.backend import CupyBackend
 from minigan.backends.numba.backend import NumbaBackend
 from minigan.backends.numpy_backend import NumpyBackend
-from minigan.datasets import Codec, Data, Images, Points, Table
+from minigan.datasets import Codec, Data, Images, Points, Sequences, Table
 from minigan.datasets.images import ImageCodec
 from minigan.datasets.points import PointsCodec
+from minigan.datasets.sequence_codec import SequenceCodec
 from minigan.datasets.tables import TableCodec
 
 
@@ -18,11 +19,11 @@ def backends() -> list[Backend]:
     return [NumpyBackend(), NumbaBackend(threads=1), CupyBackend()]
 
 
-def data(images: Images, points: Points, table: Table) -> list[Data]:
+def data(images: Images, points: Points, table: Table, sequences: Sequences) -> list[Data]:
     """Return each kind of data as Data."""
-    return [images, points, table]
+    return [images, points, table, sequences]
 
 
 def codecs() -> list[Codec]:
     """Return each codec as a Codec."""
-    return [ImageCodec(), PointsCodec("ring"), TableCodec([])]
+    return [ImageCodec(), PointsCodec("ring"), TableCodec([]), SequenceCodec([], 2)]

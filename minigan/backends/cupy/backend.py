@@ -25,6 +25,8 @@ from minigan.backends.contract import (
     BackendUnavailable,
     Normalisation,
     Pad,
+    RecurrentGradients,
+    RecurrentWeights,
     Shape,
     conv_size,
     in_force,
@@ -313,6 +315,87 @@ class CupyBackend(Backend):
         bounds = _bounds(starts, G, self.settings["device"])
         _each(name, N * len(starts), arrays[0].dtype, *arrays, bounds, _int(G), _int(len(starts)))
 
+    # ---- recurrent layers, whose loops over time are one kernel
+
+    @in_force
+    def gru(
+        self, x: Array, weights: RecurrentWeights, start: Array, m: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Compute the states y (N, T, H) of a GRU, and the arrays that `gru_grad` needs."""
+        return self._steps("gru", 3, 1, x, weights, start, m)
+
+    @in_force
+    def gru_grad(
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: RecurrentWeights,
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
+    ) -> RecurrentGradients:
+        """Compute the gradients of the arguments of `gru` from dy (N, T, H)."""
+        return self._steps_back("gru_grad", dy, saved, weights, m, (need_dx, need_grads))
+
+    @in_force
+    def lstm(
+        self, x: Array, weights: RecurrentWeights, start: Array, m: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Compute the outputs y (N, T, H) of an LSTM, and the arrays that `lstm_grad` needs."""
+        return self._steps("lstm", 4, 2, x, weights, start, m)
+
+    @in_force
+    def lstm_grad(
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: RecurrentWeights,
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
+    ) -> RecurrentGradients:
+        """Compute the gradients of the arguments of `lstm` from dy (N, T, H)."""
+        return self._steps_back("lstm_grad", dy, saved, weights, m, (need_dx, need_grads))
+
+    def _steps(
+        self, name: str, gates: int, states: int, x: Array, weights: RecurrentWeights, start: Array, m: Array | None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Compute y and what the way back needs. One block computes all steps of a sequence."""
+        x, w_x, w_h, b_x, b_h, start = _contiguous(x, *weights, start)
+        (N, T, F), (H, G) = x.shape, w_h.shape
+        fits = w_x.shape == (F, G) and G == gates * H == b_x.size == b_h.size and start.shape == (N, states * H)
+        _expect(fits, "x", x.shape, "w_x", w_x.shape, "w_h", w_h.shape, "start", start.shape)
+        a = self.matmul(x.reshape(N * T, F), w_x)
+        kept = [cupy.empty((N, T, size), x.dtype) for size in (H,) * states + (4 * H,)]  # y, cells of an LSTM, gates
+        mask = _mask(m, x)
+        _launch(name, x.dtype, (N,), _units(H), a, w_h, b_x, b_h, start, *mask[:1], *kept, *mask[1:], _int(T), _int(H))
+        return kept[0], (x, start, *kept)
+
+    def _steps_back(
+        self, name: str, dy: Array, saved: tuple[Array, ...], weights: RecurrentWeights, m: Array | None, needs
+    ) -> RecurrentGradients:
+        """Compute the gradients: one kernel goes back through all steps, and the other products follow."""
+        (x, start, y, *others), (need_dx, need_grads) = saved, needs
+        dy, wt = _contiguous(dy, weights.w_h.T)
+        (N, T, F), (G, H) = x.shape, wt.shape
+        da, dstart = cupy.empty((N, T, G), x.dtype), cupy.empty(start.shape, x.dtype)
+        dq = cupy.empty((N, T, G), x.dtype) if name == "gru_grad" else da
+        mask, masked = _mask(m, x)
+        terms = cupy.empty((N, T, H) if m is not None else 1, x.dtype)
+        results = (da, dq, dstart, terms) if name == "gru_grad" else (da, dstart, terms)
+        _launch(
+            name, x.dtype, (N,), _units(H), dy, y, *others, start, wt, mask, *results, masked, _int(T), _int(H)
+        )  # fmt: skip
+        da_rows, dx, dweights = da.reshape(N * T, G), None, None
+        if need_dx:
+            dx = self.matmul(da_rows, weights.w_x.T).reshape(N, T, F)
+        if need_grads:
+            h = cupy.concatenate([start[:, None, :H], y[:, :-1]], axis=1)  # the states before each step
+            dw_h = self.matmul(h.reshape(N * T, H).T, dq.reshape(N * T, G))
+            dw_x = self.matmul(x.reshape(N * T, F).T, da_rows)
+            dweights = RecurrentWeights(dw_x, dw_h, self.sum_rows(da), self.sum_rows(dq))
+        return RecurrentGradients(dx, dweights, dstart, None if m is None else terms.sum(axis=2))
+
     # ---- losses, each in one kernel
 
     @in_force
@@ -469,6 +552,16 @@ def _bounds(starts: Shape, G: int, device: int) -> cupy.ndarray:
     They are copied to the GPU once, and not in every step.
     """
     return cupy.asarray(np.array([*starts, G], np.int32))
+
+
+def _mask(m: Array | None, x: cupy.ndarray) -> tuple[cupy.ndarray, np.int32]:
+    """Return the mask, or an array that the kernel does not read, and whether there is a mask."""
+    return (x, np.int32(0)) if m is None else (*_contiguous(m), np.int32(1))
+
+
+def _units(H: int) -> tuple[int]:
+    """Return the size of a block in which each thread computes one of H units, or several."""
+    return (min(THREADS, -(-H // LANES) * LANES),)
 
 
 def _expect(fits: bool, *shapes) -> None:

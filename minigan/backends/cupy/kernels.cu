@@ -333,6 +333,148 @@ extern "C" __global__ void argmax_groups(const real* __restrict__ l, real* __res
     for (int i = begin; i < end; ++i) y[i] = i == at ? real(1) : real(0);
 }
 
+// ---------------------------------------------------------------- recurrent layers
+
+// One block computes all steps of one sequence n, and a thread computes some of its H units. Each step needs the states
+// of all units after the step before, so the threads wait for each other once in each step. w (H, G) belongs to the
+// state, and a (N, T, G) is the product of all inputs with their weights. `recurrence.py` has the equations. Without a
+// mask, m is not read.
+
+__device__ real sigmoid(real l) {
+    const real e = exp(-fabs(l));
+    return (l > 0 ? real(1) : e) / (1 + e);
+}
+
+// Returns b + sum_k h[k] w[k, column], for w (H, G).
+__device__ real dot_column(const real* h, const real* __restrict__ w, int column, int H, int G, real b) {
+    real sum = b;
+    for (int k = 0; k < H; ++k) sum += h[k] * w[k * G + column];
+    return sum;
+}
+
+// Computes the states y (N, T, H) of a GRU, and gates (N, T, 4 H): r, z, n and q_n.
+extern "C" __global__ void gru(const real* __restrict__ a, const real* __restrict__ w, const real* __restrict__ b_x,
+                               const real* __restrict__ b_h, const real* start, const real* __restrict__ m, real* y,
+                               real* __restrict__ gates, int masked, int T, int H) {
+    const int n = (int)blockIdx.x, G = 3 * H;
+    for (int t = 0; t < T; ++t) {
+        const int row = n * T + t;
+        const real* h = t > 0 ? y + (row - 1) * H : start + n * H;
+        const real* v = a + row * G;
+        real* gate = gates + row * 4 * H;
+        for (int j = (int)threadIdx.x; j < H; j += (int)blockDim.x) {
+            const real r = sigmoid(v[j] + b_x[j] + dot_column(h, w, j, H, G, b_h[j]));
+            const real z = sigmoid(v[H + j] + b_x[H + j] + dot_column(h, w, H + j, H, G, b_h[H + j]));
+            const real q_n = dot_column(h, w, 2 * H + j, H, G, b_h[2 * H + j]);
+            const real next_n = tanh(v[2 * H + j] + b_x[2 * H + j] + r * q_n);
+            const real change = (1 - z) * (next_n - h[j]);
+            y[row * H + j] = h[j] + (masked ? m[row] * change : change);
+            gate[j] = r;
+            gate[H + j] = z;
+            gate[2 * H + j] = next_n;
+            gate[3 * H + j] = q_n;
+        }
+        __syncthreads();  // before the next step reads y
+    }
+}
+
+// Computes da and dq (N, T, 3 H), the gradient dh (N, H) of the initial state, and with a mask the terms (N, T, H) of
+// its gradient, whose sums over the units are dm. wt (3 H, H) is w transposed.
+extern "C" __global__ void gru_grad(const real* __restrict__ dy, const real* __restrict__ y,
+                                    const real* __restrict__ gates, const real* __restrict__ start,
+                                    const real* __restrict__ wt, const real* __restrict__ m, real* __restrict__ da,
+                                    real* dq, real* dh, real* __restrict__ terms, int masked, int T, int H) {
+    const int n = (int)blockIdx.x, G = 3 * H;
+    for (int j = (int)threadIdx.x; j < H; j += (int)blockDim.x) dh[n * H + j] = 0;
+    for (int t = T - 1; t >= 0; --t) {
+        const int row = n * T + t;
+        const real* h = t > 0 ? y + (row - 1) * H : start + n * H;
+        const real* gate = gates + row * 4 * H;
+        const real mask = masked ? m[row] : real(1);
+        for (int j = (int)threadIdx.x; j < H; j += (int)blockDim.x) {
+            const real r = gate[j], z = gate[H + j], next_n = gate[2 * H + j], q_n = gate[3 * H + j];
+            const real d = dh[n * H + j] + dy[row * H + j], dnext = mask * d;
+            if (masked) terms[row * H + j] = d * (1 - z) * (next_n - h[j]);
+            const real dv_n = (1 - z) * dnext * (1 - next_n * next_n);
+            const real dv_r = q_n * dv_n * r * (1 - r), dv_z = (h[j] - next_n) * dnext * z * (1 - z);
+            da[row * G + j] = dq[row * G + j] = dv_r;
+            da[row * G + H + j] = dq[row * G + H + j] = dv_z;
+            da[row * G + 2 * H + j] = dv_n;
+            dq[row * G + 2 * H + j] = r * dv_n;
+            dh[n * H + j] = (1 - mask) * d + z * dnext;
+        }
+        __syncthreads();  // before dq of all units is read
+        for (int j = (int)threadIdx.x; j < H; j += (int)blockDim.x)
+            dh[n * H + j] += dot_column(dq + row * G, wt, j, G, H, real(0));
+    }
+}
+
+// Computes the outputs y and the cells (N, T, H) of an LSTM, and gates (N, T, 4 H): i, f, g and o. start (N, 2 H).
+extern "C" __global__ void lstm(const real* __restrict__ a, const real* __restrict__ w, const real* __restrict__ b_x,
+                                const real* __restrict__ b_h, const real* start, const real* __restrict__ m, real* y,
+                                real* cells, real* __restrict__ gates, int masked, int T, int H) {
+    const int n = (int)blockIdx.x, G = 4 * H;
+    for (int t = 0; t < T; ++t) {
+        const int row = n * T + t;
+        const real* h = t > 0 ? y + (row - 1) * H : start + n * 2 * H;
+        const real* c = t > 0 ? cells + (row - 1) * H : start + n * 2 * H + H;
+        const real mask = masked ? m[row] : real(1);
+        for (int j = (int)threadIdx.x; j < H; j += (int)blockDim.x) {
+            real q[4];
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                const int column = k * H + j;
+                q[k] = a[row * G + column] + b_x[column] + dot_column(h, w, column, H, G, b_h[column]);
+            }
+            const real i = sigmoid(q[0]), f = sigmoid(q[1]), g = tanh(q[2]), o = sigmoid(q[3]);
+            const real next_c = f * c[j] + i * g, next_h = o * tanh(next_c);
+            y[row * H + j] = masked ? h[j] + mask * (next_h - h[j]) : next_h;
+            cells[row * H + j] = masked ? c[j] + mask * (next_c - c[j]) : next_c;
+            gates[row * G + j] = i;
+            gates[row * G + H + j] = f;
+            gates[row * G + 2 * H + j] = g;
+            gates[row * G + 3 * H + j] = o;
+        }
+        __syncthreads();  // before the next step reads y
+    }
+}
+
+// Computes da (N, T, 4 H), the gradient dstate (N, 2 H) of the initial state, and with a mask the terms (N, T, H) of its
+// gradient. wt (4 H, H) is w transposed.
+extern "C" __global__ void lstm_grad(const real* __restrict__ dy, const real* __restrict__ y,
+                                     const real* __restrict__ cells, const real* __restrict__ gates,
+                                     const real* __restrict__ start, const real* __restrict__ wt,
+                                     const real* __restrict__ m, real* da, real* dstate, real* __restrict__ terms,
+                                     int masked, int T, int H) {
+    const int n = (int)blockIdx.x, G = 4 * H;
+    real* dh = dstate + n * 2 * H;
+    real* dc = dh + H;
+    for (int j = (int)threadIdx.x; j < H; j += (int)blockDim.x) dh[j] = dc[j] = 0;
+    for (int t = T - 1; t >= 0; --t) {
+        const int row = n * T + t;
+        const real* h = t > 0 ? y + (row - 1) * H : start + n * 2 * H;
+        const real* c = t > 0 ? cells + (row - 1) * H : start + n * 2 * H + H;
+        const real* gate = gates + row * G;
+        real* dq = da + row * G;
+        const real mask = masked ? m[row] : real(1);
+        for (int j = (int)threadIdx.x; j < H; j += (int)blockDim.x) {
+            const real i = gate[j], f = gate[H + j], g = gate[2 * H + j], o = gate[3 * H + j];
+            const real next_c = f * c[j] + i * g, tanh_c = tanh(next_c);
+            const real d = dh[j] + dy[row * H + j], dnext_h = mask * d;
+            if (masked) terms[row * H + j] = d * (o * tanh_c - h[j]) + dc[j] * (next_c - c[j]);
+            const real dnext_c = mask * dc[j] + o * (1 - tanh_c * tanh_c) * dnext_h;
+            dq[j] = g * dnext_c * i * (1 - i);
+            dq[H + j] = c[j] * dnext_c * f * (1 - f);
+            dq[2 * H + j] = i * dnext_c * (1 - g * g);
+            dq[3 * H + j] = tanh_c * dnext_h * o * (1 - o);
+            dh[j] = (1 - mask) * d;
+            dc[j] = (1 - mask) * dc[j] + f * dnext_c;
+        }
+        __syncthreads();  // before dq of all units is read
+        for (int j = (int)threadIdx.x; j < H; j += (int)blockDim.x) dh[j] += dot_column(dq, wt, j, G, H, real(0));
+    }
+}
+
 // ---------------------------------------------------------------- losses
 
 // Returns the sum of v over a block of THREADS threads, which must all call it: first over each warp by shuffles, then
@@ -347,11 +489,6 @@ __device__ real block_sum(real v) {
     for (int warp = 0; warp < THREADS / 32; ++warp) sum += part[warp];
     __syncthreads();  // before the next call writes to part
     return sum;
-}
-
-__device__ real sigmoid(real l) {
-    const real e = exp(-fabs(l));
-    return (l > 0 ? real(1) : e) / (1 + e);
 }
 
 __device__ real softplus(real l) { return (l > 0 ? l : real(0)) + log1p(exp(-fabs(l))); }

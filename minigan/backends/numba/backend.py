@@ -40,6 +40,8 @@ from minigan.backends.contract import (
     Finding,
     Normalisation,
     Pad,
+    RecurrentGradients,
+    RecurrentWeights,
     Shape,
     conv_size,
     in_force,
@@ -53,6 +55,7 @@ from minigan.backends.numba import (
     microkernel,
     parallel,
     passes,
+    recurrent,
     toomcook,
 )
 from minigan.backends.numba.parallel import COMPILED, INNER, in_parallel
@@ -244,6 +247,58 @@ class NumbaBackend(NumpyBackend):
         """Compute y = 1 at the largest number of each group, else 0: (N, G) -> (N, G)."""
         return groups.argmax_groups(l, starts)
 
+    # ---- recurrent layers
+
+    @in_force
+    def gru(
+        self, x: Array, weights: RecurrentWeights, start: Array, m: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Compute the states y (N, T, H) of a GRU, and the arrays that `gru_grad` needs."""
+        expect_weights(x, weights, start, 3, 1)
+        if not tile_supports(x, weights.w_h):
+            return super().gru(x, weights, start, m)
+        return recurrent.gru(x, weights, start, m)
+
+    @in_force
+    def gru_grad(
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: RecurrentWeights,
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
+    ) -> RecurrentGradients:
+        """Compute the gradients of the arguments of `gru` from dy (N, T, H)."""
+        if not tile_supports(dy, weights.w_h):
+            return super().gru_grad(dy, saved, weights, m, need_dx, need_grads)
+        return recurrent.gru_grad(dy, saved, weights, m, need_dx, need_grads)
+
+    @in_force
+    def lstm(
+        self, x: Array, weights: RecurrentWeights, start: Array, m: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Compute the outputs y (N, T, H) of an LSTM, and the arrays that `lstm_grad` needs."""
+        expect_weights(x, weights, start, 4, 2)
+        if not tile_supports(x, weights.w_h):
+            return super().lstm(x, weights, start, m)
+        return recurrent.lstm(x, weights, start, m)
+
+    @in_force
+    def lstm_grad(
+        self,
+        dy: Array,
+        saved: tuple[Array, ...],
+        weights: RecurrentWeights,
+        m: Array | None = None,
+        need_dx: bool = True,
+        need_grads: bool = True,
+    ) -> RecurrentGradients:
+        """Compute the gradients of the arguments of `lstm` from dy (N, T, H)."""
+        if not tile_supports(dy, weights.w_h):
+            return super().lstm_grad(dy, saved, weights, m, need_dx, need_grads)
+        return recurrent.lstm_grad(dy, saved, weights, m, need_dx, need_grads)
+
     # ---- updates in place
 
     @in_force
@@ -267,7 +322,10 @@ class SecondCompiler(NumpyBackend):
     To compile OPERATIONS is about half of the work, so that both processes finish at about the same time.
     """
 
-    OPERATIONS = ("add_bias", "bias_grad", "conv2d_grad_w", "batchnorm_grad", "leaky_relu_grad", "sum_rows", "adam")
+    OPERATIONS = (
+        *("add_bias", "bias_grad", "conv2d_grad_w", "batchnorm_grad", "leaky_relu_grad", "sum_rows", "adam"),
+        *("gru_grad", "lstm_grad"),
+    )
 
     def __init__(self, compiled: NumbaBackend):
         """Take the operations from `compiled`."""
@@ -312,6 +370,18 @@ def expect_equal(names: str, a: int, b: int) -> None:
     """Raise ValueError if two sizes differ. Compiled loops do not check bounds, so sizes are checked first."""
     if a != b:
         raise ValueError(f"sizes of {names} do not match: got {a} and {b}, expected them to be equal")
+
+
+def expect_weights(x: np.ndarray, weights: RecurrentWeights, start: np.ndarray, gates: int, states: int) -> None:
+    """Raise ValueError unless x (N, T, F), the weights and the initial state fit together."""
+    (F, G), H = weights.w_x.shape, len(weights.w_h)
+    expect_equal("x and w_x", x.shape[2], F)
+    expect_equal("w_x and w_h", G, weights.w_h.shape[1])
+    expect_equal("w_h", gates * H, G)
+    expect_equal("w_x and b_x", G, len(weights.b_x))
+    expect_equal("w_h and b_h", G, len(weights.b_h))
+    expect_equal("x and the initial state", len(x), len(start))
+    expect_equal("w_h and the initial state", states * H, start.shape[1])
 
 
 # The plain loops ------------------------------------------------------------------------------------------------------
@@ -438,7 +508,9 @@ def expect_right_results() -> None:
 
     Raises BackendUnavailable if its result is wrong, and the exception of Numba if it does not compile.
     """
-    kernel_cache.check_kernels([parallel, passes, groups, microkernel, toomcook, fourier, sys.modules[__name__]])
+    kernel_cache.check_kernels(
+        [parallel, passes, groups, recurrent, microkernel, toomcook, fourier, sys.modules[__name__]]
+    )
     if folder := kernel_folder():
         kernel_cache.delete_damaged(kernel_cache.files_in(folder))
     numbers = np.arange(8, dtype=np.float32)
