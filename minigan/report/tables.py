@@ -83,16 +83,19 @@ def _legend() -> list:
     return [Patch(color=REAL, alpha=0.45, label="real"), Line2D([], [], color=FAKE, label="fakes")]
 
 
-def draw_column(axis: Any, columns: Sequence["pd.Series"], kind: str) -> None:
-    """Draw the distribution of a column: of the real rows and the fakes, or of the fakes alone, as shares."""
+def draw_column(axis: Any, columns: Sequence["pd.Series"], kind: str, colours: tuple[str, str] = (REAL, FAKE)) -> None:
+    """Draw the distribution of a column: of the real rows and the fakes, or of the fakes alone, as shares.
+
+    `colours` are those of real rows and of fakes.
+    """
     axis.tick_params(labelsize=7)
     if is_number(kind):
-        _draw_histogram(axis, [numbers(column, kind) for column in columns], kind)
+        _draw_histogram(axis, [numbers(column, kind) for column in columns], kind, *colours)
     else:
-        _draw_bars(axis, columns)
+        _draw_bars(axis, columns, *colours)
 
 
-def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str) -> None:
+def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str, real: str, fake: str) -> None:
     """Draw histograms of numbers (N,). The outer bins also contain what is beyond 99% of the real numbers."""
     from matplotlib.ticker import MaxNLocator
 
@@ -109,10 +112,10 @@ def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str) -> None:
             np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0] / max(1, len(whole))
             for x, whole in zip(finite, values, strict=True)
         ]
-        filled = dict(fill=True, alpha=0.45, color=REAL if len(values) == 2 else FAKE)
+        filled = dict(fill=True, alpha=0.45, color=real if len(values) == 2 else fake)
         axis.stairs(shares[0], edges, **filled)
         if len(values) == 2:
-            axis.stairs(shares[1], edges, color=FAKE, linewidth=1.4)
+            axis.stairs(shares[1], edges, color=fake, linewidth=1.4)
         if shares[0].max() > 0.6 and (shares[0] > 0).sum() > 4:  # other bins would not be visible
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
@@ -134,7 +137,7 @@ def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str) -> None:
     axis.text(0.98, 0.96, "\n".join(notes), **style)
 
 
-def _draw_bars(axis: Any, columns: Sequence["pd.Series"]) -> None:
+def _draw_bars(axis: Any, columns: Sequence["pd.Series"], real: str, fake: str) -> None:
     """Draw the shares of the most frequent values of a category, from above, and of the others together."""
     from matplotlib.ticker import MaxNLocator
 
@@ -158,10 +161,10 @@ def _draw_bars(axis: Any, columns: Sequence["pd.Series"]) -> None:
         bars["missing"] = absent
     y, shares = np.arange(len(bars)), np.array(list(bars.values())).reshape(len(bars), len(columns))
     if len(bars):
-        axis.barh(y, shares[:, 0], 0.8, color=REAL if len(columns) == 2 else FAKE, alpha=0.45)
+        axis.barh(y, shares[:, 0], 0.8, color=real if len(columns) == 2 else fake, alpha=0.45)
     if len(columns) == 2:
         for place, share in zip(y, shares[:, 1], strict=True):
-            axis.plot([share, share], [place - 0.45, place + 0.45], color=FAKE, linewidth=2.2, solid_capstyle="butt")
+            axis.plot([share, share], [place - 0.45, place + 0.45], color=fake, linewidth=2.2, solid_capstyle="butt")
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.set(yticks=y, yticklabels=list(bars), ylim=(max(len(bars), 3) - 0.4, -0.6), xlim=(0, None))
 
