@@ -17,7 +17,7 @@ from minigan.report.page.report import Nearest
 from minigan.runs.checks import Checks
 from minigan.training import Training
 
-PAIRS = 12  # samples of which the nearest training image is shown
+PAIRS = 10  # samples of which the nearest training image is shown
 SEARCHED = 20_000  # training images, at most, among which the nearest are
 STREAM = 11  # of the random numbers of a page
 CHUNK = 500  # images at a time

@@ -22,7 +22,8 @@ from minigan.files import write_atomically
 from minigan.report import plots
 from minigan.report.page import charts, pictures
 from minigan.report.page.networks import Network
-from minigan.report.page.report import Picture, Report, page
+from minigan.report.page.pictures import Picture
+from minigan.report.page.report import Report, page
 from minigan.runs import compared
 from minigan.runs.checks import Checks
 from minigan.runs.describe import machine
@@ -70,8 +71,10 @@ class Page:
         if kind is None:
             self.finish()
             return
+        from minigan.runs.run import Stopped  # it imports this module
+
         with contextlib.suppress(OSError):  # the error that ends the training says more
-            stopped = issubclass(kind, KeyboardInterrupt) or kind.__name__ == "Stopped"
+            stopped = issubclass(kind, KeyboardInterrupt | Stopped)
             self.write("diverged" if issubclass(kind, Diverged) else "stopped" if stopped else "failed")
 
     def finish(self) -> None:
@@ -83,7 +86,8 @@ class Page:
     def write(self, state: str, complete: bool = False) -> None:
         """Write the page. `complete` adds what takes time."""
         assert self.out is not None
-        report = self._report(state, complete)
+        with np.errstate(over="ignore", invalid="ignore"):  # of networks that have diverged
+            report = self._report(state, complete)
         write_atomically(self.out / NAME, page(report))
         self.last = time.monotonic()
 
@@ -184,24 +188,23 @@ class Page:
         codec, grid = t.data.codec, t.data.codec.view == "grid"
         width = t.classes if 2 <= t.classes <= 20 else 10
         self.checks.shown = SHOWN
-        with np.errstate(over="ignore", invalid="ignore"):
-            explanation = explain_training(t, out, self.checks)
-            found: dict[str, Any] = {
-                "newest": ("newest", pictures.of_array(plots.picture(t.samples(), codec, width, 1 if grid else 3))),
-                "verdict": explanation.verdict,
-                "statements": explanation.statements,
-                "notes": explanation.notes,
-                "modes": compared.shares(self.checks, t.data.class_names),
-            }
-            if grid:
-                found["nearest"], found["usual_distance"], found["searched"] = compared.nearest(t)
-            if codec.view in compared.DISTRIBUTIONS:
-                found["distributions"] = compared.DISTRIBUTIONS[codec.view](t)
-            drawn = pictures.of_file(out / "discriminator.png")
-            if drawn:
-                text = "What D answers in the plane, next to the best answers, with samples as dots"
-                found["extra"] = [("The discriminator", text, drawn)]
-            found["journey"] = traced(t)
+        explanation = explain_training(t, out, self.checks)
+        found: dict[str, Any] = {
+            "newest": ("newest", pictures.of_array(plots.picture(t.samples(), codec, width, 1 if grid else 3))),
+            "verdict": explanation.verdict,
+            "statements": explanation.statements,
+            "notes": explanation.notes,
+            "modes": compared.shares(self.checks, t.data.class_names),
+        }
+        if grid:
+            found["nearest"], found["usual_distance"], found["searched"] = compared.nearest(t)
+        if codec.view in compared.DISTRIBUTIONS:
+            found["distributions"] = compared.DISTRIBUTIONS[codec.view](t)
+        drawn = pictures.of_file(out / "discriminator.png")
+        if drawn:
+            text = "What D answers in the plane, next to the best answers, with samples as dots"
+            found["extra"] = [("The discriminator", text, drawn)]
+        found["journey"] = traced(t)
         return found
 
 
@@ -266,7 +269,7 @@ def machine_of(training: Training) -> list[tuple[str, str]]:
     """Return the processor, the backend and the versions, as lines (topic, text)."""
     facts, backend = machine(), training.backend
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    settings = ", ".join(f"{name} {value}" for name, value in backend.settings.items())
+    settings = ", ".join(f"{name} {value}" for name, value in backend.settings.items() if value is not None)
     return [
         ("processor", f"{facts['cpu']}, {facts['cores']} cores, {facts['system']}"),
         ("backend", f"{backend.name}{f' ({settings})' if settings else ''}"),

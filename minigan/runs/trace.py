@@ -27,7 +27,7 @@ from minigan.report import plots
 from minigan.report.page import journey, pictures
 from minigan.report.page.html import Html
 from minigan.report.page.journey import Numbers, Shown, Source, Step
-from minigan.report.page.report import Picture
+from minigan.report.page.pictures import Picture
 from minigan.training import Training, draw_noise, players
 
 SAMPLES = 64  # of the batch, at most
@@ -397,7 +397,7 @@ def _rms(array: np.ndarray) -> float:
 
 def _docs(layer: Layer, kind: str) -> list[str]:
     """Return what a layer is, and what it computes in this direction, as its docstrings say."""
-    return [_first(type(layer)) if kind == "forward" else "", _first(_method(layer, kind))]
+    return [_first(type(layer)), _first(_method(layer, kind))]
 
 
 def _method(layer: Layer, kind: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minigan.report.page.html import Html, details, html, join, table
+from minigan.report.page.html import Html, details, html, join, table, user
 
 POINTS = 240  # of a curve, at most
 ROWS = 24  # of a table of a curve, at most
@@ -93,6 +93,38 @@ def of_epochs(history: Sequence[Mapping[str, Any]], noun: str) -> list[dict]:
     return charts
 
 
+SIDE = (  # what two runs are compared in: name, title, columns of the history with their labels, limits
+    ("losses", "Losses", {"d_loss": "discriminator", "g_loss": "generator"}, None),
+    ("answers", "What D answers", {"d_real": "D(real)", "d_fake": "D(fake)"}, (0.0, 1.0)),
+    ("checks", "Distance and variety", CHECKED, None),
+    ("time", "Seconds per epoch", {"epoch_seconds": "seconds per epoch"}, None),
+)
+
+
+def side_by_side(
+    names: Sequence[str], histories: Sequence[Sequence[Mapping[str, Any]]]
+) -> list[tuple[str, list[dict]]]:
+    """Return for each kind of curve its title, and a chart for each run, from its history, all on the same scale."""
+    found = []
+    for kind, title, labels, limits in SIDE:
+        row = []
+        for number, (name, history) in enumerate(zip(names, histories, strict=True)):
+            x, columns = _columns([row for row in history if _number(row.get("epoch")) is not None], labels)
+            epochs = [float(epoch) for epoch in x]
+            chart = _of_columns(f"{kind}-{number}", name, "", "Means of epochs.", epochs, columns)
+            row.append(chart | {"dots": True, "limits": limits})
+        values = [v for chart in row for each in chart["series"] for v in each["y"] if v is not None]
+        if not values:
+            continue
+        if limits is None:
+            low, high = min(values), max(values)
+            room = 0.05 * (high - low) or 0.5
+            for chart in row:
+                chart["limits"] = [low - room, high + room]
+        found.append((title, row))
+    return found
+
+
 def _of_columns(name: str, title: str, unit: str, text: str, x: list, columns: Mapping[str, list]) -> dict[str, Any]:
     series = [{"label": label, "y": y} for label, y in columns.items() if any(value is not None for value in y)]
     return {"name": name, "title": title, "unit": unit, "text": text, "x": x, "series": series, "limits": None}
@@ -136,6 +168,9 @@ def figures(charts: Sequence[Mapping[str, Any]]) -> Html:
     """Return the places in which the script draws the charts, each with its values as a table."""
     found = []
     for chart in charts:
+        if not chart["series"]:
+            found.append(html("div", html("h3", user(chart["title"])), html("p", "Not measured."), class_="card"))
+            continue
         rows = _few(list(zip(chart["x"], *(series["y"] for series in chart["series"]), strict=True)), ROWS)
         cells = [["" if value is None else f"{value:.4g}" for value in row] for row in rows]
         head = ["epoch", *(series["label"] for series in chart["series"])]
@@ -144,7 +179,7 @@ def figures(charts: Sequence[Mapping[str, Any]]) -> Html:
         found.append(
             html(
                 "figure",
-                html("h3", chart["title"]),
+                html("h3", user(chart["title"])),
                 plot,
                 html("p", class_="said", aria_live="polite", data_said=chart["name"]),
                 html("figcaption", chart["text"]),

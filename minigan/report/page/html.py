@@ -41,6 +41,7 @@ def join(*parts: Any, between: str = "") -> Html:
     return Html(between.join(escape(part) for part in parts if part is not None))
 
 
+NOTHING = "'none'"  # where a page may read from
 VOID = {"img", "input", "meta", "br", "hr", "link"}  # elements without an end
 
 
@@ -120,16 +121,17 @@ def script() -> str:
 
 
 @functools.cache
-def policy(connect: str = "'none'") -> str:
-    """Return the content security policy of a page. `connect` says where its script may read from."""
+def policy(connect: str = NOTHING) -> str:
+    """Return the content security policy of a page. `connect` is the source that its script may read from."""
     digest = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
+    pictures = "data:" if connect == NOTHING else f"data: {connect}"
     return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data: 'self'; "
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src {pictures}; "
         f"connect-src {connect}; base-uri 'none'; form-action 'self'"
     )
 
 
-def document(title: str, *body: Any, state: str = "", written: float = 0.0, connect: str = "'none'") -> bytes:
+def document(title: str, *body: Any, state: str = "", written: float = 0.0, connect: str = NOTHING) -> bytes:
     """Return a page as one file. `state` says what the run does, and `written` when, in seconds since 1970.
 
     In the state "running", the page loads itself again from time to time.

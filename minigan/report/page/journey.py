@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minigan.report.page.html import Html, details, document, escape, html, join, table, user
-from minigan.report.page.report import Picture, image
+from minigan.report.page.pictures import Picture
+from minigan.report.page.report import image
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _shown(shown: Shown, steps: Sequence[Step]) -> Html | None:
     kind = "heat map" if shown.name.startswith("d") or "gradient" in shown.name else "picture"
     title = NAMES.get(shown.name, shown.name)
     width, height = picture[2]
-    return html("figure", image(picture, f"{kind} of {title}", class_="pixels", loading="lazy"),
+    return html("figure", image(picture, f"{kind} of {title}", class_="pixels"),
                 html("figcaption", html("b", title)), class_="wide" if width > 3 * height else None)  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from minigan.report.plots import to_pillow
 
+Picture = tuple[bytes, str, tuple[int, int]]  # the file, its kind (png or jpeg), and its (width, height)
 PHOTO = 60_000  # bytes of a PNG file, above which a picture of a page is stored as JPEG
 # Colours from low to high, as (position, red, green, blue), with equal steps of brightness.
 FORWARD = ((0.0, 13, 8, 40), (0.25, 74, 24, 110), (0.5, 165, 44, 96), (0.75, 242, 113, 60), (1.0, 252, 250, 190))
@@ -19,7 +20,7 @@ SAMPLES, FEATURES = 16, 160  # of rows, at most, that a heat map shows
 SEVERAL = 8  # samples of images with few channels that a heat map shows
 
 
-def encoded(image: Image.Image) -> tuple[bytes, str, tuple[int, int]]:
+def encoded(image: Image.Image) -> Picture:
     """Return a picture as a file, its kind (png or jpeg), and its (width, height)."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=image.width * image.height < 1_000_000)
@@ -31,10 +32,11 @@ def encoded(image: Image.Image) -> tuple[bytes, str, tuple[int, int]]:
     return buffer.getvalue(), "png", image.size
 
 
-def of_file(path: Path, shrink: int = 1) -> tuple[bytes, str, tuple[int, int]] | None:
+def of_file(path: Path, shrink: int = 1, most: int | None = None) -> Picture | None:
     """Return a picture on disk as `encoded` does, `shrink` times smaller, or None if it is missing or damaged.
 
-    A picture whose pixels were repeated, as `plots.grid` does, loses nothing if it is shrunk as much.
+    A picture whose pixels were repeated, as `plots.grid` does, loses nothing if it is shrunk as much. The
+    result is at most `most` pixels wide and high.
     """
     try:
         with Image.open(path) as opened:
@@ -42,13 +44,15 @@ def of_file(path: Path, shrink: int = 1) -> tuple[bytes, str, tuple[int, int]] |
             image: Image.Image = opened
             if shrink > 1:
                 image = image.resize((image.width // shrink, image.height // shrink), Image.Resampling.NEAREST)
+            if most is not None:
+                image.thumbnail((most, most))
             return encoded(image)
     # Pillow raises these for files that are missing, half written, no pictures, or absurdly large.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         return None
 
 
-def of_array(array: np.ndarray) -> tuple[bytes, str, tuple[int, int]]:
+def of_array(array: np.ndarray) -> Picture:
     """Return a picture (height, width, C) of uint8 as `encoded` does."""
     return encoded(to_pillow(array))
 
@@ -60,7 +64,7 @@ def _palette(anchors: tuple[tuple[float, int, int, int], ...]) -> list[int]:
     return [*np.round(line).astype(int).ravel().tolist(), 128, 128, 128]
 
 
-def heat_map(array: np.ndarray, signed: bool) -> tuple[bytes, str, tuple[int, int]]:
+def heat_map(array: np.ndarray, signed: bool) -> Picture:
     """Draw an array (N, H, W, C) or (N, n) as a picture, in which colours stand for values.
 
     Images show the channels of the first sample side by side, or several samples if there are at most

@@ -10,8 +10,8 @@ from typing import Any
 from minigan.report.page import charts
 from minigan.report.page.html import Html, data, details, document, html, join, picture, table, user
 from minigan.report.page.networks import Network, diagram
+from minigan.report.page.pictures import Picture
 
-Picture = tuple[bytes, str, tuple[int, int]]  # the file, its kind (png or jpeg), and its (width, height)
 STATES = {
     "running": "running",
     "finished": "finished",
@@ -48,7 +48,7 @@ class Report:
     curves: Sequence[dict] = ()
     alarms: Sequence[str] = ()
     verdict: str = ""
-    statements: Sequence[Any] = ()  # with text and helps
+    statements: Sequence[Any] = ()  # each with verdict, text and helps
     notes: Sequence[str] = ()
     modes: tuple[str, Sequence[tuple[str, float, float]]] | None = None  # what they are, (name, samples, real)
     nearest: Sequence[Nearest] = ()
@@ -129,8 +129,8 @@ def _samples(report: Report) -> Html | None:
         last = len(report.frames)
         slider = html(
             "div",
-            html("button", "Play", id="play", type="button", aria_label="Play the epochs", data_play=True),
             html("label", "Epochs, drawn from one fixed noise", for_="epoch"),
+            html("button", "Play", type="button", data_play=True),
             html("input", id="epoch", type="range", min=0, max=last, value=last, step=1, aria_valuetext=text),
             html("output", text, id="when", for_="epoch"),
             class_="slider",
@@ -152,9 +152,9 @@ def _explanation(report: Report) -> Html | None:
         parts.append(html("p", user(statement.text), "."))
         if statement.helps:
             commands = (html("li", html("code", command)) for command in statement.helps)
-            parts.append(
-                html("div", html("p", "What usually helps, in this order:", class_="note"), html("ol", *commands))
-            )
+            well = statement.verdict in ("healthy", "unfinished")
+            what = "Next:" if well else "What usually helps, in this order:"
+            parts.append(html("div", html("p", what, class_="note"), html("ol", *commands)))
     if report.alarms:
         parts.append(html("h3", "Warnings during the training"))
         parts.append(html("ul", *(html("li", user(alarm)) for alarm in report.alarms)))
