@@ -106,7 +106,8 @@ class Page:
         newest = known.pop("newest", None) or (frames[-1] if frames else None)
         totals = t.config.totals()
         noun = datasets.KINDS[t.data.kind].noun
-        rows = t.rows()
+        # A step that diverged has no values, so there may be none after the last complete epoch.
+        rows = t.rows() if len(t.curves) > len(t.CURVES) * (t.history[-1]["step"] if t.history else 0) else t.history
         return Report(
             name=out.name or str(out.resolve().name),
             state=state,

@@ -3,6 +3,7 @@
 `runs.trace` collects the steps. The script of the page shows one of them at a time. Without it, all are visible.
 """
 
+import functools
 import io
 import keyword
 import tokenize
@@ -211,6 +212,7 @@ def _game(source: Source) -> Html:
                 aria_label=f"source of {source.name}")  # fmt: skip
 
 
+@functools.cache
 def _code(source: Source) -> Html:
     lines = join(*highlighted(source.text), between="\n")
     return html("pre", html("code", lines), class_="source", tabindex=0, aria_label=f"source of {source.name}")
