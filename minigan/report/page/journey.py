@@ -88,7 +88,7 @@ def page(name: str, journey: Html, written: float) -> bytes:
     body = [
         html("header", html("p", "minigan", class_="brand"), html("h1", "One batch, step by step"),
              html("p", "of the run ", user(name))),
-        html("main", journey),
+        html("main", html("h2", "Steps"), journey),
         html("footer", "Written by minigan trace. This page is one file and loads nothing else.", class_="note"),
     ]  # fmt: skip
     return document(f"{name}, one batch: minigan", *body, written=written)
@@ -162,7 +162,9 @@ def _step(step: Step, number: int, count: int, steps: Sequence[Step]) -> Html:
         ]
         for n in step.numbers
     ]
-    numbers = table(["", "shape", "norm", "mean", "std", "least", "largest"], rows, f"Numbers of step {number + 1}")
+    numbers = table(
+        ["array", "shape", "norm", "mean", "std", "least", "largest"], rows, f"Numbers of step {number + 1}"
+    )
     right = [join(html("p", f"{source.file}, line {source.line}: {source.name}", class_="where"), _code(source))
              for source in step.sources]  # fmt: skip
     return html(
