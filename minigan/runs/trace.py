@@ -385,7 +385,8 @@ class Journal:
     def _picture(self, array: Array, signed: bool) -> Picture:
         """Return an array as a picture: samples as they look, anything else as a heat map."""
         t = self.training
-        if not signed and t.data.codec.view == "grid" and array.shape[1:] == tuple(t.data.sample_shape):
+        is_sample = array.shape[1:] == tuple(t.data.sample_shape) and np.abs(array[:SEVERAL]).max() <= 1
+        if not signed and t.data.codec.view == "grid" and is_sample:
             images = t.data.codec.decode(np.nan_to_num(array[:SEVERAL]))
             return pictures.of_array(plots.grid(images, len(images), 1))
         return pictures.heat_map(array, signed)
