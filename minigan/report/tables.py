@@ -4,6 +4,8 @@ Columns are drawn by their kinds: numbers and dates as histograms, categories as
 take data frames of pandas.
 """
 
+import io
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,6 +95,32 @@ def draw_column(axis: Any, columns: Sequence["pd.Series"], kind: str, colours: t
         _draw_histogram(axis, [numbers(column, kind) for column in columns], kind, *colours)
     else:
         _draw_bars(axis, columns, *colours)
+
+
+def column_as_svg(columns: Sequence["pd.Series"], kind: str, colours: tuple[str, str], ink: str, salt: str) -> str:
+    """Return the drawing of `draw_column` as an element of SVG without a background, whose text is text.
+
+    `ink` is the colour of lines and text. `salt` makes the names of its parts differ from those of other
+    drawings of one page.
+    """
+    with drawing():
+        import matplotlib
+        from matplotlib.figure import Figure
+
+        lines = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
+        spines = {"axes.spines.top": False, "axes.spines.right": False}
+        settings: Any = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9} | lines | spines
+        matplotlib.rcParams.update(settings)
+        figure, left = Figure(figsize=(3.4, 2.1)), 0.13 if is_number(kind) else 0.34
+        axis = figure.add_axes((left, 0.16, 0.96 - left, 0.8))
+        for patch in (figure.patch, axis.patch):
+            patch.set_alpha(0)
+        draw_column(axis, columns, kind, colours)
+        axis.tick_params(labelsize=8)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg ") :], flags=re.S)
 
 
 def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str, real: str, fake: str) -> None:

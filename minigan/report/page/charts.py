@@ -181,7 +181,7 @@ def figures(charts: Sequence[Mapping[str, Any]]) -> Html:
                 "figure",
                 html("h3", user(chart["title"])),
                 plot,
-                html("p", class_="said", aria_live="polite", data_said=chart["name"]),
+                html("p", class_="said", role="status", data_said=chart["name"]),
                 html("figcaption", chart["text"]),
                 details("as a table", table(head, cells, f"{chart['title']}, at most {ROWS} points")),
                 class_="card chart",

@@ -111,7 +111,7 @@ def part(steps: Sequence[Step], game: Mapping[str, Source]) -> Html:
             html("button", "Next →", type="button", data_next=True),
             class_="stepper",
         ),
-        html("p", "", id="said-step", class_="quiet", aria_live="polite"),
+        html("p", "", id="said-step", class_="quiet", role="status"),
         class_="controls",
     )  # fmt: skip
     return html("div", _intro(), controls, *(_step(step, k, len(steps), steps) for k, step in enumerate(steps)),
@@ -227,7 +227,7 @@ def highlighted(text: str) -> list[Html]:
     try:
         for token in tokenize.generate_tokens(io.StringIO(text + "\n").readline):
             kind = {tokenize.COMMENT: "c", tokenize.STRING: "s"}.get(token.type)
-            if token.type == tokenize.NAME and keyword.iskeyword(token.string):
+            if keyword.iskeyword(token.string):
                 kind = "k"
             if kind is None:
                 continue

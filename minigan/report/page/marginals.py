@@ -1,7 +1,5 @@
 """Columns of tables in a page: how the values of samples and of real rows are distributed, drawn and as numbers."""
 
-import io
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,32 +39,10 @@ def marginals(real: "pd.DataFrame", fakes: "pd.DataFrame", kinds: Mapping[Any, s
 
 def drawing(real: "pd.Series", fakes: "pd.Series", kind: str, number: int) -> Html:
     """Return the distribution of a column as SVG, with the colours and the text of the page."""
-    with tables.drawing():
-        import matplotlib
-        from matplotlib.figure import Figure
-
-        matplotlib.rcParams |= {
-            "svg.fonttype": "none",  # text stays text
-            "svg.hashsalt": f"column {number}",  # names of parts differ between the drawings of a page
-            "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-            "axes.spines.top": False, "axes.spines.right": False, "font.size": 9,
-        }  # fmt: skip
-        figure = Figure(figsize=(3.4, 2.1))
-        figure.patch.set_alpha(0)
-        axis = figure.add_axes(
-            (0.34 if not is_number(kind) else 0.13, 0.16, 0.62 if not is_number(kind) else 0.83, 0.8)
-        )
-        axis.patch.set_alpha(0)
-        tables.draw_column(axis, [real, fakes], kind, colours=(REAL, FAKE))
-        axis.tick_params(labelsize=8)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = tables.column_as_svg([real, fakes], kind, (REAL, FAKE), INK, f"column {number}")
     for colour, name in ((INK, "currentColor"), (REAL, "var(--real)"), (FAKE, "var(--fake)")):
         text = text.replace(colour, name)
-    return Html(re.sub(r"<svg ", '<svg aria-hidden="true" ', text, count=1))
+    return Html(text.replace("<svg ", '<svg aria-hidden="true" ', 1))
 
 
 def _table(name: Any, real: "pd.Series", fakes: "pd.Series", kind: str) -> Html:
