@@ -43,6 +43,7 @@ def folder(tmp_path_factory) -> Path:
     (above / "secret" / "run" / "report.html").write_text("SECRET")
     (root / "link").symlink_to(above / "secret")
     (root / "linked").symlink_to(above / "secret" / "run")
+    (root / "alias").symlink_to(root / "a")
     shutil.copytree(root / "a", root / "evil")
     for name in ("report.html", "final.png", "history.csv"):
         (root / "evil" / name).unlink()
@@ -130,6 +131,7 @@ OUTSIDE = [
     "/page/link/run/report.html",
     "/page/linked/report.html",
     "/page/evil/report.html",
+    "/page/alias/report.html",
     "/page/a%00/report.html",
     "/page/./a/report.html",
     "/page/a/samples/report.html",
