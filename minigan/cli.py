@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from minigan.errors import UserError
-from minigan.terminal import Output, tolerant
+from minigan.terminal import Output, print_json, tolerant
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
             "sample": sample,
             "evaluate": evaluate,
             "explain": explain,
+            "trace": trace,
+            "web": web,
             "classify": classify,
             "experiment": experiment,
             "gradcheck": gradcheck,
@@ -227,7 +229,7 @@ def info(arguments) -> int:
 
     facts = runs.info(arguments.run)
     if arguments.json:
-        _print_json(facts)
+        print_json(facts)
         return 0
     for topic, text in runs.described(facts):
         print(runs.wrapped(topic, text))
@@ -272,9 +274,31 @@ def explain(arguments) -> int:
     chosen = _choices(arguments)
     explanation = explain_run(arguments.run, chosen.pop("data", None), **chosen)
     if arguments.json:
-        _print_json(explanation.facts())
+        print_json(explanation.facts())
     else:
         print(explanation)
+    return 0
+
+
+# ---------------------------------------------------------------- pages
+
+
+def trace(arguments) -> int:
+    """Write one batch of a run, step by step, as a page. Returns the exit code."""
+    from minigan.runs.trace import trace_run
+
+    out = arguments.out or arguments.run / "trace.html"
+    chosen = _choices(arguments)
+    trace_run(arguments.run, out, chosen.pop("data", None), **chosen)
+    print(f"{out}: one batch, step by step; open it in a browser")
+    return 0
+
+
+def web(arguments) -> int:
+    """Serve a page with all runs of a folder until it is interrupted. Returns the exit code."""
+    from minigan.web import serve
+
+    serve(arguments.folder, arguments.port)
     return 0
 
 
@@ -381,7 +405,7 @@ def gradcheck(arguments) -> int:
             end = f"{wrong} wrong" if wrong else "all right"
             print(f"{backend.name}: {count:,} numbers of {len(rows)} tensors and facts in {seconds:.1f} s, {end}\n")
     if arguments.json:
-        _print_json([r | {"rows": [dataclasses.asdict(row) for row in r["rows"]]} for r in reports])
+        print_json([r | {"rows": [dataclasses.asdict(row) for row in r["rows"]]} for r in reports])
     return int(any(r["wrong"] for r in reports))
 
 
@@ -406,7 +430,7 @@ def _check_files(arguments) -> int:
         if not arguments.json:
             print(own_layers.table(str(path), examples))
     if arguments.json:
-        _print_json(reports)
+        print_json(reports)
     return code
 
 
@@ -420,27 +444,12 @@ def _check_planted(arguments) -> int:
             planted.block(arguments.update.read_text(encoding="utf-8"))
     outcomes = planted.attempt_all()
     if arguments.json:
-        _print_json([outcome.facts() for outcome in outcomes])
+        print_json([outcome.facts() for outcome in outcomes])
     else:
         print(f"{planted.details(outcomes)}\n\n{planted.summary(outcomes)}")
     if arguments.update:
         planted.update(arguments.update, outcomes)
     return int(not all(o.caught_by for o in outcomes))
-
-
-def _print_json(value) -> None:
-    """Print a value as JSON. NaN and infinity become null, because JSON does not have them."""
-    import json
-    import math
-
-    def plain(v):
-        if isinstance(v, dict):
-            return {k: plain(w) for k, w in v.items()}
-        if isinstance(v, list | tuple):
-            return [plain(w) for w in v]
-        return None if isinstance(v, float) and not math.isfinite(v) else v
-
-    print(json.dumps(plain(value)))
 
 
 @contextlib.contextmanager
@@ -470,7 +479,7 @@ def bench(arguments) -> int:
     machine = lab_bench.machine()
     rows = lab_bench.compare_backends(arguments.preset, sorted(arguments.batch), names, [threads], arguments.seconds)
     if arguments.json:
-        _print_json({"machine": machine, "threads": threads, "results": rows})
+        print_json({"machine": machine, "threads": threads, "results": rows})
         return 0
     print(f"{machine['cpu']}, {threads} threads; a complete training step of {arguments.preset}")
     print("\n".join(lab_bench.described(rows)))

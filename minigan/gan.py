@@ -455,8 +455,7 @@ class GAN:
                 out.mkdir(parents=True, exist_ok=True)
             with locked(out, training):
                 runs.write_new(training, out)
-                runs.save(training, out)
-                runs.save_pictures(training, out)
+                runs.save_all(training, out)
 
     def _restored(self) -> Training:
         assert self._saved is not None

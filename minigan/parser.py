@@ -70,6 +70,16 @@ def parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--data", metavar="PATH", help="the path of the training data, if they were moved")
     _add_backend(sub)
 
+    sub = add("trace", "Write one batch of a run as a page: what each layer computes, forward and back, step by step.")
+    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="the page (default: RUN/trace.html)")
+    sub.add_argument("--data", metavar="PATH", help="the path of the training data, if they were moved")
+    _add_backend(sub)
+
+    sub = add("web", "Serve a live page of many runs on this machine, until Ctrl-C.")
+    sub.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
+    sub.add_argument("--port", type=int, default=8111, metavar="N", help="default 8111; 0: any that is free")
+
     sub = add("classify", "Train a classifier of images with labels, from which a discriminator can start.")
     sub.add_argument("--data", default="mnist", metavar="mnist|PATH", help="images with labels, as for `minigan train`")
     sub.add_argument(

@@ -4,6 +4,8 @@
 """
 
 import contextlib
+import json
+import math
 import os
 import sys
 import threading
@@ -156,3 +158,16 @@ def show(*pictures: Any) -> None:
 
     for picture in pictures:
         display(picture)
+
+
+def print_json(value) -> None:
+    """Print a value as JSON. NaN and infinity become null, because JSON does not have them."""
+
+    def plain(v):
+        if isinstance(v, dict):
+            return {k: plain(w) for k, w in v.items()}
+        if isinstance(v, list | tuple):
+            return [plain(w) for w in v]
+        return None if isinstance(v, float) and not math.isfinite(v) else v
+
+    print(json.dumps(plain(value)))

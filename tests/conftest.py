@@ -18,8 +18,9 @@ from minigan import backends
 BACKENDS = ["numpy", "numba", "emulation", pytest.param("cupy", marks=pytest.mark.gpu)]
 
 
-# Why a test may be skipped where all extras are installed, but no GPU, and root runs the tests (--no-unexpected-skips).
-EXPECTED_SKIPS = re.compile("GPU|CUDA|NVIDIA|root can write")
+# Why a test may be skipped where all extras are installed: no GPU, no browser that can be had, or root runs the tests
+# (--no-unexpected-skips).
+EXPECTED_SKIPS = re.compile("GPU|CUDA|NVIDIA|root can write|no browser")
 
 
 def pytest_addoption(parser) -> None:
@@ -33,6 +34,8 @@ def pytest_terminal_summary(terminalreporter) -> None:
     passed = terminalreporter.stats.get("passed", [])
     if any("emulation" in report.nodeid for report in passed) and backends.status()["cupy"] is not None:
         terminalreporter.write_line("CUDA kernels run on a CPU emulation; no GPU was used")
+    if any("no browser" in report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line("pages were not opened in a browser: see tests/README.md")
     if terminalreporter.config.getoption("no_unexpected_skips"):
         for reason in sorted(unexpected_skips(terminalreporter.stats)):
             terminalreporter.write_line(f"unexpected skip: {reason}", red=True)

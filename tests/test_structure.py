@@ -38,6 +38,7 @@ EXCEPTIONS = {
     ("options", "errors"): "an invalid value raises UserError",
     ("files", "errors"): "a folder in use raises UserError",
     ("terminal", "errors"): "output that cannot be written raises UserError",
+    ("cli", "web"): "a command starts the server",
     ("__init__", "gan"): "the public API, which loads on first use",
     ("__init__", "errors"): "the public API",
 }

@@ -3,14 +3,10 @@
 `minigan bench` is a short benchmark for any machine. The scripts in benchmarks/ use the same functions.
 """
 
-import importlib.metadata
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +16,7 @@ from minigan.game import discriminator_step, generator_step, simultaneous_step
 from minigan.layers import Sequential, fuse
 from minigan.models import classifier, reuse
 from minigan.optim import Adam
+from minigan.runs.describe import machine as machine  # benchmarks take it from here
 from minigan.training import Config, Training
 
 PAUSE, BURST = 0.05, 0.2  # seconds
@@ -59,25 +56,6 @@ def summary(times: list[float]) -> dict:
     """Returns the median and the quartiles in milliseconds, and the number of durations."""
     low, median, high = np.quantile(times, [0.25, 0.5, 0.75]) * 1e3
     return {"median_ms": round(median, 3), "quartiles_ms": [round(low, 3), round(high, 3)], "runs": len(times)}
-
-
-def machine() -> dict:
-    """Returns a description of this machine: processor, cores, system, and versions of Python and packages."""
-    versions = {"python": platform.python_version()}
-    for name in ("numpy", "numba", "llvmlite", "cupy", "torch", "tensorflow", "tensorflow-cpu"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [
-            line
-            for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-            if line.startswith("model name")
-        ]
-        cpu = names[0].split(":")[1].strip() if names else cpu
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "versions": versions}
 
 
 class Step:

@@ -11,7 +11,7 @@ classes = 0 the networks take no labels.
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,19 @@ from minigan.layers import Concatenate, Frozen, Layer, MultiDepth, Pack, Sequent
 from minigan.models import images, points, reuse, tables, waves
 from minigan.models.preset import Layout, Preset, head, label_input
 
-__all__ = ["PRESETS", "Layout", "Preset", "build", "head", "label_input", "reuse", "table"]
+__all__ = [
+    "PRESETS",
+    "Layout",
+    "Preset",
+    "Row",
+    "build",
+    "frozen_weights",
+    "head",
+    "label_input",
+    "reuse",
+    "rows",
+    "table",
+]
 
 PRESETS: dict[str, Preset] = images.PRESETS | points.PRESETS | tables.PRESETS | waves.PRESETS
 
@@ -61,45 +73,64 @@ def build(
     return networks
 
 
-def table(network: Sequential, input_shape: tuple[int, ...]) -> str:
-    """Return a table with one line per layer: its name, its output shape and its number of parameters.
+class Row(NamedTuple):
+    """A line of the table of a network. `depth` is the number of layers that contain this one."""
 
-    If layers are frozen, the last line is the number of their weights, which do not learn.
+    name: str
+    shape: tuple[int, ...]  # of the output for one sample
+    n_params: int | None  # None if the layer is only named, because its parts have lines of their own
+    depth: int
+
+
+def rows(network: Sequential, input_shape: tuple[int, ...]) -> list[Row]:
+    """Return one row for each layer of a network: its name, its output shape and its number of parameters.
+
+    The shapes are those of a forward pass for one sample.
     """
     weights = [a for a in [*network.params.values(), *network.buffers.values()] if a.dtype.kind == "f"]
     count = math.prod(layer.m for layer in network.layers if isinstance(layer, Pack))  # samples that are judged as one
     x = network.backend.asarray(np.zeros((count, *input_shape), weights[0].dtype))
     label = network.backend.asarray(np.zeros(count, np.int64))
-    lines, _ = _lines(network.layers, x, {"labels": label})
+    return _rows(network.layers, x, {"labels": label})[0]
+
+
+def table(network: Sequential, input_shape: tuple[int, ...]) -> str:
+    """Return `rows` as text, with the number of all parameters in the last line.
+
+    If layers are frozen, the last line is the number of their weights, which do not learn.
+    """
+    lines = []
+    for row in rows(network, input_shape):
+        text = f"{'  ' * row.depth}  {row.name:<{max(0, 42 - 2 * row.depth)}}{' x '.join(map(str, row.shape)):>14}"
+        lines.append(text if row.n_params is None else f"{text}{row.n_params:>11,}")
     lines.append(f"  {'parameters':<42}{'':>14}{network.n_params:>11,}")
-    if count := _frozen(network):
+    if count := frozen_weights(network):
         lines.append(f"  {'frozen':<42}{'':>14}{count:>11,}")
     return "\n".join(lines)
 
 
-def _lines(layers: Iterable[Layer], x: Array, labels: dict[str, Array], indent: int = 2) -> tuple[list[str], Array]:
-    """Return the lines of the layers, and the output of the last one for x. Layers inside other layers are indented."""
-    lines = []
+def _rows(layers: Iterable[Layer], x: Array, labels: dict[str, Array], depth: int = 0) -> tuple[list[Row], Array]:
+    """Return the rows of the layers, and the output of the last one for x."""
+    found = []
     for layer in layers:
         if isinstance(layer, MultiDepth):
             features = x
             for stage, on_it in zip(layer.stages, layer.heads, strict=True):
-                of_stage, features = _lines(stage.layers, features, labels, indent)
-                lines += of_stage + _lines(on_it.layers, features, labels, indent + 2)[0]
+                of_stage, features = _rows(stage.layers, features, labels, depth)
+                found += of_stage + _rows(on_it.layers, features, labels, depth + 1)[0]
         if isinstance(layer, Concatenate):
-            lines += _lines(layer.inner(), x, labels, indent + 2)[0]
+            found += _rows(layer.inner(), x, labels, depth + 1)[0]
         x, _ = layer.forward(x, train=False, **(labels if layer.takes_labels else {}))
-        shape = " x ".join(map(str, x.shape[1:]))
         if isinstance(layer, Concatenate):
-            lines.append(f"{' ' * indent + 'Concatenate with the input':<44}{shape:>14}")
+            found.append(Row("Concatenate with the input", x.shape[1:], None, depth))
         elif not isinstance(layer, MultiDepth):
-            lines.append(f"{' ' * indent + repr(layer):<44}{shape:>14}{layer.n_params:>11,}")
-    return lines, x
+            found.append(Row(repr(layer), x.shape[1:], layer.n_params, depth))
+    return found, x
 
 
-def _frozen(layer: Layer, inside: bool = False) -> int:
+def frozen_weights(layer: Layer, inside: bool = False) -> int:
     """Return the number of weights of the frozen layers. `inside` says whether the layer is inside a frozen one."""
     inside = inside or isinstance(layer, Frozen)
     if parts := layer.inner():
-        return sum(_frozen(part, inside) for part in parts)
+        return sum(frozen_weights(part, inside) for part in parts)
     return layer.n_params if inside else 0

@@ -4,6 +4,8 @@ Columns are drawn by their kinds: numbers and dates as histograms, categories as
 take data frames of pandas.
 """
 
+import io
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,16 +85,45 @@ def _legend() -> list:
     return [Patch(color=REAL, alpha=0.45, label="real"), Line2D([], [], color=FAKE, label="fakes")]
 
 
-def draw_column(axis: Any, columns: Sequence["pd.Series"], kind: str) -> None:
-    """Draw the distribution of a column: of the real rows and the fakes, or of the fakes alone, as shares."""
+def draw_column(axis: Any, columns: Sequence["pd.Series"], kind: str, colours: tuple[str, str] = (REAL, FAKE)) -> None:
+    """Draw the distribution of a column: of the real rows and the fakes, or of the fakes alone, as shares.
+
+    `colours` are those of real rows and of fakes.
+    """
     axis.tick_params(labelsize=7)
     if is_number(kind):
-        _draw_histogram(axis, [numbers(column, kind) for column in columns], kind)
+        _draw_histogram(axis, [numbers(column, kind) for column in columns], kind, *colours)
     else:
-        _draw_bars(axis, columns)
+        _draw_bars(axis, columns, *colours)
 
 
-def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str) -> None:
+def column_as_svg(columns: Sequence["pd.Series"], kind: str, colours: tuple[str, str], ink: str, salt: str) -> str:
+    """Return the drawing of `draw_column` as an element of SVG without a background, whose text is text.
+
+    `ink` is the colour of lines and text. `salt` makes the names of its parts differ from those of other
+    drawings of one page.
+    """
+    with drawing():
+        import matplotlib
+        from matplotlib.figure import Figure
+
+        lines = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
+        spines = {"axes.spines.top": False, "axes.spines.right": False}
+        settings: Any = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9} | lines | spines
+        matplotlib.rcParams.update(settings)
+        figure, left = Figure(figsize=(3.4, 2.1)), 0.13 if is_number(kind) else 0.34
+        axis = figure.add_axes((left, 0.16, 0.96 - left, 0.8))
+        for patch in (figure.patch, axis.patch):
+            patch.set_alpha(0)
+        draw_column(axis, columns, kind, colours)
+        axis.tick_params(labelsize=8)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg ") :], flags=re.S)
+
+
+def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str, real: str, fake: str) -> None:
     """Draw histograms of numbers (N,). The outer bins also contain what is beyond 99% of the real numbers."""
     from matplotlib.ticker import MaxNLocator
 
@@ -109,10 +140,10 @@ def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str) -> None:
             np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0] / max(1, len(whole))
             for x, whole in zip(finite, values, strict=True)
         ]
-        filled = dict(fill=True, alpha=0.45, color=REAL if len(values) == 2 else FAKE)
+        filled = dict(fill=True, alpha=0.45, color=real if len(values) == 2 else fake)
         axis.stairs(shares[0], edges, **filled)
         if len(values) == 2:
-            axis.stairs(shares[1], edges, color=FAKE, linewidth=1.4)
+            axis.stairs(shares[1], edges, color=fake, linewidth=1.4)
         if shares[0].max() > 0.6 and (shares[0] > 0).sum() > 4:  # other bins would not be visible
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
@@ -134,7 +165,7 @@ def _draw_histogram(axis: Any, values: list[np.ndarray], kind: str) -> None:
     axis.text(0.98, 0.96, "\n".join(notes), **style)
 
 
-def _draw_bars(axis: Any, columns: Sequence["pd.Series"]) -> None:
+def _draw_bars(axis: Any, columns: Sequence["pd.Series"], real: str, fake: str) -> None:
     """Draw the shares of the most frequent values of a category, from above, and of the others together."""
     from matplotlib.ticker import MaxNLocator
 
@@ -158,10 +189,10 @@ def _draw_bars(axis: Any, columns: Sequence["pd.Series"]) -> None:
         bars["missing"] = absent
     y, shares = np.arange(len(bars)), np.array(list(bars.values())).reshape(len(bars), len(columns))
     if len(bars):
-        axis.barh(y, shares[:, 0], 0.8, color=REAL if len(columns) == 2 else FAKE, alpha=0.45)
+        axis.barh(y, shares[:, 0], 0.8, color=real if len(columns) == 2 else fake, alpha=0.45)
     if len(columns) == 2:
         for place, share in zip(y, shares[:, 1], strict=True):
-            axis.plot([share, share], [place - 0.45, place + 0.45], color=FAKE, linewidth=2.2, solid_capstyle="butt")
+            axis.plot([share, share], [place - 0.45, place + 0.45], color=fake, linewidth=2.2, solid_capstyle="butt")
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.set(yticks=y, yticklabels=list(bars), ylim=(max(len(bars), 3) - 0.4, -0.6), xlim=(0, None))
 

@@ -1,5 +1,8 @@
 """Describe a training before it begins: data, networks, backend and totals, as text for people."""
 
+import importlib.metadata
+import os
+import platform
 import textwrap
 from pathlib import Path
 
@@ -49,3 +52,22 @@ def header(training: Training, out: Path | None = None, resumed: bool = False, t
 def wrapped(topic: str, text: str) -> str:
     """Format a topic and its text as one line. A long text is wrapped."""
     return textwrap.fill(text, 110, initial_indent=f"{topic:<11}", subsequent_indent=" " * 11, break_on_hyphens=False)
+
+
+def machine() -> dict:
+    """Return a description of this machine: processor, cores, system, and versions of Python and packages."""
+    versions = {"python": platform.python_version()}
+    for name in ("numpy", "numba", "llvmlite", "cupy", "torch", "tensorflow", "tensorflow-cpu"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [
+            line
+            for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+            if line.startswith("model name")
+        ]
+        cpu = names[0].split(":")[1].strip() if names else cpu
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "versions": versions}

@@ -72,12 +72,24 @@ def explain_run(out: Path, data: str | None = None, **backend: Any) -> Explanati
     return _explain(saved, training, notes)
 
 
-def explain_training(training: Training, out: Path | str) -> Explanation:
-    """Explain a training in its present state. `out` is the name of its run in commands."""
-    return _explain(Saved(Path(out), training.config, *training.state()), training, [])
+def explain_training(training: Training, out: Path | str, checks: Checks | None = None) -> Explanation:
+    """Explain a training in its present state. `out` is the name of its run in commands.
+
+    `checks` of the same training, if there are any, need not be prepared again.
+    """
+    return _explain(Saved(Path(out), training.config, *training.state()), training, [], checks)
 
 
-def _explain(saved: Saved, training: Training | None, notes: list[str]) -> Explanation:
+def explain_records(training: Training, out: Path | str) -> Explanation:
+    """Explain a training from its records and its last check alone. Nothing is measured, so this takes no time."""
+    curves = {"curves": np.array(training.curves)}
+    facts = {"history": training.history, "data": {"shape": [len(training.data)]}, "epoch": training.epoch}
+    return _explain(Saved(Path(out), training.config, curves, facts), None, [], done=training.progress())
+
+
+def _explain(
+    saved: Saved, training: Training | None, notes: list[str], checks: Checks | None = None, done: float | None = None
+) -> Explanation:
     """Explain a run, from its records and, if there is a training, from the state of its networks."""
     out = saved.out
     curves = np.asarray(saved.arrays.get("curves", []), np.float32).reshape(-1, len(Training.CURVES))
@@ -87,10 +99,12 @@ def _explain(saved: Saved, training: Training | None, notes: list[str]) -> Expla
     reason = (out / DIVERGED).read_text(encoding="utf-8").strip() if (out / DIVERGED).exists() else ""
     figures["diverged"] = float(bool(reason))
     words: dict[str, Any] = {"modes_are": "modes", "missing_names": ""}
+    if done is not None:
+        figures["done"] = done
     if training is not None:
         figures["done"] = training.progress()
         figures = {name: value for name, value in figures.items() if name not in FIGURES}  # of an earlier check
-        figures |= measured(training, words, kept_generators(saved))
+        figures |= measured(training, words, kept_generators(saved), checks)
     figures.pop("check_seconds", None)  # says nothing of the run
     if "d_right_held_out" in figures:
         figures["memory"] = figures["d_right_train"] - figures["d_right_held_out"]
@@ -142,9 +156,11 @@ def kept_generators(saved: Saved) -> list[Sequential]:
     return found[:MOMENTS][::-1]
 
 
-def measured(training: Training, words: dict[str, Any], earlier: list[Sequential]) -> dict[str, float]:
+def measured(
+    training: Training, words: dict[str, Any], earlier: list[Sequential], checks: Checks | None = None
+) -> dict[str, float]:
     """Return the figures of the newest checkpoint, and of `earlier` generators. Names of modes are added to `words`."""
-    checks = Checks(training)
+    checks = Checks(training) if checks is None else checks
     checks.shown = SHOWN
     found = checks.measure()
     features = describe(checks.fakes(np.random.default_rng(0)))

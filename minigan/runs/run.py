@@ -30,6 +30,7 @@ from minigan.report import plots
 from minigan.runs import sources
 from minigan.runs.checks import Checked, Checks
 from minigan.runs.discriminator import draw_discriminator
+from minigan.runs.page import Page
 from minigan.runs.progress import ProgressBar
 from minigan.runs.saved import Saved, codec_of, generator, newest, read, read_config
 from minigan.training import TOTALS, Config, Diverged, Sampler, Training, checkpoint, players
@@ -38,6 +39,7 @@ from minigan.training.config import place_of
 DIVERGED = "diverged.txt"  # why the training stopped, if it diverged
 CONTENTS = {
     "final.png": "a hundred samples",
+    "report.html": "a page with all of this and more: open it in a browser",
     "training.gif": "samples of the same noise after every epoch",
     "losses.png": "losses and probabilities over the epochs, and the figures of the checks",
     "discriminator.png": "for points: what D answers, and the best answers",
@@ -286,6 +288,7 @@ def play(
         writing(out),
         _Interrupt() as interrupt,
         ProgressBar(training, quiet) as bar,
+        Page(training, out, CONTENTS, checks) as page,
         _divergence_noted(out),
     ):
         if out and training.step == 0:
@@ -309,12 +312,14 @@ def play(
                 alarms = watch.check(training.history[-1], seen_by_alarm, labels, training.config.decay)
                 if alarms:
                     seen["alarms"] = alarms
+                    page.alarms += alarms
                 bar.print_epoch(training.history[-1], alarms)
-                collapsed = watch.collapsed and training.config.stop_on == "collapse"
+                collapsed = page.collapsed = watch.collapsed and training.config.stop_on == "collapse"
                 saved = time.monotonic()
             elif out and time.monotonic() - saved > SAVE_SECONDS:
                 save(training, out)
                 saved = time.monotonic()
+            page.now_and_then()
             stop = callback is not None and callback(seen) is True
             if interrupt.signal:
                 if out:
@@ -416,6 +421,13 @@ def save_pictures(training: Training, out: Path) -> None:
     plots.save_curves(out / "losses.png", named_curves(training), training.steps_per_epoch, equilibrium, of_checks)
     if (discriminator := draw_discriminator(training)) is not None:
         plots.save_picture(out / "discriminator.png", discriminator)
+
+
+def save_all(training: Training, out: Path) -> None:
+    """Write everything that `play` writes at the end: the state, the history, the pictures and the page."""
+    save(training, out)
+    save_pictures(training, out)
+    Page(training, out, CONTENTS).finish()
 
 
 def named_curves(training: Training) -> dict[str, np.ndarray]:

@@ -204,6 +204,10 @@ class Config:
         resumable=True,
     )
 
+    report: bool = option(
+        True, help="write the page of the run, report.html, at the start, now and then, and at the end", resumable=True
+    )
+
     @classmethod
     def of(cls, preset: str | None = None, **choices: Any) -> "Config":
         """Return the recipe of a preset with some options replaced. A total replaces the totals of the recipe.

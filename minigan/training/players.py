@@ -8,12 +8,13 @@ it starts from the weights of earlier runs, or of a classifier. `runs.sources` r
 noise and packing are layers before the first layer of D.
 """
 
+import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from minigan import models
+from minigan import backends, models
 from minigan.datasets import Codec, Data
 from minigan.errors import UserError
 from minigan.layers import GaussianNoise, Layer, Pack, Sequential
@@ -114,6 +115,11 @@ def _with_first_layers(config: Config, D: Sequential) -> Sequential:
 def without_first_layers(D: Sequential) -> Sequential:
     """Return the discriminator of a run without the layers of instance noise and packing."""
     return Sequential(*(layer for layer in D.layers if not isinstance(layer, GaussianNoise | Pack)))
+
+
+def on_reference(network: Sequential) -> Sequential:
+    """Return a copy of a network on the NumPy backend, which nothing that is done with it can change."""
+    return copy.deepcopy(network).to(backends.reference())
 
 
 def instance_noise(D: Sequential) -> GaussianNoise:

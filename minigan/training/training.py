@@ -97,7 +97,7 @@ class Training:
         self.data = data.to(backend)
         self._labels = backend.asarray(data.labels) if self.classes else None
         self.players = fuse(self.G), fuse(self.D)  # fused layers with the same parameters
-        self.opt_g, self.opt_d = self._optimizer(self.G, config.lr_g), self._optimizer(self.D, config.lr_d)
+        self.opt_g, self.opt_d = self.new_optimizer(self.G, config.lr_g), self.new_optimizer(self.D, config.lr_d)
         self.average = optim.MovingAverage(self.G, config.average) if config.average else None
         self.loss = losses.LOSSES[config.loss].to(backend)
         if config.label_smoothing:
@@ -114,8 +114,8 @@ class Training:
         self.curves = array.array("f")  # len(CURVES) numbers for each step
         self._order: np.ndarray | None = None  # the shuffled indices of this epoch
 
-    def _optimizer(self, network: Sequential, lr: float) -> optim.Optimizer:
-        """Returns the optimizer of the config for a network."""
+    def new_optimizer(self, network: Sequential, lr: float) -> optim.Optimizer:
+        """Returns a new optimizer of the config for a network."""
         c = self.config
         settings = dict(momentum=c.momentum, beta1=c.beta1, beta2=c.beta2, eps=c.eps)
         optimizer = optim.OPTIMIZERS[c.optimizer](network, lr, settings)
