@@ -182,6 +182,14 @@ def test_epochs_have_pictures_and_checkpoints_only_after_a_pause(tmp_path, csv, 
 
 
 def test_a_run_that_is_stopped_between_its_checkpoints_is_saved(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores SIGINT
+    try:
+        _stop_between_checkpoints(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop_between_checkpoints(tmp_path):
     gan = minigan.GAN(out=tmp_path / "run", seed=0, **OPTIONS | {"steps": None, "epochs": 5})
 
     def stop(record):
