@@ -1,7 +1,7 @@
 """Create, resume, write and read the folder of a run."""
 
 from minigan.runs.checks import Checked
-from minigan.runs.describe import header, wrapped
+from minigan.runs.describe import header, presets, wrapped
 from minigan.runs.run import (
     CONTENTS,
     DECAYED,
@@ -44,6 +44,7 @@ __all__ = [
     "named_curves",
     "networks",
     "play",
+    "presets",
     "read",
     "read_config",
     "read_data",

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from minigan import backends, datasets, models
-from minigan.training import Training, players
+from minigan.options import described
+from minigan.training import Config, Training, players
 
 
 def header(training: Training, out: Path | None = None, resumed: bool = False, tables: bool = True) -> str:
@@ -49,3 +50,17 @@ def header(training: Training, out: Path | None = None, resumed: bool = False, t
 def wrapped(topic: str, text: str) -> str:
     """Format a topic and its text as one line. A long text is wrapped."""
     return textwrap.fill(text, 110, initial_indent=f"{topic:<11}", subsequent_indent=" " * 11, break_on_hyphens=False)
+
+
+def presets() -> str:
+    """Return all presets with their summaries, recipes and options of networks, as text."""
+    text = []
+    for name, preset in models.PRESETS.items():
+        c = Config.of(name)
+        labels = "with" if c.conditional else "without"
+        total = " or ".join(f"{count:,} {unit}" for unit, count in c.totals().items())
+        recipe = f"{total}, batch {c.batch}, {c.optimizer} {c.lr_g:g} and {c.lr_d:g}, beta1 {c.beta1:g}"
+        lines = [preset.summary, f"{recipe}, {c.loss} loss, {labels} labels"]
+        lines += [f"--network {line}" for line in described(preset.options)]
+        text += [name, *(textwrap.fill(line, 100, initial_indent="    ", subsequent_indent="    ") for line in lines)]
+    return "\n".join(text)
