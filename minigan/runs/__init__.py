@@ -25,7 +25,7 @@ from minigan.runs.run import (
     write_new,
     writing,
 )
-from minigan.runs.saved import Saved, networks, read, read_config
+from minigan.runs.saved import Saved, expect_earlier, networks, read, read_config
 
 __all__ = [
     "CONTENTS",
@@ -36,6 +36,7 @@ __all__ = [
     "begin",
     "columns",
     "described",
+    "expect_earlier",
     "figures_of_checks",
     "header",
     "info",

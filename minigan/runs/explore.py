@@ -17,32 +17,37 @@ from minigan.training import checkpoint
 
 
 def page(run: Path, out: Path | None = None) -> Path:
-    """Write the page explorer.html of a run, and return its path, by default RUN/explorer.html.
-
-    Raises UserError if the run cannot be read, if its samples cannot be shown, or if the file cannot be written.
-    """
-    out = run / "explorer.html" if out is None else out
-    if out.suffix != ".html":
-        raise UserError(f"the page is written to a .html file, got {out}: give another --out")
+    """Write the page of a run, by default RUN/explorer.html, and return its path. See `write_page`."""
     saved = read(run)
-    found = translated(saved)
-    weights = sum(value.size for value in found.arrays().values())
-    facts = saved.facts
-    data = f"trained on {facts['data']['name']}: {facts['step']:,} steps"
-    line = f"Generator of preset {saved.config.preset}, {weights:,} weights, {data}"
-    content = explorer.page(found, run.resolve().name, line, _scrubber(saved, found))
-    write(out, content.encode("utf-8"))
+    out = run / "explorer.html" if out is None else out
+    write_page(saved, out, run)
     return out
 
 
-def _scrubber(saved: Saved, found: Exported) -> explorer.Scrubber:
+def write_page(saved: Saved, out: Path, run: Path | None) -> None:
+    """Write the page of a generator. `run` is the folder of its run, or None if it has none.
+
+    Raises UserError if the page cannot show its samples, or if the file cannot be written.
+    """
+    if out.suffix != ".html":
+        raise UserError(f"the page is written to a .html file, got {out}: give another --out")
+    found, facts = translated(saved), saved.facts
+    weights = sum(value.size for value in found.arrays().values())
+    data = f"trained on {facts['data']['name']}: {facts['step']:,} steps"
+    line = f"Generator of preset {saved.config.preset}, {weights:,} weights, {data}"
+    name = run.resolve().name if run else saved.config.preset
+    write(out, explorer.page(found, name, line, _scrubber(saved, found, run)).encode("utf-8"))
+
+
+def _scrubber(saved: Saved, found: Exported, run: Path | None) -> explorer.Scrubber:
     """Return the earlier checkpoints of a run, evenly spaced, as many as fit into the page."""
     facts, fit = saved.facts, explorer.room(found)
     last = f"epoch {facts['epoch']}, step {facts['step']:,}"
     if fit < 2:
         reason = "fewer than two checkpoints of this size fit into 1 MB"
         return explorer.Scrubber((), last, f"There is no slider for the training, because {reason}.")
-    epochs = {int(path.stem.removeprefix("epoch-")): path for path in (saved.out / "checkpoints").glob("epoch-*.npz")}
+    kept = (run / "checkpoints").glob("epoch-*.npz") if run else ()
+    epochs = {int(path.stem.removeprefix("epoch-")): path for path in kept}
     earlier = sorted(epoch for epoch in epochs if epoch < facts["epoch"] or facts["cursor"])
     places = np.linspace(0, len(earlier) - 1, min(fit, len(earlier))).round().astype(int)
     checkpoints = []

@@ -25,10 +25,15 @@ def translated(saved: Saved) -> Exported:
 
 
 def export_run(run: Path, form: str | None = None, out: Path | None = None) -> Path:
-    """Write the generator of a run to a file, and return its path, by default RUN/generator with the suffix.
+    """Write the generator of a run to a file, and return its path. See `export_saved`."""
+    return export_saved(read(run), out, form)
 
-    Without a format, the suffix of `out` decides, or it is npz. Raises UserError if the run cannot be read, or the
-    file not be written.
+
+def export_saved(saved: Saved, out: Path | None = None, form: str | None = None) -> Path:
+    """Write the generator of a run to a file, by default RUN/generator with the suffix, and return its path.
+
+    Without a format, the suffix of `out` decides, or it is npz. Raises UserError if both contradict each other, or if
+    the file cannot be written.
     """
     suffixes = {each.suffix: name for name, each in export.FORMATS.items()}
     if form is None:
@@ -36,10 +41,10 @@ def export_run(run: Path, form: str | None = None, out: Path | None = None) -> P
     if form not in export.FORMATS:
         raise UserError(f"a generator is exported as {', '.join(export.FORMATS)}, got {form or out}: give --format")
     chosen = export.FORMATS[form]
-    out = run / f"generator{chosen.suffix}" if out is None else out
+    out = saved.out / f"generator{chosen.suffix}" if out is None else out
     if out.suffix != chosen.suffix:
         raise UserError(f"the format {form} is written to a {chosen.suffix} file, got {out}: give another --out")
-    write(out, chosen.write(translated(read(run))))
+    write(out, chosen.write(translated(saved)))
     return out
 
 
