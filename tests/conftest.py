@@ -18,8 +18,9 @@ from minigan import backends
 BACKENDS = ["numpy", "numba", "emulation", pytest.param("cupy", marks=pytest.mark.gpu)]
 
 
-# Why a test may be skipped where all extras are installed, but no GPU, and root runs the tests (--no-unexpected-skips).
-EXPECTED_SKIPS = re.compile("GPU|CUDA|NVIDIA|root can write")
+# Why a test may be skipped where all extras are installed, but no GPU and perhaps no chromium, and root runs the tests
+# (--no-unexpected-skips).
+EXPECTED_SKIPS = re.compile("GPU|CUDA|NVIDIA|root can write|no browser")
 
 
 def pytest_addoption(parser) -> None:
@@ -114,3 +115,14 @@ def outcomes(tmp_path_factory):
         if not file.exists():
             file.write_bytes(pickle.dumps(planted.attempt_all()))
     return {outcome.mistake: outcome for outcome in pickle.loads(file.read_bytes())}
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser without a window. Skips the test where there is none."""
+    import browser
+
+    with browser.launched() as found:
+        if found is None:
+            pytest.skip(browser.MISSING)
+        yield found

@@ -36,16 +36,21 @@ def sheet(
 
 
 @drawing()
-def clouds(clouds: dict[str, np.ndarray], lines: dict[str, np.ndarray], title: str) -> bytes:
-    """Draw sets of points (N, 2), each in its own colour, and curves (T, 2) through points, as a PNG file."""
+def clouds(clouds: dict[str, np.ndarray], lines: dict[str, list[np.ndarray]], title: str) -> bytes:
+    """Draw sets of points (N, 2) and sets of curves (T, 2) through points, each in its own colour, as a PNG file.
+
+    A name that begins with an underscore is not in the legend.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 6), dpi=110, layout="constrained")
     axis: Any = figure.add_subplot()
     for name, points in clouds.items():
         axis.plot(points[:, 0], points[:, 1], ".", markersize=3, label=name, alpha=0.7, markeredgewidth=0)
-    for name, points in lines.items():
-        axis.plot(points[:, 0], points[:, 1], "-", linewidth=1.2, label=name)
+    for i, (name, curves) in enumerate(lines.items(), len(clouds)):
+        for number, curve in enumerate(curves):
+            label = "_" if number else name
+            axis.plot(curve[:, 0], curve[:, 1], "-", linewidth=1.1, label=label, color=f"C{i}", alpha=0.85)
     axis.set_aspect("equal")
     axis.set_title(title, fontsize=11)
     if any(not name.startswith("_") for name in (*clouds, *lines)):

@@ -101,8 +101,9 @@ def _plane(space: Space, side: int) -> np.ndarray:
 def _of_images(space: Space) -> Drawn:
     line = [f"{a:.1f}" if i % 3 == 0 else "" for i, a in enumerate(np.linspace(-REACH, REACH, SIDE))]
     z = _plane(space, SIDE)
-    title = "A plane through the origin, along two random directions"
     names = space.sampler.class_names
+    of = f" of {names[0]}" if names else ""
+    title = f"A plane through the origin{of}, along two random directions"
     first = None if space.labels(1) is None else np.zeros(len(z), np.int64)
     plane = latent.sheet(space.of(z, first), line[::-1], line, title, "along the first", "along the second")
 
@@ -157,18 +158,21 @@ def _of_points(space: Space) -> Drawn:
 
     everything = space.of(space.noise(2000), space.labels(2000))
     t = np.linspace(0, 1, 200)
-    walks: dict[str, np.ndarray] = {}
-    for a, b in space.noise(6).reshape(3, 2, -1):
-        walks[f"{'_' * bool(walks)}linear"] = points((1 - t)[:, None] * a + t[:, None] * b)
-        walks[f"{'_' * (len(walks) > 1)}spherical"] = points(spherical(a, b, t))
+    pairs = space.noise(6).reshape(3, 2, -1)
+    walks = {
+        "linear": [points((1 - t)[:, None] * a + t[:, None] * b) for a, b in pairs],
+        "spherical": [points(spherical(a, b, t)) for a, b in pairs],
+    }
     z = space.noise(600)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     mean = np.sqrt(max(space.size - 0.5, 0.25))
     far = {f"{d * mean:.1f} from the origin": points(d * mean * z) for d in DISTANCES[1::2]}
     line, (u, v) = np.linspace(-REACH, REACH, SIDE), directions(space)
     fine = np.linspace(-REACH, REACH, 200)
-    lines = {f"_{i}": points(a * u + fine[:, None] * v) for i, a in enumerate(line)}
-    lines |= {f"_{i}'": points(fine[:, None] * u + b * v) for i, b in enumerate(line)}
+    lines = {
+        "along the first direction": [points(fine[:, None] * u + b * v) for b in line],
+        "along the second": [points(a * u + fine[:, None] * v) for a in line],
+    }
     return {
         "plane.png": (
             latent.clouds({}, lines, "What becomes of a square grid of noise"),
