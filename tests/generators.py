@@ -76,14 +76,18 @@ def generator_of(name: str, classes: int = 0, seed: int = 0) -> tuple[Sequential
     for key, value in G.params.items():
         if not key.endswith("w"):
             value[...] = rng.normal(1 if key.endswith("gamma") else 0, 0.3, value.shape)
-    if name in IMAGES or name == "others":  # so that the pixels have all values, and tanh is not saturated
-        z, labels = noise(G, 8), np.arange(8) % classes if classes else None
-        last = [key for key in G.params if key.endswith("w")][-1]
-        x, _ = Sequential(*G.layers[: int(last.split(".")[0]) + 1]).forward(
-            z, train=False, **({"labels": labels} if classes else {})
-        )
-        G.params[last][...] /= x.std()
+    _make_alive(G, classes)
     return G, codec
+
+
+def _make_alive(G: Sequential, classes: int) -> None:
+    """Scale the weights of each layer so that its outputs vary, from sample to sample and within one."""
+    z, labels = noise(G, 8), {"labels": np.arange(8) % classes} if classes else {}
+    for i, layer in enumerate(G.layers):
+        for key, w in layer.params.items():
+            if key.endswith("w"):
+                x, _ = Sequential(*G.layers[: i + 1]).forward(z, train=False, **labels)
+                w[...] /= np.sqrt((x * x).mean())
 
 
 def noise(G: Sequential, count: int, seed: int = 1) -> np.ndarray:

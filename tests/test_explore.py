@@ -54,11 +54,10 @@ def test_the_pixels_of_the_page_are_those_of_python(name, classes, chromium, tmp
     G, found = translated(name, classes)
     z, labels = noise(G, LATENTS), np.arange(LATENTS) % classes if classes else None
     images = found.codec.decode(G.forward(z, train=False, **({"labels": labels} if classes else {}))[0])
-    assert np.quantile(images, 0.2) < 90 and np.quantile(images, 0.8) > 160  # not all alike
+    assert ((images > 5) & (images < 250)).mean() > 0.5 and images.std() > 15  # where an error would be seen
     path = write_page(tmp_path, found)
     assert path.stat().st_size <= 350_000 + weights_of(found)
     with browser.opened(chromium, path) as page:
-        settled(page)
         code = "([z, label]) => Array.from(view.pixels(generate(Float32Array.from(z), label)))"
         for i in range(LATENTS):
             computed = page.evaluate(code, [z[i].tolist(), 0 if labels is None else int(labels[i])])

@@ -16,7 +16,14 @@ const make = (tag, text, attributes = {}) => {
   return element;
 };
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const CATEGORIES = ["#4c78d8", "#e0792b", "#2f9e6e", "#c2487f", "#8a63d2", "#b49a1a", "#3aa6b9", "#d1495b", "#6b7f3a", "#9c6b4e"];
+const CATEGORIES = ["#3f6bd0", "#b85c12", "#1f7f56", "#b23a72", "#7d55c7", "#86720c", "#1f7f90", "#bf3547", "#5d7030", "#8a5a3e"];
+
+// A colour for a number from -1 (dark blue) to 1 (light yellow), through green.
+function scale(v) {
+  const stops = [[46, 33, 92], [38, 94, 138], [27, 138, 125], [118, 190, 92], [240, 226, 84]];
+  const at = Math.min(0.9999, Math.max(0, (v + 1) / 2)) * (stops.length - 1), i = Math.floor(at);
+  return `rgb(${stops[i].map((a, k) => Math.round(a + (at - i) * (stops[i + 1][k] - a))).join(" ")})`;
+}
 
 const VIEWS = {
   // Images (H, W, C) in [-1, 1].
@@ -71,13 +78,18 @@ const VIEWS = {
       show: (x) => draw(main, x, 800, 3, 2000),
       whole(canvas) {
         // The noise on the left and what becomes of it on the right, in the colour of its direction.
-        [canvas.width, canvas.height] = [1640, 800];
+        [canvas.width, canvas.height] = [1640, 850];
         const pen = canvas.getContext("2d"), at = (v, left) => left + ((v + REACH) / (2 * REACH)) * 800;
+        pen.font = "26px system-ui, sans-serif";
+        pen.fillStyle = colour("quiet");
+        pen.fillText("noise", 24, 40);
+        pen.fillText("what the generator makes of it", 864, 40);
         for (const [x, y, z] of cloud) {
           pen.fillStyle = z.length === 2 ? `hsl(${(Math.atan2(z[1], z[0]) * 180) / Math.PI} 75% ${colour("middle")} / 0.75)` : colour("accent");
           for (const [a, b, left] of [[z[0], z[1], 0], [x, y, 840]]) {
             pen.beginPath();
-            pen.arc(at(a, left), 800 - at(b, 0), 3.2, 0, 7);
+            const reached = Math.max(Math.abs(a), Math.abs(b)) < REACH;
+            if (reached) pen.arc(at(a, left), 850 - at(b, 0), 3.2, 0, 7);
             pen.fill();
           }
         }
@@ -144,31 +156,36 @@ const VIEWS = {
     });
     const painted = facts.columns.filter((column) => column.group || column.number !== null);
     let by = painted.find((column) => column.number !== null) ?? painted.at(-1);
-    const shade = (x) => {
-      if (by.number !== null && (!by.group || by.choices[chosen(x, by.group)] === null)) return `hsl(${220 - 30 * x[by.number]} 70% ${46 + 24 * x[by.number]}%)`;
-      return CATEGORIES[chosen(x, by.group) % CATEGORIES.length];
-    };
+    const ordinary = (x) => by.number !== null && (!by.group || by.choices[chosen(x, by.group)] === null);
+    const shade = (x) => (ordinary(x) ? scale(x[by.number]) : CATEGORIES[chosen(x, by.group) % CATEGORIES.length]);
     return {
       main,
       rows,
       heads: facts.columns.map((column) => column.name),
       cell,
       paint(canvas, x) {
-        if (canvas.width !== 1) [canvas.width, canvas.height] = [1, 1];
-        const pen = canvas.getContext("2d");
+        if (canvas.width !== 120) [canvas.width, canvas.height] = [120, 120];
+        canvas.className = "smooth";
+        const pen = canvas.getContext("2d"), text = valueOf(x, by) || "missing";
         pen.fillStyle = shade(x);
-        pen.fillRect(0, 0, 1, 1);
+        pen.fillRect(0, 0, 120, 120);
+        pen.fillStyle = ordinary(x) && x[by.number] > 0.2 ? "#16181d" : "#ffffff";
+        pen.font = "600 24px system-ui, sans-serif";
+        pen.textAlign = "center";
+        pen.fillText(text.length > 9 ? `${text.slice(0, 8)}\u2026` : text, 60, 68);
       },
+      cells: 7,
+      planeAbout: "Drag, or use the arrow keys. Each field shows one column of the row that the generator makes there.",
       show: (x) => rows(x).forEach((text, i) => values[i].replaceWith((values[i] = cell("td", text)))),
       describe: (x) => facts.columns.map((column, i) => `${column.name}: ${rows(x)[i] || "missing"}`).slice(0, 12).join(", "),
       colours: painted.map((column) => column.name),
       colourStart: by.name,
       colourBy: (i) => (by = painted[i]),
       legend() {
-        if (by.number !== null) return [[`hsl(250 70% 22%)`, `low ${by.name}`], [`hsl(190 70% 70%)`, `high ${by.name}`]];
+        if (by.number !== null) return [[scale(-1), `low ${by.name}`], [scale(1), `high ${by.name}`]];
         return by.choices.slice(0, 10).map((text, i) => [CATEGORIES[i], text === "" ? "missing" : text]);
       },
-      size: [1, 1],
+      size: [120, 120],
       noun: "row",
     };
   },
