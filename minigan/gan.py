@@ -468,8 +468,7 @@ class GAN:
 
     def explore(self, path: str | Path) -> None:
         """Write the page of `minigan explore` to a .html file. Only a GAN in a folder has a slider for the training."""
-        run = Path(self.out) if self.out else self._saved and self._saved.out
-        explore.write_page(self._as_saved(), Path(path), run)
+        explore.write_page(self._as_saved(), Path(path))
 
     def _as_saved(self) -> runs.Saved:
         if (t := self._training) is None:

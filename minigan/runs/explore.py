@@ -20,12 +20,12 @@ def page(run: Path, out: Path | None = None) -> Path:
     """Write the page of a run, by default RUN/explorer.html, and return its path. See `write_page`."""
     saved = read(run)
     out = run / "explorer.html" if out is None else out
-    write_page(saved, out, run)
+    write_page(saved, out)
     return out
 
 
-def write_page(saved: Saved, out: Path, run: Path | None) -> None:
-    """Write the page of a generator. `run` is the folder of its run, or None if it has none.
+def write_page(saved: Saved, out: Path) -> None:
+    """Write the page of a generator, with the checkpoints in the folder of its run, if there is one.
 
     Raises UserError if the page cannot show its samples, or if the file cannot be written.
     """
@@ -35,18 +35,18 @@ def write_page(saved: Saved, out: Path, run: Path | None) -> None:
     weights = sum(value.size for value in found.arrays().values())
     data = f"trained on {facts['data']['name']}: {facts['step']:,} steps"
     line = f"Generator of preset {saved.config.preset}, {weights:,} weights, {data}"
-    name = run.resolve().name if run else saved.config.preset
-    write(out, explorer.page(found, name, line, _scrubber(saved, found, run)).encode("utf-8"))
+    name = saved.out.resolve().name
+    write(out, explorer.page(found, name, line, _scrubber(saved, found)).encode("utf-8"))
 
 
-def _scrubber(saved: Saved, found: Exported, run: Path | None) -> explorer.Scrubber:
+def _scrubber(saved: Saved, found: Exported) -> explorer.Scrubber:
     """Return the earlier checkpoints of a run, evenly spaced, as many as fit into the page."""
     facts, fit = saved.facts, explorer.room(found)
     last = f"epoch {facts['epoch']}, step {facts['step']:,}"
     if fit < 2:
         reason = "fewer than two checkpoints of this size fit into 1 MB"
         return explorer.Scrubber((), last, f"There is no slider for the training, because {reason}.")
-    kept = (run / "checkpoints").glob("epoch-*.npz") if run else ()
+    kept = (saved.out / "checkpoints").glob("epoch-*.npz")
     epochs = {int(path.stem.removeprefix("epoch-")): path for path in kept}
     earlier = sorted(epoch for epoch in epochs if epoch < facts["epoch"] or facts["cursor"])
     places = np.linspace(0, len(earlier) - 1, min(fit, len(earlier))).round().astype(int)
