@@ -5,25 +5,24 @@ and notes what must not happen; `violations` are those that axe-core finds.
 """
 
 import contextlib
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MISSING = "no browser: install chromium (apt-get install chromium) and playwright (pip install playwright)"
+MISSING = "no browser: install chromium (apt-get install chromium) and pip install 'minigan[browser]'"
 
 
 @contextlib.contextmanager
 def launched() -> Iterator[Any]:
-    """Start chromium without a window. Gives None if chromium or playwright is missing."""
+    """Start chromium without a window. Gives None if chromium, playwright or axe-core is missing."""
     program = shutil.which("chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        program = None
-    if program is None:
+    if program is None or not all(importlib.util.find_spec(name) for name in ("playwright", "axe_playwright_python")):
         yield None
         return
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:

@@ -47,9 +47,7 @@ def python(found: Exported) -> bytes:
     drawn: list[Callable] = [standalone.uniform_for, standalone.mixed] if found.uniform else []
     operations = {each.operation.name: each.operation.numpy for each in found.steps if not each.operation.keeps}
     parts = [
-        _docstring(found, ending),
-        _imports(found),
-        _constants(found, ending, shares),
+        "\n\n".join([_docstring(found, ending), _imports(found), _constants(found, ending, shares)]),
         *_section("the layers", [*operations.values()]),
         *_section("the generator", []),
         _generate(found),
@@ -76,7 +74,9 @@ def _docstring(found: Exported, ending: Ending) -> str:
     python FILE.py --count 10{label} --seed 1 --out {ending.out}
 
 In Python, `sample(10, seed=1)` returns the samples as an array. `generate` is the generator itself. The samples of a
-seed are those of `minigan sample --seed`, up to rounding. {ending.what}
+seed are those of `minigan sample --seed`, up to rounding.
+
+{ending.what}
 """'''
 
 
@@ -90,7 +90,7 @@ def _imports(found: Exported) -> str:
 def _constants(found: Exported, ending: Ending, shares: np.ndarray | None) -> str:
     of = " x ".join(map(str, found.sample_shape))
     text = [
-        f"NOISE_SHAPE = {found.noise_shape!r}  # of one sample, whose shape is {of}",
+        f"NOISE_SHAPE = {found.noise_shape!r}  # for a sample of the shape {of}",
         f"CLASSES = {_literal(found.class_names)}  # the names of the labels 0, 1, ...",
         f"OUT = {ending.out!r}",
     ]

@@ -46,8 +46,8 @@ def _scrubber(saved: Saved, found: Exported) -> explorer.Scrubber:
     if fit < 2:
         reason = "fewer than two checkpoints of this size fit into 1 MB"
         return explorer.Scrubber((), last, f"There is no slider for the training, because {reason}.")
-    kept = (saved.out / "checkpoints").glob("epoch-*.npz")
-    epochs = {int(path.stem.removeprefix("epoch-")): path for path in kept}
+    kept = {path.stem.removeprefix("epoch-"): path for path in (saved.out / "checkpoints").glob("epoch-*.npz")}
+    epochs = {int(number): path for number, path in kept.items() if number.isdecimal()}
     earlier = sorted(epoch for epoch in epochs if epoch < facts["epoch"] or facts["cursor"])
     places = np.linspace(0, len(earlier) - 1, min(fit, len(earlier))).round().astype(int)
     checkpoints = []
