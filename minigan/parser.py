@@ -71,9 +71,8 @@ def parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
 
     sub = add("export", "Write the generator of a run to a file of its own, for use without minigan.")
     sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    sub.add_argument(
-        "--format", metavar="NAME", help=f"{', '.join(FORMATS)} (default: that of the suffix of --out, or npz)"
-    )
+    formats = "; ".join(f"{name}: {form.what}" for name, form in FORMATS.items())
+    sub.add_argument("--format", metavar="NAME", help=f"{formats} (default: that of the suffix of --out, or npz)")
     sub.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/generator with the suffix of the format")
 
     sub = add("explore", "Write a page on which to explore what a generator makes; it opens without a network.")

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 Settings = dict[str, Any]  # numbers, texts, booleans, and tuples of these
-INPUTS = ("labels", "uniform", "kept")  # what an operation may take besides x
 
 
 class Graph(Protocol):
@@ -34,8 +33,8 @@ class Operation(NamedTuple):
     camelCase. It takes an object with the arrays, the settings, and the shapes `from` and `to` of x and y without the
     batch, and returns the function (x, input) -> y of one sample, a Float32Array. The arrays are row-major. `onnx`
     is a function of (graph, x, inputs, arrays, settings), all names of tensors except the settings, that adds nodes
-    and returns the name of y. `takes` are the inputs besides x, some of INPUTS: the labels (N,), numbers from (0, 1) in
-    the shape of x, and the x that was kept last by an operation with `keeps`.
+    and returns the name of y. `takes` are the inputs besides x: "labels" (N,), "uniform", numbers from (0, 1) in the
+    shape of x, and "kept", the x that was kept last by an operation with `keeps`.
     """
 
     numpy: Callable[..., np.ndarray]
