@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 MISSING = "no browser: install chromium (apt-get install chromium) and pip install 'minigan[browser]'"
+PATIENCE = 180_000  # milliseconds that a page may take for anything, because the machine may be busy
 
 
 @contextlib.contextmanager
@@ -38,6 +39,7 @@ def opened(browser: Any, path: Path, **context: Any) -> Iterator[Any]:
     `context` are options of playwright's `new_context`, such as viewport and color_scheme.
     """
     with browser.new_context(**context) as made:
+        made.set_default_timeout(PATIENCE)
         page, problems = made.new_page(), []
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
