@@ -54,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
             "explain": explain,
             "trace": trace,
             "web": web,
+            "export": export,
+            "explore": explore,
             "classify": classify,
             "experiment": experiment,
             "gradcheck": gradcheck,
@@ -96,7 +98,8 @@ def train(arguments) -> int:
     from minigan import runs  # commands import what they need when they run, so that `minigan --help` is fast
 
     if arguments.list:
-        return _list_presets()
+        print(runs.presets())
+        return 0
     given = _choices(arguments)
     out = arguments.out or Path("runs") / _preset(given)
     if arguments.extend and not arguments.resume:
@@ -173,26 +176,6 @@ def _summary(training, out: Path) -> str:
     readable = next((suffix for suffix in training.data.codec.suffixes if suffix != ".npy"), ".png")
     lines.append(f"Next: minigan sample {out} --count 100 --seed 1 --out more{readable}")
     return "\n".join(lines)
-
-
-def _list_presets() -> int:
-    import textwrap
-
-    from minigan import models
-    from minigan.options import described
-    from minigan.training import Config
-
-    for name, preset in models.PRESETS.items():
-        c = Config.of(name)
-        labels = "with" if c.conditional else "without"
-        total = " or ".join(f"{count:,} {name}" for name, count in c.totals().items())
-        recipe = f"{total}, batch {c.batch}, {c.optimizer} {c.lr_g:g} and {c.lr_d:g}, beta1 {c.beta1:g}"
-        print(name)
-        lines = [preset.summary, f"{recipe}, {c.loss} loss, {labels} labels"]
-        lines += [f"--network {line}" for line in described(preset.options)]
-        for text in lines:
-            print(textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    "))
-    return 0
 
 
 # ---------------------------------------------------------------- sample
@@ -280,7 +263,7 @@ def explain(arguments) -> int:
     return 0
 
 
-# ---------------------------------------------------------------- pages
+# ---------------------------------------------------------------- pages and exported generators
 
 
 def trace(arguments) -> int:
@@ -299,6 +282,28 @@ def web(arguments) -> int:
     from minigan.web import serve
 
     serve(arguments.folder, arguments.port)
+    return 0
+
+
+def export(arguments) -> int:
+    """Write the generator of a run to a file. Returns the exit code."""
+    from minigan.runs.export import export_run
+
+    print(f"the generator: {export_run(arguments.run, arguments.format, arguments.out)}")
+    return 0
+
+
+def explore(arguments) -> int:
+    """Write the page, or the pictures, on which to explore a run. Returns the exit code."""
+    from minigan.runs import explore, latent
+
+    if arguments.png:
+        if arguments.seed < 0:
+            raise UserError(f"--seed is at least 0, got {arguments.seed}")
+        paths = latent.pictures(arguments.run, arguments.out, arguments.seed, arguments.data)
+        print("\n".join(f"{path}: {what}" for path, what in paths.items()))
+    else:
+        print(f"open it in a browser: {explore.page(arguments.run, arguments.out).resolve().as_uri()}")
     return 0
 
 

@@ -28,12 +28,13 @@ from minigan import backends, datasets, runs, terminal
 from minigan.errors import UserError
 from minigan.files import is_empty, locked, release
 from minigan.layers import Sequential
-from minigan.options import options
 from minigan.report import plots
+from minigan.runs import explore
 from minigan.runs import samples as samples_files
 from minigan.runs.classify import classify as classify  # part of the public API
 from minigan.runs.evaluate import MissingData, evaluate
 from minigan.runs.explain import Explanation, explain_training
+from minigan.runs.export import export_saved
 from minigan.training import TOTALS, Config, Sampler, Training
 from minigan.training.config import arguments, option_names, place_of
 
@@ -448,7 +449,7 @@ class GAN:
         if out.exists() and not out.is_dir():
             raise UserError(f"{out} is a file: give a folder")
         if out.is_dir() and not is_empty(out):
-            self._expect_own(out)
+            runs.expect_earlier(out, self.config_, self.n_steps_, self.history_)
         with backends.borrowed():
             training = self._training or self._restored()
             with runs.writing(out):
@@ -457,29 +458,28 @@ class GAN:
                 runs.write_new(training, out)
                 runs.save_all(training, out)
 
+    def export(self, path: str | Path, format: str | None = None) -> None:
+        """Write the generator to a file of its own, as `minigan export` does: .npz, .safetensors, .onnx or .py.
+
+        The format is npz, safetensors, onnx or python, by default that of the suffix. Raises UserError for another one.
+        """
+        export_saved(self._as_saved(), Path(path), format)
+
+    def explore(self, path: str | Path) -> None:
+        """Write the page of `minigan explore` to a .html file. Only a GAN in a folder has a slider for the training."""
+        explore.write_page(self._as_saved(), Path(path))
+
+    def _as_saved(self) -> runs.Saved:
+        if (t := self._training) is None:
+            return self._loaded()
+        with backends.borrowed():
+            return runs.Saved(Path(self.out or "this GAN"), t.config, *t.state())
+
     def _restored(self) -> Training:
         assert self._saved is not None
         if self._saved.config.place_of_data() == datasets.IN_MEMORY:
             raise UserError("this GAN was loaded and not changed: copy its folder instead, or call fit with the data")
         return runs.restore(self._saved)
-
-    def _expect_own(self, out: Path) -> None:
-        """Raise UserError if the folder is not an earlier state of this GAN."""
-        try:
-            there = runs.read(out)
-        except UserError:
-            raise UserError(f"{out} is not empty and is not the folder of a run: give another folder") from None
-        config, step, history = self.config_, self.n_steps_, self.history_
-        changed = [
-            field.name
-            for field in dataclasses.fields(Config)
-            if not options(Config)[field.name].resumable
-            and field.name != "data_moved_to"
-            and getattr(config, field.name) != getattr(there.config, field.name)
-        ]
-        past = there.facts["history"]
-        if changed or there.facts["step"] > step or past != history[: len(past)]:
-            raise UserError(f"{out} holds another training: give another folder, or remove it first")
 
 
 def load(folder: str | Path) -> GAN:

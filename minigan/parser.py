@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minigan import __version__
 from minigan.datasets import KINDS
+from minigan.export import FORMATS
 from minigan.options import Parser, add_arguments
 from minigan.training.config import BACKEND, Config, add_options
 
@@ -79,6 +80,21 @@ def parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     sub = add("web", "Serve a live page of many runs on this machine, until Ctrl-C.")
     sub.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
     sub.add_argument("--port", type=int, default=8111, metavar="N", help="default 8111; 0: any that is free")
+
+    sub = add("export", "Write the generator of a run to a file of its own, for use without minigan.")
+    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    formats = "; ".join(f"{name}: {form.what}" for name, form in FORMATS.items())
+    sub.add_argument("--format", metavar="NAME", help=f"{formats} (default: that of the suffix of --out, or npz)")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/generator with the suffix of the format")
+
+    sub = add("explore", "Write a page on which to explore what a generator makes; it opens without a network.")
+    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    sub.add_argument("--out", type=Path, metavar="FILE.html", help="default: RUN/explorer.html; with --png, a folder")
+    sub.add_argument(
+        "--png", action="store_true", help="write pictures instead: planes, walks, distances, nearest training images"
+    )
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="with --png: seed of the noise (default 0)")
+    sub.add_argument("--data", metavar="PATH", help="with --png: the path of the training data, if they were moved")
 
     sub = add("classify", "Train a classifier of images with labels, from which a discriminator can start.")
     sub.add_argument("--data", default="mnist", metavar="mnist|PATH", help="images with labels, as for `minigan train`")

@@ -117,3 +117,14 @@ def outcomes(tmp_path_factory):
         if not file.exists():
             file.write_bytes(pickle.dumps(planted.attempt_all()))
     return {outcome.mistake: outcome for outcome in pickle.loads(file.read_bytes())}
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser without a window. Skips the test where there is none."""
+    import browser
+
+    with browser.launched() as found:
+        if found is None:
+            pytest.skip(browser.MISSING)
+        yield found

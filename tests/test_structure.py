@@ -32,6 +32,7 @@ LINE = {part: number for number, parts in enumerate(LINES) for part in parts}
 EXCEPTIONS = {
     ("checking", "models"): "whole steps of every preset are checked",
     ("checking", "datasets"): "each kind of data has its own shape of samples",
+    ("export", "datasets"): "the columns of a table are exported with what decodes them",
     ("layers", "losses"): "layers and losses check labels with the same function",
     ("optim", "layers"): "an optimizer updates the parameters of a layer",
     ("penalties", "layers"): "a penalty differentiates layers and adds their gradients",

@@ -1,7 +1,7 @@
 """Create, resume, write and read the folder of a run."""
 
 from minigan.runs.checks import Checked
-from minigan.runs.describe import header, wrapped
+from minigan.runs.describe import header, presets, wrapped
 from minigan.runs.run import (
     CONTENTS,
     DECAYED,
@@ -26,7 +26,7 @@ from minigan.runs.run import (
     write_new,
     writing,
 )
-from minigan.runs.saved import Saved, networks, read, read_config
+from minigan.runs.saved import Saved, expect_earlier, networks, read, read_config
 
 __all__ = [
     "CONTENTS",
@@ -37,6 +37,7 @@ __all__ = [
     "begin",
     "columns",
     "described",
+    "expect_earlier",
     "figures_of_checks",
     "header",
     "info",
@@ -45,6 +46,7 @@ __all__ = [
     "named_curves",
     "networks",
     "play",
+    "presets",
     "read",
     "read_config",
     "read_data",

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from minigan import backends, datasets, models
-from minigan.training import Training, players
+from minigan.options import described
+from minigan.training import Config, Training, players
 
 
 def header(training: Training, out: Path | None = None, resumed: bool = False, tables: bool = True) -> str:
@@ -71,3 +72,17 @@ def machine() -> dict:
         ]
         cpu = names[0].split(":")[1].strip() if names else cpu
     return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "versions": versions}
+
+
+def presets() -> str:
+    """Return all presets with their summaries, recipes and options of networks, as text."""
+    text = []
+    for name, preset in models.PRESETS.items():
+        c = Config.of(name)
+        labels = "with" if c.conditional else "without"
+        total = " or ".join(f"{count:,} {unit}" for unit, count in c.totals().items())
+        recipe = f"{total}, batch {c.batch}, {c.optimizer} {c.lr_g:g} and {c.lr_d:g}, beta1 {c.beta1:g}"
+        lines = [preset.summary, f"{recipe}, {c.loss} loss, {labels} labels"]
+        lines += [f"--network {line}" for line in described(preset.options)]
+        text += [name, *(textwrap.fill(line, 100, initial_indent="    ", subsequent_indent="    ") for line in lines)]
+    return "\n".join(text)

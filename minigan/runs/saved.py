@@ -1,5 +1,6 @@
 """Read the folder of a run: its config, its newest checkpoint, and the networks in it."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from minigan import datasets
 from minigan.datasets import Codec
 from minigan.errors import UserError
 from minigan.layers import Sequential
+from minigan.options import options
 from minigan.training import Config, checkpoint, players
 
 
@@ -68,6 +70,24 @@ def newest(out: Path) -> tuple[dict, dict]:
 def codec_of(saved: Saved) -> Codec:
     """Return the codec of the data of a run, whose fields the checkpoint stores."""
     return datasets.KINDS[saved.facts["kind"]].codec(**saved.facts["codec"])
+
+
+def expect_earlier(out: Path, config: Config, step: int, history: list[dict]) -> None:
+    """Raise UserError if `out` is not an earlier state of the training with this config, step and history."""
+    try:
+        there = read(out)
+    except UserError:
+        raise UserError(f"{out} is not empty and is not the folder of a run: give another folder") from None
+    changed = [
+        field.name
+        for field in dataclasses.fields(Config)
+        if not options(Config)[field.name].resumable
+        and field.name != "data_moved_to"
+        and getattr(config, field.name) != getattr(there.config, field.name)
+    ]
+    past = there.facts["history"]
+    if changed or there.facts["step"] > step or past != history[: len(past)]:
+        raise UserError(f"{out} holds another training: give another folder, or remove it first")
 
 
 # ---------------------------------------------------------------- networks
