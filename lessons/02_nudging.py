@@ -6,7 +6,7 @@
 # **You will know** what a loss and a slope are, how to measure a slope without any algebra, how gradient descent uses
 # slopes, and why we need a faster way to compute them.
 #
-# **Builds on** [lesson 1](01_neuron.py). **Takes** 30 minutes to read, 2 seconds to run.
+# **Builds on** [lesson 1](01_neuron.py). **Takes** 30 minutes to read, 5 seconds to run.
 #
 # First we need a number that measures how wrong the network is. Then we nudge one weight, which means that we change it
 # a little, and see whether the number falls or rises. We do this for every weight. Then we move each weight in the

@@ -6,7 +6,7 @@
 # **You will know** how a network chooses between ten answers, why it learns from small batches, why it is tested on
 # images that it has never seen, and what it cannot know about an image.
 #
-# **Builds on** [lesson 3](03_backpropagation.py). **Takes** 35 minutes to read, 7 seconds to run, 6 with `--quick`.
+# **Builds on** [lesson 3](03_backpropagation.py). **Takes** 35 minutes to read, 17 seconds to run, 10 with `--quick`.
 #
 # Yes. Two layers and the backward pass of [lesson 3](03_backpropagation.py) are enough. Three things are new: the
 # answer is one of ten classes and not one of two, the network learns from small batches, and we test it on digits that

@@ -6,7 +6,7 @@
 # **You will know** how a filter slides over an image, what stride, padding, pooling and receptive field mean, how a
 # convolution becomes one matrix product, and why a convolutional network reads digits better with fewer weights.
 #
-# **Builds on** [lesson 4](04_reading_digits.py). **Takes** 45 minutes to read, 25 seconds to run, 9 with `--quick`.
+# **Builds on** [lesson 4](04_reading_digits.py). **Takes** 45 minutes to read, 27 seconds to run, 10 with `--quick`.
 #
 # A stroke looks the same wherever it is in the image. So the network does not need separate weights for every place. It
 # can learn a few small filters, and each filter slides over the whole image.

@@ -6,7 +6,7 @@
 # **You will know** two ways to make an image larger, what a transposed convolution has to do with a backward pass, and
 # where the checkerboard in many generated images comes from.
 #
-# **Builds on** [lesson 5](05_convolution.py). **Takes** 35 minutes to read, 2 seconds to run.
+# **Builds on** [lesson 5](05_convolution.py). **Takes** 35 minutes to read, 3 seconds to run.
 #
 # A generator starts with a few numbers and ends with an image. On the way, it has to make small images larger. We look
 # at two ways: copy the pixels, or run a convolution backwards. The second way has a fault. This lesson shows the fault,

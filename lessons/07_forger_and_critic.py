@@ -6,8 +6,8 @@
 # **You will know** how the two networks of a GAN are wired, which one learns when, what the generator learns from, and
 # what a whole game looks like from the first round to the last.
 #
-# **Builds on** [lesson 3](03_backpropagation.py). **Takes** 40 minutes to read, 6 seconds to run, 4 with `--quick`. You
-# can read lessons [4](04_reading_digits.py) to [6](06_going_up.py) later.
+# **Builds on** [lesson 3](03_backpropagation.py). **Takes** 40 minutes to read, 13 seconds to run, 6 with `--quick`.
+# You can read lessons [4](04_reading_digits.py) to [6](06_going_up.py) later.
 #
 # We train two networks against each other (Goodfellow et al. 2014). The *generator* G is like a forger: it makes fakes
 # from random numbers, which are called noise. The *discriminator* D is like a critic: it sees real things and fakes,

@@ -6,7 +6,7 @@
 # **You will know** two losses for the forger and where one of them stalls, why programs compute with logits, what the
 # numbers 1.386 and 0.693 mean, and what loss curves show and hide.
 #
-# **Builds on** [lesson 7](07_forger_and_critic.py). **Takes** 40 minutes to read, 6 seconds to run, 4 with `--quick`.
+# **Builds on** [lesson 7](07_forger_and_critic.py). **Takes** 40 minutes to read, 10 seconds to run, 8 with `--quick`.
 
 # %%
 import copy

@@ -6,8 +6,8 @@
 # **You will know** the networks of a convolutional GAN layer by layer, what batch norm does, how a training runs, and
 # two ways to measure whether its images look like digits.
 #
-# **Builds on** [lesson 6](06_going_up.py) and [lesson 8](08_losses.py). **Takes** 40 minutes to read, 52 seconds to
-# run, 16 with `--quick`.
+# **Builds on** [lesson 6](06_going_up.py) and [lesson 8](08_losses.py). **Takes** 40 minutes to read, 56 seconds to
+# run, 15 with `--quick`.
 #
 # We need only other networks. The generator goes up from noise to an image ([lesson 6](06_going_up.py)). The
 # discriminator goes down from an image to a logit ([lesson 5](05_convolution.py)). The game uses the same two functions

@@ -7,7 +7,7 @@
 # wrong backward passes, which mistakes a careless check accepts, and what no gradient check can find.
 #
 # **Builds on** [lesson 3](03_backpropagation.py) and [lesson 9](09_dcgan.py) (its section on batch norm is enough).
-# **Takes** 45 minutes to read, 2 seconds to run.
+# **Takes** 45 minutes to read, 3 seconds to run.
 #
 # [Lesson 3](03_backpropagation.py) compared the gradient with nudging. This is the right idea, but the simplest form of
 # this check accepts some mistakes. Here we build a check that finds them, and we test it on mistakes that we make on

@@ -7,7 +7,7 @@
 # learning rate without looking at the test data, and how SGD and Adam compare on digits and on a GAN.
 #
 # **Builds on** [lesson 4](04_reading_digits.py) and [lesson 7](07_forger_and_critic.py). **Takes** 35 minutes to read,
-# 15 seconds to run, 11 with `--quick`.
+# 34 seconds to run, 15 with `--quick`.
 
 # %%
 import copy

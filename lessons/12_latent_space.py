@@ -6,7 +6,7 @@
 # **You will know** why nearby noise vectors give similar images, where random vectors of many dimensions are, two ways
 # to walk from one image to another, and what happens near the origin.
 #
-# **Builds on** [lesson 9](09_dcgan.py). **Takes** 30 minutes to read, 3 seconds to run, 3 with `--quick`, if the
+# **Builds on** [lesson 9](09_dcgan.py). **Takes** 30 minutes to read, 5 seconds to run, 5 with `--quick`, if the
 # checkpoint of [lesson 9](09_dcgan.py) exists. Otherwise it first trains in the same way.
 #
 # A generator is a function from 64 numbers to an image. The space of these 64 numbers is called the *latent space*.

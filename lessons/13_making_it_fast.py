@@ -7,7 +7,7 @@
 # **You will know** why loops in Python are slow, what compiled loops still wait for, how a register tile keeps a CPU
 # busy, what a whole training step gains, and why the fast way still gives the same bits each time.
 #
-# **Builds on** [lesson 5](05_convolution.py). **Takes** 40 minutes to read, 8 seconds to run, 8 with `--quick`.
+# **Builds on** [lesson 5](05_convolution.py). **Takes** 40 minutes to read, 11 seconds to run, 12 with `--quick`.
 #
 # We take one convolution, the second in the discriminator of [lesson 9](09_dcgan.py), and make it faster in several
 # steps, like the rungs of a ladder. Every rung computes the same numbers. The times are measured on *your* machine and

@@ -7,7 +7,7 @@
 # a forger draws, and three changes that help: the minibatch standard deviation, packing, and a limit on the critic's
 # slopes.
 #
-# **Builds on** [lesson 8](08_losses.py). **Takes** 40 minutes to read, 12 seconds to run, 6 with `--quick`.
+# **Builds on** [lesson 8](08_losses.py). **Takes** 40 minutes to read, 17 seconds to run, 10 with `--quick`.
 #
 # Real data have many kinds: ten digits, or the eight Gaussians of [lesson 7](07_forger_and_critic.py). Each kind is
 # called a *mode*. A forger that draws only some of the modes has *collapsed*. Each of its fakes may look perfect. So

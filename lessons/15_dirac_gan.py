@@ -6,7 +6,7 @@
 # **You will know** the smallest GAN with which one can see this, why its path is a circle, how to read the speed of a
 # spiral from two numbers (eigenvalues), and how the penalty R1 turns the circle into a spiral that ends at the goal.
 #
-# **Builds on** [lesson 8](08_losses.py). **Takes** 40 minutes to read, 3 seconds to run, 2 with `--quick`.
+# **Builds on** [lesson 8](08_losses.py). **Takes** 40 minutes to read, 5 seconds to run, 4 with `--quick`.
 #
 # A network that learns to read digits goes downhill, and slower and slower, until it rests at the bottom. In a GAN
 # there are two players, and each step of one changes the hill of the other. There need not be a bottom. Here we look

@@ -6,7 +6,7 @@
 # **You will know** why a completely frozen critic fails, what the features of a network are and how to borrow them, why
 # a critic with borrowed features needs to see the whole batch, and how to train a forger without any step of a critic.
 #
-# **Builds on** [lesson 14](14_mode_collapse.py). **Takes** 35 minutes to read, 8 seconds to run.
+# **Builds on** [lesson 14](14_mode_collapse.py). **Takes** 35 minutes to read, 10 seconds to run.
 #
 # In a GAN, both players start from nothing. The critic first has to learn what matters in the data, and so the forger
 # learns from a beginner. There may be a network that knows the data already: the critic of an earlier game, or a

@@ -7,7 +7,7 @@
 # **You will know** every line and every number of the critic in TensorFlow's DCGAN tutorial, how dropout works forward
 # and backward, what batch norm hides from a critic, and how to see that a critic memorises its data.
 #
-# **Builds on** [lesson 9](09_dcgan.py). **Takes** 35 minutes to read, 8 seconds to run, 6 with `--quick`.
+# **Builds on** [lesson 9](09_dcgan.py). **Takes** 35 minutes to read, 10 seconds to run, 8 with `--quick`.
 #
 # Many people meet GANs in a tutorial on the web, copy its critic, and change it. So it is worth reading such a critic
 # line by line. This one reads digits of 28 x 28 pixels.

@@ -6,8 +6,8 @@
 # **You will know** how labels enter both networks, why the critic must see them too, how to measure whether the forger
 # draws what it was asked for, and how to run a trained generator with about thirty lines of NumPy.
 #
-# **Builds on** [lesson 9](09_dcgan.py) and [lesson 12](12_latent_space.py). **Takes** 35 minutes to read, 14 seconds to
-# run, 9 with `--quick`.
+# **Builds on** [lesson 9](09_dcgan.py) and [lesson 12](12_latent_space.py). **Takes** 35 minutes to read, 17 seconds to
+# run, 12 with `--quick`.
 #
 # The forger of [lesson 9](09_dcgan.py) draws some digit. Which one depends on the noise, and we cannot choose it. If
 # the data have *labels*, we can give them to both networks. Such a GAN is called *conditional* (Mirza and Osindero

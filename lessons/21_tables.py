@@ -6,7 +6,7 @@
 # **You will know** how numbers become ranks and words become one-hot groups, how a network can draw a category and
 # still get slopes (Gumbel-softmax), and how to see whether the columns of the fakes fit together.
 #
-# **Builds on** [lesson 18](18_labels.py). **Takes** 35 minutes to read, 12 seconds to run, 6 with `--quick`. It needs
+# **Builds on** [lesson 18](18_labels.py). **Takes** 35 minutes to read, 10 seconds to run, 9 with `--quick`. It needs
 # pandas: `pip install 'minigan[tables]'`.
 #
 # All pixels of an image are alike: each is a number from 0 to 255. The columns of a table are not. One has grams, one

@@ -7,7 +7,7 @@
 # **You will know** what a gradient penalty asks of the critic, why its slopes are second derivatives, how to compute
 # them with one more forward pass and one more backward pass, and what batch norm and a square root can spoil.
 #
-# **Builds on** [lesson 10](10_trusting_a_gradient.py) and [lesson 15](15_dirac_gan.py). **Takes** 40 minutes to read, 3
+# **Builds on** [lesson 10](10_trusting_a_gradient.py) and [lesson 15](15_dirac_gan.py). **Takes** 40 minutes to read, 4
 # seconds to run.
 #
 # [Lesson 15](15_dirac_gan.py) stopped the circles with R1, a penalty on the slope of the critic's logit with respect to

@@ -335,7 +335,6 @@ def classify(arguments) -> int:
 
 def experiment(arguments) -> int:
     """Run an experiment, or list all. Returns the exit code, which is 1 if a row failed or a claim does not hold."""
-
     from minigan import runs
     from minigan.files import write_atomically
     from minigan.lab import runner

@@ -15,6 +15,11 @@ from filelock import FileLock
 
 from minigan import backends
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several processes share the cores. The threads of scikit-learn's trees wait for each other in busy loops, which
+    # made the tests of tables 7 times slower (447 s, 64 s with one thread each, on two cores).
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 BACKENDS = ["numpy", "numba", "emulation", pytest.param("cupy", marks=pytest.mark.gpu)]
 
 

@@ -451,3 +451,21 @@ def test_a_short_form_of_the_benchmark_of_the_alarm(script, tmp_path, capsys, mo
     assert counts["healthy"] == {"runs": 3, "alarm": 0, "in time": 0}
     assert counts["collapsed"] == {"runs": 3, "alarm": 3, "in time": 3}
     assert "| healthy | 3 | 0 | 0 |" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_tables_reads_its_data_and_takes_medians(script):
+    pytest.importorskip("pandas", reason="pandas is not installed: pip install 'minigan[tables]'")
+    tables = script("bench_tables")
+    sizes = {data: tuple(map(len, tables.read(data))) for data in tables.TARGETS}
+    assert sizes == {"adult": (32_561, 16_281), "diamonds": (43_000, 10_940)}
+    training, held_out = tables.read("diamonds")
+    assert not held_out.equals(training[: len(held_out)]) and list(training) == list(held_out)
+    kinds = tables.kinds_of(training)
+    assert (kinds["cut"], kinds["price"], kinds["carat"]) == ("category", "integer", "continuous")
+    found = [{"data": "adult", "method": "real", "figures": dict.fromkeys(tables.SHOWN, 1.0) | {"distance": 2.0}}]
+    for distance in (1.5, 3.0, 1.0):
+        figures = dict.fromkeys(tables.SHOWN, distance / 10) | {"distance": distance}
+        found.append({"data": "adult", "method": "minigan", "figures": figures})
+    row = next(line for line in tables.table(tables.with_nearness(found)).splitlines() if line.startswith("| minigan"))
+    cells = dict(zip(tables.SHOWN, row.strip("| ").split(" | ")[1:], strict=False))
+    assert cells["utility"] == "0.150 [0.100, 0.300]" and cells["nearness"] == "0.750 [0.500, 1.500]"

@@ -20,6 +20,8 @@ from minigan.lab import Column, compared, runner, target
 from minigan.lab.experiment import LOGGED, listed, load, names
 from minigan.lab.results import Results, bootstrap, markdown, table
 
+RESULTS = Path(runner.__file__).parent / "results"  # of the experiments that were run in full
+
 OWN = '''
 """Does more help?"""
 
@@ -156,7 +158,9 @@ def test_an_experiment_writes_table_picture_and_rows(own, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Does more help?" in said and "some: loss 4.10, with none 5.10" in said and "it helps" in said
     assert "much: loss 3.00, with none 5.10 (one seed, no interval)" in said
-    stored = json.loads((out / "results.json").read_text())
+    text = (out / "results.json").read_text()
+    stored = json.loads(text)
+    assert [json.loads(line.strip(" ,")) for line in text.splitlines() if '"arm"' in line] == stored["rows"]
     assert json.loads((tmp_path / "r.json").read_text())["rows"] == stored["rows"]
     assert [(row["arm"], row["seed"]) for row in stored["rows"]] == [
         *(("none", k) for k in range(3)), *(("some", k) for k in range(3)), ("much", 0),
@@ -166,6 +170,17 @@ def test_an_experiment_writes_table_picture_and_rows(own, tmp_path, capsys):
     assert (out / "figure.png").read_bytes()[:4] == b"\x89PNG" and "| some |" in (out / "table.md").read_text()
     threads = {path.parent.name: path.read_text().split()[1] for path in out.glob("rows/*/attempts")}
     assert threads.pop("much-seed-0") == str(len(os.sched_getaffinity(0))) and set(threads.values()) == {"1"}
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_committed_results_are_complete_and_have_their_verdict(path):
+    stored = json.loads(path.read_text())
+    experiment = load(path.stem)
+    assert stored["experiment"] == path.stem and not stored["failed"] and path.with_suffix(".png").exists()
+    found = Results(stored["rows"], experiment.columns, next(iter(experiment.arms)))
+    assert experiment.verdict(found) == stored["verdict"]
+    for arm in experiment.arms:
+        assert len(found.of(arm)) == experiment.seeds_of(arm), arm
 
 
 def test_rows_that_are_finished_are_not_repeated(own, tmp_path):

@@ -73,7 +73,7 @@ def test_a_table_is_trained_on_from_the_shell(tmp_path, csv, capsys):
         and "kind       tables" in text
         and "preset     table;" in text
     )
-    assert "labels     3 classes" in text and "left out   name: " in text
+    assert "labels     3 classes" in text and "left out   name: " in text and "--out more.csv" in text
     for name in ("final.png", "training.gif", "losses.png", "history.csv", "config.json", "checkpoint.npz"):
         assert (out / name).exists()
     assert np.asarray(Image.open(out / "final.png")).std() > 5
