@@ -8,6 +8,7 @@ from table_rows import RowsCodec
 from minigan import export, models
 from minigan.datasets.images import ImageCodec
 from minigan.datasets.points import KIND as POINTS
+from minigan.datasets.sequence_codec import SequenceCodec
 from minigan.layers import (
     BatchNorm,
     Concatenate,
@@ -30,6 +31,12 @@ from minigan.layers import (
 from minigan.models import Layout
 
 IMAGES = [name for name, preset in models.PRESETS.items() if preset.kind == "images"]
+SERIES = [name for name, preset in models.PRESETS.items() if preset.kind == "sequences"]
+FEATURES = [
+    {"name": "<level>", "low": -2.0, "high": 3.0, "centre": 0.5, "half": 2.0, "decimals": 2, "gaps": True},
+    {"name": "always", "low": 4.0, "high": 4.0},
+    {"name": "speed", "low": -1.0, "high": 1.0, "half": 1.5},
+]
 GROUPS = ((1, 4), (4, 6), (9, 12))  # of the rows of 14 features; the last group is the label
 
 
@@ -66,6 +73,10 @@ def generator_of(name: str, classes: int = 0, seed: int = 0) -> tuple[Sequential
     elif name == "points":
         G, _ = models.build(name, rng=rng, sample_shape=(2,), classes=classes)
         codec = POINTS.codec("ring")
+    elif name in SERIES:
+        codec = SequenceCodec(FEATURES, 7, ends=True, shortest=2, dtype="float64")
+        layout = Layout(flags=tuple(codec.flags), ends=tuple(codec.ended))
+        G, _ = models.build(name, rng=rng, sample_shape=(7, codec.width), classes=classes, layout=layout)
     else:
         layout = Layout(GROUPS, 2 if classes else None)
         G, _ = models.build(name, rng=rng, sample_shape=(14,), classes=classes, layout=layout)

@@ -363,7 +363,7 @@ def test_the_table_of_options_lists_types_and_defaults():
     assert "| `--decay`, `--no-decay` | | `False` |" in table and "| `--conditional`, `--unconditional` |" in table
     assert "| `--network` | NAME=VALUE | |" in table
     resumable = [line for line in table.splitlines() if "may change on `--resume`" in line]
-    assert len(resumable) == len(RESUMABLE) == 10
+    assert len(resumable) == len(RESUMABLE) == 11
 
 
 def test_the_config_contains_the_defaults_of_network_and_data_options():

@@ -1,6 +1,6 @@
 """A trained generator on its own, as steps that any format can be written from."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,13 +8,17 @@ import numpy as np
 from minigan import __version__
 from minigan.datasets import Codec
 from minigan.errors import UserError
-from minigan.export import columns
+from minigan.export import columns, series
 from minigan.export.layers import steps_of
 from minigan.export.operations import Step
 from minigan.layers import Sequential
 
 FORMAT = 1  # number of the format of `Exported.facts`
 CHECKED = 16  # samples with which a translation is compared with the generator
+DECODING: dict[str, tuple[str, Callable[[Any], Any]]] = {  # by view: the name of the facts that decode samples
+    "table": ("columns", columns.plain),
+    "series": ("series", series.plain),
+}
 CLOSE = 1e-4  # how far the two may be apart, because sums are added in another order
 
 
@@ -66,7 +70,7 @@ class Exported(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """Return all but the arrays, as JSON can represent it."""
-        facts = {
+        return {
             "format": FORMAT,
             "minigan": __version__,
             **self.source,
@@ -76,8 +80,15 @@ class Exported(NamedTuple):
             "class_names": self.class_names,
             "uniform": self.uniform,
             "layers": self.layers(),
+            **self.decoding(),
         }
-        return facts | ({"columns": columns.plain(self.codec)} if self.codec.view == "table" else {})
+
+    def decoding(self) -> dict[str, Any]:
+        """Return the facts that decode samples, under their name; none for images and points."""
+        if self.codec.view not in DECODING:
+            return {}
+        name, facts = DECODING[self.codec.view]
+        return {name: facts(self.codec)}
 
 
 def arrays_of(generator: Sequential) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from minigan import layers
 from minigan.errors import UserError
 from minigan.export.images import CONV, CONV_TRANSPOSE, UPSAMPLE
 from minigan.export.operations import Graph, Operation, Settings, Step, step, within
+from minigan.export.series import CONV1D, IN_EACH_STEP, gru_steps, tanh_of_steps
 from minigan.layers import Layer
 
 # The functions for NumPy have no type annotations, because they are copied into files for readers.
@@ -357,6 +358,9 @@ def _table_head(layer: Any) -> list[Step]:
 RULES: dict[type[Layer], Callable[[Any], list[Step]]] = {
     layers.BatchNorm: lambda layer: [step(BATCH_NORM, layer.params | layer.buffers, eps=layer.eps)],
     layers.Concatenate: _concatenate,
+    layers.Conv1d: lambda layer: [
+        step(CONV1D, layer.params, stride=layer.stride, dilation=layer.dilation, pad=layer.pad)
+    ],
     layers.Conv2d: lambda layer: [step(CONV, layer.params, stride=layer.stride, pad=layer.pad)],
     layers.ConvTranspose2d: lambda layer: [
         step(CONV_TRANSPOSE, layer.params, stride=layer.stride, pad=layer.pad, output_pad=layer.output_pad)
@@ -364,8 +368,10 @@ RULES: dict[type[Layer], Callable[[Any], list[Step]]] = {
     layers.Dense: lambda layer: [step(DENSE, layer.params)],
     layers.Dropout: _nothing,
     layers.Frozen: lambda layer: steps_of(layer.layer),
+    layers.GRU: gru_steps,
     layers.GaussianNoise: _nothing,
     layers.Identity: _nothing,
+    layers.InEachStep: lambda layer: [step(IN_EACH_STEP, steps=layer.steps, own=layer.own)],
     layers.LeakyReLU: lambda layer: [step(LEAKY_RELU, slope=layer.slope)],
     layers.OneHot: lambda layer: [step(ONE_HOT, classes=layer.classes)],
     layers.ReLU: lambda layer: [step(RELU)],
@@ -375,5 +381,6 @@ RULES: dict[type[Layer], Callable[[Any], list[Step]]] = {
     layers.Softplus: lambda layer: [step(SOFTPLUS)],
     layers.TableHead: _table_head,
     layers.Tanh: lambda layer: [step(TANH)],
+    layers.TanhOf: tanh_of_steps,
     layers.Upsample: lambda layer: [step(UPSAMPLE, factor=layer.factor)],
 }

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigan.export import columns, standalone
+from minigan.export import columns, series, standalone
 from minigan.export.generator import Exported, lines
 from minigan.export.operations import Step
 
@@ -24,6 +24,7 @@ class Ending(NamedTuple):
     functions: tuple[Callable, ...]
     out: str  # the default file
     what: str  # a sentence about the samples
+    modules: tuple[str, ...] = ()  # of the standard library
 
 
 FLOATS = Ending((standalone.save_floats,), "samples.npy", "The samples are the floats that the generator computes.")
@@ -35,6 +36,13 @@ ENDINGS = {
         (columns.as_text, columns.number_of, columns.decode, standalone.save_rows),
         "samples.csv",
         "Values that were rare in the data are drawn by their shares, and so differ from those of minigan.",
+        ("bisect", "csv", "json"),
+    ),
+    "series": Ending(
+        (series.values_of, series.save_series),
+        "samples.csv",
+        "A .csv file has a row for each step, a .npy file the array of all values.",
+        ("csv", "json"),
     ),
 }
 
@@ -47,7 +55,7 @@ def python(found: Exported) -> bytes:
     drawn: list[Callable] = [standalone.uniform_for, standalone.mixed] if found.uniform else []
     operations = {each.operation.name: each.operation.numpy for each in found.steps if not each.operation.keeps}
     parts = [
-        "\n\n".join([_docstring(found, ending), _imports(found), _constants(found, ending, shares)]),
+        "\n\n".join([_docstring(found, ending), _imports(found, ending), _constants(found, ending, shares)]),
         *_section("the layers", [*operations.values()]),
         *_section("the generator", []),
         _generate(found),
@@ -80,10 +88,8 @@ seed are those of `minigan sample --seed`, up to rounding.
 """'''
 
 
-def _imports(found: Exported) -> str:
-    names = ["argparse", "base64", "math"]
-    names += ["hashlib"] if found.uniform else []
-    names += ["bisect", "csv", "json"] if found.codec.view == "table" else []
+def _imports(found: Exported, ending: Ending) -> str:
+    names = ["argparse", "base64", "math", *ending.modules, *(["hashlib"] if found.uniform else [])]
     return "\n".join(f"import {name}" for name in sorted(names)) + "\n\nimport numpy as np"
 
 
@@ -137,9 +143,14 @@ def _data(found: Exported, ending: Ending) -> str:
     arrays = found.arrays()
     shapes = ",\n    ".join(f'"{name}": {value.shape}' for name, value in arrays.items())
     text = [f"{RULE} the weights", "", f"save = {ending.functions[-1].__name__}"]
-    if found.codec.view == "table":
-        rows = ",\n".join(json.dumps(column) for column in columns.plain(found.codec))
-        text.append(f'COLUMNS = json.loads(r"""[\n{rows}\n]""")')  # JSON never has three quotes in a row
+    for name, facts in found.decoding().items():
+        if isinstance(facts, dict):
+            entries = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in facts.items()]
+        else:
+            entries = [json.dumps(value) for value in facts]
+        first, last = "{}" if isinstance(facts, dict) else "[]"
+        body = ",\n".join(entries)
+        text.append(f'{name.upper()} = json.loads(r"""{first}\n{body}\n{last}""")')  # JSON has no three quotes in a row
     text.append(f"ARRAYS = {{\n    {shapes},\n}}")
     packed = base64.b64encode(b"".join(value.astype("<f4").tobytes() for value in arrays.values())).decode()
     body = "\n".join(packed[i : i + LINE] for i in range(0, len(packed), LINE))

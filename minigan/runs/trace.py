@@ -339,6 +339,8 @@ class Journal:
 
     def penalised(self, name: str, value: Array, grads: Grads) -> None:
         """Keep the result of a penalty."""
+        if not grads:  # all of D is frozen
+            return
         method = getattr(penalties, name.replace("-", "_").partition("+")[0])
         flat = np.concatenate([grad.ravel() for grad in grads.values()])
         self.chapter = "The gradient penalty"
@@ -358,7 +360,9 @@ class Journal:
         )
 
     def updated(self, watched: WatchedOptimizer, grads: Grads, before: Array, after: Array) -> None:
-        """Keep what an optimizer did to all weights of a network."""
+        """Keep what an optimizer did to all weights of a network; nothing if all of them are frozen."""
+        if not grads:
+            return
         optimizer, flat = watched.optimizer, np.concatenate([grad.ravel() for grad in grads.values()])
         self.chapter = f"The optimizer updates {watched.player}"
         named = {"w, all weights": before, "dw, all gradients": flat, "change of w": after - before}
