@@ -66,7 +66,9 @@ def test_the_pixels_of_the_page_are_those_of_python(name, classes, chromium, tmp
             assert np.abs(np.array(computed).reshape(found.sample_shape) - images[i].astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize(("name", "classes"), [("others", 0), ("points", 3), ("table", 3)])
+@pytest.mark.parametrize(
+    ("name", "classes"), [("others", 0), ("points", 3), ("table", 3), ("waves-gru", 3), ("waves-conv", 0)]
+)
 def test_other_generators_compute_in_the_page_what_they_compute_in_python(
     name, classes, chromium, tmp_path, monkeypatch
 ):
@@ -225,6 +227,11 @@ def pages(digits, tmp_path_factory) -> dict[str, Path]:
     found["points"] = folder / "ring.html"
     if table := table_of(folder):
         found["table"] = table
+    rng = np.random.default_rng(0)
+    series = rng.normal(size=(60, 9, 2)).cumsum(axis=1)
+    gan = minigan.GAN("waves", steps=3, batch=16, backend="numpy", verbose=0).fit(series, np.repeat(NASTY, 20))
+    gan.explore(folder / "series.html")
+    found["series"] = folder / "series.html"
     return found
 
 
@@ -243,7 +250,7 @@ def table_of(folder: Path) -> Path | None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["digits", "points", "table"])
+@pytest.mark.parametrize("kind", ["digits", "points", "table", "series"])
 def test_axe_finds_nothing_and_nothing_is_wider_than_a_phone(kind, scheme, pages, chromium):
     if kind not in pages:
         pytest.skip("pandas is not installed: pip install 'minigan[tables]'")
@@ -268,6 +275,22 @@ def test_rows_of_a_table_have_values_and_conditions(pages, chromium, tmp_path):
         with page.expect_download() as download:
             page.get_by_role("button", name="Save as CSV").click()
         assert len(download.value.path().read_text().splitlines()) == 21
+
+
+def test_curves_have_the_values_lengths_and_gaps_of_the_series(chromium, tmp_path):
+    G, found = translated("waves")
+    z = noise(G, LATENTS)
+    want = found.codec.decode(G.forward(z, train=False)[0])  # (N, T, 3)
+    assert np.isnan(want).any(axis=(1, 2)).sum() > LATENTS / 2
+    with browser.opened(chromium, write_page(tmp_path, found)) as page:
+        settled(page)
+        for i in range(LATENTS):
+            values = page.evaluate("(z) => view.valueOf(generate(Float32Array.from(z)))", z[i].tolist())
+            np.testing.assert_allclose(np.array(values, float).T, want[i], rtol=0, atol=0.0101)  # one of 2 decimals
+        page.get_by_role("button", name="New sample").click()
+        label = page.locator("#sample canvas").get_attribute("aria-label")
+        assert re.search(r"Generated series, .* [2-7] steps\. <level>: .*; speed: .* between", label)
+        assert page.evaluate("new Set(view.main.getContext('2d').getImageData(0, 0, 800, 500).data).size") > 20
 
 
 def test_texts_of_users_are_text(chromium, tmp_path):

@@ -19,7 +19,7 @@ from minigan.errors import UserError
 from minigan.export import columns, javascript
 from minigan.export.generator import Exported
 
-VIEWS = ("grid", "scatter", "table")  # of the codecs whose samples views.js shows
+VIEWS = ("grid", "scatter", "table", "series")  # of the codecs whose samples views.js shows
 FOR_CHECKPOINTS = 1_000_000  # bytes of the page for the weights of earlier checkpoints
 FOR_COLUMNS = 250_000  # bytes of the page for the columns of a table
 KNOTS = 65  # values of a number in a table that the page stores, at most: others are interpolated
@@ -50,7 +50,7 @@ def page(found: Exported, name: str, line: str, scrubber: Scrubber) -> str:
     if view not in VIEWS or (view == "scatter" and found.sample_shape != (2,)):
         what = " x ".join(map(str, found.sample_shape))
         raise UserError(
-            f"the explorer shows images, points in the plane and rows of a table, got samples of {what}: use "
+            f"the explorer shows images, points in the plane, rows of a table and series, got samples of {what}: use "
             "`minigan export`"
         )
     facts = {
@@ -62,7 +62,7 @@ def page(found: Exported, name: str, line: str, scrubber: Scrubber) -> str:
         "classes": found.class_names,
         "uniform": found.uniform,
         "arrays": javascript.sizes(found),
-        "columns": table_columns(found) if view == "table" else [],
+        **(found.decoding() | ({"columns": table_columns(found)} if view == "table" else {})),
         "checkpoints": [text for text, _ in scrubber.checkpoints],
         "last": scrubber.last,
         "noScrubber": scrubber.reason,

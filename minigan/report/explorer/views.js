@@ -7,7 +7,7 @@
 // and perhaps
 //   rows(x)               the cells of a table row, if samples are shown as rows and not as pictures; `heads` are its columns
 //   refresh(draw)         is called when the network or the label changes; draw() gives another random sample and its noise
-// Another kind of data, such as a curve for sequences, is one more entry of VIEWS.
+// Another kind of data is one more entry of VIEWS.
 
 const make = (tag, text, attributes = {}) => {
   const element = document.createElement(tag);
@@ -187,6 +187,97 @@ const VIEWS = {
       },
       size: [120, 120],
       noun: "row",
+    };
+  },
+
+  // Series (T, C): a curve for each feature of the data. See values_of in export/series.py.
+  series(facts) {
+    const { features, end, shortest, times } = facts.series, [T, C] = facts.shape;
+    const main = make("canvas", undefined, { role: "img", class: "smooth" });
+    const varied = features.filter((feature) => feature.value !== null), one = varied.length === 1;
+    const steps = (x) => {
+      let t = end === null ? T : 0;
+      while (t < T && !(x[t * C + end] < 0)) t++;
+      return Math.max(t, shortest);
+    };
+    // The value of a feature in step t, or null where it is missing.
+    const valueOf = (x, t, { value, gap, low, high, centre, half, decimals }) => {
+      if (t >= steps(x)) return null;
+      if (value === null) return low;
+      if (gap !== null && x[t * C + gap] < 0) return null;
+      const y = Math.min(high, Math.max(low, x[t * C + value] * half + centre));
+      return decimals === null ? y : Math.round(y * 10 ** decimals) / 10 ** decimals;
+    };
+    const text = (v) => String(Number(v.toPrecision(4)));
+    const curves = (pen, x, [left, top, width, height], thick) => {
+      const across = (t) => left + (T > 1 ? t / (T - 1) : 0.5) * width;
+      varied.forEach((feature, i) => {
+        pen.strokeStyle = pen.fillStyle = CATEGORIES[i % CATEGORIES.length];
+        pen.lineWidth = thick;
+        const up = (v) => top + height * (1 - (v - feature.low) / (feature.high - feature.low));
+        const there = Array.from({ length: T }, (_, t) => valueOf(x, t, feature));
+        pen.beginPath();
+        there.forEach((v, t) => {
+          if (v === null) return;
+          if (t > 0 && there[t - 1] !== null) pen.lineTo(across(t), up(v));
+          else pen.moveTo(across(t), up(v));
+        });
+        pen.stroke();
+        there.forEach((v, t) => { // a value between two gaps is a dot
+          if (v === null || (there[t - 1] ?? null) !== null || (there[t + 1] ?? null) !== null) return;
+          pen.beginPath();
+          pen.arc(across(t), up(v), thick, 0, 7);
+          pen.fill();
+        });
+      });
+    };
+    const cleared = (canvas, W, H) => {
+      [canvas.width, canvas.height] = [W, H];
+      canvas.className = "smooth";
+      return canvas.getContext("2d");
+    };
+    return {
+      main,
+      valueOf: (x) => features.map((feature) => Array.from({ length: T }, (_, t) => valueOf(x, t, feature))),
+      paint: (canvas, x) => curves(cleared(canvas, 120, 120), x, [6, 8, 108, 104], 2),
+      show(x) {
+        const [W, H, line] = [800, 560, 34], rows = one ? 0 : Math.ceil(Math.min(varied.length, 12) / 3);
+        const pen = cleared(main, W, H + rows * line), box = [90, 24, W - 110, H - 84];
+        pen.font = "22px system-ui, sans-serif";
+        pen.strokeStyle = colour("line");
+        pen.lineWidth = 1;
+        pen.strokeRect(...box);
+        pen.fillStyle = colour("quiet");
+        pen.textAlign = "right";
+        const scale = one ? [text(varied[0].high), text(varied[0].low)] : ["highest", "lowest"];
+        scale.forEach((word, i) => pen.fillText(word, box[0] - 8, box[1] + (i ? box[3] : 16)));
+        pen.fillText(times[T - 1], box[0] + box[2], H - 32, 250);
+        pen.textAlign = "left";
+        pen.fillText(times[0], box[0], H - 32, 250);
+        pen.textAlign = "center";
+        pen.fillText(one ? varied[0].name : "time", box[0] + box[2] / 2, H - 32, 250);
+        curves(pen, x, box, 3);
+        pen.textAlign = "left";
+        if (one) return;
+        varied.slice(0, 12).forEach((feature, i) => {
+          const [a, b] = [30 + (i % 3) * 258, H + Math.floor(i / 3) * line];
+          pen.fillStyle = CATEGORIES[i % CATEGORIES.length];
+          pen.fillRect(a, b - 12, 24, 8);
+          pen.fillStyle = colour("ink");
+          pen.fillText(feature.name, a + 34, b, 210);
+        });
+      },
+      describe(x) {
+        const length = steps(x), said = varied.slice(0, 6).map((feature) => {
+          const values = Array.from({ length }, (_, t) => valueOf(x, t, feature)).filter((v) => v !== null);
+          if (!values.length) return `${feature.name}: missing`;
+          return `${feature.name}: ${text(values[0])} first, ${text(values.at(-1))} last, between ${text(Math.min(...values))} and ${text(Math.max(...values))}`;
+        });
+        return `${length} steps. ${said.join("; ")}.`;
+      },
+      cells: 7,
+      size: [120, 120],
+      noun: "series",
     };
   },
 };
