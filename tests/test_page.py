@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 import shutil
+import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -133,6 +134,19 @@ def test_values_of_tables_are_escaped(tmp_path):
     assert "<script>alert(1)</script>" in found.text and "$x$" in found.text
     assert sum("type" not in attributes for attributes in found.of("script")) == 1
     assert len(found.of("svg")) > 2 and not [name for _, each in found.found for name in each if name.startswith("on")]
+
+
+def test_series_are_shown_with_their_distributions(tmp_path, monkeypatch):
+    """Gaps and the steps after an end count as missing, and pandas is not needed."""
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    rng = np.random.default_rng(0)
+    series = [np.where(rng.random((t, 2)) < [0, 0.25], np.nan, rng.normal(size=(t, 2)) + 9) for t in [4, 8] * 30]
+    options = {"pad": True, "missing": "keep", "steps": 2, "batch": 16, "backend": "numpy", "verbose": 0}
+    minigan.GAN("waves", out=tmp_path / "series", **options).fit(series)
+    found = Elements((tmp_path / "series" / "report.html").read_bytes())
+    assert "Features" in found.text and "all steps of 60 samples and 60 real series" in found.text
+    _, real = re.findall(r"missing\D*?([\d.]+)%\D*?([\d.]+)%", found.text)[-1]  # of the second feature
+    assert float(real) == pytest.approx(100 * (0.25 + 0.75 * 0.25), abs=6)  # after the end, and gaps
 
 
 # ---------------------------------------------------------------- one file that loads nothing

@@ -46,8 +46,10 @@ def check(kinds: Mapping[Any, str], frames: Mapping[str, "pd.DataFrame | None"])
                 raise UserError(f"the {which} rows have no column {name!r}: {hint}")
 
 
-def numbers(column: "pd.Series", kind: str) -> np.ndarray:
+def numbers(column: "pd.Series | np.ndarray", kind: str) -> np.ndarray:
     """Return a column of numbers or dates as float64 (N,), dates in microseconds. NaN is a missing value."""
+    if isinstance(column, np.ndarray):  # of numbers, for which pandas is not needed
+        return column.astype(np.float64)
     import pandas as pd
 
     if kind == "date":

@@ -89,8 +89,24 @@ def of_table(training: Training) -> Html:
     frame = training.data.frame  # type: ignore[attr-defined]  # only tables have this view
     real = frame.iloc[np.sort(rng.choice(len(frame), min(len(frame), ROWS), replace=False))]
     fakes = training.sampler.draw(len(real), rng)
-    return marginals(real, fakes, codec.kinds)  # type: ignore[attr-defined]  # the same
+    compared = f"{len(fakes):,} samples and {len(real):,} real rows"
+    return marginals(real, fakes, codec.kinds, "Columns", compared)  # type: ignore[attr-defined]  # the same
+
+
+def of_series(training: Training) -> Html:
+    """Return the distributions of the values of series, of samples and of real ones."""
+    rng, codec, data = np.random.default_rng([training.config.seed, STREAM]), training.data.codec, training.data
+    index = np.sort(rng.choice(len(data), min(len(data), ROWS), replace=False))
+    real, fakes = codec.decode(_batch(training, index)), training.sampler.draw(len(index), rng)
+    names = codec.names  # type: ignore[attr-defined]  # only series have this view
+
+    def columns(x: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the values of each feature in all steps, for series (N, T, F) or (N, T)."""
+        return dict(zip(names, np.asarray(x).reshape(-1, len(names)).T, strict=True))
+
+    compared = f"all steps of {len(index):,} samples and {len(index):,} real series"
+    return marginals(columns(real), columns(fakes), dict.fromkeys(names, "continuous"), "Features", compared)
 
 
 # The distributions that a page shows, by the view of the codec.
-DISTRIBUTIONS: dict[str, Callable[[Training], Html]] = {"table": of_table}
+DISTRIBUTIONS: dict[str, Callable[[Training], Html]] = {"table": of_table, "series": of_series}
