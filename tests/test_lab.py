@@ -1,5 +1,6 @@
 """Test experiments: rows, resuming, failures, tables, intervals, verdicts, and the repetition of stored rows."""
 
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from minigan.cli import main
 from minigan.errors import UserError
 from minigan.lab import Column, compared, runner, target
 from minigan.lab.experiment import LOGGED, listed, load, names
-from minigan.lab.results import Results, bootstrap, markdown, table
+from minigan.lab.results import Results, bootstrap, cells, markdown, table
 
 RESULTS = Path(runner.__file__).parent / "results"  # of the experiments that were run in full
 
@@ -181,6 +182,20 @@ def test_the_committed_results_are_complete_and_have_their_verdict(path):
     assert experiment.verdict(found) == stored["verdict"]
     for arm in experiment.arms:
         assert len(found.of(arm)) == experiment.seeds_of(arm), arm
+
+
+def test_the_table_of_the_readme_has_a_line_for_each_result_with_its_figures():
+    readme = (RESULTS.parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme[readme.index("## What the laboratory found") :]
+    lines = re.findall(r"^\| `([a-z-]+)` \| (.*) \| \[figure\]\((.*)\) \|$", section[: section.index("\n## ")], re.M)
+    assert [name for name, _, _ in lines] == sorted(path.stem for path in RESULTS.glob("*.json"))
+    for name, found, figure in lines:
+        assert figure == f"minigan/lab/results/{name}.png"
+        experiment, stored = load(name), json.loads((RESULTS / f"{name}.json").read_text())
+        results = Results(stored["rows"], experiment.columns, next(iter(experiment.arms)))
+        known = " ".join([*itertools.chain(*cells(results)), *stored["verdict"]])
+        numbers = re.findall(r"\d+\.\d+", found)
+        assert numbers and set(numbers) <= set(re.findall(r"\d+\.\d+", known)), name
 
 
 def test_rows_that_are_finished_are_not_repeated(own, tmp_path):
