@@ -152,7 +152,7 @@ def test_series_are_measured_by_name(script, monkeypatch):
 
     case = next(case for case in bench_sequences.CASES if case.data == "heartbeats")
     found = bench_sequences.measured(case, Real())
-    assert found["fakes"].keys() == found["floor"].keys() == {"discriminative", "by class", "predictive"}
+    assert found["fakes"].keys() == found["floor"].keys() == {"discriminative", "published", "by class", "predictive"}
     assert {target.figure for case in bench_sequences.CASES for target in case.targets} <= {
         *found["fakes"],
         "known spectrum",

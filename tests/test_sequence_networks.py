@@ -5,6 +5,7 @@ import pytest
 
 import minigan
 from minigan import backends, datasets
+from minigan.datasets.processes import sines
 from minigan.metrics.sequences import Known, Labels, compare, networks, table
 from minigan.metrics.sequences.networks import Encoding, discriminative, predictive
 from minigan.runs.evaluate import Judge, evaluate_images
@@ -78,6 +79,16 @@ def test_fakes_of_other_classes_than_asked_for_are_recognised(fast):
     found = score(x, y, fast, labels=(labels, asked), classes=4)
     assert found.by_class is not None and (found.by_class[:2] > 0.4).all() and found.by_class[2] < 0.12
     assert np.isnan(found.by_class[3]) and found.score > 0.25
+
+
+@pytest.mark.slow
+def test_rough_sine_waves_are_recognised_but_not_by_the_published_network(fast):
+    """The roughness is a fiftieth of the range. Real sine waves must not be told apart."""
+    real, other = (sines(2000, np.random.default_rng(seed)) for seed in (1, 2))
+    rough = (other + 0.02 * np.random.default_rng(3).standard_normal(other.shape)).clip(0, 1).astype(np.float32)
+    assert score(real, other, fast).score < 0.05
+    assert score(real, rough, fast).score > 0.4
+    assert score(real, rough, fast, published=True).score < 0.1
 
 
 def test_the_seed_decides_the_score(fast):

@@ -6,10 +6,12 @@
                      next step, on real series; values from 0 to 1. The smaller, the better
 
 Both are those of section 5 of the TimeGAN paper, with minigan's own layers. Its published code differs in three
-points. There the GRU of the discriminative score has F / 2 units, with 2 of which it misses differences between
-series of 5 features; here it has UNITS. There the predictive score is the error of the last feature, given the others
-of the same step; here it is that of all features of the next step, as in the paper. And the learning rate decreases to
-0 here. So scores can be compared with those of others only roughly, but with each other exactly.
+points. There the GRU of the discriminative score has F / 2 units, sees values from 0 to 1, and learns at a rate of
+1e-3: it misses faults that anyone sees in a picture, such as rough sine waves. Here it has UNITS, its inputs are spread
+to [-2, 2], and its rate is LR_DETECTOR. `discriminative(..., published=True)` has the published ones, for comparisons
+with published scores. There the predictive score is the error of the last feature, given the others of the same step;
+here it is that of all features of the next step, as in the paper. And the learning rate decreases to 0 here. So scores
+can be compared with those of others only roughly, but with each other exactly.
 
 A missing value is NaN. The networks see 0 in its place, and a feature that says so. After the end of a shorter series
 nothing is read, and nothing is predicted.
@@ -31,19 +33,27 @@ BATCH = 128  # series of each sort in a batch
 STEPS = 2000  # of each training, as in the published code; fewer if there are few series
 EPOCHS = 160  # passes over the series, at most, but at least FEWEST steps
 FEWEST = 100
-LR = 3e-3
+LR = 3e-3  # of predictions
+LR_DETECTOR = 1e-2  # of the discriminative score. At 3e-3, some trainings end where they started, at a score of 0
+LR_PUBLISHED = 1e-3
+SPREAD = 2  # its inputs are between -SPREAD and SPREAD
 TESTED = 0.2  # of the series, on which the discriminative score is measured
 MOST = 5000  # series of each sort
 
 
 class Encoding:
-    """Series (N, T, F) as the networks see them: values from 0 to 1, and if some are missing, what is there."""
+    """Series (N, T, F) as the networks see them: values from 0 to 1, and if some are missing, what is there.
 
-    def __init__(self, *sets: np.ndarray):
+    With `spread`, values are from -SPREAD to SPREAD.
+    """
+
+    def __init__(self, *sets: np.ndarray, spread: bool = False):
         """The range of a feature is that in the first set. Gaps and lengths are those of all."""
         first = sets[0].reshape(-1, sets[0].shape[2]).astype(np.float64)
         self.low = np.array([0.0 if np.isnan(x).all() else np.nanmin(x) for x in first.T])
         self.width = statistics.ranges(sets[0])
+        if spread:
+            self.low, self.width = self.low + self.width / 2, self.width / (2 * SPREAD)
         self.gaps = any(np.isnan(x).any() for x in sets)
         self.features = first.shape[1]
 
@@ -64,9 +74,9 @@ class Encoding:
             parts += [there.astype(np.float32), lasts[..., None].astype(np.float32)]
         return np.concatenate(parts, axis=2)
 
-    def gru(self, inputs: np.ndarray, rng: np.random.Generator, last: bool) -> GRU:
+    def gru(self, inputs: np.ndarray, rng: np.random.Generator, last: bool, units: int = UNITS) -> GRU:
         """Return a GRU that takes such inputs. With gaps, their last feature is the mask."""
-        return GRU(inputs.shape[2] - self.gaps, UNITS, last=last, masked=self.gaps, rng=rng)
+        return GRU(inputs.shape[2] - self.gaps, units, last=last, masked=self.gaps, rng=rng)
 
 
 class Detected(NamedTuple):
@@ -84,13 +94,16 @@ def discriminative(
     labels: tuple[np.ndarray, np.ndarray] | None = None,
     classes: int = 0,
     progress: Callable = iter,
+    published: bool = False,
 ) -> Detected:
     """Return how well a GRU tells fakes (M, T, F) from real series (N, T, F). As many of both are used, at most MOST.
 
     `labels` are the classes of both sets, which the GRU sees. So fakes that show another class than
-    the one that was asked for are recognised, too. `progress` wraps the range of steps, as tqdm does.
+    the one that was asked for are recognised, too. `progress` wraps the range of steps, as tqdm does. With
+    `published`, the GRU is that of the published code of TimeGAN: smaller, and trained more slowly.
     """
-    encoding, count = Encoding(real, fakes), min(len(real), len(fakes), MOST)
+    units, lr = (max(1, real.shape[2] // 2), LR_PUBLISHED) if published else (UNITS, LR_DETECTOR)
+    encoding, count = Encoding(real, fakes, spread=not published), min(len(real), len(fakes), MOST)
     x, y, of = [], [], []
     for k, series in enumerate((real, fakes)):
         chosen = rng.permutation(len(series))[:count]
@@ -99,7 +112,7 @@ def discriminative(
         y.append(np.full((count, 1), k, np.float32))
         of.append(np.zeros(count, np.int64) if own is None else own)
     tested = max(1, round(TESTED * count))
-    network = Sequential(encoding.gru(x[0], rng, last=True), Dense(UNITS, 1, rng=rng)).to(backend)
+    network = Sequential(encoding.gru(x[0], rng, last=True, units=units), Dense(units, 1, rng=rng)).to(backend)
     loss = LOSSES["non_saturating"].to(backend)
 
     def gradient(index: np.ndarray) -> dict[str, Array]:
@@ -110,7 +123,7 @@ def discriminative(
         return {name: g + others[name] for name, g in grads.items()}
 
     fused = fuse(network)
-    _train(network, gradient, count - tested, rng, progress)
+    _train(network, gradient, count - tested, rng, progress, lr)
     right = [
         _in_parts(lambda part: fused.forward(backend.asarray(part), train=False)[0], part[:tested], backend)[:, 0] > 0
         for part in x
@@ -154,7 +167,7 @@ def predictive(
         signs = backend.xp.sign(y - backend.asarray(z[index])) * weight
         return fused.backward(signs / max(1.0, float(weight.sum())), cache, need_dx=False)[1]  # of the mean error
 
-    _train(network, gradient, len(inputs), rng, progress)
+    _train(network, gradient, len(inputs), rng, progress, LR)
     of_real, (z, there) = encoding.inputs(sets[1]), encoding.values(sets[1][:, 1:])
     found = _in_parts(
         lambda part: fused.forward(backend.asarray(part), train=False)[0],
@@ -175,11 +188,12 @@ def _train(
     count: int,
     rng: np.random.Generator,
     progress: Callable,
+    lr: float,
 ) -> None:
     """Train a network with Adam on the gradients of batches of indices below `count`."""
-    adam, backend, steps = optim.Adam(network, lr=LR), network.backend, steps_for(count)
+    adam, backend, steps = optim.Adam(network, lr=lr), network.backend, steps_for(count)
     for step in progress(range(steps)):
-        adam.lr = LR * (1 - step / steps)
+        adam.lr = lr * (1 - step / steps)
         index = rng.integers(count, size=min(BATCH, count))
         with backend.computing():
             adam.step(gradient(index))
