@@ -210,16 +210,16 @@ def tanh_of_steps(layer: Any) -> list[Step]:
 
 
 def plain(codec: Any) -> dict[str, Any]:
-    """Return what the features of a series mean, as facts that JSON can represent:
+    """Return what the features of a series mean, as facts that JSON can represent.
 
-    features    for each feature of the data: its name; `value`, the place of its value in a sample, or null if
-                it is constant; `gap`, the place of the number that is negative where the value is missing, or
-                null; low, high, centre and half: the value of x is x * half + centre, and within low and high;
-                and the decimals to which it is rounded, or null
-    end         the place of the number that is negative after the end of the series, or null
-    shortest    the length that a series has at least
-    times       the names of the steps
-    dtype       of the values in the data
+    - features: for each feature of the data its `name`; `value`, the place of its value in a sample, or null if it is
+      constant; `gap`, the place of the number that is negative where the value is missing, or null; `low`, `high`,
+      `centre` and `half`: the value of x is x * half + centre, and between low and high; and the `decimals` to which it
+      is rounded, or null
+    - end: the place of the number that is negative after the end of the series, or null
+    - shortest: the length that a series has at least
+    - times: the names of the steps
+    - dtype: of the values in the data
     """
     places = {i: k for k, i in enumerate([*codec.modelled, *(("gap", i) for i in codec.gaps)])}
     features = [
