@@ -283,7 +283,7 @@ ROWS = models.Layout(((1, 3), (3, 6)), label_group=1)
 LAYOUTS = {
     ("tables", False): ROWS,
     ("tables", True): ROWS,
-    ("sequences", True): models.Layout(flags=(1, 2), ends=((0, 3),)),
+    ("sequences", True): models.Layout(flags=(1, 2), ends=((0, 2), (2, 3))),
 }
 
 

@@ -667,12 +667,22 @@ class ProductPlan(NamedTuple):
     tasks: np.ndarray
 
 
+@functools.cache
+def compile_pack(dtype: np.dtype) -> None:
+    """Compile `pack` for a dtype with its first product, although small batches do not need it.
+
+    Otherwise, the first check of a run would compile it, long after the run has said that it is compiled.
+    """
+    pack(np.zeros(1, dtype), 1, 1, 1, 1, np.zeros((1, 1, panel_width(dtype)), dtype))
+
+
 @functools.lru_cache(maxsize=256)
 def product_plan(sizes: tuple[int, int, int], a_strides, b_strides, dtype) -> ProductPlan:
     """Return the plan of (M,K) times (K,N). sizes = M, K, N; strides are in numbers, not in bytes."""
     (M, K, N), (a_row, a_step), (b_row, b_column) = sizes, a_strides, b_strides
     columns, width = whole_columns(N, dtype), panel_width(dtype)
     in_place = b_column == 1 and columns == N and M <= PACKED_FROM  # packing would take longer
+    compile_pack(np.dtype(dtype))
     row_size, panel_size = (b_row, width) if in_place else (width, K * width)
     o = np.arange(0, columns, width)[:, None]
     first = np.arange(0, M, HIGH)
