@@ -10,8 +10,8 @@
 # run, 12 with `--quick`.
 #
 # The forger of [lesson 9](09_dcgan.py) draws some digit. Which one depends on the noise, and we cannot choose it. If
-# the data have *labels*, we can give them to both networks. Such a GAN is called *conditional* (Mirza and Osindero
-# 2014).
+# the data have *labels*, we can give them to both networks. Such a GAN is called
+# *[conditional](GLOSSARY.md#conditional)* (Mirza and Osindero 2014).
 
 # %%
 import json
@@ -43,8 +43,8 @@ rng = np.random.default_rng(0)
 # ## The label enters the forger
 #
 # A label is a number from 0 to K - 1, but its size means nothing: a 9 is not more than a 1. So we give the network K
-# numbers, of which one is 1 and all others are 0. This is called *one-hot*. With K = 4 classes, the label 2 becomes
-# (0, 0, 1, 0). The forger gets the noise and the one-hot label side by side.
+# numbers, of which one is 1 and all others are 0. This is called *[one-hot](GLOSSARY.md#one-hot)*. With K = 4 classes,
+# the label 2 becomes (0, 0, 1, 0). The forger gets the noise and the one-hot label side by side.
 #
 # ## Worked by hand: what a dense layer does with it
 #

@@ -27,8 +27,8 @@ rng = np.random.default_rng(0)
 # ## Worked by hand: one feature
 #
 # Suppose we measure only one number of each sample, such as the mean brightness of an image. Such a number is called a
-# *feature*. Real samples have the mean m1 and the standard deviation s1, and fakes have m2 and s2. The squared *Frechet
-# distance* between the two is
+# *feature*. Real samples have the mean m1 and the standard deviation s1, and fakes have m2 and s2. The squared
+# *[Frechet distance](GLOSSARY.md#frechet-distance)* between the two is
 #
 #     d = (m1 - m2)^2 + (s1 - s2)^2
 #
@@ -60,8 +60,9 @@ for m2, s2 in ((1, 1), (0, 3), (1, 2)):
 # %% [markdown]
 # ## Many features
 #
-# With many features, the standard deviation is replaced by the *covariance matrix* S. It has the squared standard
-# deviation of each feature on its diagonal, and says for each two features how much they rise and fall together:
+# With many features, the standard deviation is replaced by the *[covariance](GLOSSARY.md#covariance) matrix* S. It has
+# the squared standard deviation of each feature on its diagonal, and says for each two features how much they rise and
+# fall together:
 #
 #     d = |m1 - m2|^2 + trace of (S1 + S2 - 2 (S1 S2)^(1/2))
 #
@@ -107,10 +108,10 @@ assert np.isclose(by_hand, frechet_distance(a, b))
 # %% [markdown]
 # ## Features of digits
 #
-# Which features? For photographs, people use a large network that was trained to classify photographs ("FID").
-# `minigan evaluate` uses a network that was trained on digits. Scores with different features cannot be compared. Here
-# we use the simplest features that do something: we divide the image into 7 x 7 squares of 4 x 4 pixels and take the
-# mean of each. This gives 49 numbers, between 0 and 1.
+# Which features? For photographs, people use a large network that was trained to classify photographs
+# ("[FID](GLOSSARY.md#fid)"). `minigan evaluate` uses a network that was trained on digits. Scores with different
+# features cannot be compared. Here we use the simplest features that do something: we divide the image into 7 x 7
+# squares of 4 x 4 pixels and take the mean of each. This gives 49 numbers, between 0 and 1.
 
 
 # %%
@@ -203,7 +204,7 @@ for name, f in sets.items():
 # Read the table line by line.
 #
 # - **Noise has a low density: these fakes do not lie where real digits lie.**
-# - **Half has a low coverage**, and a good density.
+# - **Half has a low [coverage](GLOSSARY.md#coverage)**, and a good density.
 # - **Pairs have a density as good as that of real digits.** The density is deceived here: averages lie in the middle,
 #   inside many neighbourhoods. **But their Frechet distance is more than three times that of real digits.**
 # - **Copies have the best Frechet distance, better than new real digits.** This distance and the coverage reward a

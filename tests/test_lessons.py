@@ -134,6 +134,18 @@ def test_an_assertion_follows_each_bold_claim(name):
             assert any(isinstance(node, ast.Assert) and node.msg for node in ast.walk(ast.parse(code))), claims
 
 
+def questions(text: str) -> list[str]:
+    """Return the text of each exercise of a lesson, up to its hint."""
+    return re.findall(r"(?m)^# \*\*Exercise \d\.\*\* ((?:# .+\n|.+\n)+?)#\n# <details>", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_text_of_an_exercise_ends_with_its_sentence(name):
+    found = questions(read(name))
+    assert len(found) == 2
+    assert [question for question in found if not re.search(r"[.?)`]$", question.strip())] == []
+
+
 def test_numbers_follow_one_another():
     """Parts I and II are complete, and no number occurs twice. In part III, numbers of later lessons may be missing."""
     numbers = [int(name[:2]) for name in NAMES]
@@ -154,7 +166,7 @@ def mentions(text: str) -> list[tuple[str, str]]:
     return links + [("", name) for name in re.findall(r"\b(\d\d_\w+)\.py\b", text)]
 
 
-@pytest.mark.parametrize("path", [*LESSONS.glob("*.py"), LESSONS / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*LESSONS.glob("*.py"), *LESSONS.glob("*.md")], ids=lambda path: path.name)
 def test_links_between_lessons_resolve(path):
     text = re.sub(r"\s*\n# ?", " ", path.read_text(encoding="utf-8"))
     for words, name in mentions(text):
