@@ -188,6 +188,28 @@ def test_links_in_the_folder_of_the_lessons_resolve(name):
     assert broken_links(text if name in PAGES else "\n".join(paragraphs(text))) == []
 
 
+def sections_named(text: str) -> list[tuple[str, str]]:
+    """Return (lesson, section) of each link to a lesson that is followed by a section in italics."""
+    return re.findall(r"\]\((\d\d_\w+)\.py\), \*(.+?)\*", " ".join(text.split()))
+
+
+def missing_sections(text: str) -> list[tuple[str, str]]:
+    """Return those of them that do not exist."""
+    return [(name, section) for name, section in sections_named(text) if section not in sections(TEXTS.get(name, ""))]
+
+
+@pytest.mark.parametrize("name", ["TEACHING.md", "README.md"])
+def test_the_sections_that_a_page_names_exist(name):
+    text = (LESSONS / name).read_text(encoding="utf-8")
+    assert len(sections_named(text)) >= 20
+    assert missing_sections(text) == []
+
+
+def test_a_section_that_does_not_exist_is_found():
+    text = "[1](01_neuron.py), *A\nneuron*, [lesson 1](01_neuron.py), *A neurone*, and [1](01_neurons.py), *A neuron*"
+    assert missing_sections(text) == [("01_neuron", "A neurone"), ("01_neurons", "A neuron")]
+
+
 @pytest.mark.parametrize("old, new, check", [
     ("(04_reading_digits.py), *Ten", "(18_labels.py), *Ten", used_too_early),
     ("*Ten classes: softmax*", "*Ten classes*", wrong_sources),
