@@ -106,10 +106,10 @@ assert np.allclose(by_hand, [0.731, 0.269, 0.627, -0.538, 0, 1.538, -2, -0.462, 
 # %% [markdown]
 # ## The two networks
 #
-# Now we use networks like those of [lesson 3](03_backpropagation.py). `LeakyReLU` is like ReLU, but its slope for a
-# negative input is not 0. Here it is 0.2. This matters because the forger learns only from slopes that come back
-# through the critic. **ReLU sets the slopes to 0 wherever its input is negative, and [LeakyReLU](GLOSSARY.md#leakyrelu)
-# does not.**
+# Now we use networks like those of [lesson 3](03_backpropagation.py). `LeakyReLU` is like ReLU
+# ([lesson 4](04_reading_digits.py)), but its slope for a negative input is not 0. Here it is 0.2. This matters because
+# the forger learns only from slopes that come back through the critic. **ReLU sets the slopes to 0 wherever its input
+# is negative, and [LeakyReLU](GLOSSARY.md#leakyrelu) does not.**
 
 # %%
 he = dict(rng=rng, init=he_normal)

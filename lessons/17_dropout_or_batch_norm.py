@@ -193,7 +193,7 @@ for kind, curve in curves.items():
 
 # %% [markdown]
 # **Every one of the three critics memorises, although there is nothing to find. With dropout, it memorises more slowly,
-# and with batch norm faster.** Dropout slows it down, because the critic cannot rely on a few features of an image that
+# and with batch norm faster.** Dropout slows it down, because the critic cannot rely on a few details of an image that
 # may be missing in the next pass.
 #
 # Dropout only delays it. More data, or images that are changed at random in each step, leave less to memorise.

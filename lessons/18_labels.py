@@ -71,7 +71,8 @@ assert np.allclose(x @ w, z @ w[:2] + w[2:][labels]), "A one-hot label picks one
 #
 # A forger that is asked for a seven may draw a perfect three. The critic must not accept it. So the critic has to judge
 # two things: is the image good, and does it fit the label? A common last layer is the *projection* (Miyato and Koyama
-# 2018). It has weights u for all images, and a vector e for each class. For an image with the features f,
+# 2018). It has weights u for all images, and a vector e for each class. Let f be the features of an image, which the
+# layers before it compute ([lesson 16](16_borrowed_critic.py)). Then
 #
 #     l = f . u + b + f . e[label]
 #
@@ -156,8 +157,8 @@ assert agreement > (0.6 if QUICK else 0.8), (
 # %% [markdown]
 # ## The generator on its own
 #
-# To draw with a trained generator, we do not need a critic, an optimizer, or minigan. We need the weights and the
-# formulas of four layers. First we write the weights to a file:
+# To draw with a trained generator, we do not need a critic, an optimizer ([lesson 11](11_sgd_or_adam.py)), or minigan.
+# We need the weights and the formulas of four layers. First we write the weights to a file:
 
 # %%
 sampler = training.sampler.generator  # the generator whose weights are a running average

@@ -3,7 +3,7 @@
 #
 # **Question.** How can a number say how good fakes are, and how can such a number deceive us?
 #
-# **You will know** the Frechet distance from one feature to many, why it needs many samples, what density and coverage
+# **You will know** the Frechet distance from one number to many, why it needs many samples, what density and coverage
 # add to it, and how to notice a forger that copies its training data.
 #
 # **Builds on** [lesson 12](12_latent_space.py) and [lesson 14](14_mode_collapse.py). **Takes** 40 minutes to read, 5
@@ -27,8 +27,8 @@ rng = np.random.default_rng(0)
 # ## Worked by hand: one feature
 #
 # Suppose we measure only one number of each sample, such as the mean brightness of an image. Such a number is called a
-# *feature*. Real samples have the mean m1 and the standard deviation s1, and fakes have m2 and s2. The squared
-# *[Frechet distance](GLOSSARY.md#frechet-distance)* between the two is
+# *feature*, as in [lesson 16](16_borrowed_critic.py). Real samples have the mean m1 and the standard deviation s1, and
+# fakes have m2 and s2. The squared *[Frechet distance](GLOSSARY.md#frechet-distance)* between the two is
 #
 #     d = (m1 - m2)^2 + (s1 - s2)^2
 #
@@ -174,7 +174,8 @@ assert counts.mean() / 1 == 2 and covered.mean() == 0.5 and covered.tolist() == 
 # 1. *real*: the held-out digits. No forger can be better.
 # 2. *noise*: held-out digits, and each pixel gets random noise. The fakes are bad, but they have variety.
 # 3. *half*: held-out digits 0 to 4 only. Each fake is perfect, but half of the kinds are missing.
-# 4. *copies*: the training digits themselves. A forger that has memorised everything.
+# 4. *copies*: the training digits themselves. A forger that has memorised everything
+#    ([lesson 17](17_dropout_or_batch_norm.py)).
 # 5. *pairs*: the mean of two held-out digits, one on the other. The fakes are no digits.
 # 6. *Gauss*: no images at all. 49 random numbers that have the means and the covariances of the real features.
 

@@ -98,19 +98,32 @@ def prose(paragraph: str) -> str:
     return paragraph
 
 
-def used_too_early(texts: dict[str, str], all_terms: list[Term]) -> list[str]:
-    """Return the uses of a term in a lesson before the one that explains it.
+def known(name: str, lessons: dict[str, contents.Lesson]) -> set[str]:
+    """Return the lessons whose terms a lesson may use.
 
-    The first use in an earlier lesson is allowed in a paragraph with a link to the lesson that explains the term.
+    These are itself, all lessons of part I, and all lessons that it builds on, directly or through others. In parts I
+    and II, which are read in order, they are all lessons before it.
+    """
+    if lessons[name].number not in contents.PARTS["III"]:
+        return {other for other in lessons if other <= name}
+    found = {name} | {other for other, lesson in lessons.items() if lesson.number in contents.PARTS["I"]}
+    return found.union(*(known(other, lessons) for other in lessons[name].builds_on if other not in found))
+
+
+def used_too_early(texts: dict[str, str], all_terms: list[Term]) -> list[str]:
+    """Return the uses of a term in a lesson whose reader does not know the lesson that explains it.
+
+    The first use in a lesson is allowed in a paragraph with a link to the lesson that explains the term.
     """
     find, of = pattern(all_terms), term_of(all_terms)
+    lessons = {lesson.name: lesson for lesson in contents.lessons()}
     found = []
     for name, text in texts.items():
-        seen = set()
+        seen, before = set(), known(name, lessons)
         for paragraph in paragraphs(text):
             for match in find.finditer(prose(paragraph)):
                 term = of[match[1].lower()]
-                if name < term.lesson and term not in seen and f"({term.lesson}.py)" not in paragraph:
+                if term.lesson not in before and term not in seen and f"({term.lesson}.py)" not in paragraph:
                     found.append(f"{name} uses {match[0]!r}, which {term.lesson} explains: {paragraph[:100]}")
                 seen.add(term)
     return found
@@ -227,6 +240,12 @@ def test_a_mistake_in_a_lesson_is_found():
     assert len(used_too_early(early, terms(GLOSSARY))) == len(not_linked(early, terms(GLOSSARY))) == 1
     linked = early["00_numpy"].replace("Take softmax.", "Take softmax ([lesson 4](04_reading_digits.py)).")
     assert used_too_early(TEXTS | {"00_numpy": linked}, terms(GLOSSARY)) == []
+
+
+def test_part_three_may_be_read_in_another_order():
+    """Lesson 18 comes after lesson 17 and does not build on it, so it must not use its terms."""
+    text = TEXTS["18_labels"].replace("# ## Digits to order", "# ## Digits to order\n#\n# No dropout here.")
+    assert len(used_too_early({"18_labels": text}, terms(GLOSSARY))) == 1
 
 
 def test_a_broken_link_is_found():
