@@ -22,9 +22,9 @@ from minigan import datasets
 # %% [markdown]
 # ## Arrays and shapes
 #
-# An *array* is a block of numbers with a *shape*. The shape says how many numbers there are in each direction. A
-# comment such as `# (2, 3)` gives the shape: two rows and three columns. Each direction is called an *axis*. Axis 0
-# goes down the rows, and axis 1 goes along a row.
+# An *[array](GLOSSARY.md#array)* is a block of numbers with a *[shape](GLOSSARY.md#shape)*. The shape says how many
+# numbers there are in each direction. A comment such as `# (2, 3)` gives the shape: two rows and three columns. Each
+# direction is called an *[axis](GLOSSARY.md#axis)*. Axis 0 goes down the rows, and axis 1 goes along a row.
 
 # %%
 x = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])  # (2, 3)
@@ -59,9 +59,9 @@ assert x[[0, 1], [2, 0]].tolist() == [3, 4]  # x[0, 2] and x[1, 0]
 # ## Calculating with all numbers at once
 #
 # `+ - * /` and functions such as `np.exp` work on each number separately. If the shapes differ, NumPy repeats the
-# smaller array. This is called *broadcasting*. The shapes are compared from the right, and an axis that is missing or
-# has length 1 is repeated. So a row `(3,)` is added to every row of `(2, 3)`. To add one number to each *row*, we need
-# the shape `(2, 1)`. Writing `[:, None]` adds an axis of length 1.
+# smaller array. This is called *[broadcasting](GLOSSARY.md#broadcasting)*. The shapes are compared from the right, and
+# an axis that is missing or has length 1 is repeated. So a row `(3,)` is added to every row of `(2, 3)`. To add one
+# number to each *row*, we need the shape `(2, 1)`. Writing `[:, None]` adds an axis of length 1.
 
 # %%
 row, column = np.array([10.0, 20.0, 30.0]), np.array([100.0, 200.0])  # (3,), (2,)
@@ -88,8 +88,8 @@ assert (answers - targets).shape == (5, 5), "A column (5, 1) minus a flat array 
 #     s[i] = sum over n of x[n, i]                        x.sum(axis=0)
 #     m[n] = mean over i of x[n, i]                       x.mean(axis=1)
 #
-# The *standard deviation* says how far the numbers are from their mean. It is the square root of the *variance*, which
-# is the mean of the squared distances from the mean:
+# The *[standard deviation](GLOSSARY.md#standard-deviation)* says how far the numbers are from their mean. It is the
+# square root of the *[variance](GLOSSARY.md#variance)*, which is the mean of the squared distances from the mean:
 #
 #     variance = mean of (x - mean)^2                     standard deviation = sqrt(variance)
 
@@ -103,7 +103,8 @@ assert np.isclose(x.var(), ((x - x.mean()) ** 2).mean()) and np.isclose(x.std(),
 # %% [markdown]
 # ## Worked by hand: a matrix product
 #
-# The matrix product `y = x @ w` is the most important operation of this course. Its formula is
+# The [matrix product](GLOSSARY.md#matrix-product) `y = x @ w` is the most important operation of this course. Its
+# formula is
 #
 #     y[n, o] = sum over i of x[n, i] w[i, o]
 #
@@ -128,10 +129,11 @@ for n in range(2):
 assert (by_loops == y).all()
 
 # %% [markdown]
-# `w.T` is the *transpose*: rows become columns. Backward passes use it. The *length* of a vector is the square root of
-# the sum of its squares, and `a @ b` of two vectors is a number, their *inner product*, also written `<a, b>`. Divided
-# by both lengths, it is the *cosine* of the angle between them: 1 for the same direction, 0 for a right angle, -1 for
-# opposite directions.
+# `w.T` is the *[transpose](GLOSSARY.md#transpose)*: rows become columns. [Backward passes](GLOSSARY.md#backward-pass)
+# ([lesson 3](03_backpropagation.py)) use it. The *length* of a vector is the square root of the sum of its squares, and
+# `a @ b` of two vectors is a number, their *[inner product](GLOSSARY.md#inner-product)*, also written `<a, b>`. Divided
+# by both lengths, it is the *[cosine](GLOSSARY.md#cosine)* of the angle between them: 1 for the same direction, 0 for a
+# right angle, -1 for opposite directions.
 
 # %%
 assert w.T.shape == (2, 3) and w.T[1, 2] == w[2, 1]
@@ -169,9 +171,9 @@ assert np.stack([row, row]).shape == (2, 3) and np.concatenate([row, row]).shape
 # %% [markdown]
 # ## Images
 #
-# An image is an array too. minigan stores a batch of images with the shape (N, H, W, C): N images, H rows of pixels, W
-# columns, and C *channels*. A grey image has one channel, and a colour image has three. The images of handwritten
-# digits have 28 x 28 pixels. A byte between 0 (black) and 255 (white) says how bright a pixel is.
+# An image is an array too. minigan stores a group of images with the shape (N, H, W, C): N images, H rows of pixels, W
+# columns, and C *[channels](GLOSSARY.md#channel)*. A grey image has one channel, and a colour image has three. The
+# images of handwritten digits have 28 x 28 pixels. A byte between 0 (black) and 255 (white) says how bright a pixel is.
 
 # %%
 images = datasets.mnist("test").images  # (10000, 28, 28, 1)
@@ -189,9 +191,9 @@ assert [view.shape for view in views.values()] == [(28, 28), (9, 9), (14, 14), (
 # %% [markdown]
 # ## Random numbers
 #
-# A *random generator* with a fixed seed gives the same numbers in every run. `rng.normal` draws from the *normal
-# distribution*: most numbers are near 0, and their standard deviation is 1. `rng.uniform(a, b)` draws numbers between a
-# and b, each equally often.
+# A *[random generator](GLOSSARY.md#random-generator)* with a fixed [seed](GLOSSARY.md#seed) gives the same numbers in
+# every run. `rng.normal` draws from the *[normal distribution](GLOSSARY.md#normal-distribution)*: most numbers are near
+# 0, and their standard deviation is 1. `rng.uniform(a, b)` draws numbers between a and b, each equally often.
 
 # %%
 rng = np.random.default_rng(0)
@@ -214,12 +216,13 @@ assert np.zeros(10, np.float32).nbytes == 40 and np.zeros(10, np.float64).nbytes
 # %% [markdown]
 # ## Slopes
 #
-# The *slope* (or derivative) of a function f at x says how fast f rises there. If x rises by a tiny amount, f rises
-# slope times as much. The function `exp` is its own slope, and `log` undoes `exp`: log(exp(x)) = x. `log` always means
-# the natural logarithm, which is also written ln.
+# The *[slope](GLOSSARY.md#slope)* (or derivative) of a function f at x says how fast f rises there. If x rises by a
+# tiny amount, f rises slope times as much. The function `exp` is its own slope, and `log` undoes `exp`: log(exp(x)) =
+# x. `log` always means the natural logarithm, which is also written ln.
 #
-# We write a slope as `d` plus a name. `dw` means: the slope of the loss with respect to w. The loss is the one number
-# that training makes smaller. If w is an array, `dw` has the same shape, with one slope for each number.
+# We write a slope as `d` plus a name. `dw` means: the slope of the [loss](GLOSSARY.md#loss) with respect to w. The loss
+# is the one number that training makes smaller. If w is an array, `dw` has the same shape, with one slope for each
+# number. All these slopes together are called the *[gradient](GLOSSARY.md#gradient)*.
 
 # %%
 h = 1e-5
@@ -300,5 +303,5 @@ save(figure, "00_numpy.png")
 # assert columns.shape == (2, 3) and np.allclose(columns.mean(axis=0), 0)
 
 # %% [markdown]
-# The next lesson, [01_neuron.py](01_neuron.py), computes what one neuron computes, and shows that a whole layer of
-# neurons is one matrix product.
+# The next lesson, [01_neuron.py](01_neuron.py), computes what one [neuron](GLOSSARY.md#neuron) computes, and shows that
+# a whole [layer](GLOSSARY.md#layer) of neurons is one matrix product.

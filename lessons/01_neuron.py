@@ -24,12 +24,13 @@ rng = np.random.default_rng(0)  # a fixed seed gives the same random numbers in 
 # %% [markdown]
 # ## A neuron
 #
-# A neuron multiplies each input by a weight and adds the products. Then it adds one more number, which is called the
-# bias:
+# A neuron multiplies each input by a [weight](GLOSSARY.md#weight) and adds the products. Then it adds one more number,
+# which is called the [bias](GLOSSARY.md#bias):
 #
 #     a = x[0] w[0] + x[1] w[1] + b
 #
-# The sigmoid function maps this sum to a number between 0 and 1. We read 0 as "no" and 1 as "yes":
+# The [sigmoid](GLOSSARY.md#sigmoid) function maps this sum to a number between 0 and 1. We read 0 as "no" and 1 as
+# "yes":
 #
 #     y = sigmoid(a) = 1 / (1 + exp(-a))
 
@@ -115,7 +116,7 @@ assert neuron([7.0, 0.0], **above) == 0.5 and neuron([7.0, 1.0], w=[0, 20], b=-2
 # ## A layer
 #
 # A layer is a group of neurons that have the same inputs. We can also give it several points at once. A group of N
-# points is called a *batch*. Every neuron o computes one number for every point n:
+# points is called a *[batch](GLOSSARY.md#batch)*. Every neuron o computes one number for every point n:
 #
 #     a[n, o] = sum over i of x[n, i] w[i, o]  +  b[o]
 #
@@ -162,7 +163,7 @@ assert seconds["loops"] > 10 * seconds["product"]
 
 # %% [markdown]
 # minigan's `Dense` layer computes this product. It starts with random weights, and here we replace them by ours.
-# `forward` returns the result and a *cache*. The cache contains what the backward pass needs
+# `forward` returns the result and a *[cache](GLOSSARY.md#cache)*. The cache contains what the backward pass needs
 # ([lesson 3](03_backpropagation.py)). The weights are `float32`, so we convert the points to `float32` too.
 
 # %%
@@ -193,8 +194,8 @@ assert (answer[distance > 0.25] > 0.9).all() and (answer[distance < -0.15] < 0.1
 )
 
 # %% [markdown]
-# **A network needs a nonlinear function, such as the sigmoid, between its layers.** Without it, two layers compute no
-# more than one layer, because the product of two matrices is again a matrix.
+# **A network needs a [nonlinear function](GLOSSARY.md#nonlinear-function), such as the sigmoid, between its layers.**
+# Without it, two layers compute no more than one layer, because the product of two matrices is again a matrix.
 
 # %%
 one_layer_w, one_layer_b = w1 @ w2, b1 @ w2 + b2  # (2, 1), (1,)

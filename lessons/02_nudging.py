@@ -8,9 +8,10 @@
 #
 # **Builds on** [lesson 1](01_neuron.py). **Takes** 30 minutes to read, 5 seconds to run.
 #
-# First we need a number that measures how wrong the network is. Then we nudge one weight, which means that we change it
-# a little, and see whether the number falls or rises. We do this for every weight. Then we move each weight in the
-# direction in which the number falls, and repeat. This method is called *gradient descent*.
+# First we need a number that measures how wrong the network is. Then we [nudge](GLOSSARY.md#nudge) one weight, which
+# means that we change it a little, and see whether the number falls or rises. We do this for every weight. Then we move
+# each weight in the direction in which the number falls, and repeat. This method is called
+# *[gradient descent](GLOSSARY.md#gradient-descent)*.
 
 # %%
 import time
@@ -77,11 +78,11 @@ def network(x):
 # %% [markdown]
 # ## How wrong is the network?
 #
-# The output of the network is a number l, which is called the *logit*. p = sigmoid(l) is the probability of "yes". The
-# *loss* of a point is -log p if the right answer is yes, and -log(1 - p) if it is no. The loss of the network is the
-# mean over all points. A network that is sure and right everywhere has loss 0. A network that always answers p = 1/2,
-# like a coin, has loss log 2 = 0.693. We compute the loss from the logit and not from p, because p is rounded to 0 or 1
-# when the logit is large ([lesson 8](08_losses.py)):
+# The output of the network is a number l, which is called the *[logit](GLOSSARY.md#logit)*. p = sigmoid(l) is the
+# probability of "yes". The *loss* of a point is -log p if the right answer is yes, and -log(1 - p) if it is no. The
+# loss of the network is the mean over all points. A network that is sure and right everywhere has loss 0. A network
+# that always answers p = 1/2, like a coin, has loss log 2 = 0.693. We compute the loss from the logit and not from p,
+# because p is rounded to 0 or 1 when the logit is large ([lesson 8](08_losses.py)):
 #
 #     -log sigmoid(l) = log(1 + exp(-l)) = softplus(-l)        -log(1 - sigmoid(l)) = softplus(l)
 
@@ -112,9 +113,9 @@ print(f"before learning: loss {loss():.3f}")
 #
 #     slope = (loss(w + h) - loss(w - h)) / 2h
 #
-# **This *central difference* is much more accurate than the one-sided difference** `(loss(w + h) - loss(w)) / h`. A
-# curve bends, and this makes loss(w + h) and loss(w - h) too large by the same amount, so the error cancels in their
-# difference:
+# **This *[central difference](GLOSSARY.md#central-difference)* is much more accurate than the one-sided difference**
+# `(loss(w + h) - loss(w)) / h`. A curve bends, and this makes loss(w + h) and loss(w - h) too large by the same amount,
+# so the error cancels in their difference:
 
 
 # %%
@@ -153,8 +154,8 @@ assert all(row.verdict == "right" for row in rows) and len(rows) == 4
 # %% [markdown]
 # ## Learning
 #
-# Every weight takes a step against its slope: w <- w - rate * slope. The number `rate` is the learning rate. **If the
-# steps are small enough, the loss falls.**
+# Every weight takes a step against its slope: w <- w - rate * slope. The number `rate` is the
+# [learning rate](GLOSSARY.md#learning-rate). **If the steps are small enough, the loss falls.**
 
 # %%
 before, rate, steps, forward_passes = {k: w.copy() for k, w in weights.items()}, 1.0, 1000, 0
@@ -173,15 +174,18 @@ assert np.mean(np.diff(curve) < 0) > 0.95  # more than 95% of the steps lower th
 # %% [markdown]
 # ## Why we need a better method
 #
-# Each step needs two forward passes for every weight, and here one more to record the loss:
+# A *[forward pass](GLOSSARY.md#forward-pass)* computes the output of the network and the loss. Each step needs two
+# forward passes for every weight, and here one more to record the loss:
 
 # %%
 assert forward_passes == steps * (2 * n_weights + 1) + 1
 
 # %% [markdown]
-# The slope of *one* weight is cheap. The slopes of *all* weights are expensive. **By nudging, a small GAN would need
-# more than an hour to see every digit once** (the code prints how many days). [Lesson 3](03_backpropagation.py)
-# computes all slopes with one forward and one backward pass, and measures what this costs.
+# The slope of *one* weight is cheap. The slopes of *all* weights are expensive. **By nudging, a small
+# [GAN](GLOSSARY.md#gan) would need more than an hour to see every digit once** (the code prints how many days). A GAN
+# is a pair of networks that draw and judge images, as [lesson 7](07_forger_and_critic.py) explains.
+# [Lesson 3](03_backpropagation.py) computes all slopes with one forward and one backward pass, and measures what this
+# costs.
 
 # %%
 G, D = models.build("small", rng=rng)  # the networks of 09_dcgan.py

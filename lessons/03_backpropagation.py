@@ -10,8 +10,8 @@
 #
 # [Lesson 2](02_nudging.py) changed every weight separately and looked at the loss. Here we start at the other end, at
 # the loss. We compute how the loss depends on the last result, then how that result depends on the one before it, and
-# so on. Each of these dependences is a factor. The *chain rule* says that the slope is the product of the factors along
-# the path.
+# so on. Each of these dependences is a factor. The *[chain rule](GLOSSARY.md#chain-rule)* says that the slope is the
+# product of the factors along the path.
 
 # %%
 import time
@@ -204,9 +204,10 @@ assert dx.shape == x.shape  # the slopes of the points; a GAN uses them to train
 # %% [markdown]
 # ## A larger network
 #
-# Now we can train a larger network. The data are two spirals, and the network has two hidden layers of 32 neurons and
-# 1185 weights. The optimizer is `Adam` ([lesson 11](11_sgd_or_adam.py)), which uses the same slopes to choose its
-# steps.
+# Now we can train a larger network. The data are two spirals, and the network has two
+# *[hidden layers](GLOSSARY.md#hidden-layer)*, which are layers between the input and the last layer. Each has 32
+# neurons, and together with the last layer they have 1185 weights. The [optimizer](GLOSSARY.md#optimizer) is `Adam`
+# ([lesson 11](11_sgd_or_adam.py)), which uses the same slopes to choose its steps.
 
 # %%
 turn = rng.uniform(0.5, 3, 400) * np.pi
@@ -337,5 +338,6 @@ save(figure, "03_backpropagation.png")
 # assert np.isclose((dh * d).sum(), numeric, rtol=1e-6)
 
 # %% [markdown]
-# The next lesson, [04_reading_digits.py](04_reading_digits.py), uses backpropagation to read handwritten digits. How to
-# find mistakes in a backward pass is the subject of [lesson 10](10_trusting_a_gradient.py).
+# The next lesson, [04_reading_digits.py](04_reading_digits.py), uses [backpropagation](GLOSSARY.md#backpropagation) to
+# read handwritten digits. How to find mistakes in a backward pass is the subject of
+# [lesson 10](10_trusting_a_gradient.py).

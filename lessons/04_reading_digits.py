@@ -27,8 +27,9 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## The data
 #
-# MNIST has 60,000 digits for training and 10,000 other digits for testing. Each image has 28 x 28 pixels. The images
-# are included in minigan. `scale` converts the bytes, 0 to 255, to numbers in [-1, 1].
+# [MNIST](GLOSSARY.md#mnist) has 60,000 digits for training and 10,000 other digits for testing. Each image has 28 x 28
+# pixels and a *[label](GLOSSARY.md#label)*, which says which digit it shows. The images are included in minigan.
+# `scale` converts the bytes, 0 to 255, to numbers in [-1, 1].
 
 # %%
 train, test = datasets.mnist("train"), datasets.mnist("test")
@@ -39,8 +40,8 @@ assert x_train.min() == -1 and x_train.max() == 1 and x_train.dtype == np.float3
 # %% [markdown]
 # ## Ten classes: softmax
 #
-# The network computes ten logits, one for each digit. **Softmax** converts them to probabilities, which are positive
-# and have the sum 1.
+# The network computes ten logits, one for each digit. **[Softmax](GLOSSARY.md#softmax)** converts them to
+# probabilities, which are positive and have the sum 1.
 #
 #     p[k] = exp(l[k]) / sum over j of exp(l[j])          loss = -log p[the right digit]
 #
@@ -98,7 +99,7 @@ assert np.allclose(dl, [[0.665, -0.755, 0.090]], atol=5e-4) and round(loss, 3) =
 # The network has 784 inputs (pixels), 256 hidden neurons and 10 outputs. `ReLU` is a simple nonlinear function,
 # `max(a, 0)`. **The first weights are random, because neurons that start with equal weights get equal slopes and stay
 # equal.** `he_normal` chooses their size so that the mean square of the numbers stays about the same from the input of
-# a layer to its output after ReLU.
+# a layer to its output after [ReLU](GLOSSARY.md#relu).
 
 # %%
 network = Sequential(
@@ -156,8 +157,8 @@ print(f"cosine of the gradients over 128 and over 10,000 digits: {cosine:.2f}")
 assert cosine > 0.8, "The gradient over 128 digits points in about the same direction as over 10,000 others."
 
 # %% [markdown]
-# An *epoch* is one pass over all digits in random order. It has 468 steps, one for each batch of 128 digits. The
-# learning rate decreases to 0 during the training, so that the last steps are small.
+# An *[epoch](GLOSSARY.md#epoch)* is one pass over all digits in random order. It has 468 steps, one for each batch of
+# 128 digits. The learning rate decreases to 0 during the training, so that the last steps are small.
 
 # %%
 epochs, batch = 3 if QUICK else 6, 128
@@ -176,9 +177,9 @@ for epoch in range(epochs):
     print(f"epoch {epoch + 1}: {curve[-1][0]:.2%} of the digits learnt from, {curve[-1][1]:.2%} of the test digits")
 
 # %% [markdown]
-# **The network reads more than 97% of the test digits right (96.5% with `--quick`).** It has never seen these digits
-# before. The accuracy on the digits that it learnt from is higher, because its weights were fitted to these digits.
-# This is why only the test digits show how good a network is.
+# **The network reads more than 97% of the [test digits](GLOSSARY.md#test-data) right (96.5% with `--quick`).** It has
+# never seen these digits before. The accuracy on the digits that it learnt from is higher, because its weights were
+# fitted to these digits. This is why only the test digits show how good a network is.
 
 # %%
 assert curve[-1][1] > (0.965 if QUICK else 0.97), (

@@ -9,7 +9,7 @@
 # **Builds on** [lesson 4](04_reading_digits.py). **Takes** 45 minutes to read, 27 seconds to run, 10 with `--quick`.
 #
 # A stroke looks the same wherever it is in the image. So the network does not need separate weights for every place. It
-# can learn a few small filters, and each filter slides over the whole image.
+# can learn a few small [filters](GLOSSARY.md#filter), and each filter slides over the whole image.
 
 # %%
 import matplotlib.pyplot as plt
@@ -34,9 +34,9 @@ x_train, x_test = datasets.scale(train.images), datasets.scale(test.images)  # (
 #
 #     y[n, p, q, o] = sum over i, j, c of  xpad[n, p*stride + i, q*stride + j, c] w[i, j, c, o]
 #
-# We choose two numbers. The *stride* is how many pixels the filter moves each time. The *pad* is how many rows and
-# columns of zeros we add on each side of the image, so that a pixel at the edge can also be in the middle of a window.
-# This is the number of rows of windows in an image of H rows:
+# We choose two numbers. The *[stride](GLOSSARY.md#stride)* is how many pixels the filter moves each time. The
+# *[pad](GLOSSARY.md#padding)* is how many rows and columns of zeros we add on each side of the image, so that a pixel
+# at the edge can also be in the middle of a window. This is the number of rows of windows in an image of H rows:
 #
 #     P = (H + 2 pad - K) // stride + 1
 
@@ -145,7 +145,8 @@ up, left = (convolve_by_loops(line, f[:, :, None, None], 1, 0) for f in (upper, 
 assert np.isclose(up.max(), 1) and (left == 0).all() and (up[0, :, 5, 0] > 0.5).sum() == 2
 
 # %% [markdown]
-# **If the image moves, the result moves in the same way.** A dense layer does not have this property.
+# **If the image moves, the result moves in the same way.** A [dense layer](GLOSSARY.md#dense-layer) does not have this
+# property.
 
 # %%
 moved = np.roll(five, (2, 3), axis=(1, 2))  # 2 down, 3 right
@@ -165,8 +166,8 @@ assert not moves_along(lambda x: (x.reshape(1, 784) @ dense_w).reshape(1, 28, 28
 # %% [markdown]
 # ## Pooling
 #
-# Another way to make an image smaller is *pooling*: divide it into blocks of 2 x 2 pixels and replace each block by one
-# number. *Mean pooling* takes the mean, and *max pooling* takes the largest number:
+# Another way to make an image smaller is *[pooling](GLOSSARY.md#pooling)*: divide it into blocks of 2 x 2 pixels and
+# replace each block by one number. *Mean pooling* takes the mean, and *max pooling* takes the largest number:
 #
 #     1 3 | 0 2
 #     5 7 | 4 6         mean pooling: 4 3        max pooling: 7 6
@@ -219,9 +220,10 @@ for value, dx in (
 # ## One matrix product again: im2col
 #
 # Loops in Python are slow ([lesson 13](13_making_it_fast.py) measures how slow). Instead, write every window as a row
-# of a large matrix, and every filter as a column of another matrix. **Then the whole convolution is one matrix
-# product.** The backward pass uses the rules of [lesson 3](03_backpropagation.py). This method is called *im2col*,
-# which means "image to columns".
+# of a large matrix, and every filter as a column of another matrix. **Then the whole
+# [convolution](GLOSSARY.md#convolution) is one matrix product.** The backward pass uses the rules of
+# [lesson 3](03_backpropagation.py). This method is called *[im2col](GLOSSARY.md#im2col)*, which means "image to
+# columns".
 
 
 # %%
@@ -265,10 +267,10 @@ for ours, theirs in zip(conv_backward(dy, x, layer.params["w"], 2, 1), (dx, grad
 # %% [markdown]
 # ## The receptive field
 #
-# The *receptive field* of a number in a network is the part of the image that it depends on. One layer of 3 x 3 filters
-# sees 3 x 3 pixels. In a second layer of 3 x 3 filters with stride 1, each number sees 3 x 3 windows that overlap, so 5
-# x 5 pixels. If the first layer has stride 2, its windows are 2 pixels apart, and the second layer sees 3 + 2 * 2 = 7
-# pixels in each direction. In general, each layer adds
+# The *[receptive field](GLOSSARY.md#receptive-field)* of a number in a network is the part of the image that it depends
+# on. One layer of 3 x 3 filters sees 3 x 3 pixels. In a second layer of 3 x 3 filters with stride 1, each number sees
+# 3 x 3 windows that overlap, so 5 x 5 pixels. If the first layer has stride 2, its windows are 2 pixels apart, and the
+# second layer sees 3 + 2 * 2 = 7 pixels in each direction. In general, each layer adds
 #
 #     (K - 1) * (the product of the strides of all layers before it)
 #
@@ -392,7 +394,7 @@ save(figure, "05_convolution.png")
 # Replace the dots with your answer, uncomment the code, and run it.
 
 # %% [markdown]
-# **Exercise 1.** A 5 x 5 filter slides over 28 x 28 pixels with stride
+# **Exercise 1.** A 5 x 5 filter slides over 28 x 28 pixels with stride 2. Which pad makes the result 14 x 14?
 #
 # <details><summary>Hint</summary>
 #
@@ -411,7 +413,7 @@ save(figure, "05_convolution.png")
 # assert conv_forward(five, np.zeros((5, 5, 1, 1)), 2, pad).shape == (1, 14, 14, 1)
 
 # %% [markdown]
-# **Exercise 2.** Which pad makes the result 14 x 14? 2. Write a 3 x 3 filter that moves the image one pixel to the
+# **Exercise 2.** Write a 3 x 3 filter that moves the image one pixel to the
 # right.
 #
 # <details><summary>Hint</summary>

@@ -8,9 +8,9 @@
 #
 # **Builds on** [lesson 5](05_convolution.py). **Takes** 35 minutes to read, 3 seconds to run.
 #
-# A generator starts with a few numbers and ends with an image. On the way, it has to make small images larger. We look
-# at two ways: copy the pixels, or run a convolution backwards. The second way has a fault. This lesson shows the fault,
-# explains it, and shows how to avoid it.
+# A *[generator](GLOSSARY.md#generator)* is a network that makes images. It starts with a few numbers and ends with an
+# image. On the way, it has to make small images larger. We look at two ways: copy the pixels, or run a convolution
+# backwards. The second way has a fault. This lesson shows the fault, explains it, and shows how to avoid it.
 
 # %%
 import matplotlib.pyplot as plt
@@ -73,9 +73,10 @@ assert np.allclose(A @ image.ravel(), reference.conv2d(image, w, stride, pad).ra
 # %% [markdown]
 # The backward pass of `y = A x` is `dx = A.T dy`, by the rule for a matrix product in
 # [lesson 3](03_backpropagation.py). It goes from 3 x 3 pixels to 6 x 6 pixels, so it makes an image larger. If we use
-# it as the forward pass of a layer, the layer is called a *transposed convolution*. The filter is multiplied by each
-# pixel of the small image and added to the large image, like a stamp. The stamps are `stride` pixels apart. Where
-# stamps overlap, they are added. **So a transposed convolution is the backward pass of a convolution.**
+# it as the forward pass of a layer, the layer is called a
+# *[transposed convolution](GLOSSARY.md#transposed-convolution)*. The filter is multiplied by each pixel of the small
+# image and added to the large image, like a stamp. The stamps are `stride` pixels apart. Where stamps overlap, they are
+# added. **So a transposed convolution is the backward pass of a convolution.**
 
 
 # %%
@@ -144,9 +145,9 @@ save(figure, "06_diagram.png")
 # %% [markdown]
 # ## Adjoint, not inverse
 #
-# The two operations are *adjoint*: for every image x and every small image s, `<A x, s> = <x, A.T s>`. They are not the
-# inverse of each other: A.T does not restore the image that went into A. The forward pass of each layer is the backward
-# pass of the other, so the same two functions serve both layers.
+# The two operations are *[adjoint](GLOSSARY.md#adjoint)*: for every image x and every small image s,
+# `<A x, s> = <x, A.T s>`. They are not the inverse of each other: A.T does not restore the image that went into A. The
+# forward pass of each layer is the backward pass of the other, so the same two functions serve both layers.
 
 # %%
 down = Conv2d(1, 1, 4, stride=stride, pad=pad, bias=False, rng=rng).to("numpy", np.float64)
@@ -171,10 +172,11 @@ assert set(counts[3].ravel()) == {1, 2, 4} and set(counts[4].ravel()) == {4}
 
 # %% [markdown]
 # **If the size of the filter is a multiple of the stride, every pixel away from the edge is covered equally often.
-# Otherwise some pixels are covered more often than their neighbours.** This is one cause of checkerboard patterns.
-# There is a second: even with a 4 x 4 filter, each pixel of a 2 x 2 block is computed with different weights.
-# Upsampling followed by a convolution with stride 1 has neither fault, because all pixels away from the edge are
-# computed with the same weights. (Odena et al. 2016, "Deconvolution and checkerboard artifacts".)
+# Otherwise some pixels are covered more often than their neighbours.** This is one cause of
+# [checkerboard](GLOSSARY.md#checkerboard) patterns. There is a second: even with a 4 x 4 filter, each pixel of a 2 x 2
+# block is computed with different weights. [Upsampling](GLOSSARY.md#upsampling) followed by a convolution with stride 1
+# has neither fault, because all pixels away from the edge are computed with the same weights. (Odena et al. 2016,
+# "Deconvolution and checkerboard artifacts".)
 
 # %%
 for s in (2, 3):
@@ -254,7 +256,7 @@ save(figure, "06_going_up.png")
 
 # %% [markdown]
 # **Exercise 1.** A generator has to go from 7 x 7 to 14 x 14 with one transposed convolution of stride 2, a 5 x 5
-# filter and pad
+# filter and pad 2. The size `stride*(H-1) + K - 2*pad` is 13, which is one too small. Which `output_pad` makes it 14?
 #
 # <details><summary>Hint</summary>
 #
@@ -273,8 +275,7 @@ save(figure, "06_going_up.png")
 # assert layer.forward(np.zeros((1, 7, 7, 1), np.float32))[0].shape == (1, 14, 14, 1)
 
 # %% [markdown]
-# **Exercise 2.** The size `stride*(H-1) + K - 2*pad` is 13, which is one too small. Which `output_pad` makes it 14? 2.
-# Which filter (4, 4) makes the transposed convolution with stride 2 and pad 1 equal to `upsample` by 2?
+# **Exercise 2.** Which filter (4, 4) makes the transposed convolution with stride 2 and pad 1 equal to `upsample` by 2?
 #
 # <details><summary>Hint</summary>
 #
@@ -294,5 +295,5 @@ save(figure, "06_going_up.png")
 # assert np.allclose(stamp(small, np.array(f, float).reshape(4, 4, 1, 1), 2, 1), upsample(small, 2))
 
 # %% [markdown]
-# The next lesson, [07_forger_and_critic.py](07_forger_and_critic.py), trains a generator and a discriminator against
-# each other.
+# The next lesson, [07_forger_and_critic.py](07_forger_and_critic.py), trains a generator and a
+# [discriminator](GLOSSARY.md#discriminator) against each other.

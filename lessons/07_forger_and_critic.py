@@ -9,10 +9,11 @@
 # **Builds on** [lesson 3](03_backpropagation.py). **Takes** 40 minutes to read, 13 seconds to run, 6 with `--quick`.
 # You can read lessons [4](04_reading_digits.py) to [6](06_going_up.py) later.
 #
-# We train two networks against each other (Goodfellow et al. 2014). The *generator* G is like a forger: it makes fakes
-# from random numbers, which are called noise. The *discriminator* D is like a critic: it sees real things and fakes,
-# and has to say which are real. Each network learns from the other. In this lesson the real things are points in the
-# plane, so that we can draw everything. They come from eight Gaussian distributions, whose centres are on a circle.
+# We train two networks against each other (Goodfellow et al. 2014). The *generator* G is like a
+# [forger](GLOSSARY.md#forger): it makes [fakes](GLOSSARY.md#fake) from random numbers, which are called noise. The
+# *discriminator* D is like a critic: it sees real things and fakes, and has to say which are real. Each network learns
+# from the other. In this lesson the real things are points in the plane, so that we can draw everything. They come from
+# eight Gaussian distributions, whose centres are on a circle.
 
 # %%
 import copy
@@ -35,7 +36,7 @@ BATCH, NOISE = 128, 4
 #
 # D(x) is the probability, according to D, that x is real. The goal of D is a high probability for real points and a low
 # one for fakes. The goal of G is a high probability for its fakes. One formula describes both goals. It is called the
-# *minimax game*:
+# *[minimax](GLOSSARY.md#minimax) game*:
 #
 #     min over G, max over D  of   mean of log D(real)  +  mean of log (1 - D(G(noise)))
 #
@@ -105,9 +106,10 @@ assert np.allclose(by_hand, [0.731, 0.269, 0.627, -0.538, 0, 1.538, -2, -0.462, 
 # %% [markdown]
 # ## The two networks
 #
-# Now we use networks like those of [lesson 3](03_backpropagation.py). `LeakyReLU` is like ReLU, but its slope for a
-# negative input is not 0. Here it is 0.2. This matters because the forger learns only from slopes that come back
-# through the critic. **ReLU sets the slopes to 0 wherever its input is negative, and LeakyReLU does not.**
+# Now we use networks like those of [lesson 3](03_backpropagation.py). `LeakyReLU` is like ReLU
+# ([lesson 4](04_reading_digits.py)), but its slope for a negative input is not 0. Here it is 0.2. This matters because
+# the forger learns only from slopes that come back through the critic. **ReLU sets the slopes to 0 wherever its input
+# is negative, and [LeakyReLU](GLOSSARY.md#leakyrelu) does not.**
 
 # %%
 he = dict(rng=rng, init=he_normal)
@@ -204,8 +206,8 @@ assert (moved > l).mean() > 0.95, "If a fake moves a little against its slope, t
 #
 # We train for several thousand rounds and store a picture at some of them. The learning rate decreases to 0, so that
 # the game becomes calm at the end. A fake *lies well* if it is within three standard deviations of the nearest centre.
-# `coverage` returns how many of the eight Gaussians (the *modes*) have enough fakes that lie well, and the share of all
-# fakes that lie well.
+# `coverage` returns how many of the eight Gaussians (the *[modes](GLOSSARY.md#mode)*) have enough fakes that lie well,
+# and the share of all fakes that lie well.
 
 # %%
 rounds = 2000 if QUICK else 4000

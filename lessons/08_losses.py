@@ -33,7 +33,7 @@ from minigan.training import Config
 #
 # Both losses fall as l rises, so both push l in the same direction. They differ where the critic is *sure* that it sees
 # a fake, which means that l is far below 0. **There the slope of the minimax loss is nearly 0, and the slope of the
-# non-saturating loss is nearly -1.**
+# [non-saturating loss](GLOSSARY.md#non-saturating-loss) is nearly -1.**
 
 
 # %%
@@ -86,7 +86,8 @@ assert np.allclose(non_saturating(l)[1] / minimax(l)[1], np.exp(-l)) and round(n
 # Why do we not compute p = sigmoid(l) first, and then its logarithm? In float32, p is rounded to exactly 0 or 1 if the
 # logit is large, and the logarithm of 0 is -infinity. A program can avoid this by clipping p to at least 1e-8. But
 # **where p is clipped, the slope is 0, so the forger does not learn from this fake.** For the non-saturating loss, the
-# right slope at l = -30 is -1. minigan computes the loss from the logit with softplus and gets this slope.
+# right slope at l = -30 is -1. minigan computes the loss from the logit with [softplus](GLOSSARY.md#softplus) and gets
+# this slope.
 
 # %%
 l30 = np.float32([-30.0])
@@ -202,9 +203,9 @@ assert lengths["minimax"][-1] < 0.5 * max(lengths["minimax"])
 assert lengths["non_saturating"][-1] > 2 * lengths["non_saturating"][0]
 
 # %% [markdown]
-# From this state we play four games of 100 rounds: each loss with SGD and with Adam for the forger. SGD multiplies the
-# slope by the learning rate. Adam also divides it by its usual size ([lesson 11](11_sgd_or_adam.py)), so small slopes
-# become steps of the usual size.
+# From this state we play four games of 100 rounds: each loss with [SGD](GLOSSARY.md#stochastic-gradient-descent) and
+# with [Adam](GLOSSARY.md#adam) for the forger. SGD multiplies the slope by the learning rate. Adam also divides it by
+# its usual size ([lesson 11](11_sgd_or_adam.py)), so small slopes become steps of the usual size.
 
 # %%
 after_head_start, catching_up = copy.deepcopy((G, D, opt_g, opt_d)), {}
@@ -245,9 +246,10 @@ assert np.isclose(losses.non_saturating.generator(equilibrium)[0], np.log(2))
 
 # %% [markdown]
 # There is a more general formula (Goodfellow et al. 2014, section 4). For fixed densities p (real) and q (fake), the
-# best D is p / (p + q), and its loss is `2 ln 2 - 2 JS`. JS is the Jensen-Shannon divergence, which is 0 if p = q and
-# ln 2 if p and q do not overlap. So **the loss of the best critic measures how different p and q are**: 1.386 means
-# that they are equal, and 0 means that they do not overlap. We check this formula for p and q on five places:
+# best D is p / (p + q), and its loss is `2 ln 2 - 2 JS`. JS is the
+# [Jensen-Shannon divergence](GLOSSARY.md#jensen-shannon-divergence), which is 0 if p = q and ln 2 if p and q do not
+# overlap. So **the loss of the best critic measures how different p and q are**: 1.386 means that they are equal, and 0
+# means that they do not overlap. We check this formula for p and q on five places:
 
 # %%
 p, q = np.array([0.1, 0.2, 0.4, 0.2, 0.1]), np.array([0.5, 0.2, 0.1, 0.1, 0.1])

@@ -11,7 +11,7 @@
 #
 # We need only other networks. The generator goes up from noise to an image ([lesson 6](06_going_up.py)). The
 # discriminator goes down from an image to a logit ([lesson 5](05_convolution.py)). The game uses the same two functions
-# as in [lesson 7](07_forger_and_critic.py). (Radford et al. 2016, "DCGAN".)
+# as in [lesson 7](07_forger_and_critic.py). (Radford et al. 2016, "[DCGAN](GLOSSARY.md#dcgan)".)
 
 # %%
 import itertools
@@ -44,11 +44,11 @@ print(why)
 # %% [markdown]
 # ## Batch norm
 #
-# One layer is new. *Batch norm* brings the numbers of each channel to a fixed size. It subtracts the mean of the
-# channel and divides by its standard deviation, both computed over the batch and all pixels. **The result has mean 0
-# and standard deviation 1.** Then batch norm multiplies it by gamma and adds beta, and the network learns both. (Ioffe
-# and Szegedy 2015. [Lesson 10](10_trusting_a_gradient.py) derives the backward pass.) A tiny number eps prevents a
-# division by 0.
+# One layer is new. *[Batch norm](GLOSSARY.md#batch-norm)* brings the numbers of each channel to a fixed size. It
+# subtracts the mean of the channel and divides by its standard deviation, both computed over the batch and all pixels.
+# **The result has mean 0 and standard deviation 1.** Then batch norm multiplies it by gamma and adds beta, and the
+# network learns both. (Ioffe and Szegedy 2015. [Lesson 10](10_trusting_a_gradient.py) derives the backward pass.) A
+# tiny number eps prevents a division by 0.
 #
 # ## Worked by hand: one channel
 #
@@ -80,7 +80,8 @@ assert np.allclose(y, norm.forward(x + 7)[0])  # a bias before batch norm has no
 
 # %% [markdown]
 # When the generator draws images after the training, there may be only one image, and its result must not depend on
-# other images. So batch norm then uses running averages of the means and variances that it saw in the training.
+# other images. So batch norm then uses [running averages](GLOSSARY.md#running-average) of the means and variances that
+# it saw in the training.
 
 # %%
 for _ in range(100):
@@ -163,8 +164,8 @@ assert spreads["without"] < 0.02 < 0.1 < spreads["with batch norm"], (
 # ## The training, step by step
 #
 # This is the loop of [lesson 7](07_forger_and_critic.py), with images. `Training` contains the networks, the optimizers
-# and the random generators, and runs the same loop. We run the loop for three steps and then do the same with
-# `Training`. The losses are the same.
+# ([lesson 11](11_sgd_or_adam.py)) and the random generators, and runs the same loop. We run the loop for three steps
+# and then do the same with `Training`. The losses are the same.
 
 # %%
 settings = dict(batch=64, lr_g=1e-3, lr_d=1e-3)  # the preset's 2e-4 is for longer trainings
@@ -229,9 +230,9 @@ assert travelled[0] > 2 * got_to[0] and travelled[1] < 0.25 * travelled[0], (
 #
 # Look at the figure. We can also measure two things. First, a fake should be about as far from the nearest real digit
 # as another real digit is. Second, fakes should differ from each other as much as real digits do. If they do not, G has
-# *collapsed*, which means that it draws only a few different pictures. The distance between two images is computed
-# between their vectors of 784 pixels. **After two epochs, fakes are at most 1.5 times as far from the nearest real
-# digit as other real digits are (1.8 times with `--quick`), and they vary about as much.**
+# *[collapsed](GLOSSARY.md#collapse)*, which means that it draws only a few different pictures. The distance between two
+# images is computed between their vectors of 784 pixels. **After two epochs, fakes are at most 1.5 times as far from
+# the nearest real digit as other real digits are (1.8 times with `--quick`), and they vary about as much.**
 
 
 # %%
@@ -277,7 +278,7 @@ save(figure, "09_dcgan.png")
 
 # %% [markdown]
 # The command `minigan train --preset small` trains these networks and writes a complete run, with pictures, curves and
-# checkpoints.
+# [checkpoints](GLOSSARY.md#checkpoint). A *checkpoint* is a file from which the training can continue.
 #
 # ## Exercises
 #

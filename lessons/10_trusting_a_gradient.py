@@ -33,7 +33,8 @@ rng = np.random.default_rng(0)
 # from rounding and is about 1e-16 / h, because both values are rounded, subtracted, and divided by h. The sum of the
 # errors is smallest near h = 1e-5, and even there only about ten digits are right.
 #
-# **The complex step gives at least fifteen digits.** It nudges x in the *imaginary* direction:
+# **The [complex step](GLOSSARY.md#complex-step) gives at least fifteen digits.** It nudges x in the *imaginary*
+# direction:
 #
 #     f(x + ih) = f(x) + ih f'(x) - ...
 #
@@ -107,10 +108,10 @@ assert np.allclose(sum(paths), norm.backward(dxhat, cache)[0]), (
 # ## From an array to a number: the cotangent
 #
 # A slope belongs to a single number, but the output y of a layer is an array. So we define a number `f = sum(c * y)`,
-# where c is a fixed array with the shape of y. It is called the *cotangent*. The slope of f with respect to y is
-# `dy = c`, so `backward(c)` must return the slopes of f. A simple choice is c = 1, which means `f = sum(y)`. It does
-# not work for batch norm. Batch norm subtracts the mean, so the sum of its output over the batch is the same for every
-# x. The right slope is 0, and many wrong backward passes give 0 too.
+# where c is a fixed array with the shape of y. It is called the *[cotangent](GLOSSARY.md#cotangent)*. The slope of f
+# with respect to y is `dy = c`, so `backward(c)` must return the slopes of f. A simple choice is c = 1, which means
+# `f = sum(y)`. It does not work for batch norm. Batch norm subtracts the mean, so the sum of its output over the batch
+# is the same for every x. The right slope is 0, and many wrong backward passes give 0 too.
 #
 # Here is one. It forgets the third path, as if the standard deviation were a constant:
 # `dx = (dy - mean of dy) * gamma / s`. **A cotangent of ones accepts this mistake. A random cotangent finds it.**
@@ -251,9 +252,9 @@ assert [row.tensor for row in rows["a mean in place of a sum"] if not row.ok] ==
 
 # %% [markdown]
 # Look at the check of the clipped function. It compared the slope with the function that we *meant* to compute. The
-# clipped function really is flat there, so a comparison with the clipped function accepts the slope 0. **A gradient
-# check shows that backward fits forward, and nothing more.** To show that forward is right, compare it with a formula
-# from another source.
+# clipped function really is flat there, so a comparison with the clipped function accepts the slope 0. **A
+# [gradient check](GLOSSARY.md#gradient-check) shows that backward fits forward, and nothing more.** To show that
+# forward is right, compare it with a formula from another source.
 
 # %%
 own = gradcheck.check(lambda: clipped_log_sigmoid(l)[0], lambda: {"l": clipped_log_sigmoid(l)[1]}, {"l": l})

@@ -26,8 +26,8 @@ from minigan.training import Config
 # dw is the slope of the loss with respect to a weight w.
 #
 # - *SGD*: `w -= lr * dw`. It goes straight down, with the same learning rate `lr` for all weights.
-# - *Momentum*: `v = 0.9 v + dw; w -= lr * v`. It moves like a rolling ball. Slopes in the same direction add up, and
-#   slopes in alternating directions cancel.
+# - *[Momentum](GLOSSARY.md#momentum)*: `v = 0.9 v + dw; w -= lr * v`. It moves like a rolling ball. Slopes in the same
+#   direction add up, and slopes in alternating directions cancel.
 # - *Adam* (Kingma and Ba 2015): it keeps a running mean m of the slope and a running mean v of the squared slope. A
 #   step is `lr * m / sqrt(v)`. So each weight has its own step size. If a slope keeps its sign and size, a step is
 #   about as large as `lr`, whether the slope is large or tiny. Both means start at 0, so they are too small at first.
@@ -142,8 +142,8 @@ assert abs(results[:, 0].mean() - 0.94) < 0.001 and results.max(axis=1).mean() >
 )
 
 # %% [markdown]
-# So we put 5,000 of the training digits aside. They are called *validation* data. We choose the rate with them and look
-# at the test digits only once, with the chosen rate.
+# So we put 5,000 of the training digits aside. They are called *[validation](GLOSSARY.md#validation-data)* data. We
+# choose the rate with them and look at the test digits only once, with the chosen rate.
 
 # %%
 train, test = datasets.mnist("train"), datasets.mnist("test")

@@ -9,9 +9,9 @@
 # **Builds on** [lesson 9](09_dcgan.py). **Takes** 30 minutes to read, 5 seconds to run, 5 with `--quick`, if the
 # checkpoint of [lesson 9](09_dcgan.py) exists. Otherwise it first trains in the same way.
 #
-# A generator is a function from 64 numbers to an image. The space of these 64 numbers is called the *latent space*.
-# During the training, G received random points of this space. Here we look at other points: points between two noise
-# vectors, points near the origin, and points far from it.
+# A generator is a function from 64 numbers to an image. The space of these 64 numbers is called the
+# *[latent space](GLOSSARY.md#latent-space)*. During the training, G received random points of this space. Here we look
+# at other points: points between two noise vectors, points near the origin, and points far from it.
 
 # %%
 import matplotlib.pyplot as plt
@@ -91,8 +91,9 @@ assert ((lengths < 6) | (lengths > 10)).mean() < 0.01 and lengths.min() > 4, (
 # %% [markdown]
 # ## From a to b: straight, or along the shell
 #
-# The straight path `(1 - t) a + t b` leaves the shell and passes closer to the origin. The spherical path rotates a
-# into b and stays near the shell (White 2016). In this formula, w is the angle between a and b:
+# The straight path `(1 - t) a + t b` leaves the shell and passes closer to the origin. The
+# [spherical path](GLOSSARY.md#spherical-path) rotates a into b and stays near the shell (White 2016). In this formula,
+# w is the angle between a and b:
 #
 #     slerp(t) = sin((1 - t) w) / sin(w) a  +  sin(t w) / sin(w) b
 

@@ -172,9 +172,9 @@ ladder["right order, all cores"] = measure(lambda: reordered(xpad, w))
 # ## Rung 5: the register tile
 #
 # For every multiplication, rung 4 loads y and w and stores y. Loading takes time, too, so every number that is loaded
-# should be used several times. The solution is to keep a small tile of y in *registers*, which are the few variables
-# inside the CPU. The tile has R pixels and V vectors of channels. For each term of the sum, load R numbers of x and V
-# vectors of w, and multiply each number by each vector:
+# should be used several times. The solution is a *[register tile](GLOSSARY.md#register-tile)*: keep a small tile of y
+# in *registers*, which are the few variables inside the CPU. The tile has R pixels and V vectors of channels. For each
+# term of the sum, load R numbers of x and V vectors of w, and multiply each number by each vector:
 #
 #     multiplications for each load = R V / (R + V)        registers: R V for the sums, V for w, 1 for x
 #
@@ -197,8 +197,8 @@ ladder["register tile (minigan)"] = measure(lambda: numba_backend.conv2d(x, w, S
 # %% [markdown]
 # ## Rung 6: the GPU
 #
-# A graphics card (GPU) computes with thousands of threads at the same time. Each block of threads keeps a tile of y, as
-# in rung 5. If there is no GPU, this rung is skipped.
+# A graphics card ([GPU](GLOSSARY.md#gpu)) computes with thousands of threads at the same time. Each block of threads
+# keeps a tile of y, as in rung 5. If there is no GPU, this rung is skipped.
 
 # %%
 try:

@@ -76,8 +76,9 @@ assert (visited.max(axis=1) == 1).all() and (visited[1:] != visited[:-1]).any(ax
 # ## Counting kinds
 #
 # How many modes does a forger draw? We give each fake to its nearest mode and compute the share s of each mode. It is
-# not enough to count the shares above 0: a mode with one fake in a thousand hardly counts. The *effective number of
-# modes* is exp(H), where H = -sum of s log s is the entropy of the shares. For the shares 1/2, 1/4, 1/4:
+# not enough to count the shares above 0: a mode with one fake in a thousand hardly counts. The
+# *[effective number of modes](GLOSSARY.md#effective-number-of-modes)* is exp(H), where H = -sum of s log s is the
+# [entropy](GLOSSARY.md#entropy) of the shares. For the shares 1/2, 1/4, 1/4:
 #
 #     H = 0.5 * 0.693 + 0.25 * 1.386 + 0.25 * 1.386 = 1.040        exp(H) = 2.83
 #
@@ -103,9 +104,9 @@ assert max(effective(s) for s in rng.dirichlet(np.ones(8), size=1000)) < 8, (
 # The critic judges each point alone. Every fake of a collapsed forger can lie exactly where real points lie. The only
 # mistake is that there are *too many* of them there. There are two ways to show the critic several samples at once.
 #
-# *The minibatch standard deviation* (Karras et al. 2018). A layer in the critic computes the standard deviation of
-# each coordinate over the batch, and appends it to each point. Here are the x coordinates of four real points and of
-# four fakes:
+# *The [minibatch standard deviation](GLOSSARY.md#minibatch-standard-deviation)* (Karras et al. 2018). A layer in the
+# critic computes the standard deviation of each coordinate over the batch, and appends it to each point. Here are the x
+# coordinates of four real points and of four fakes:
 #
 #     real    2.0  -2.0   0.0   1.4      mean 0.35      std 1.54
 #     fake    1.9   2.0   2.1   2.0      mean 2.00      std 0.07
@@ -127,8 +128,8 @@ by_hand = (fake_x - 2) / (4 * np.sqrt(0.005 + 1e-4))  # the layer adds 1e-4 to t
 assert np.allclose(dx, 4 * by_hand)  # each x is in the std of all four rows
 
 # %% [markdown]
-# *Packing* (Lin et al. 2018). The critic gets m points at once, all real or all fake, and gives one answer for the
-# pack. Why does this help? Let the data have eight equal modes, and compare two forgers:
+# *[Packing](GLOSSARY.md#packing)* (Lin et al. 2018). The critic gets m points at once, all real or all fake, and gives
+# one answer for the pack. Why does this help? Let the data have eight equal modes, and compare two forgers:
 #
 # - Forger 1 has lost two modes. It draws the other six equally often: shares 1/6.
 # - Forger 2 draws all modes, but unequally: four of them have the share 1/16, and four have 3/16.
@@ -161,9 +162,9 @@ assert all(overlap(lost, m) < overlap(uneven, m) for m in (2, 3, 4)), (
 )
 
 # %% [markdown]
-# The third change is different. *R1* does not show the critic more (Mescheder et al. 2018). It adds a penalty on the
-# squared slopes of its logit at real points. So these slopes become small, and the forger does not rush from one mode
-# to the next. [Lesson 15](15_dirac_gan.py) explains R1. It needs a large weight here.
+# The third change is different. *[R1](GLOSSARY.md#r1)* does not show the critic more (Mescheder et al. 2018). It adds a
+# penalty on the squared slopes of its logit at real points. So these slopes become small, and the forger does not rush
+# from one mode to the next. [Lesson 15](15_dirac_gan.py) explains R1. It needs a large weight here.
 #
 # ## Four games
 #

@@ -9,9 +9,9 @@
 # **Builds on** [lesson 8](08_losses.py). **Takes** 40 minutes to read, 5 seconds to run, 4 with `--quick`.
 #
 # A network that learns to read digits goes downhill, and slower and slower, until it rests at the bottom. In a GAN
-# there are two players, and each step of one changes the hill of the other. There need not be a bottom. Here we look
-# at a GAN with one weight for each player, so that we can draw every step in a plane. Mescheder et al. (2018) call it
-# the *Dirac GAN*.
+# there are two players, and each step of one changes the hill of the other. There need not be a bottom. Here we look at
+# a GAN with one weight for each player, so that we can draw every step in a plane. Mescheder et al. (2018) call it the
+# *[Dirac GAN](GLOSSARY.md#dirac-gan)*.
 
 # %%
 import matplotlib.pyplot as plt
@@ -105,8 +105,9 @@ for alternating in (False, True):
 # right angle to the direction of the goal.** They get neither closer nor further away, as the end of a clock hand.
 #
 # This holds for tiny steps. A step of some size leaves the circle along a straight line. By the theorem of Pythagoras,
-# the squared distance then grows from t^2 + w^2 to (t^2 + w^2) (1 + (lr s)^2). **With simultaneous steps, the distance
-# to the goal grows in every step.** A smaller learning rate only makes it slower.
+# the squared distance then grows from t^2 + w^2 to (t^2 + w^2) (1 + (lr s)^2). **With
+# [simultaneous steps](GLOSSARY.md#alternating-steps), the distance to the goal grows in every step.** A smaller
+# learning rate only makes it slower.
 
 # %%
 rng = np.random.default_rng(0)
@@ -142,10 +143,11 @@ assert far["simultaneous"][-1] > 2 and 0.85 < far["alternating"].min() < far["al
 #     |  1    a |          | 1 - a^2   a |        with a = lr / 2
 #     | -a    1 |          |   -a      1 |
 #
-# A matrix can stretch some vectors without turning them: M v = m v. The number m is an *eigenvalue* of M. For a matrix
-# that turns every vector, m is a complex number. Its size |m| says by which factor the vectors grow in each step, on
-# average over a turn. So we need only one rule: **if all eigenvalues of a step have |m| < 1, the players reach the
-# goal. If one has |m| > 1, they move away.** Here are the sizes:
+# A matrix can stretch some vectors without turning them: M v = m v. The number m is an
+# *[eigenvalue](GLOSSARY.md#eigenvalue)* of M. For a matrix that turns every vector, m is a complex number. Its size |m|
+# says by which factor the vectors grow in each step, on average over a turn. So we need only one rule: **if all
+# eigenvalues of a step have |m| < 1, the players reach the goal. If one has |m| > 1, they move away.** Here are the
+# sizes:
 #
 #     simultaneous    m = 1 + i a and 1 - i a        |m| = sqrt(1 + a^2), more than 1
 #     alternating     product of both m = determinant = (1 - a^2) * 1 + a * a = 1, so |m| = 1
@@ -314,8 +316,9 @@ save(figure, "15_dirac_gan.png")
 #     assert (end < 1e-6) == arrives
 
 # %% [markdown]
-# **Exercise 2.** WGAN-GP has another penalty. With the weight 1, it is (|w| - 1)^2, and for w above 0 the slopes are
-# dt = -w and dw = t + 2 (w - 1). The game rests where w has fallen to 0 and dw is 0. What is t there? (The goal is 0.)
+# **Exercise 2.** [WGAN-GP](GLOSSARY.md#wgan-gp) ([lesson 24](24_double_backward.py)) has another penalty. With the
+# weight 1, it is (|w| - 1)^2, and for w above 0 the slopes are dt = -w and dw = t + 2 (w - 1). The game rests where w
+# has fallen to 0 and dw is 0. What is t there? (The goal is 0.)
 #
 # <details><summary>Hint</summary>
 #

@@ -31,8 +31,8 @@ z_show = np.random.default_rng(9).standard_normal((2000, NOISE), dtype=np.float3
 # ## Body and head
 #
 # Our critic has three dense layers. We divide it: the *body* is everything except the last layer, and the *head* is the
-# last layer. The body turns a point into 64 numbers, which are called *features*. The head is a weighted sum of the
-# features. The body has 4352 weights, and the head has 65.
+# last layer. The body turns a point into 64 numbers, which are called *[features](GLOSSARY.md#feature)*. The head is a
+# weighted sum of the features. The body has 4352 weights, and the head has 65.
 
 
 # %%
@@ -87,9 +87,9 @@ results = {"from nothing": play(scratch, rng)}
 # %% [markdown]
 # ## First try: freeze everything
 #
-# `scratch` is now the critic of an earlier game. We *freeze* it, which means that its weights do not change any more,
-# and train a new forger against it. `Frozen(layer)` computes the same as the layer and has no weights that learn. The
-# slopes still go through it to the fakes.
+# `scratch` is now the critic of an earlier game. We *[freeze](GLOSSARY.md#freeze)* it, which means that its weights do
+# not change any more, and train a new forger against it. `Frozen(layer)` computes the same as the layer and has no
+# weights that learn. The slopes still go through it to the fakes.
 #
 # [Lesson 14](14_mode_collapse.py) tells us the best answer to a critic that does not change: go where its logit is
 # highest. The earlier game taught this critic about the places where fakes used to be, and nothing about the rest of
@@ -187,8 +187,8 @@ assert np.isclose(gap, (f_x.mean(axis=0) - f_y.mean(axis=0)) @ head.params["w"][
 #
 #     loss of the forger = |mean f(real) - mean f(fake)|^2
 #
-# This is *feature matching* (Salimans et al. 2016). There is no critic's loss and no critic's step. A body is all we
-# need.
+# This is *[feature matching](GLOSSARY.md#feature-matching)* (Salimans et al. 2016). There is no critic's loss and no
+# critic's step. A body is all we need.
 
 # %%
 for name, layers in bodies.items():

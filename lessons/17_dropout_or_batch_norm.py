@@ -78,8 +78,8 @@ assert ours.n_params == theirs.n_params == 1_664 + 204_928 + 6_273 == 212_865, (
 # %% [markdown]
 # ## Dropout, by hand
 #
-# In training, dropout sets each number to 0 with the probability 0.3. It divides the others by 0.7, so that the mean
-# does not change. For four numbers, of which the second is dropped:
+# In training, [dropout](GLOSSARY.md#dropout) sets each number to 0 with the probability 0.3. It divides the others by
+# 0.7, so that the mean does not change. For four numbers, of which the second is dropped:
 #
 #     x               2       4       6       8
 #     mask          1.429     0     1.429   1.429        1 / 0.7 = 1.429
@@ -153,8 +153,8 @@ assert np.ptp(company) > 0.01, "With batch norm, the logit of an image depends o
 #
 # What is dropout good for? Suppose the forger is perfect: its fakes are digits from the same distribution as the data.
 # Then the critic should answer 1/2 for everything. But it sees the same few real digits again and again, and each fake
-# only once. So it can *memorise* the real ones: it says "real" for the images that it knows. Then it judges
-# what it remembers, and not what digits look like.
+# only once. So it can *[memorise](GLOSSARY.md#memorise)* the real ones: it says "real" for the images that it knows.
+# Then it judges what it remembers, and not what digits look like.
 #
 # We can play this game, because we have a perfect forger: MNIST. The data are 200 digits, and the fakes are others,
 # always new. The critics have 8 and 16 channels, to save time. From time to time, we ask: how many of the 200 digits
@@ -193,7 +193,7 @@ for kind, curve in curves.items():
 
 # %% [markdown]
 # **Every one of the three critics memorises, although there is nothing to find. With dropout, it memorises more slowly,
-# and with batch norm faster.** Dropout slows it down, because the critic cannot rely on a few features of an image that
+# and with batch norm faster.** Dropout slows it down, because the critic cannot rely on a few details of an image that
 # may be missing in the next pass.
 #
 # Dropout only delays it. More data, or images that are changed at random in each step, leave less to memorise.

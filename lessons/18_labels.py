@@ -10,8 +10,8 @@
 # run, 12 with `--quick`.
 #
 # The forger of [lesson 9](09_dcgan.py) draws some digit. Which one depends on the noise, and we cannot choose it. If
-# the data have *labels*, we can give them to both networks. Such a GAN is called *conditional* (Mirza and Osindero
-# 2014).
+# the data have *labels*, we can give them to both networks. Such a GAN is called
+# *[conditional](GLOSSARY.md#conditional)* (Mirza and Osindero 2014).
 
 # %%
 import json
@@ -43,8 +43,8 @@ rng = np.random.default_rng(0)
 # ## The label enters the forger
 #
 # A label is a number from 0 to K - 1, but its size means nothing: a 9 is not more than a 1. So we give the network K
-# numbers, of which one is 1 and all others are 0. This is called *one-hot*. With K = 4 classes, the label 2 becomes
-# (0, 0, 1, 0). The forger gets the noise and the one-hot label side by side.
+# numbers, of which one is 1 and all others are 0. This is called *[one-hot](GLOSSARY.md#one-hot)*. With K = 4 classes,
+# the label 2 becomes (0, 0, 1, 0). The forger gets the noise and the one-hot label side by side.
 #
 # ## Worked by hand: what a dense layer does with it
 #
@@ -71,7 +71,8 @@ assert np.allclose(x @ w, z @ w[:2] + w[2:][labels]), "A one-hot label picks one
 #
 # A forger that is asked for a seven may draw a perfect three. The critic must not accept it. So the critic has to judge
 # two things: is the image good, and does it fit the label? A common last layer is the *projection* (Miyato and Koyama
-# 2018). It has weights u for all images, and a vector e for each class. For an image with the features f,
+# 2018). It has weights u for all images, and a vector e for each class. Let f be the features of an image, which the
+# layers before it compute ([lesson 16](16_borrowed_critic.py)). Then
 #
 #     l = f . u + b + f . e[label]
 #
@@ -156,8 +157,8 @@ assert agreement > (0.6 if QUICK else 0.8), (
 # %% [markdown]
 # ## The generator on its own
 #
-# To draw with a trained generator, we do not need a critic, an optimizer, or minigan. We need the weights and the
-# formulas of four layers. First we write the weights to a file:
+# To draw with a trained generator, we do not need a critic, an optimizer ([lesson 11](11_sgd_or_adam.py)), or minigan.
+# We need the weights and the formulas of four layers. First we write the weights to a file:
 
 # %%
 sampler = training.sampler.generator  # the generator whose weights are a running average

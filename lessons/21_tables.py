@@ -35,8 +35,8 @@ print(real.head(6).to_string())
 # ## Numbers become ranks
 #
 # A penguin weighs 2700 to 6300 grams. If we only scaled this to [-1, 1], a single cell with 99,999 by mistake would
-# press all others together. So we sort the values and use the *rank*: how many values are smaller. Scaled to [-1, 1],
-# the rank of the i-th of N values (counted from 0) is
+# press all others together. So we sort the values and use the *[rank](GLOSSARY.md#rank)*: how many values are smaller.
+# Scaled to [-1, 1], the rank of the i-th of N values (counted from 0) is
 #
 #     (i + 1/2) / N * 2 - 1
 #
@@ -114,11 +114,13 @@ for start, stop in groups:
 # The first idea is a trick to draw: **add random numbers g = -log(-log u) to the logits, with u uniform between 0 and
 # 1, and take the largest. This draws each word with exactly its probability.** (g has the *Gumbel* distribution.)
 #
-# The second idea: take a softmax in place of the largest, after dividing by a small number t, the *temperature*:
+# The second idea: take a softmax in place of the largest, after dividing by a small number t, the
+# *[temperature](GLOSSARY.md#temperature)*:
 #
 #     y = softmax((l + g) / t)
 #
-# This *Gumbel-softmax* is nearly one-hot, and it has slopes (Jang et al. 2017). By hand, for the logits l = (1, 0, -1):
+# This *[Gumbel-softmax](GLOSSARY.md#gumbel-softmax)* is nearly one-hot, and it has slopes (Jang et al. 2017). By hand,
+# for the logits l = (1, 0, -1):
 #
 #     softmax(l)                                   0.665   0.245   0.090        the probabilities
 #     u                                            0.5     0.5     0.9          random

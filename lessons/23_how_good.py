@@ -3,7 +3,7 @@
 #
 # **Question.** How can a number say how good fakes are, and how can such a number deceive us?
 #
-# **You will know** the Frechet distance from one feature to many, why it needs many samples, what density and coverage
+# **You will know** the Frechet distance from one number to many, why it needs many samples, what density and coverage
 # add to it, and how to notice a forger that copies its training data.
 #
 # **Builds on** [lesson 12](12_latent_space.py) and [lesson 14](14_mode_collapse.py). **Takes** 40 minutes to read, 5
@@ -27,8 +27,8 @@ rng = np.random.default_rng(0)
 # ## Worked by hand: one feature
 #
 # Suppose we measure only one number of each sample, such as the mean brightness of an image. Such a number is called a
-# *feature*. Real samples have the mean m1 and the standard deviation s1, and fakes have m2 and s2. The squared *Frechet
-# distance* between the two is
+# *feature*, as in [lesson 16](16_borrowed_critic.py). Real samples have the mean m1 and the standard deviation s1, and
+# fakes have m2 and s2. The squared *[Frechet distance](GLOSSARY.md#frechet-distance)* between the two is
 #
 #     d = (m1 - m2)^2 + (s1 - s2)^2
 #
@@ -60,8 +60,9 @@ for m2, s2 in ((1, 1), (0, 3), (1, 2)):
 # %% [markdown]
 # ## Many features
 #
-# With many features, the standard deviation is replaced by the *covariance matrix* S. It has the squared standard
-# deviation of each feature on its diagonal, and says for each two features how much they rise and fall together:
+# With many features, the standard deviation is replaced by the *[covariance](GLOSSARY.md#covariance) matrix* S. It has
+# the squared standard deviation of each feature on its diagonal, and says for each two features how much they rise and
+# fall together:
 #
 #     d = |m1 - m2|^2 + trace of (S1 + S2 - 2 (S1 S2)^(1/2))
 #
@@ -107,10 +108,10 @@ assert np.isclose(by_hand, frechet_distance(a, b))
 # %% [markdown]
 # ## Features of digits
 #
-# Which features? For photographs, people use a large network that was trained to classify photographs ("FID").
-# `minigan evaluate` uses a network that was trained on digits. Scores with different features cannot be compared. Here
-# we use the simplest features that do something: we divide the image into 7 x 7 squares of 4 x 4 pixels and take the
-# mean of each. This gives 49 numbers, between 0 and 1.
+# Which features? For photographs, people use a large network that was trained to classify photographs
+# ("[FID](GLOSSARY.md#fid)"). `minigan evaluate` uses a network that was trained on digits. Scores with different
+# features cannot be compared. Here we use the simplest features that do something: we divide the image into 7 x 7
+# squares of 4 x 4 pixels and take the mean of each. This gives 49 numbers, between 0 and 1.
 
 
 # %%
@@ -173,7 +174,8 @@ assert counts.mean() / 1 == 2 and covered.mean() == 0.5 and covered.tolist() == 
 # 1. *real*: the held-out digits. No forger can be better.
 # 2. *noise*: held-out digits, and each pixel gets random noise. The fakes are bad, but they have variety.
 # 3. *half*: held-out digits 0 to 4 only. Each fake is perfect, but half of the kinds are missing.
-# 4. *copies*: the training digits themselves. A forger that has memorised everything.
+# 4. *copies*: the training digits themselves. A forger that has memorised everything
+#    ([lesson 17](17_dropout_or_batch_norm.py)).
 # 5. *pairs*: the mean of two held-out digits, one on the other. The fakes are no digits.
 # 6. *Gauss*: no images at all. 49 random numbers that have the means and the covariances of the real features.
 
@@ -203,7 +205,7 @@ for name, f in sets.items():
 # Read the table line by line.
 #
 # - **Noise has a low density: these fakes do not lie where real digits lie.**
-# - **Half has a low coverage**, and a good density.
+# - **Half has a low [coverage](GLOSSARY.md#coverage)**, and a good density.
 # - **Pairs have a density as good as that of real digits.** The density is deceived here: averages lie in the middle,
 #   inside many neighbourhoods. **But their Frechet distance is more than three times that of real digits.**
 # - **Copies have the best Frechet distance, better than new real digits.** This distance and the coverage reward a

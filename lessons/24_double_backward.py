@@ -31,8 +31,8 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## What a penalty asks
 #
-# Let l(x) be the critic's logit, and g = dl/dx the vector of its slopes with respect to the pixels of x. Two penalties
-# are common:
+# Let l(x) be the critic's logit, and g = dl/dx the vector of its slopes with respect to the pixels of x. Two
+# *[gradient penalties](GLOSSARY.md#gradient-penalty)* are common:
 #
 #     R1        weight / 2 * mean of |g|^2          at real x         "be flat where the data are"
 #     WGAN-GP   weight * mean of (|g| - 1)^2        between real x and fakes   "have slope 1 everywhere between them"
@@ -52,7 +52,8 @@ rng = np.random.default_rng(0)
 #     dg/da = 4 a b x = 24        dR/da = 24 * 24 = 576
 #     dg/db = 2 a^2 x = 8         dR/db = 24 * 8 = 192
 #
-# dg/da and dg/db are *second derivatives*: first with respect to x, then with respect to a weight. Nudging agrees:
+# dg/da and dg/db are *[second derivatives](GLOSSARY.md#second-derivative)*: first with respect to x, then with respect
+# to a weight. Nudging agrees:
 
 # %%
 a, b, x = 2.0, 3.0, 1.0
@@ -105,7 +106,8 @@ assert np.allclose(walk, (v * g).sum(axis=1), atol=1e-8), (
 # ## Three passes by hand
 #
 # Instead of a tiny e, we can compute the change exactly. Each layer gets two things: its input, and the *change* t of
-# this input per unit of the walk (the *tangent*). For two dense layers with a function f between them:
+# this input per unit of the walk (the *[tangent](GLOSSARY.md#tangent)*). For two dense layers with a function f between
+# them:
 #
 #     forward           h = x w1 + b1          y = f(h)               l = y w2 + b2
 #     tangent           th = v w1              ty = f'(h) * th        tl = ty w2           (sum of tl = v . g)

@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from minigan.cli import main
+from minigan.lab import experiment
+
 ROOT = Path(__file__).parents[1]
 LESSONS = ROOT / "lessons"
 NAMES = [path.stem for path in sorted(LESSONS.glob("[0-9]*.py"))]
@@ -134,6 +137,18 @@ def test_an_assertion_follows_each_bold_claim(name):
             assert any(isinstance(node, ast.Assert) and node.msg for node in ast.walk(ast.parse(code))), claims
 
 
+def questions(text: str) -> list[str]:
+    """Return the text of each exercise of a lesson, up to its hint."""
+    return re.findall(r"(?m)^# \*\*Exercise \d\.\*\* ((?:# .+\n|.+\n)+?)#\n# <details>", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_text_of_an_exercise_ends_with_its_sentence(name):
+    found = questions(read(name))
+    assert len(found) == 2
+    assert [question for question in found if not re.search(r"[.?)`]$", question.strip())] == []
+
+
 def test_numbers_follow_one_another():
     """Parts I and II are complete, and no number occurs twice. In part III, numbers of later lessons may be missing."""
     numbers = [int(name[:2]) for name in NAMES]
@@ -154,7 +169,7 @@ def mentions(text: str) -> list[tuple[str, str]]:
     return links + [("", name) for name in re.findall(r"\b(\d\d_\w+)\.py\b", text)]
 
 
-@pytest.mark.parametrize("path", [*LESSONS.glob("*.py"), LESSONS / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*LESSONS.glob("*.py"), *LESSONS.glob("*.md")], ids=lambda path: path.name)
 def test_links_between_lessons_resolve(path):
     text = re.sub(r"\s*\n# ?", " ", path.read_text(encoding="utf-8"))
     for words, name in mentions(text):
@@ -188,6 +203,55 @@ def test_lessons_build_on_earlier_lessons_and_the_paths_leave_out_none():
             if words.isdigit():  # not only a section of the lesson
                 assert seen.issuperset(builds_on[name]), f"{title}: {name} builds on {builds_on[name]}"
             seen.add(name)
+
+
+def plans(text: str) -> dict[int, list[tuple[int, str]]]:
+    """Return hours -> (minutes, name of the lesson or "") of the rows of each plan for teachers."""
+    found = {}
+    for hours, table in re.findall(r"(?ms)^### (\d+) hours: (.*?)(?=^##)", text):
+        rows = re.findall(r"(?m)^\| (\d+) \| (?:\[\d+\]\((\w+)\.py\))? ?\|", table)
+        found[int(hours)] = [(int(minutes), name) for minutes, name in rows]
+    return found
+
+
+def wrong_plans(text: str) -> list[str]:
+    """Return what is wrong with the plans for teachers: their time, the time of a lesson, a lesson that is missing."""
+    lessons = {lesson.name: lesson for lesson in contents.lessons()}
+    found = []
+    for hours, rows in plans(text).items():
+        total = sum(minutes for minutes, _ in rows)
+        if total != 60 * hours:
+            found.append(f"the plan of {hours} hours takes {total} minutes")
+        seen = set()
+        for minutes, name in rows:
+            if name and minutes < lessons[name].minutes:
+                found.append(f"{hours} hours: {name} takes {lessons[name].minutes} minutes")
+            if name and not seen.issuperset(lessons[name].builds_on):
+                found.append(f"{hours} hours: {name} builds on {lessons[name].builds_on}")
+            seen.add(name)
+    return found
+
+
+def test_the_plans_for_teachers_have_the_time_and_the_lessons_that_they_need():
+    text = (LESSONS / "TEACHING.md").read_text(encoding="utf-8")
+    assert list(plans(text)) == [6, 12, 24] and wrong_plans(text) == []
+    assert {name for _, name in plans(text)[24] if name} == set(NAMES)
+    row = next(line for line in text.splitlines() if "(07_forger_and_critic.py) |" in line)
+    problems = wrong_plans(text.replace(row + "\n", ""))
+    assert any("minutes" in problem for problem in problems) and any("builds on" in problem for problem in problems)
+    assert wrong_plans(text.replace("| 45 | [0]", "| 5 | [0]", 1))[1] == "6 hours: 00_numpy takes 35 minutes"
+
+
+@pytest.mark.parametrize("path", sorted(LESSONS.glob("*.md")), ids=lambda path: path.name)
+def test_the_commands_on_the_pages_exist(path, capsys):
+    text = path.read_text(encoding="utf-8")
+    assert {name for name in re.findall(r"minigan experiment ([a-z][\w-]+)", text)} <= set(experiment.names())
+    for command in sorted(set(re.findall(r"`minigan ([a-z]\w*)", text))):
+        with pytest.raises(SystemExit) as end:
+            main([command, "--help"])
+        assert end.value.code == 0, command
+    assert set(re.findall(r"python lessons/([0-9]\w+)\.py", text)) <= set(NAMES)
+    capsys.readouterr()
 
 
 def figures_of(name: str) -> list[str]:
