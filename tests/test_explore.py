@@ -285,7 +285,7 @@ def test_curves_have_the_values_lengths_and_gaps_of_the_series(chromium, tmp_pat
     with browser.opened(chromium, write_page(tmp_path, found)) as page:
         settled(page)
         for i in range(LATENTS):
-            values = page.evaluate("(z) => view.valueOf(generate(Float32Array.from(z)))", z[i].tolist())
+            values = page.evaluate("(z) => view.values(generate(Float32Array.from(z)))", z[i].tolist())
             np.testing.assert_allclose(np.array(values, float).T, want[i], rtol=0, atol=0.0101)  # one of 2 decimals
         page.get_by_role("button", name="New sample").click()
         label = page.locator("#sample canvas").get_attribute("aria-label")

@@ -200,13 +200,15 @@ const VIEWS = {
       while (t < T && !(x[t * C + end] < 0)) t++;
       return Math.max(t, shortest);
     };
-    // The value of a feature in step t, or null where it is missing.
-    const valueOf = (x, t, { value, gap, low, high, centre, half, decimals }) => {
-      if (t >= steps(x)) return null;
-      if (value === null) return low;
-      if (gap !== null && x[t * C + gap] < 0) return null;
-      const y = Math.min(high, Math.max(low, x[t * C + value] * half + centre));
-      return decimals === null ? y : Math.round(y * 10 ** decimals) / 10 ** decimals;
+    // The values of a feature in all steps: null where one is missing, and after the end.
+    const valuesOf = (x, { value, gap, low, high, centre, half, decimals }) => {
+      const length = steps(x), grid = 10 ** decimals; // decimals may be null, and then grid is not used
+      return Array.from({ length: T }, (_, t) => {
+        if (t >= length || (gap !== null && x[t * C + gap] < 0)) return null;
+        if (value === null) return low;
+        const y = Math.min(high, Math.max(low, x[t * C + value] * half + centre));
+        return decimals === null ? y : Math.round(y * grid) / grid;
+      });
     };
     const text = (v) => String(Number(v.toPrecision(4)));
     const curves = (pen, x, [left, top, width, height], thick) => {
@@ -215,7 +217,7 @@ const VIEWS = {
         pen.strokeStyle = pen.fillStyle = CATEGORIES[i % CATEGORIES.length];
         pen.lineWidth = thick;
         const up = (v) => top + height * (1 - (v - feature.low) / (feature.high - feature.low));
-        const there = Array.from({ length: T }, (_, t) => valueOf(x, t, feature));
+        const there = valuesOf(x, feature);
         pen.beginPath();
         there.forEach((v, t) => {
           if (v === null) return;
@@ -238,7 +240,7 @@ const VIEWS = {
     };
     return {
       main,
-      valueOf: (x) => features.map((feature) => Array.from({ length: T }, (_, t) => valueOf(x, t, feature))),
+      values: (x) => features.map((feature) => valuesOf(x, feature)),
       paint: (canvas, x) => curves(cleared(canvas, 120, 120), x, [6, 8, 108, 104], 2),
       show(x) {
         const [W, H, line] = [800, 560, 34], rows = one ? 0 : Math.ceil(Math.min(varied.length, 12) / 3);
@@ -268,12 +270,12 @@ const VIEWS = {
         });
       },
       describe(x) {
-        const length = steps(x), said = varied.slice(0, 6).map((feature) => {
-          const values = Array.from({ length }, (_, t) => valueOf(x, t, feature)).filter((v) => v !== null);
+        const said = varied.slice(0, 6).map((feature) => {
+          const values = valuesOf(x, feature).filter((v) => v !== null);
           if (!values.length) return `${feature.name}: missing`;
           return `${feature.name}: ${text(values[0])} first, ${text(values.at(-1))} last, between ${text(Math.min(...values))} and ${text(Math.max(...values))}`;
         });
-        return `${length} steps. ${said.join("; ")}.`;
+        return `${steps(x)} steps. ${said.join("; ")}.`;
       },
       cells: 7,
       size: [120, 120],
