@@ -33,6 +33,7 @@ import numpy as np
 import minigan
 from minigan import backends, datasets
 from minigan.datasets.processes import PERIODOGRAMS
+from minigan.datasets.sequence_codec import with_features
 from minigan.files import write_atomically
 from minigan.metrics.judge import Judge
 from minigan.metrics.sequences import comparison, networks
@@ -101,10 +102,10 @@ def measured(case: Case, gan: minigan.GAN) -> dict:
         report = evaluate_images(Judge(backend), images, asked, case.seed)
         ratio = report["samples"]["frechet"]["value"] / report["real"]["frechet"]["value"]
         return {"fakes": {"times real": ratio}, "floor": {"times real": 1.0}}
-    real, held_out = (comparison.with_features(part.series()) for part in (data, data.held_out))
+    real, held_out = (with_features(part.series()) for part in (data, data.held_out))
     found = {}
     for who, x, labels in (
-        ("fakes", comparison.with_features(fakes), asked),
+        ("fakes", with_features(fakes), asked),
         ("floor", held_out, data.held_out.labels),
     ):
         given = None if labels is None else (data.labels, labels)

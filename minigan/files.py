@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import threading
@@ -59,6 +60,15 @@ def _replace(temporary: Path, path: Path) -> None:
             if time.monotonic() > end:
                 raise
             time.sleep(0.05)
+
+
+def plain(value: Any) -> Any:
+    """Return a report with None in place of NaN and infinite numbers, which JSON cannot represent."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

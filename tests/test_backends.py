@@ -499,7 +499,7 @@ def all_operations(backend):
 
 
 def of_sequences(backend, rng):
-    """Yield the results of the recurrent operations, for a batch whose last block is not full."""
+    """Yield the results of the recurrent operations on a batch whose last block has fewer sequences."""
 
     def draw(*shape):
         return rng.standard_normal(shape).astype(np.float32)

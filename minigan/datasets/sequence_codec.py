@@ -169,7 +169,7 @@ class SequenceCodec:
         """
         if path.suffix == ".npy":
             return write_array(path, decoded)
-        x = decoded[..., None] if decoded.ndim == 2 else decoded
+        x = with_features(decoded)
         times: list[Any] = list(range(self.steps)) if self.times is None else self.times
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -183,6 +183,11 @@ class SequenceCodec:
                 end = int(np.flatnonzero(there)[-1]) + 1 if there.any() else 0
                 writer.writerows([n, times[t], *map(_cell, series[t])] for t in range(end))
         write_atomically(path, text.getvalue().encode())
+
+
+def with_features(x: np.ndarray) -> np.ndarray:
+    """Return series (N, T) or (N, T, F) as (N, T, F)."""
+    return x[..., None] if x.ndim == 2 else x
 
 
 def _cell(value: Any) -> str:

@@ -42,7 +42,7 @@ class Series(NamedTuple):
     kept: np.ndarray = np.zeros(0, np.int64)  # the series that were kept, as indices of those that were read
 
     def name_of(self, n: int) -> str:
-        """Return the name of series n, of those that were kept, for a message."""
+        """Return what a message calls series n of those that were kept."""
         place = int(self.kept[n]) if len(self.kept) else n
         return f"series {place if self.ids is None else self.ids[place]}"
 
@@ -108,7 +108,7 @@ def _absent(values: np.ndarray) -> np.ndarray:
 
 
 def _place(found: Series, row: int) -> str:
-    """Return the series and the step of row `row` of the values, for a message."""
+    """Return what a message calls the series and the step of a row of the values."""
     ends = np.cumsum(found.lengths)
     n = int(np.searchsorted(ends, row, side="right"))
     return f"{found.name_of(n)}, step {row - int(ends[n] - found.lengths[n])}"

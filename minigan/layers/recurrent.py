@@ -24,7 +24,7 @@ Unequal lengths. With `masked=True`, x (N, T, F + 1) has the mask m as its last 
 that counts, and 0 for one that is only padding. A step is h + m * (next h - h). So where m is 0, the
 state is carried on unchanged, and so is the output y: after the end of a sequence, y repeats the last
 state. m may be any number between 0 and 1 and has a gradient, so that a generator can learn lengths.
-y has the mask as its last feature too, for the layer that follows.
+The mask is the last feature of y too, because the next layer may need it.
 
 Initial state. It is zero. With `initial=True`, x (N, T + 1, F) has a row in front that is no step, for
 example of noise, and the initial state is x_0 @ w_0 + b_0.

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from minigan.datasets.sequence_codec import with_features
 from minigan.files import write_atomically
 from minigan.report import plots
+from minigan.report.tables import spread
 
 REAL, FAKE = "tab:blue", "tab:orange"
 COLOURS = ("tab:orange", "tab:blue", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
@@ -23,11 +25,6 @@ STACKED = 4
 SHOWN = 4  # features that the evaluation draws
 POINTS = 1000  # series of each sort in the plane
 BINS = 40
-
-
-def with_features(x: np.ndarray) -> np.ndarray:
-    """Return series (N, T) or (N, T, F) as (N, T, F)."""
-    return x[..., None] if x.ndim == 2 else x
 
 
 def view(series: np.ndarray, codec: Any, columns: int = 10, scale: int = 2) -> np.ndarray:
@@ -96,7 +93,7 @@ def save_evaluation(
     from matplotlib.figure import Figure
 
     real, fakes = with_features(real), with_features(fakes)
-    shown = spread(len(names), SHOWN)
+    shown = spread(list(range(len(names))), SHOWN)
     figure = Figure(figsize=(3.6 * max(3, len(shown)), 13.5), layout="constrained", facecolor="white")
     parts: Any = figure.subfigures(2, 1, height_ratios=[10.2, 3.3])
     panels = parts[0].subplots(5, len(shown), squeeze=False, height_ratios=[1.5, 1.5, 1, 1, 1])
@@ -114,11 +111,6 @@ def save_evaluation(
     _draw_plane(below[1], curves)
     _draw_nearest(below[2], nearest[..., shown[0]], _short(names[shown[0]], 20))
     write_atomically(Path(path), plots.png(figure))
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Return at most `most` of the numbers below `count`: the first and the last, and others evenly between them."""
-    return list(range(count)) if count <= most else [i * (count - 1) // (most - 1) for i in range(most)]
 
 
 def _draw_feature(

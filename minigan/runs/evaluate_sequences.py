@@ -11,11 +11,12 @@ import numpy as np
 
 from minigan import datasets
 from minigan.datasets.processes import PERIODOGRAMS
+from minigan.datasets.sequence_codec import with_features
 from minigan.errors import UserError
 from minigan.metrics.scores import table as table_of_digits
 from minigan.metrics.sequences import Known, Labels, compare, statistics, table
 from minigan.metrics.sequences.nearest import Space, embedding, to_training
-from minigan.report.sequences import save_evaluation, with_features
+from minigan.report.sequences import save_evaluation
 from minigan.training import Sampler, checkpoint, draw_noise
 
 DIGITS = "mnist-rows"

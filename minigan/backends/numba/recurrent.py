@@ -1,4 +1,4 @@
-"""GRU and LSTM over all steps, forward and backward, for the Numba backend.
+"""Run GRU and LSTM over all steps, forward and backward, for the Numba backend.
 
 A step needs the state of the step before, so the steps cannot run at the same time. The sequences of a
 batch can: a task is a block of BLOCK sequences, and goes through all of their steps without waiting for

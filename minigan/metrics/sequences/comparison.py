@@ -25,7 +25,9 @@ import numpy as np
 
 from minigan import backends
 from minigan.backends import Backend
+from minigan.datasets.sequence_codec import with_features
 from minigan.errors import UserError
+from minigan.files import plain
 from minigan.metrics.sequences import nearest, networks, statistics
 
 MIN_SERIES = 20  # of training series, of fakes and of held-out series
@@ -141,11 +143,6 @@ def compare(
     return plain(report | {"absent": absent, "warnings": warnings(report)})
 
 
-def with_features(x: np.ndarray) -> np.ndarray:
-    """Return series (N, T) or (N, T, F) as (N, T, F)."""
-    return x[..., None] if x.ndim == 2 else x
-
-
 def _few(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the indices of all series, or of MOST of them, chosen at random."""
     return np.arange(len(x)) if len(x) <= MOST else np.sort(rng.permutation(len(x))[:MOST])
@@ -211,15 +208,6 @@ def warnings(report: dict) -> list[str]:
         f"the fakes are closer to training series than real series are, at {100 * nearness:.0f}% of the median "
         "distance: the generator has memorised series, so train it for a shorter time or on more series"
     ]
-
-
-def plain(value: Any) -> Any:
-    """Return a report with None in place of NaN and infinite numbers, which JSON cannot represent."""
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(report: dict) -> str:

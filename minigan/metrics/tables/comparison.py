@@ -24,6 +24,7 @@ import numpy as np
 
 from minigan.datasets.table_values import check, is_number
 from minigan.errors import UserError
+from minigan.files import plain
 from minigan.metrics.tables import baselines, models, nearest, scores
 
 if TYPE_CHECKING:
@@ -204,15 +205,6 @@ def warnings(report: dict) -> list[str]:
             "median distance: the generator has memorised rows, so train it for a shorter time or on more rows"
         )
     return found
-
-
-def plain(value: Any) -> Any:
-    """Return a report with None in place of NaN and infinite numbers, which JSON cannot represent."""
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(report: dict) -> str:
