@@ -8,10 +8,11 @@
 Both are those of section 5 of the TimeGAN paper, with minigan's own layers. Its published code differs in three
 points. There the GRU of the discriminative score has F / 2 units, sees values from 0 to 1, and learns at a rate of
 1e-3: it misses faults that anyone sees in a picture, such as rough sine waves. Here it has UNITS, its inputs are spread
-to [-2, 2], and its rate is LR_DETECTOR. `discriminative(..., published=True)` has the published ones, for comparisons
-with published scores. There the predictive score is the error of the last feature, given the others of the same step;
-here it is that of all features of the next step, as in the paper. And the learning rate decreases to 0 here. So scores
-can be compared with those of others only roughly, but with each other exactly.
+to [-2, 2], and its rate is LR_DETECTOR. It notices more of them, but not with every seed, so a small score of a single
+training proves little. `discriminative(..., published=True)` has the published settings, for comparisons with published
+scores. There the predictive score is the error of the last feature, given the others of the same step; here it is that
+of all features of the next step, as in the paper. And the learning rate decreases to 0 here. So scores can be compared
+with those of others only roughly, but with each other exactly.
 
 A missing value is NaN. The networks see 0 in its place, and a feature that says so. After the end of a shorter series
 nothing is read, and nothing is predicted.
@@ -34,7 +35,7 @@ STEPS = 2000  # of each training, as in the published code; fewer if there are f
 EPOCHS = 160  # passes over the series, at most, but at least FEWEST steps
 FEWEST = 100
 LR = 3e-3  # of predictions
-LR_DETECTOR = 1e-2  # of the discriminative score. At 3e-3, some trainings end where they started, at a score of 0
+LR_DETECTOR = 1e-2  # of the discriminative score. At 3e-3, more trainings end where they started, at a score near 0
 LR_PUBLISHED = 1e-3
 SPREAD = 2  # its inputs are between -SPREAD and SPREAD
 TESTED = 0.2  # of the series, on which the discriminative score is measured
