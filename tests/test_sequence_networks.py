@@ -83,7 +83,10 @@ def test_fakes_of_other_classes_than_asked_for_are_recognised(fast):
 
 @pytest.mark.slow
 def test_rough_sine_waves_are_recognised_but_not_by_the_published_network(fast, monkeypatch):
-    """The roughness has 1.5% of the range, where inputs or rates of another scale leave one seed below 0.3. Real sine waves must not be told apart."""
+    """The roughness has 1.5% of the range, where other scales of inputs or rates leave one seed below 0.3.
+
+    Real sine waves must not be told apart.
+    """
     monkeypatch.setattr(networks, "STEPS", 2000)  # as in an evaluation
     real, other = (sines(2000, np.random.default_rng(seed)) for seed in (1, 2))
     rough = (other + 0.015 * np.random.default_rng(3).standard_normal(other.shape)).clip(0, 1).astype(np.float32)
