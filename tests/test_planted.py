@@ -51,6 +51,84 @@ def test_a_changed_comment_is_not_caught():
     assert outcome.caught_by == () and not outcome.weak
 
 
+# ---------------------------------------------------------------- which checks run
+
+
+@pytest.fixture(scope="module")
+def calls():
+    """What each check calls."""
+    return planted.executed()
+
+
+def found(title):
+    return next(mistake for mistake in MISTAKES if mistake.title == title)
+
+
+@pytest.mark.slow
+def test_only_the_checks_and_cases_that_call_a_changed_function_run(calls):
+    selection = planted.select(calls, planted.changed_functions(found("Tanh: 1 - y instead of 1 - y^2")))
+    assert selection["layer gradients"] >= {"Tanh", "Sequential"} and "Dense" not in selection["layer gradients"]
+    assert {"whole steps", "frozen layers"} <= selection.keys() and selection["whole steps"] is None
+    assert not {"optimizers", "losses", "batch statistics"} & selection.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(0, len(MISTAKES), len(MISTAKES) // 8))
+def test_the_checks_and_cases_that_are_left_out_would_find_nothing(calls, number):
+    mistake = MISTAKES[number]
+    selection = planted.select(calls, planted.changed_functions(mistake))
+    assert planted.attempt(mistake, selection) == planted.attempt(mistake)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("x + 1", "x + 2", 5),
+        ("return x\n", "return -x\n", 10),  # inside another function
+        ("y * 2", "y * 3", 14),  # in a method with a decorator
+        ("x=0", "x=1", None),  # a default value
+        ("N = 3", "N = 4", None),
+        ("class C", "class D", None),
+        ("# why", "# how", ()),
+    ],
+)
+def test_the_changed_function_is_the_outermost_one_whose_body_differs(old, new, line, tmp_path, monkeypatch):
+    source = """
+import functools
+N = 3
+
+def f(x=0):  # why
+    return x + 1
+
+class C:
+
+    def g(self):
+        def inner(x):
+            return x
+        return inner
+    @functools.wraps(f)
+    def h(self, y):
+        return y * 2
+"""
+    (tmp_path / "module.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(planted, "PACKAGE", tmp_path)
+    changed = planted.changed_functions(dataclasses.replace(HARMLESS, module="module", old=old, new=new))
+    places = () if line == () else ((str(tmp_path / "module.py"), line),)
+    assert changed == (None if line is None else set(places))
+
+
+def test_checks_are_selected_by_what_they_call():
+    f, g = ("layers.py", 3), ("layers.py", 9)
+    calls = {"values": {None: {g}, "ReLU": {f}}, "gradients": {None: set(), "Tanh": {f, g}, "Dense": set()}}
+    assert planted.select(calls, {f}) == {"values": {"ReLU"}, "gradients": {"Tanh"}}
+    assert planted.select(calls, {g}) == {"values": None, "gradients": {"Tanh"}}
+    for functions in (None, set(), {("layers.py", 4)}):  # no function is known to matter: all checks run
+        assert planted.select(calls, functions) is None
+
+
+# ---------------------------------------------------------------- files and tables
+
+
 def test_text_that_does_not_occur_exactly_once_is_an_error(monkeypatch):
     monkeypatch.setattr(planted.concurrent.futures, "ProcessPoolExecutor", None)  # no mistake may run
     source = (planted.PACKAGE / "losses.py").read_text(encoding="utf-8")
@@ -128,7 +206,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_the_package_is_restored_after_planting(rng):
     before = {name: module for name, module in sys.modules.items() if name.startswith("minigan")}
-    mistake = next(m for m in MISTAKES if m.title == "Tanh: 1 - y instead of 1 - y^2")
+    mistake = found("Tanh: 1 - y instead of 1 - y^2")
     with planted.planted(mistake) as checks:
         assert sys.modules["minigan.layers"] is not layers
         y, cache = checks.layers.Tanh().forward(np.ones(1))

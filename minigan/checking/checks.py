@@ -27,6 +27,7 @@ from minigan.checking.game_checks import (
     whole_steps,
 )
 from minigan.checking.layer_checks import (
+    CASES,
     adjointness,
     batch_statistics,
     forward_values,
@@ -48,6 +49,7 @@ from minigan.checking.table_checks import drawn_categories
 from minigan.layers import BatchNorm, LayerNorm, WeightNorm
 
 __all__ = [
+    "CASES",
     "CHECKS",
     "bits",
     "expected_statistics",

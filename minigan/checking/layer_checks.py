@@ -2,7 +2,9 @@
 
 import copy
 import math
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,11 +49,24 @@ from minigan.layers import (
 )
 
 
+@dataclass
+class Cases:
+    """Which cases `layer_cases` yields, all if `chosen` is None, and the name of the `current` one."""
+
+    chosen: frozenset[str] | None = None
+    current: str | None = None
+
+
+CASES = Cases()  # of this process; `planted` chooses the cases that a mistake can change
+
+
 def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.Layer, tuple, dict]]:
     """Yield (what, layer, shape of x, keyword arguments of forward) for every kind of layer in every mode.
 
-    The parameters are random.
+    The parameters are random. `rng` starts anew with each case, so that a case has the same numbers whichever others
+    run.
     """
+    seed = int(rng.integers(2**32))
     labels = backend.asarray(np.array([2, 0, 1, 1]))
     for what, layer, shape, kwargs in (
         ("Dense", Dense(5, 3, rng=rng), (4, 5), {}),
@@ -117,8 +132,13 @@ def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.La
         *((f"fused {what}", network, shape, kwargs) for what, network, shape, kwargs in fusable(rng)),
         *sequence_cases(rng),
     ):
+        if CASES.chosen is not None and what not in CASES.chosen:
+            continue
+        CASES.current = what
+        rng.bit_generator.state = np.random.default_rng([seed, zlib.crc32(what.encode())]).bit_generator.state
         layer = randomize(layer.to(backend, dtype), rng)
         yield what, fuse(layer) if isinstance(layer, Sequential) and what.startswith("fused") else layer, shape, kwargs
+    CASES.current = None
 
 
 def fusable(rng) -> Iterator[tuple[str, Sequential, tuple, dict]]:

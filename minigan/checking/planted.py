@@ -7,8 +7,12 @@ module, the `checks` of the copy run, and the copy is discarded. `minigan gradch
 `weak` checks, which such projects usually have, also run for comparison.
 
 A mistake whose text does not occur exactly once in the source raises an error, so that outdated mistakes are noticed.
+
+Code that a check does not run cannot change its result. `executed` therefore records once which functions each check
+calls, and with each case of a layer, and `attempt_all` runs only the checks and cases that call the changed function.
 """
 
+import ast
 import concurrent.futures
 import contextlib
 import importlib.abc
@@ -24,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minigan.checking import checks
 from minigan.errors import UserError
 from minigan.files import write_atomically
 
@@ -148,10 +153,15 @@ class _ChangedSource(importlib.machinery.SourceFileLoader):
         return compile(changed(self.mistake), self.path, "exec", dont_inherit=True)
 
 
+def source_file(mistake: Mistake) -> Path:
+    """Return the file that contains the module of the mistake."""
+    path = PACKAGE.joinpath(*mistake.module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 def changed(mistake: Mistake) -> str:
     """Return the source of the module with the mistake. Raises UserError unless the old text occurs exactly once."""
-    path = PACKAGE.joinpath(*mistake.module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    path = source_file(mistake)
     what = f"the planted mistake {mistake.title!r} in {FOLDER.name}/{mistake.file}"
     if not path.is_file():
         raise UserError(f"{what} changes minigan.{mistake.module}, which does not exist: correct its `where`")
@@ -193,33 +203,101 @@ class Outcome:
         return self.wrong + self.crashed
 
 
-def attempt(mistake: Mistake) -> Outcome:
-    """Plant the mistake and run every check."""
+WEAK = "weak"  # the name of the weak checks beside those of CHECKS
+Function = tuple[str, int]  # a function: its file and the number of its first line
+Calls = dict[str, dict[str | None, set[Function]]]  # what each check calls, by case of a layer
+Selection = dict[str, frozenset[str] | None]  # which cases of layers each check runs; None means all
+
+
+def attempt(mistake: Mistake, selection: Selection | None = None) -> Outcome:
+    """Plant the mistake and run every check, or those of the selection."""
     wrong, crashed = [], []
-    with planted(mistake) as checks, np.errstate(all="ignore"):
-        backend = checks.load("numba" if "numba" in mistake.module else "numpy")
-        for name, check in checks.CHECKS.items():
+    with planted(mistake) as copied, np.errstate(all="ignore"):
+        backend = copied.load("numba" if "numba" in mistake.module else "numpy")
+        for name, check in {**copied.CHECKS, WEAK: copied.weak}.items():
+            if selection is not None and name not in selection:
+                continue
+            copied.CASES.chosen = None if selection is None else selection[name]
             try:
                 if not all(row.ok for row in check(backend)):
                     wrong.append(name)
             except Exception:
                 crashed.append(name)
-        try:
-            weak = not all(row.ok for row in checks.weak(backend))
-        except Exception:
-            weak = True
-    return Outcome(mistake, tuple(wrong), tuple(crashed), weak)
+    strong_wrong, strong_crashed = (tuple(name for name in names if name != WEAK) for names in (wrong, crashed))
+    return Outcome(mistake, strong_wrong, strong_crashed, weak=WEAK in wrong + crashed)
 
 
 def attempt_all(mistakes: list[Mistake] | None = None) -> list[Outcome]:
     """Try all mistakes, in one process for each core, but at most four."""
     mistakes = MISTAKES if mistakes is None else mistakes
-    for mistake in mistakes:
-        changed(mistake)  # raises an error for an outdated entry before minutes of work
+    functions = [changed_functions(mistake) for mistake in mistakes]  # raises an error for an outdated entry first
+    calls = executed()
+    selections = [select(calls, which) for which in functions]
     context = multiprocessing.get_context("spawn")
     workers = min(os.cpu_count() or 1, 4)
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return list(pool.map(attempt, mistakes, chunksize=4))
+        return list(pool.map(attempt, mistakes, selections, chunksize=4))
+
+
+# ---------------------------------------------------------------- which checks a mistake can change
+
+
+def changed_functions(mistake: Mistake) -> set[Function] | None:
+    """Return the functions and methods whose bodies differ, or None if anything else differs or they are compiled."""
+    path = source_file(mistake)
+    before, after = (_Bodies(text) for text in (path.read_text(encoding="utf-8"), changed(mistake)))
+    if "numba" in mistake.module or before.rest != after.rest:
+        return None
+    pairs = zip(before.bodies, after.bodies, strict=True)
+    return {(str(path), line) for (line, body), (_, other) in pairs if body != other}
+
+
+class _Bodies(ast.NodeTransformer):
+    """The bodies of the functions and methods of a source, with the line where each begins, and the rest of it."""
+
+    def __init__(self, source: str):
+        self.bodies: list[tuple[int, str]] = []
+        self.rest = ast.dump(self.visit(ast.parse(source)))
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        """Note the body, which includes all functions inside it, and remove it."""
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        self.bodies.append((first, ast.dump(ast.Module(node.body, []))))
+        node.body = []
+        return node
+
+
+def executed() -> Calls:
+    """Run every check on the reference backend; return the functions of minigan that each calls, by case of a layer.
+
+    The case None stands for what a check does before the first and after the last case.
+    """
+    calls: Calls = {}
+
+    def note(frame, event, _):
+        if event == "call" and (code := frame.f_code).co_filename.startswith(folder):
+            by_case.setdefault(checks.CASES.current, set()).add((code.co_filename, code.co_firstlineno))
+
+    folder, backend = str(PACKAGE) + os.sep, checks.load("numpy")
+    for name, check in {**checks.CHECKS, WEAK: checks.weak}.items():
+        by_case = calls.setdefault(name, {})
+        sys.setprofile(note)
+        try:
+            for _ in check(backend):
+                pass
+        finally:
+            sys.setprofile(None)
+    return calls
+
+
+def select(calls: Calls, functions: set[Function] | None) -> Selection | None:
+    """Return the checks and cases that call one of the functions, or None, which means all, if none does."""
+    selection: Selection = {}
+    for name, by_case in calls.items():
+        cases = {case for case, called in by_case.items() if functions and functions & called}
+        if cases:
+            selection[name] = None if None in cases else frozenset(case for case in cases if case is not None)
+    return selection or None
 
 
 # ---------------------------------------------------------------- reporting
