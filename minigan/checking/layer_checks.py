@@ -63,7 +63,7 @@ CASES = Cases()  # of this process; `planted` chooses the cases that a mistake c
 def layer_cases(backend, rng, dtype=np.float64) -> Iterator[tuple[str, layers.Layer, tuple, dict]]:
     """Yield (what, layer, shape of x, keyword arguments of forward) for every kind of layer in every mode.
 
-    The parameters are random. `rng` starts anew with each case, so that a case has the same numbers whichever others
+    The parameters are random. `rng` starts again with each case, so that a case has the same numbers whichever others
     run.
     """
     seed = int(rng.integers(2**32))

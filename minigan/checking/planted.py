@@ -203,7 +203,7 @@ class Outcome:
         return self.wrong + self.crashed
 
 
-WEAK = "weak"  # the name of the weak checks beside those of CHECKS
+WEAK = "weak"  # the name of the weak checks, next to those of CHECKS
 Function = tuple[str, int]  # a function: its file and the number of its first line
 Calls = dict[str, dict[str | None, set[Function]]]  # what each check calls, by case of a layer
 Selection = dict[str, frozenset[str] | None]  # which cases of layers each check runs; None means all
