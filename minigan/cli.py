@@ -27,7 +27,8 @@ def _main(argv: list[str] | None, output: Output) -> int:
     try:
         arguments = _parser().parse_args(argv)
         output.needed = arguments.command is not train  # a training has more to lose than its output
-        code = arguments.command(arguments) or 0
+        with _of_ranks(arguments.command):
+            code = arguments.command(arguments) or 0
         sys.stdout.flush()  # while an error can be reported
         return code
     except BrokenPipeError:  # for example `minigan doctor | head`
@@ -41,6 +42,22 @@ def _main(argv: list[str] | None, output: Output) -> int:
     except KeyboardInterrupt:
         print("minigan: interrupted", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _of_ranks(command):
+    """Context of a command. Of several processes that mpirun started, all end together, and only `train` is allowed."""
+    from minigan.backends import ranks
+
+    if not ranks.started():
+        yield
+        return
+    from minigan.runs.ranks import ending_together, expect_one_rank
+
+    with ending_together():
+        if command is not train:
+            expect_one_rank()
+        yield
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,25 +86,16 @@ def _parser() -> argparse.ArgumentParser:
 def _load_backend(arguments):
     """Load the backend according to the options that `parser` adds for it."""
     from minigan import runs
+    from minigan.runs.train import warn_unused
     from minigan.training import Config
     from minigan.training.config import BACKEND
 
     given = {name: getattr(arguments, name) for name in BACKEND if getattr(arguments, name) is not None}
     backend = runs.load_backend(Config(**given))
-    _warn_unused(arguments, backend)
+    warn_unused(given, backend)
     if not backend.kernels_on_disk():
         print("minigan: compiling the kernels, once on this machine ...", file=sys.stderr)
     return backend
-
-
-def _warn_unused(arguments, backend) -> None:
-    """Print which GPU options have no effect because the backend does not use a GPU."""
-    options = {"device": arguments.device, "tf32": arguments.tf32, "memory": arguments.gpu_memory}
-    flags = {"device": "--device", "tf32": "--tf32", "memory": "--gpu-memory"}
-    unused = [flags[key] for key, value in options.items() if value is not None and key not in backend.settings]
-    if unused:
-        has = "has" if len(unused) == 1 else "have"
-        print(f"minigan: {' and '.join(unused)} {has} no effect on the {backend.name} backend", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- train
@@ -100,31 +108,9 @@ def train(arguments) -> int:
     if arguments.list:
         print(runs.presets())
         return 0
-    given = _choices(arguments)
-    out = arguments.out or Path("runs") / _preset(given)
-    if arguments.extend and not arguments.resume:
-        raise UserError("--extend continues a run: add --resume")
-    training = _resume(given, out, arguments.extend) if arguments.resume else _begin(given, out)
-    _warn_unused(arguments, training.backend)
-    echo = (lambda *words, **options: None) if arguments.quiet else print
-    echo(runs.header(training, out, arguments.resume))
-    if training.decay_is_over() and not training.finished():
-        echo(runs.DECAYED)
-    if training.finished():
-        echo(f"{out} has already reached its total: to continue, give a larger --epochs, --steps or --minutes")
-    elif training.backend.compiles:
-        echo("preparing the kernels (compiled once on each machine, then cached on disk) ...", end=" ", flush=True)
-        echo(f"{training.warm_up():.1f} s")
-    try:
-        collapsed = runs.play(training, out, arguments.quiet)
-    except runs.Stopped as stopped:
-        print(
-            f"minigan: stopped at step {training.step} and saved: resume with `minigan train --resume --out {out}`",
-            file=sys.stderr,
-        )
-        return 128 + stopped.signal
-    echo(_summary(training, out))
-    return int(collapsed)
+    from minigan.runs.train import train
+
+    return train(_choices(arguments), arguments.out, arguments.resume, arguments.extend, arguments.quiet)
 
 
 def _choices(arguments) -> dict:
@@ -132,50 +118,6 @@ def _choices(arguments) -> dict:
     from minigan.training.config import arguments as as_arguments
 
     return as_arguments({name: value for name, value in vars(arguments).items() if value is not None})
-
-
-def _preset(given: dict) -> str:
-    """Return the name of the preset for these options."""
-    from minigan.training import Config
-
-    return Config.of(**{name: given[name] for name in ("preset", "kind", "data") if name in given}).preset
-
-
-def _begin(given: dict, out: Path):
-    from minigan import runs
-    from minigan.training import Config
-
-    return runs.begin(Config.of(**given), out, expect_labels=given.get("conditional", False))
-
-
-def _resume(given: dict, out: Path, extend: bool):
-    from dataclasses import replace
-
-    from minigan import runs
-    from minigan.training.config import RESUMABLE
-
-    config = runs.read_config(out)
-    for name, value in given.items():
-        before = getattr(config, name)
-        if isinstance(before, dict):  # convert text from the command line to numbers
-            value = getattr(replace(config, **{name: before | value}), name)
-        if name not in RESUMABLE and value != before:
-            raise UserError(
-                f"{out} was started with {name} {before}, got {name} {value}, which a resumed run cannot change: "
-                f"leave out {name}, or start a new run"
-            )
-    changes = {name: value for name, value in given.items() if name in RESUMABLE}
-    return runs.resume(out, extend=extend, **changes)
-
-
-def _summary(training, out: Path) -> str:
-    from minigan import runs
-
-    lines = [f"\n{training.step:,} steps, {training.seconds:.0f} s of training. In {out}:"]
-    lines += [f"  {name:<16} {meaning}" for name, meaning in runs.CONTENTS.items() if (out / name).exists()]
-    readable = next((suffix for suffix in training.data.codec.suffixes if suffix != ".npy"), ".png")
-    lines.append(f"Next: minigan sample {out} --count 100 --seed 1 --out more{readable}")
-    return "\n".join(lines)
 
 
 # ---------------------------------------------------------------- sample

@@ -39,7 +39,7 @@ def discriminator_step(
     and `d_fake`, the mean probability "real" of each batch before the update. The gradient of a
     penalty is added to the same update, and its value is returned as `penalty`.
     """
-    fake_labels = labels_for(z, labels)  # (M,)
+    fake_labels = labels_for(G.backend, z, labels)  # (M,)
     fake = G.forward(z, track=False, labels=fake_labels)[0]  # (M, H, W, C); the cache is not needed
     real_logits, real_cache = D.forward(real, labels=labels)  # (N, 1)
     fake_logits, fake_cache = D.forward(fake, labels=fake_labels)  # (M, 1)
@@ -97,7 +97,7 @@ def simultaneous_step(
     generator step. TensorFlow's DCGAN tutorial trains in this way. Returns the values that
     `discriminator_step` and `generator_step` return.
     """
-    fake_labels = labels_for(z, labels)
+    fake_labels = labels_for(G.backend, z, labels)
     fake, g_cache = G.forward(z, labels=fake_labels)
     real_logits, real_cache = D.forward(real, labels=labels)
     fake_logits, fake_cache = D.forward(fake, labels=fake_labels)
@@ -136,8 +136,8 @@ def _match(
     if not share:
         return g_loss, d_fake
     body = Sequential(*D.layers[:-1])
-    features, cache = body.forward(fake, track=False, labels=labels_for(fake, labels))  # (N, F)
+    features, cache = body.forward(fake, track=False, labels=labels_for(D.backend, fake, labels))  # (N, F)
     real_features, _ = body.forward(real, track=False, labels=labels)
-    distance, d_features = feature_matching(features, real_features)
+    distance, d_features = feature_matching(features, real_features, D.backend)
     d_matching: Any = body.backward(d_features, cache, need_grads=False)[0]  # (N, H, W, C)
     return (1 - share) * g_loss + share * distance, (1 - share) * d_fake + share * d_matching

@@ -281,7 +281,7 @@ def weighted(loss: Loss, real_share: float) -> Loss:
     return copied
 
 
-def feature_matching(fake: Array, real: Array) -> tuple[Array, Array]:
+def feature_matching(fake: Array, real: Array, backend: backends.Backend | None = None) -> tuple[Array, Array]:
     """Return the distance |mean of fake - mean of real|^2 of features, and its gradient with respect to `fake`.
 
     fake (N, F) and real (M, F) are outputs of a layer of D, of any shape after the first axis. The
@@ -290,7 +290,7 @@ def feature_matching(fake: Array, real: Array) -> tuple[Array, Array]:
     """
     if fake.shape[1:] != real.shape[1:]:
         raise ValueError(f"expected features of one shape, got {tuple(fake.shape)} and {tuple(real.shape)}")
-    backend = backends.of(fake)
+    backend = backend or backends.of(fake)
     difference = backend.batch_mean(fake, 0) - backend.batch_mean(real, 0)  # (F,)
     gradient = 2 / backend.batch_sum(len(fake)) * difference  # (F,)
     return (difference * difference).sum(), backend.xp.zeros_like(fake) + gradient

@@ -52,7 +52,7 @@ class Optimizer:
                 raise ValueError(f"the gradient of {name} is {grads[name].shape}, the parameter {w.shape}")
         if not params:  # all is frozen
             return
-        dw = self.network.backend.concatenate([grads[name] for name in params])
+        dw = self.network.backend.batch_sum(self.network.backend.concatenate([grads[name] for name in params]))
         if self.clip_norm is not None:
             dw *= self.clip_norm / self.network.backend.xp.maximum((dw @ dw) ** 0.5, self.clip_norm)
         self._update(self.network.pack(), dw, *self.moments)

@@ -31,11 +31,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minigan import backends
-from minigan.backends import Array
+from minigan.backends import Array, Backend
 from minigan.errors import UserError
 from minigan.layers.base import Cache, Grads, Layer, add
-from minigan.layers.noise import standard_normal
 from minigan.layers.sequential import Sequential
 
 Value = tuple[Array, Grads]  # (value, grads)
@@ -103,14 +101,15 @@ def r2(D: Sequential, fake: Array, *, weight: float = 10.0, train: bool = True, 
 
     It penalises the input gradient of D at the fakes (Mescheder et al. 2018, section 4.1).
     """
-    return r1(D, fake, weight=weight, train=train, labels=labels_for(fake, labels))
+    return r1(D, fake, weight=weight, train=train, labels=labels_for(D.backend, fake, labels))
 
 
-def labels_for(x: Array, labels: Array | None) -> Array | None:
-    """Return a label for each row of x: `labels`, repeated in this order or cut if x has another length."""
-    if labels is None or len(labels) == len(x):
+def labels_for(backend: Backend, x: Array, labels: Array | None) -> Array | None:
+    """Return a label for each row of x: `labels`, repeated in this order or cut if there are more or fewer rows."""
+    if labels is None or backend.batch_sum(len(labels)) == backend.batch_sum(len(x)):
         return labels
-    return labels[backends.of(x).xp.arange(len(x)) % len(labels)]
+    labels, _ = backend.batch_gather(labels)
+    return labels[(backend.batch_start(len(x)) + backend.xp.arange(len(x))) % len(labels)]
 
 
 def wgan_gp(
@@ -129,9 +128,11 @@ def wgan_gp(
     its last images are not used. The norm is not differentiable at g_n = 0, and the derivative of sqrt is infinite
     there, which would give NaN. The subgradient 0 is used instead.
     """
-    xp, pairs = D.backend.xp, min(len(real), len(fake))
-    real, fake, labels = real[:pairs], fake[:pairs], None if labels is None else labels[:pairs]
-    alpha = D.backend.asarray(rng.random((len(real),) + (1,) * (real.ndim - 1)), dtype=real.dtype)  # (N, 1, 1, 1)
+    xp = D.backend.xp
+    real, fake, labels = _pairs(D.backend, real, fake, labels)
+    everyone = rng.random((D.backend.batch_sum(len(real)),) + (1,) * (real.ndim - 1))  # drawn for the whole batch
+    start = D.backend.batch_start(len(real))
+    alpha = D.backend.asarray(everyone[start : start + len(real)], dtype=real.dtype)  # (N, 1, 1, 1)
     x = alpha * real + (1 - alpha) * fake
     g, cache = _input_gradient(D, x, train, labels)  # (N, H*W*C)
     norm = xp.sqrt(_square_norms(g))  # (N,)
@@ -139,6 +140,16 @@ def wgan_gp(
     value = weight * D.backend.batch_mean((norm - 1) ** 2)
     slope = 2 * weight / N * (norm - 1) / xp.where(norm > 0, norm, 1)  # (d value / d norm) / norm
     return value, _weight_gradient(D, cache, (slope[:, None] * g).reshape(x.shape))
+
+
+def _pairs(backend: Backend, real: Array, fake: Array, labels: Array | None) -> tuple[Array, Array, Array | None]:
+    """Return as many real images, with their labels, as fakes: without the last ones if one batch is larger."""
+    if backend.batch_sum(len(real)) == backend.batch_sum(len(fake)):
+        return real, fake, labels
+    # The parts of two batches of unequal size, which several processes have, are not those of the pairs.
+    (real, _), (fake, _) = backend.batch_gather(real), backend.batch_gather(fake)
+    part = backend.batch_part(min(len(real), len(fake)))
+    return real[part], fake[part], None if labels is None else backend.batch_gather(labels)[0][part]
 
 
 def r1_fd(
@@ -160,7 +171,7 @@ def r1_fd(
     A 64-bit number drawn from `rng` decides n, as in `GaussianNoise`. Both passes have the same dropout
     masks and other random numbers, because the penalty would otherwise measure those.
     """
-    n = standard_normal(D.backend, real.shape, int(rng.integers(2**64, dtype=np.uint64)), real.dtype)
+    n = D.backend.normal(real.shape, int(rng.integers(2**64, dtype=np.uint64)), real.dtype)
     draws = {name: b.copy() for name, b in D.buffers.items() if b.dtype.kind == "u"}  # counters of random numbers
     logits, cache = D.forward(real, train=train, track=False, labels=labels)  # (N, 1)
     for name, count in draws.items():

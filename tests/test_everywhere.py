@@ -21,7 +21,7 @@ from minigan import backends, files, runs, terminal
 from minigan.backends import numpy_backend
 from minigan.cli import main
 from minigan.errors import UserError
-from minigan.runs import run
+from minigan.runs.interrupt import Interrupt
 from minigan.training import Config, checkpoint
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="Windows has neither these signals nor forks")
@@ -265,7 +265,7 @@ def test_a_signal_ends_the_training_with_its_state_saved(number, data, tmp_path)
 @POSIX
 def test_a_closed_terminal_may_send_several_signals(monkeypatch):
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
-    with run._Interrupt() as interrupt:
+    with Interrupt() as interrupt:
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGHUP):
             signal.raise_signal(number)
         assert interrupt.signal == signal.SIGHUP

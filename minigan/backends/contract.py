@@ -18,6 +18,7 @@ A transposed convolution is `conv2d_grad_x`, so both layers use the same three o
 
 import contextlib
 import functools
+import math
 import operator
 import os
 import threading
@@ -94,6 +95,12 @@ class Backend(Protocol):
     steps_ahead: int = 1  # training steps that may be queued before their losses are read
     takes_complex: bool = False  # whether operations accept complex128, which the complex step needs
     compiles: bool = False  # whether operations are compiled when they are first used
+    ranks: Any = None  # the processes that share each batch, see ranks.py; None: this process computes alone
+
+    @property
+    def plain(self) -> "Backend":
+        """The backend that computes alone."""
+        return self
 
     # ---- settings, compilation and pickling
 
@@ -183,7 +190,8 @@ class Backend(Protocol):
         """Compute images[index] / 127.5 - 1: uint8 (count, ...), int64 (N,) -> float32 (N, ...) in [-1, 1]."""
         ...
 
-    # ---- statistics of the batch
+    # ---- statistics of the batch, which several processes may share: see ranks.py. With one process, these operations
+    # ---- change nothing.
 
     def batch_sum(self, total: T) -> T:
         """Sum `total` over all processes that share the batch.
@@ -191,10 +199,29 @@ class Backend(Protocol):
         `total` is a sum over the samples of this process. Every statistic of the batch goes
         through this operation, and so does the number of samples that divides it: the mean
         and the variance of batch norm, the sums in its input gradient, and the means of
-        losses and penalties. Weight gradients do not. With one process the result is `total`
-        itself.
+        losses and penalties. The gradients of the weights do so once in a step, in the
+        optimizer. With one process the result is `total` itself.
         """
         return total
+
+    def batch_start(self, size: int) -> int:
+        """Return how many elements of an array over the whole batch come before the part of this process.
+
+        `size` is the number of elements of this part.
+        """
+        return 0
+
+    def batch_gather(self, x: Array) -> tuple[Array, slice]:
+        """Return x (N, ...) of the whole batch, and the rows of it that are those of this process."""
+        return x, slice(0, len(x))
+
+    def batch_part(self, count: int) -> slice:
+        """Return which samples of a batch of `count` this process computes."""
+        return slice(0, count)
+
+    def sharing(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the processes share each batch. Outside, each of them computes for itself."""
+        return NOTHING
 
     def batch_mean(self, x: Array, axis: int | Shape | None = None) -> Array:
         """Compute the mean over `axis` (as in NumPy), which must include the axis of the samples."""
@@ -281,6 +308,22 @@ class Backend(Protocol):
         log(1 - u) are finite.
         """
         ...
+
+    def normal(self, shape: Shape, stream: int, dtype: Any) -> Array:
+        """Compute an array of `shape` with standard normal numbers n, which depend only on `stream` and the position.
+
+        Elements 2q and 2q + 1, in C order, are computed from elements 2q and 2q + 1 of
+        u = uniform(..., stream), by the transform of Box and Muller (1958):
+
+            n[2q]     = r cos(a)      with r = sqrt(-2 log u[2q])
+            n[2q + 1] = r sin(a)      and  a = 2 pi u[2q + 1]
+
+        u is at least 2^-24, so that |n| is at most 5.8. Of true normal numbers, one in 10^8 is larger.
+        """
+        xp, size = self.xp, math.prod(shape)
+        u = self.uniform((-(-size // 2), 2), stream, dtype)
+        r, a = (-2 * xp.log(u[:, 0])) ** 0.5, 2 * math.pi * u[:, 1]
+        return xp.stack([r * xp.cos(a), r * xp.sin(a)], axis=1).reshape(-1)[:size].reshape(shape)
 
     # ---- groups of columns of x (N, G). `starts` is a tuple (n,) that begins with 0 and increases: group k has the
     # ---- columns from starts[k] up to the next start, or up to G. A group may have one column.

@@ -43,6 +43,7 @@ from minigan.checking.layer_checks import (
 from minigan.checking.loss_optim_checks import loss_values, moving_average, optimizer_steps
 from minigan.checking.penalty_checks import penalty_gradients, smooth_critic
 from minigan.checking.random_checks import added_noise, dropped_units
+from minigan.checking.rank_checks import same_steps
 from minigan.checking.rows import Row, fact
 from minigan.checking.sequence_checks import sequences
 from minigan.checking.table_checks import drawn_categories
@@ -87,6 +88,7 @@ CHECKS: dict[str, Callable] = {
     "penalised steps": penalised_steps,
     "isolation": isolation,
     "penalties": penalty_gradients,
+    "ranks": same_steps,
 }
 
 

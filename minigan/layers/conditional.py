@@ -115,18 +115,17 @@ class MinibatchStdDev(Layer):
         if x.shape[1] % self.channels:
             raise ValueError(f"{self!r} expects x (N, n), n a multiple of {self.channels}, got x {tuple(x.shape)}")
         xp = self.backend.xp
-        if labels is None:
-            same_label = xp.ones((len(x), len(x)), bool)
-        else:
+        if labels is not None:
             expect_one_label_per_row(self, labels, x)
-            same_label = labels[:, None] == labels
+            labels, _ = self.backend.batch_gather(labels)
+        # This statistic is a matrix product over the samples, so each process computes it for the whole batch.
+        whole, mine = self.backend.batch_gather(x)
+        same_label = xp.ones((len(whole), len(whole)), bool) if labels is None else labels[:, None] == labels
         A = (same_label / same_label.sum(axis=1, keepdims=True)).astype(x.dtype)  # (N, N)
-        # This statistic of the batch is a matrix product over the samples. Data-parallel processes
-        # must gather x and labels here, because `batch_sum` would change the bits.
         matmul = self.backend.matmul
-        r = x - matmul(A, x)
+        r = whole - matmul(A, whole)
         std = (matmul(A, r * r) + self.eps) ** 0.5  # (N, n)
-        return xp.concatenate([x, self._mean_over_pixels(std)], axis=1), (A, r, std)
+        return xp.concatenate([x, self._mean_over_pixels(std)[mine]], axis=1), (A, r, std)
 
     def _mean_over_pixels(self, t: Array) -> Array:
         """Return strength * the mean over the pixels of each sample, (N, n) -> (N, channels)."""
@@ -146,7 +145,8 @@ class MinibatchStdDev(Layer):
         if need_dx:
             A, r, std = cache
             n = r.shape[1]
-            dx = dy[:, :n] + r * self.backend.matmul(A, self._to_pixels(dy[:, n:], std))
+            ds, mine = self.backend.batch_gather(dy[:, n:])
+            dx = dy[:, :n] + (r * self.backend.matmul(A, self._to_pixels(ds, std)))[mine]
         return dx, {} if need_grads else None
 
     # ---- second derivatives
@@ -154,9 +154,10 @@ class MinibatchStdDev(Layer):
     def tangent(self, tx: Array, cache: Cache) -> Forward:
         """Return ty = [tx, ts], where ts is the mean over pixels of the tangent of std."""
         A, r, std = cache
-        tr = tx - A @ tx
+        whole, mine = self.backend.batch_gather(tx)
+        tr = whole - A @ whole
         tstd = A @ (r * tr) / std  # (N, n)
-        return self.backend.xp.concatenate([tx, self._mean_over_pixels(tstd)], axis=1), (tr, tstd)
+        return self.backend.xp.concatenate([tx, self._mean_over_pixels(tstd)[mine]], axis=1), (tr, tstd)
 
     def tangent_backward(
         self, dy: Array | None, dty: Array, cache: Cache, tangent_cache: Cache, need_dx: bool = True
@@ -166,9 +167,10 @@ class MinibatchStdDev(Layer):
             return None, None, {}
         (A, r, std), (tr, tstd) = cache, tangent_cache
         n = r.shape[1]
-        d = self._to_pixels(dty[:, n:], std)  # the gradient of A (r tr); the gradient of std is -tstd * d
-        dtx = dty[:, :n] + r * (A @ d)
-        dx = tr * (A @ d) - r * (A @ (d * tstd / std))
+        dts, mine = self.backend.batch_gather(dty[:, n:])
+        d = self._to_pixels(dts, std)  # the gradient of A (r tr); the gradient of std is -tstd * d
+        dtx = dty[:, :n] + (r * (A @ d))[mine]
+        dx = (tr * (A @ d) - r * (A @ (d * tstd / std)))[mine]
         return dx if dy is None else dx + self.backward(dy, cache)[0], dtx, {}
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from minigan.backends import GOLDEN, Array, Backend, Shape, mix64
+from minigan.backends import GOLDEN, Array, mix64
 from minigan.layers.activations import Elementwise
 from minigan.layers.base import Cache, Forward
 
@@ -18,7 +18,7 @@ class GaussianNoise(Elementwise):
     y = x and draws nothing.
 
     n is computed as a hash of (key, draws, position), as the masks of `Dropout` are: see
-    `standard_normal`. It is therefore the same on every backend, up to rounding, and for any
+    `Backend.normal`. It is therefore the same on every backend, up to rounding, and for any
     number of threads, and a checkpoint restores it from the two buffers. The key is drawn from
     `rng`. Every forward pass in training adds 1 to `draws`, also in the other network's step.
     """
@@ -37,7 +37,7 @@ class GaussianNoise(Elementwise):
             return x, None
         stream = mix64(int(self.buffers["key"]) + GOLDEN * int(self.buffers["draws"]))
         self.buffers["draws"] += np.uint64(1)
-        return x + std * standard_normal(self.backend, x.shape, stream, x.real.dtype), None
+        return x + std * self.backend.normal(x.shape, stream, x.real.dtype), None
 
     def gradient(self, dy: Array, cache: Cache) -> Array:
         """Return dx = dy, because the noise does not depend on x."""
@@ -45,20 +45,3 @@ class GaussianNoise(Elementwise):
 
     def __repr__(self) -> str:
         return f"GaussianNoise({self.std})"
-
-
-def standard_normal(backend: Backend, shape: Shape, stream: int, dtype: np.dtype) -> Array:
-    """Return standard normal numbers n with this shape, which depend only on `stream` and the position.
-
-    Elements 2q and 2q + 1, in C order, are computed from elements 2q and 2q + 1 of
-    u = backend.uniform(..., stream), by the transform of Box and Muller (1958):
-
-        n[2q]     = r cos(a)      with r = sqrt(-2 log u[2q])
-        n[2q + 1] = r sin(a)      and  a = 2 pi u[2q + 1]
-
-    u is at least 2^-24, so that |n| is at most 5.8. Of true normal numbers, one in 10^8 is larger.
-    """
-    xp, size = backend.xp, math.prod(shape)
-    u = backend.uniform((-(-size // 2), 2), stream, dtype)
-    r, a = (-2 * xp.log(u[:, 0])) ** 0.5, 2 * math.pi * u[:, 1]
-    return xp.stack([r * xp.cos(a), r * xp.sin(a)], axis=1).reshape(-1)[:size].reshape(shape)

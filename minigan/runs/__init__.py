@@ -2,10 +2,10 @@
 
 from minigan.runs.checks import Checked
 from minigan.runs.describe import header, presets, wrapped
+from minigan.runs.interrupt import Stopped
 from minigan.runs.run import (
     CONTENTS,
     DECAYED,
-    Stopped,
     begin,
     columns,
     described,

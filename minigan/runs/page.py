@@ -27,6 +27,7 @@ from minigan.report.page.report import Report, page
 from minigan.runs import compared
 from minigan.runs.checks import Checks
 from minigan.runs.describe import machine
+from minigan.runs.interrupt import Stopped
 from minigan.training import Config, Diverged, Training, players
 from minigan.training.config import command_line
 
@@ -71,8 +72,6 @@ class Page:
         if kind is None:
             self.finish()
             return
-        from minigan.runs.run import Stopped  # it imports this module
-
         with contextlib.suppress(OSError):  # the error that ends the training says more
             stopped = issubclass(kind, KeyboardInterrupt | Stopped)
             self.write("diverged" if issubclass(kind, Diverged) else "stopped" if stopped else "failed")

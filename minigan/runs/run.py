@@ -9,8 +9,6 @@ The other files are listed in CONTENTS.
 import csv
 import io
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from minigan import backends, datasets
+from minigan.backends import ranks as backend_ranks
 from minigan.datasets import Data
 from minigan.errors import UserError
 from minigan.files import is_empty, locked, write_atomically
@@ -30,8 +29,10 @@ from minigan.report import plots
 from minigan.runs import sources
 from minigan.runs.checks import Checked, Checks
 from minigan.runs.discriminator import draw_discriminator
+from minigan.runs.interrupt import Interrupt, Stopped
 from minigan.runs.page import Page
 from minigan.runs.progress import ProgressBar
+from minigan.runs.ranks import Guard, agree, follow
 from minigan.runs.saved import Saved, codec_of, generator, newest, read, read_config
 from minigan.training import TOTALS, Config, Diverged, Sampler, Training, checkpoint, players
 from minigan.training.config import place_of
@@ -59,22 +60,20 @@ EVERY_EPOCH, EPOCH_SECONDS = 100, 1.0  # later epochs have a picture and a check
 EVERY_KEPT, KEPT_SECONDS = 20, 10.0  # after so many kept checkpoints, further ones are kept at most so often
 
 
-class Stopped(Exception):
-    """Raised after SIGINT, SIGTERM or SIGHUP, when the state is saved. `signal` is the number of the signal."""
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by signal {number}")
-        self.signal = number
-
-
 # ---------------------------------------------------------------- create, resume and read
 
 
-def begin(config: Config, out: Path | None, expect_labels: bool = False, data: Data | None = None) -> Training:
+def begin(
+    config: Config,
+    out: Path | None,
+    expect_labels: bool = False,
+    data: Data | None = None,
+    ranks: backend_ranks.Ranks | None = None,
+) -> Training:
     """Create a new training, and its folder `out` if there is one. The data are loaded if they are not given.
 
-    Raises UserError, before anything is written, if one of them is not possible. If `expect_labels`
-    is True, data without labels are an error.
+    If `ranks` are given, they share each batch. Raises UserError, before anything is written, if one of
+    them is not possible. If `expect_labels` is True, data without labels are an error.
     """
     _expect_new(out)
     data = load_data(config) if data is None else data
@@ -83,7 +82,7 @@ def begin(config: Config, out: Path | None, expect_labels: bool = False, data: D
         raise UserError(f"--conditional needs labels, and {data.name} has none: leave it out, or {how}")
     config = _fitting(config, data)
     taken = sources.taken(config, data)
-    training = Training(config, data, load_backend(config), taken=taken)
+    training = Training(config, data, load_backend(config, ranks), taken=taken)
     if out:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -119,27 +118,33 @@ def write_new(training: Training, out: Path) -> None:
         checkpoint.save(out / "checkpoint.npz", *training.state())
 
 
-def resume(out: Path, extend: bool = False, **changes) -> Training:
+def resume(out: Path, extend: bool = False, ranks: backend_ranks.Ranks | None = None, **changes) -> Training:
     """Return the training in `out`, restored from its newest checkpoint, and store the changed config.
 
     See `restore` for the arguments and the errors.
     """
     read_config(out)  # raises UserError if it is not a run, before the folder is locked
     with locked(out) as keep, writing(out):
-        training = restore(read(out), extend=extend, **changes)
+        training = restore(read(out), extend=extend, ranks=ranks, **changes)
         write_config(training, out)
         keep(training)
     return training
 
 
-def restore(saved: Saved, data: Data | str | None = None, extend: bool = False, **changes) -> Training:
+def restore(
+    saved: Saved,
+    data: Data | str | None = None,
+    extend: bool = False,
+    ranks: backend_ranks.Ranks | None = None,
+    **changes: Any,
+) -> Training:
     """Return the training that was saved.
 
     `data` are the data of the run, or the new path of data that were moved; by default, they are
     read from where they were. `changes` may contain other totals, another backend, and another
     number of threads. If it contains a total, the previous totals are removed. `extend` starts a
-    new decay of the learning rate, until the new total. Raises UserError if the run cannot be
-    resumed, or if the data have changed.
+    new decay of the learning rate, until the new total. `ranks` share each batch, whether others did
+    before or not. Raises UserError if the run cannot be resumed, or if the data have changed.
     """
     out, config = saved.out, saved.config
     place = data if isinstance(data, str) else None
@@ -151,7 +156,7 @@ def restore(saved: Saved, data: Data | str | None = None, extend: bool = False, 
     if data is None or isinstance(data, str):
         data = _data_of_run(out, config, place)
     taken = players.Taken(saved.facts.get("discriminator"))  # all arrays come from the checkpoint
-    training = Training(config, data, load_backend(config), taken=taken)
+    training = Training(config, data, load_backend(config, ranks), taken=taken)
     training.load_state(out / "checkpoint.npz", saved.arrays, saved.facts)
     if extend:
         training.extend()
@@ -203,10 +208,12 @@ def read_data(data: Any, labels: Any, config: Config) -> Data:
     return datasets.hold_out(found, config.hold_out, config.seed)
 
 
-def load_backend(config: Config):
-    """Load the backend of the config, with its settings for threads and GPU."""
+def load_backend(config: Config, ranks: backend_ranks.Ranks | None = None) -> backends.Backend:
+    """Load the backend of the config, with its settings for threads and GPU. `ranks`, if given, share each batch."""
     gpu = dict(device=config.device, tf32=config.tf32, memory=config.gpu_memory)
-    return backends.load(config.backend, threads=config.threads, **gpu)
+    threads = config.threads if ranks is None or config.threads else ranks.threads
+    backend = backends.load(config.backend, threads=threads, **gpu)
+    return backend if ranks is None else backend_ranks.shared(backend, ranks, config.pack)
 
 
 def sampler(out: Path | Saved, backend) -> Sampler:
@@ -280,22 +287,30 @@ def play(
 
     Returns whether a collapse stopped the training, which the option `stop_on` asks for. Raises
     Stopped after a signal such as Ctrl-C, when the state is saved, and UserError if a file cannot be
-    written or the training diverges.
+    written or the training diverges. If several ranks train, all call this, and a signal ends them:
+    see `runs.ranks`.
     """
+    ranks = training.backend.ranks
+    if ranks is not None and ranks.rank > 0:
+        return follow(training)
     saved, watch, checks, collapsed, pace = time.monotonic(), Alarm(), Checks(training), False, Pace(training)
     with (
         locked(out, training),
         writing(out),
-        _Interrupt() as interrupt,
+        Interrupt() as interrupt,
         ProgressBar(training, quiet) as bar,
         Page(training, out, CONTENTS, checks) as page,
         _divergence_noted(out),
+        Guard(training, out) as guard,
     ):
         if out and training.step == 0:
             _save_picture_of_epoch(training, out, training.samples(PICTURED))
         for record in training.records():
+            guard.remember()
             bar.show(record)
             seen = Checked(**record)
+            if ranks is not None and record["end_of_epoch"]:
+                agree(training)
             if record["end_of_epoch"] and (pace.shows(training.epoch) or training.finished()):
                 encoded = training.encoded_samples(PICTURED)
                 samples = training.data.codec.decode(encoded)
@@ -321,6 +336,8 @@ def play(
                 saved = time.monotonic()
             page.now_and_then()
             stop = callback is not None and callback(seen) is True
+            if ranks is not None:
+                ranks.each((stop or collapsed, collapsed))  # `follow` waits for this
             if interrupt.signal:
                 if out:
                     save(training, out)
@@ -380,12 +397,15 @@ class Pace:
 
 def save(training: Training, out: Path, keep: bool = False) -> None:
     """Write checkpoint.npz, history.csv, and the checkpoint a second time if it is to be kept."""
-    arrays, facts = training.state()
+    write_state(out, *training.state(), training.rows(), keep)
+
+
+def write_state(out: Path, arrays: dict[str, np.ndarray], facts: dict, rows: list[dict], keep: bool = False) -> None:
+    """Write what `save` writes, from the state and the history of a training."""
     checkpoint.save(out / "checkpoint.npz", arrays, facts)
     if keep:
-        checkpoint.save(out / "checkpoints" / f"epoch-{training.epoch:04d}.npz", arrays, facts)
+        checkpoint.save(out / "checkpoints" / f"epoch-{facts['epoch']:04d}.npz", arrays, facts)
     text = io.StringIO()
-    rows = training.rows()
     if rows:
         names = [name for name in rows[0] if name not in FIGURES]
         writer = csv.DictWriter(text, [*names, *FIGURES], lineterminator="\n")  # empty where nothing was measured
@@ -456,39 +476,3 @@ class writing:
                 f"cannot write to {error.filename or self.out} ({error.strerror or error}): the files saved earlier "
                 "are intact; free disk space or grant write permission, then try again (resume a run with --resume)"
             ) from None
-
-
-class _Interrupt:
-    """Records SIGNALS, so that the run stops after the current step. A second Ctrl-C or SIGTERM stops it at once.
-
-    A second SIGHUP does not, because a closed terminal can send several: one from the system and one from the shell.
-    Python receives signals in its main thread only. In another thread, this class records nothing. If SIGHUP is
-    ignored, as under `nohup`, it stays ignored.
-    """
-
-    # SIGHUP: the terminal is closed; SIGBREAK: the same on Windows
-    SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-
-    def __init__(self):
-        self.signal = 0
-
-    def _record(self, number, frame):
-        if not self.signal:
-            self.signal = number
-        elif number in (signal.SIGINT, signal.SIGTERM):
-            raise KeyboardInterrupt
-
-    def __enter__(self):
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in self.SIGNALS if hasattr(signal, name)):
-                before = signal.getsignal(number)
-                # None: set by a program that embeds Python, which could not be restored
-                ignored = before is signal.SIG_IGN and signal.Signals(number).name == "SIGHUP"
-                if before is not None and not ignored:
-                    self._before[number] = signal.signal(number, self._record)
-        return self
-
-    def __exit__(self, *error):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

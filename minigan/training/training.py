@@ -142,9 +142,11 @@ class Training:
         while not self.finished():
             start, first = time.perf_counter(), self.step + 1
             # `_check_finite` raises a better message than NumPy. The caller's code does not run inside `computing`.
-            with np.errstate(over="ignore", invalid="ignore"), self.backend.computing():
+            with np.errstate(over="ignore", invalid="ignore"), self.backend.computing(), self.backend.sharing():
                 values = self._fetch(self._train_steps())  # (steps, len(CURVES))
                 self.seconds += time.perf_counter() - start
+                if self.backend.ranks:  # the learning rate and the end of the run may depend on them
+                    self.seconds = self.backend.ranks.each(self.seconds)[0]
                 self._check_finite(first, values)
             self.curves.extend(values.ravel())
             end_of_epoch = self._epoch_is_over()
@@ -224,7 +226,7 @@ class Training:
         self._follow_schedules()
         if c.simultaneous:
             real, labels = self._next_batch()
-            z = draw_noise(G, self.noise, self.fakes_per_step)
+            z = self._draw_noise(self.fakes_per_step)
             players = G, D, self.opt_d, self.opt_g
             record = game.simultaneous_step(
                 *players, real, z, self.loss, labels, self._penalty_now(), c.feature_matching
@@ -233,10 +235,10 @@ class Training:
             return record
         for _ in range(c.d_steps):
             real, labels = self._next_batch()
-            z = draw_noise(G, self.noise, self.fakes_per_step)
+            z = self._draw_noise(self.fakes_per_step)
             record = game.discriminator_step(G, D, self.opt_d, real, z, self.loss, labels, self._penalty_now())
         for _ in range(c.g_steps):
-            z = draw_noise(G, self.noise, c.batch)
+            z = self._draw_noise(c.batch)
             if self.loss.compares or c.feature_matching:  # fakes with the labels of the real samples
                 record |= game.generator_step(G, D, self.opt_g, z, self.loss, labels, real, c.feature_matching)
             else:
@@ -244,6 +246,8 @@ class Training:
                 # norm would compute another G there, and G would learn a biased distribution.
                 same = self.labels_in_samples
                 drawn = labels if same else draw_labels(G, self.noise, c.batch, self.classes)
+                if not same and drawn is not None:
+                    drawn = drawn[self.backend.batch_part(c.batch)]
                 record |= game.generator_step(G, D, self.opt_g, z, self.loss, drawn)
             self._update_average()
         return record
@@ -288,14 +292,20 @@ class Training:
         """The number of steps in one pass over the data. The remaining samples are not used in that pass."""
         return len(self.data) // self.samples_per_step
 
+    def _draw_noise(self, count: int) -> Array:
+        """Returns noise (count, *noise_shape), or the part of it that this process computes with."""
+        return draw_noise(self.G, self.noise, count)[self.backend.batch_part(count)]
+
     def _next_batch(self):
         """Returns the next real samples (batch, *sample_shape), and their labels (batch,) or None without labels.
 
-        The order of the samples depends only on the seed and the epoch.
+        The order of the samples depends only on the seed and the epoch. If processes share the batch,
+        these are the samples that this one computes with.
         """
         if self._order is None:
             self._order = np.random.default_rng([self.config.seed, 3, self.epoch]).permutation(len(self.data))
-        chosen = self.backend.asarray(self._order[self.cursor : self.cursor + self.config.batch])
+        batch = self._order[self.cursor : self.cursor + self.config.batch]
+        chosen = self.backend.asarray(batch[self.backend.batch_part(len(batch))])
         self.cursor += self.config.batch
         labels = None if self._labels is None else self._labels[chosen]
         return self.data.batch(chosen), labels
@@ -393,7 +403,7 @@ class Training:
         config = replace(self.config, batch=few, d_steps=1, g_steps=1, steps=1, epochs=None, minutes=None)
         # Networks of a preset are not passed, because they can be rebuilt and would make the pickle larger.
         taken = self.taken and self.taken.without_arrays()
-        self.backend.prepare(functools.partial(_train_once, config, samples, self._own_networks, taken))
+        self.backend.plain.prepare(functools.partial(_train_once, config, samples, self._own_networks, taken))
         return time.perf_counter() - start
 
 

@@ -1,0 +1,251 @@
+"""A run of several ranks: all of them compute, and rank 0 writes.
+
+    mpirun -n 2 minigan train
+
+A launcher of MPI programs ends all ranks when one of them ends, or when it is interrupted: it sends
+them SIGTERM, and kills them a fraction of a second later. By then the step may not be complete, and
+never will be if a rank is gone. So rank 0 keeps a copy of the state after every step, and `Guard`
+writes it in a process of its own, which the launcher does not know.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from minigan import __version__
+from minigan.backends import ranks as backend_ranks
+from minigan.backends.ranks import MpiRanks, Ranks
+from minigan.errors import UserError
+from minigan.training import Training, checkpoint
+from minigan.training.config import BACKEND
+
+Result = TypeVar("Result")
+PATIENCE = 10.0  # seconds that a rank with an error waits for the others, which may have the same error
+
+
+# ---------------------------------------------------------------- beginning
+
+
+def together(ranks: Ranks | None, first: Callable[[], Result], others: Callable[[], Result] | None = None) -> Result:
+    """Run `first` on rank 0 and `others` on the others, by default the same. Returns what this rank's function returns.
+
+    Raises UserError on every rank if one of them raises it. If it is not rank 0, the message says which.
+    """
+    if ranks is None:
+        return first()
+    result, problem = None, ""
+    try:
+        result = first() if ranks.rank == 0 or others is None else others()
+    except UserError as error:
+        problem = str(error)
+    problems = ranks.each(problem)
+    for rank, found in enumerate(problems):
+        if found:
+            same = problems[0] == found
+            raise UserError(found if rank == 0 or same else f"rank {rank}: {found}")
+    return result  # type: ignore[return-value]  # there is a result if there is no problem
+
+
+def from_first(ranks: Ranks, get: Callable[[], Result]) -> Result:
+    """Return what `get` returns on rank 0, on every rank. Raises UserError on every rank if it raises one there."""
+
+    def nothing() -> Any:
+        return None
+
+    return ranks.each(together(ranks, get, nothing))[0]
+
+
+def expect_same(training: Training) -> None:
+    """Raise UserError unless all ranks have the same program and the same data, and a part of each batch.
+
+    They would compute different networks, and nothing else would notice.
+    """
+    ranks = training.backend.ranks
+    if ranks is None:
+        return
+    mine = {"minigan": __version__, "numpy": np.__version__, "backend": training.backend.name}
+    fingerprint = training.data.fingerprint() | {"name": ""}
+    mine["data"] = (
+        f"{training.data.name} {fingerprint.get('shape', '')} (checksum {zlib.crc32(repr(fingerprint).encode())})"
+    )
+    own = (*BACKEND, "backend", "data", "data_moved_to", "kind_reason")  # which machines may have for themselves
+    mine |= {name: repr(value) for name, value in vars(training.config).items() if name not in own}
+    mine["state"] = f"with the checksum {checksum(training)}"
+    every = ranks.each(mine)
+    for rank, name in ((rank, name) for rank in range(ranks.size) for name in mine):
+        if every[rank][name] != every[0][name]:
+            raise UserError(
+                f"rank 0 has {name} {every[0][name]}, and rank {rank} has {name} {every[rank][name]}: give all ranks "
+                "the same installation, options and data"
+            )
+
+    def shares() -> None:
+        with training.backend.sharing():
+            for count in (training.config.batch, training.fakes_per_step):
+                training.backend.batch_part(count)
+
+    together(ranks, shares)
+
+
+def checksum(training: Training) -> int:
+    """Return a checksum of the state of a training: networks, optimizers and moving average."""
+    total = 0
+    for value in checkpoint.tensors(training).values():
+        total = zlib.crc32(training.backend.to_numpy(value).tobytes(), total)
+    return total
+
+
+def expect_one_rank() -> None:
+    """Raise UserError if mpirun started several processes: only a training shares its work."""
+    if (ranks := backend_ranks.world()) is not None:
+        raise UserError(f"only `minigan train` runs on several ranks, and there are {ranks.size}: leave mpirun out")
+
+
+# ---------------------------------------------------------------- training
+
+
+def follow(training: Training) -> bool:
+    """Train with the others to the end, and write nothing: what every rank but rank 0 does in `play`.
+
+    Returns whether a collapse stopped the training, as rank 0 says.
+    """
+    with Guard(training, None):
+        for record in training.records():
+            if record["end_of_epoch"]:
+                agree(training)
+            stop, collapsed = training.backend.ranks.each((False, False))[0]
+            if stop:
+                return collapsed
+    return False
+
+
+def agree(training: Training) -> None:
+    """Give every rank the state of rank 0 if they differ. All ranks call this, after an epoch.
+
+    They do not differ on equal processors. On others, the last bit of an update may.
+    """
+    ranks = training.backend.ranks
+    if len(set(ranks.each(checksum(training)))) > 1:
+        tensors = checkpoint.tensors(training)
+        arrays = {name: training.backend.to_numpy(value) for name, value in tensors.items()}
+        checkpoint.restore("rank 0", ranks.each(arrays)[0], tensors, training.backend.asarray)
+
+
+class Guard:
+    """Saves the run of several ranks when a signal ends it. With one process, this class does nothing.
+
+    `remember` keeps a copy of the state, which costs the time of copying it. On a signal, rank 0 writes
+    the copy in a new process, and all ranks end. The new process has a session of its own, so that the
+    launcher does not kill it.
+    """
+
+    SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+    def __init__(self, training: Training, out: Path | None):
+        self.training, self.out = training, out
+        self.ranks = training.backend.ranks
+        self.kept: tuple[dict[str, np.ndarray], dict, list[dict]] | None = None
+        self._before: dict[int, Any] = {}
+
+    def remember(self) -> None:
+        """Keep a copy of the state, if several ranks compute and this one writes."""
+        if self.ranks is not None and self.out is not None:
+            arrays, facts = self.training.state()
+            copied = {name: np.array(value) for name, value in arrays.items()}
+            self.kept = copied, dict(facts, history=list(facts["history"])), self.training.rows()
+
+    def __enter__(self) -> "Guard":
+        if self.ranks is not None and threading.current_thread() is threading.main_thread():
+            for name in self.SIGNALS:
+                if hasattr(signal, name):
+                    number = getattr(signal, name)
+                    self._before[number] = signal.signal(number, self._end)
+            self.remember()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _end(self, number: int, frame: Any) -> None:
+        """Save, and end this process without waiting for the other ranks, which may not exist any more."""
+        for each in self._before:
+            signal.signal(each, signal.SIG_IGN)
+        if self.kept is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a fork with threads: the new process only writes files
+                child = os.fork() if hasattr(os, "fork") else 0
+            if child == 0:
+                self._save()
+        os._exit(128 + number)
+
+    def _save(self) -> None:
+        """Write the state that was kept, and say so."""
+        from minigan.runs.run import write_state  # it imports this module
+
+        assert self.kept is not None and self.out is not None
+        with contextlib.suppress(AttributeError, OSError):
+            os.setsid()
+        try:
+            write_state(self.out, *self.kept)
+            text = (
+                f"stopped at step {self.kept[1]['step']} and saved: resume with `minigan train --resume --out "
+                f"{self.out}`, with any number of ranks"
+            )
+        except OSError as error:
+            text = f"stopped, and the last step could not be saved ({error.strerror}): an earlier checkpoint is intact"
+        with contextlib.suppress(OSError):  # the launcher may have closed it
+            os.write(2, f"\nminigan: {text}\n".encode())
+
+
+# ---------------------------------------------------------------- ending
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Context of a whole program: a rank with an error ends when the others do, or ends them.
+
+    A launcher kills all ranks when one of them ends with an error. If all have the same error, rank 0
+    must first have said so; the others say nothing. If the error is that of one rank, the others wait
+    for it and cannot go on.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if (ranks := _known()) is not None:
+            if ranks.rank == 0:
+                _print(error)
+            if not ranks.end(PATIENCE):
+                if ranks.rank:
+                    _print(error, f"rank {ranks.rank}: ")
+                sys.stderr.flush()
+                ranks.abort(2)
+            raise SystemExit(2) from error
+        raise
+    else:
+        if (ranks := _known()) is not None:
+            ranks.end(float("inf"))
+
+
+def _known() -> MpiRanks | None:
+    """Return the ranks of this program if it has asked for them."""
+    return backend_ranks.world() if backend_ranks.world.cache_info().currsize else None
+
+
+def _print(error: BaseException, who: str = "") -> None:
+    """Print an error: a UserError as one sentence, others with their place in the code."""
+    if isinstance(error, UserError):
+        print(f"minigan: {who}{error}", file=sys.stderr)
+    else:
+        import traceback
+
+        traceback.print_exception(error)
