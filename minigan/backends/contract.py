@@ -95,6 +95,8 @@ class Backend(Protocol):
     steps_ahead: int = 1  # training steps that may be queued before their losses are read
     takes_complex: bool = False  # whether operations accept complex128, which the complex step needs
     compiles: bool = False  # whether operations are compiled when they are first used
+    sums_in_kernels: bool = False  # whether batch norm and losses sum over the batch without `batch_sum`
+    sums_alone: bool = False  # whether `batch_sum` is called inside `computing`, where no other thread computes
     ranks: Any = None  # the processes that share each batch, see ranks.py; None: this process computes alone
 
     @property

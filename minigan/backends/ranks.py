@@ -159,7 +159,7 @@ def shared(backend: Backend, ranks: Ranks, multiple: int = 1) -> Backend:
     Each rank computes a multiple of `multiple` samples, which packing needs.
     """
     kind = type(backend)
-    bases = SharedGpu if kind.name == "cupy" else Shared, kind
+    bases = SharedGpu if kind.sums_in_kernels else Shared, kind
     result: Any = object.__new__(type(f"Shared{kind.__name__}", bases, {}))
     result.__dict__.update(backend.__dict__)
     result._plain, result.ranks, result.multiple, result.on = backend, ranks, multiple, False
@@ -303,6 +303,7 @@ class SharedGpu(Shared):
 def _as_reference(name: str) -> Any:
     """Return a method that computes with the reference's formula inside `sharing`, else with the GPU's kernel."""
 
+    @functools.wraps(getattr(NumpyBackend, name))
     def compute(self: SharedGpu, *arguments: Any, **named: Any) -> Any:
         if self.on:
             return getattr(NumpyBackend, name)(self, *arguments, **named)

@@ -21,6 +21,7 @@ import importlib.util
 import multiprocessing
 import os
 import sys
+import threading
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ FILES = (  # in the order of the README's table
     "optimizers.toml",
     "game.toml",
     "second-derivatives.toml",
+    "ranks.toml",
     "compiled-backend.toml",
 )
 KEYS = ("title", "where", "from", "to", "imitates")
@@ -282,11 +284,13 @@ def executed() -> Calls:
     for name, check in {**checks.CHECKS, WEAK: checks.weak}.items():
         by_case = calls.setdefault(name, {})
         sys.setprofile(note)
+        threading.setprofile(note)  # of threads that the check starts
         try:
             for _ in check(backend):
                 pass
         finally:
             sys.setprofile(None)
+            threading.setprofile(None)
     return calls
 
 

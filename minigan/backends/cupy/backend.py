@@ -45,13 +45,14 @@ class CupyBackend(Backend):
     """The contract on one NVIDIA GPU.
 
     The kernels of batch norm and of the losses sum over the batch themselves and do not call
-    `batch_sum`. So several processes cannot share a batch: this would need kernels that are
-    split at these sums.
+    `batch_sum`. If several processes share a batch, `ranks.SharedGpu` computes these operations
+    with the formulas of the reference.
     """
 
     name = "cupy"
     xp = cupy
     steps_ahead = 50
+    sums_in_kernels = True
 
     def __init__(self, device: int = 0, tf32: bool = False, memory: float = 0.0):
         """Test the device. Raises BackendUnavailable, with the cause and the fix, if a small computation fails."""

@@ -68,6 +68,7 @@ class NumbaBackend(NumpyBackend):
     name = "numba"
     takes_complex = False
     compiles = True
+    sums_alone = True
 
     def activate(self) -> None:
         """Set the number of Numba threads, and limit BLAS to one thread.
