@@ -341,6 +341,25 @@ class TestTrees:
     def test_what_follows_from_the_other_columns_is_predicted(self, target, least, most):
         assert least < models.utility(people(600, 0), people(300, 1), KINDS, target) < most
 
+    @pytest.mark.parametrize("asked", ["1", "2,1", "64", "", "many"])
+    def test_other_packages_do_not_give_the_trees_more_threads_than_cores(self, asked, monkeypatch):
+        import threadpoolctl
+        from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
+
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        monkeypatch.setattr(models, "cores", lambda: 3)
+        with threadpoolctl.threadpool_limits(16, user_api="openmp"):  # as if Numba had asked for them
+            with models.few_threads():
+                assert all(
+                    library["num_threads"] == {"1": 1, "2,1": 2}.get(asked, 3)
+                    for library in threadpoolctl.threadpool_info()
+                    if library["user_api"] == "openmp"
+                )
+                assert _openmp_effective_n_threads() <= 3
+            assert {one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "openmp"} == {
+                16
+            }
+
     def test_fakes_whose_target_is_exchanged_are_of_no_use(self):
         fakes = people(600, 0)
         fakes["since"] = fakes["since"].sample(frac=1, random_state=0).array

@@ -20,6 +20,7 @@ import contextlib
 import functools
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -271,24 +272,27 @@ class SharedGpu(Shared):
     Arrays are summed by NCCL if it connects the GPUs, else by MPI after a copy to the host.
     """
 
-    @functools.cached_property
-    def _nccl(self) -> Any:
-        """NCCL's communicator of all ranks, or None if there is no NCCL, or two ranks have the same GPU."""
-        try:
+    _nccl: Any = None  # NCCL's communicator of all ranks, or False if there is no NCCL, or two ranks have the same GPU
+
+    def _connect(self) -> Any:
+        """Return what `_nccl` says, for the first sum. All ranks say what they have, because each needs it."""
+        number = None
+        with contextlib.suppress(ImportError, AttributeError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CuPy warns if the library of NCCL is missing
             from cupy.cuda import nccl
 
-            number = nccl.get_unique_id() if self.ranks.rank == 0 else None
-            place = os.uname().nodename, self.settings["device"]
-            everyone = self.ranks.each((number, place))
-            if len({place for _, place in everyone}) < self.ranks.size:
-                return None
-            return nccl.NcclCommunicator(self.ranks.size, everyone[0][0], self.ranks.rank)
-        except (ImportError, AttributeError):
-            return None
+            number = nccl.get_unique_id()
+        place = os.uname().nodename, self.settings["device"]
+        everyone = self.ranks.each((number, place))
+        if any(number is None for number, _ in everyone) or len({place for _, place in everyone}) < self.ranks.size:
+            return False
+        return nccl.NcclCommunicator(self.ranks.size, everyone[0][0], self.ranks.rank)
 
     def _sum(self, total: Any) -> Any:
         """Sum an array over all ranks. NCCL queues the sum on the GPU, without waiting for it."""
         if self._nccl is None:
+            self._nccl = self._connect()
+        if self._nccl is False:
             return super()._sum(total)
         from cupy.cuda import nccl
 

@@ -3,7 +3,7 @@
 Each function returns one uint8 picture (height, width, 3).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,19 @@ from minigan.report.plots import drawing, grid
 
 Interval = tuple[float, float] | None
 DASHES = ("-", "--", ":", "-.")  # with the ten colours, lines of up to forty arms differ
+FAR = 10  # an axis of values whose largest is more than so many times the smallest is logarithmic
 COLOURS = [f"C{k}" for k in range(10)]
 
 
 def dots(panels: Mapping[str, Mapping[str, tuple[np.ndarray, Interval]]]) -> np.ndarray:
     """Draw panels side by side: for each arm, its values (seeds,) as dots, the mean as a line, and its interval.
 
-    `panels` maps a heading to {arm: (values, interval or None)}. All panels have the same arms.
+    `panels` maps a heading to {arm: (values, interval or None)}. All panels have the same arms. If the
+    values of a panel are positive and far apart, its axis is logarithmic.
     """
     names = list(next(iter(panels.values())))
     with drawing():
-        figure = _figure(2.0 + 3.4 * len(panels), 1.0 + 0.36 * len(names))
+        figure = _figure(_inches(names) + 3.4 * len(panels), 1.0 + 0.36 * len(names))
         for axis, (heading, arms) in zip(
             figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
         ):
@@ -33,7 +35,10 @@ def dots(panels: Mapping[str, Mapping[str, tuple[np.ndarray, Interval]]]) -> np.
                     axis.plot([values.mean()] * 2, (y - 0.25, y + 0.25), color="tab:blue", linewidth=2)
                 axis.plot(values, [y] * len(values), "o", color="black", markersize=4, alpha=0.7)
             axis.set(xlabel=heading, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
-            axis.grid(axis="x", alpha=0.3)
+            every = np.concatenate([values for values, _ in arms.values()])
+            if len(every) and 0 < every.min() < every.max() / FAR:
+                axis.set_xscale("log")
+            axis.grid(axis="x", alpha=0.3, which="both")
         return _pixels(figure)
 
 
@@ -88,7 +93,7 @@ def pictures(
     with drawing():
         firsts = [np.asarray(grids[0]) for grids in rows.values()]
         heights = [width * -(-len(first) // columns) / columns * first.shape[1] / first.shape[2] for first in firsts]
-        figure = _figure(2.4 + width * count, 0.4 + sum(heights) + 0.08 * len(rows))
+        figure = _figure(_inches(rows) + width * count, 0.4 + sum(heights) + 0.08 * len(rows))
         axes = figure.subplots(len(rows), count, squeeze=False, height_ratios=heights)
         for line, (name, grids) in zip(axes, rows.items(), strict=True):
             for k, axis in enumerate(line):
@@ -156,6 +161,11 @@ def stacked(*parts: np.ndarray) -> np.ndarray:
     width = max(part.shape[1] for part in parts)
     padded = [np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0)), constant_values=255) for part in parts]
     return np.concatenate(padded)
+
+
+def _inches(names: Iterable[str]) -> float:
+    """Return the width of the longest of these labels, and of what surrounds it."""
+    return 0.4 + 0.1 * max(map(len, names))
 
 
 def _figure(width: float, height: float) -> Any:

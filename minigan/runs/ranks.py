@@ -193,18 +193,23 @@ class Guard:
         from minigan.runs.run import write_state  # it imports this module
 
         assert self.kept is not None and self.out is not None
+        place = 2
+        with contextlib.suppress(OSError):
+            # After Ctrl-C, launchers pass on nothing more of what the ranks print, so this goes to the terminal itself.
+            place = os.open("/dev/tty", os.O_WRONLY)
         with contextlib.suppress(AttributeError, OSError):
             os.setsid()
         try:
             write_state(self.out, *self.kept)
             text = (
-                f"stopped at step {self.kept[1]['step']} and saved: resume with `minigan train --resume --out "
-                f"{self.out}`, with any number of ranks"
+                f"stopped at step {self.kept[1]['step']} and saved: resume with "
+                f"`mpirun -n {self.ranks.size} minigan train --resume --out {self.out}`, or on other ranks"
             )
         except OSError as error:
             text = f"stopped, and the last step could not be saved ({error.strerror}): an earlier checkpoint is intact"
         with contextlib.suppress(OSError):  # the launcher may have closed it
-            os.write(2, f"\nminigan: {text}\n".encode())
+            os.write(place, f"\nminigan: {text}\n".encode())
+        os._exit(0)
 
 
 # ---------------------------------------------------------------- ending

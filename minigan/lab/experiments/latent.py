@@ -24,6 +24,7 @@ from minigan.training import Sampler, Training, draw_noise
 
 COUNT = 10_000
 SIDE = 10  # pictures in a row
+CORNERS = (3, 8, 5)  # the digits between which the plane lies; the walks go from the first to the second
 BASE = "radius 1"
 PICTURES = (
     "plane",
@@ -103,9 +104,7 @@ def run(row: Row) -> dict[str, Any]:
 
 def keep_pictures(row: Row, training: Training, means: np.ndarray, examples: np.ndarray) -> None:
     """Store the pictures of the figure, SIDE images in a row. `examples` (10, n) is a noise of each digit."""
-    rng = np.random.default_rng(2)
-    n = means.shape[1]
-    a, b, c = (unit(rng.standard_normal((1, n))) for _ in range(3))
+    a, b, c = (examples[digit : digit + 1] for digit in CORNERS)
     along = np.linspace(0, 1, SIDE)
     plane = [a + 2 * (u - 0.5) * (b - a) + 2 * (v - 0.5) * (c - a) for v in np.linspace(0, 1, 5) for u in along]
     rows = {

@@ -13,11 +13,14 @@ Beyond the CATEGORIES most frequent values, all others are one value. Missing va
 that do not occur in the rows trained on, take the better side of each split.
 """
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigan.backends import cores
 from minigan.datasets.table_values import is_number, numbers
 from minigan.errors import UserError
 from minigan.metrics.tables.nearest import mean_and_deviation
@@ -69,18 +72,36 @@ class Trees:
             model = load()[0 if classes else 1]
             options = {"categorical_features": categorical[self.used], "early_stopping": False, "random_state": seed}
             # Gradients are float32, which cannot represent those of large numbers. R2 does not depend on the scale.
-            self.model = model(**options).fit(x[:, self.used], y if classes else (y - self.mean) / self.deviation)
+            with few_threads():
+                self.model = model(**options).fit(x[:, self.used], y if classes else (y - self.mean) / self.deviation)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return the predicted class or number (M,) for features x (M, F)."""
         if self.model is None:
             return np.full(len(x), self.default)
-        found = self.model.predict(x[:, self.used])
+        with few_threads():
+            found = self.model.predict(x[:, self.used])
         return found if self.classes else found * self.deviation + self.mean
 
     def score(self, x: np.ndarray) -> np.ndarray:
         """Return a score (M,) of two classes, which is higher for class 1."""
-        return np.zeros(len(x)) if self.model is None else self.model.decision_function(x[:, self.used])
+        if self.model is None:
+            return np.zeros(len(x))
+        with few_threads():
+            return self.model.decision_function(x[:, self.used])
+
+
+def few_threads() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which the trees compute with OMP_NUM_THREADS threads, or as many as there are cores.
+
+    Otherwise they may start many more, which wait for each other: where another package has loaded
+    OpenMP for the whole process, as PyTorch does, the trees have as many threads as Numba has asked for.
+    """
+    import threadpoolctl
+
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    threads = min(int(asked), cores()) if asked.isdigit() and int(asked) else cores()
+    return threadpoolctl.threadpool_limits(threads, user_api="openmp")
 
 
 def features(
