@@ -277,15 +277,15 @@ assert lengths["GRU, z = 0.5"][-1] < 1e-6, "If the update gates of a GRU are abo
 # ## A forger of waves
 #
 # minigan draws sine waves itself (`--data sines`): each series has 24 steps of five waves, and each wave has its own
-# frequency and phase. The forger is a GRU. Its start state and the input of each step come from the same 8 noise
-# numbers. A dense layer, the same in each step, turns the state into five values. The critic has two GRUs, and one of
-# them reads the series from the end to the start. It judges their last states. So the slopes go from the logit
-# backward through the steps of the critic, and then backward through those of the forger.
+# frequency and phase. The frequencies are low: 24 steps are less than half a turn. The forger is a GRU. Its start state
+# and the input of each step come from the same 8 noise numbers. Two dense layers, the same in each step, turn the state
+# into five values. The critic has two GRUs, and one of them reads the series from the end to the start. It judges their
+# last states. So the slopes go from the logit backward through the steps of the critic, and then backward through those
+# of the forger.
 #
-# The critic gets the penalty R1 ([lesson 15](15_dirac_gan.py)). minigan's recurrent layers have no
-# [second derivatives](GLOSSARY.md#second-derivative)
-# ([lesson 24](24_double_backward.py)), so it is computed by nudging: it compares the logits of real series with those
-# of the same series with a little noise.
+# The critic gets the penalty R1 ([lesson 15](15_dirac_gan.py)). minigan's recurrent layers have no [second
+# derivatives](GLOSSARY.md#second-derivative) ([lesson 24](24_double_backward.py)), so it is computed by nudging: it
+# compares the logits of real series with those of the same series with a little noise.
 
 # %%
 data = datasets.KINDS["sequences"].load("sines", SequenceOptions(), 0)
@@ -293,6 +293,7 @@ real = data.series(slice(1000))  # (1000, 24, 5), from 0 to 1
 options = dict(network=dict(g_width=32, d_width=24, noise_size=8, step_noise=0), lr_g=2e-3, lr_d=2e-3, average=0.995)
 config = Config.of("waves-gru", data="sines", steps=300 if QUICK else 1200, batch=64, seed=0, **options)
 assert config.penalty == "r1-fd"
+assert np.diff(real, 2, axis=1).max() < 1e-5  # in less than half a turn, the waves only bend down
 training = Training(config, data, backends.load("auto", threads=1))  # more threads do not help networks of this size
 moments, fakes = [1, 25, 50, 100, 200, config.steps], {}
 for record in training.records():
@@ -311,13 +312,13 @@ print(f"{training.seconds:.0f} s of training; loss of the critic {record['d_loss
 # By hand, for the series 1, 2, 3, 2 with m = 2: the differences are -1, 0, 1, 0. At the lag 1, the products are 0, 0
 # and 0, so r[1] = 0. At the lag 2 they are -1 and 0, with the mean -1/2. The mean square is 1/2, so r[2] = -1.
 #
-# At the start, the forger draws nearly flat lines: r is close to 1 for every lag. Real waves turn, so that their values
-# 20 steps apart are on opposite sides of the mean. **The autocorrelation of the fakes comes close to that of real
-# waves: the distance falls to less than a fifth.**
+# At the start, the forger draws nearly flat lines: r is close to 1 for every lag. Real waves rise from below the mean
+# to above it, so that values 20 steps apart are on opposite sides. **The autocorrelation of the fakes comes close to
+# that of real waves: the distance falls to less than a fifth.**
 #
 # But the fakes are not perfect. A wave has no corners. The *second difference* x[t+1] - 2 x[t] + x[t-1] shows them.
 # **The second differences of the fakes are still more than twice as large as those of real waves.** The autocorrelation
-# cannot see this. As in [lesson 9](09_dcgan.py), one number shows one thing.
+# does not show this. A detector could use it ([lesson 25](25_spotting_fakes.py)).
 
 
 # %%
