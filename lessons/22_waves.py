@@ -318,7 +318,7 @@ print(f"{training.seconds:.0f} s of training; loss of the critic {record['d_loss
 #
 # But the fakes are not perfect. A wave has no corners. The *second difference* x[t+1] - 2 x[t] + x[t-1] shows them.
 # **The second differences of the fakes are still more than twice as large as those of real waves.** The autocorrelation
-# does not show this. A detector could use it ([lesson 25](25_spotting_fakes.py)).
+# does not show this. A program that spots fakes could use it ([lesson 25](25_spotting_fakes.py)).
 
 
 # %%

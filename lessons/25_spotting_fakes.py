@@ -244,7 +244,7 @@ assert counted[0] < 0.25, "With one fake in 1000 images, more than three of four
 #   classifier is trained. But the forger knows only the same few samples, so the gain has to be measured, with real
 #   test data (`minigan experiment augment` and `minigan experiment fakes-only` do this for digits).
 # - *Privacy.* A hospital may not give away its records. Fakes with the same statistics can be enough to write and to
-#   test programs. But a forger can copy records of real people ([lesson 23](23_how_good.py), "Memorised, or learnt?").
+#   test programs. But a forger can copy records of real people ([lesson 23](23_how_good.py)).
 #   So fakes are not private only because they are fakes: this has to be measured, too.
 # - *Simulation.* Physicists have trained GANs in place of slow simulations of particle detectors (Paganini et al.
 #   2018). Other uses are rare weather, or streets for the tests of a car. What the forger has never seen, it leaves
