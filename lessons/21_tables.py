@@ -289,4 +289,4 @@ save(figure, "21_tables.png")
 # assert np.allclose(y, [0.132, 0.868], atol=1e-3) and np.isclose(np.sum(y), 1)
 
 # %% [markdown]
-# The next lesson, [23_how_good.py](23_how_good.py), asks how to measure the quality of fakes of any kind.
+# The next lesson, [22_waves.py](22_waves.py), makes series, one step after the other.

@@ -366,4 +366,4 @@ save(figure, "24_double_backward.png")
 # assert value == theirs[0] and all(np.array_equal(g, theirs[1][name]) for name, g in grads.items())
 
 # %% [markdown]
-# Go back to [the contents](README.md).
+# The last lesson, [25_spotting_fakes.py](25_spotting_fakes.py), asks how to notice a fake, and what fakes are used for.
