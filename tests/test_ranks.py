@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -62,7 +63,9 @@ def data(tmp_path_factory) -> Path:
 
 def train(data: Path, out: Path, *options: str) -> list[str]:
     """A small GAN with everything that depends on the whole batch. A batch of 26 is not a multiple of 3 or 4."""
-    networks = "--preset small --network d_norm=spectral --network d_minibatch_std=1 --conditional --simultaneous".split()
+    networks = (
+        "--preset small --network d_norm=spectral --network d_minibatch_std=1 --conditional --simultaneous".split()
+    )
     rest = f"--batch 26 --penalty r1 --backend numpy --data {data} --out {out} --quiet".split()
     return ["minigan", "train", *networks, *rest, *options]
 
@@ -124,16 +127,26 @@ def test_a_command_of_ranks_trains_as_one_process_does_and_resumes_with_others(d
 # ---- signals and lost ranks
 
 
+# The first process of a terminal, as a shell is: if mpirun were it, the terminal would be closed when it ends.
+SHELL = """
+import signal, subprocess, sys, time
+process = subprocess.Popen(sys.argv[1:])
+signal.signal(signal.SIGINT, lambda *arguments: None)
+print("ended with code", process.wait(), flush=True)
+time.sleep(60)
+"""
+
+
 def started(data: Path, out: Path, mpirun, *options: str) -> tuple[subprocess.Popen, int]:
-    """Starts a long run of two ranks in a terminal, and waits for its first epochs. Returns it and the terminal."""
+    """Starts a long run of two ranks in a terminal. Returns the shell and the terminal after the first epochs."""
     import fcntl
     import pty
     import termios
 
     command = mpirun(2, *train(data, out, "--epochs", "100000", "--no-report", *options))
     terminal, own = pty.openpty()
-    process = subprocess.Popen(
-        command,
+    shell = subprocess.Popen(
+        [sys.executable, "-c", SHELL, *command],
         env=environment(),
         stdin=own,
         stdout=own,
@@ -144,48 +157,57 @@ def started(data: Path, out: Path, mpirun, *options: str) -> tuple[subprocess.Po
     os.close(own)
     end = time.monotonic() + 60
     while not list(out.glob("samples/epoch-0002.png")):
-        assert process.poll() is None and time.monotonic() < end
+        assert shell.poll() is None and time.monotonic() < end
         time.sleep(0.1)
-    return process, terminal
+    return shell, terminal
 
 
-def rank_of(process: subprocess.Popen, rank: int) -> int:
-    """Returns the number of the process of a rank."""
+def number_of(out: Path, what: str) -> int:
+    """Returns the number of the process of the run in `out` with `what` in its variables."""
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
-            variables = (folder / "environ").read_bytes().split(b"\0")
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == process.pid and f"OMPI_COMM_WORLD_RANK={rank}".encode() in variables:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            known = (folder / "environ").read_bytes().split(b"\0")
+            waits = os.getsid(int(folder.name)) == int(folder.name)  # a copy of rank 0
+            if str(out).encode() in words and what.encode() in known and not waits:
                 return int(folder.name)
-    raise AssertionError("the rank does not run")
+    raise AssertionError(f"{what} does not run")
 
 
-def ended(process: subprocess.Popen, terminal: int, out: Path) -> tuple[str, int]:
+def ended(shell: subprocess.Popen, terminal: int, out: Path) -> tuple[str, int]:
     """Waits for the end of a run, at most 30 s. Returns what it has printed, and the steps of its checkpoint."""
-    process.wait(timeout=30)
-    end, printed = time.monotonic() + 10, b""
-    while True:  # rank 0 saves in a process of its own, which holds the lock and the terminal
-        with contextlib.suppress(OSError):
-            while part := os.read(terminal, 4096):
-                printed += part
+    end, printed = time.monotonic() + 30, b""
+    while b"ended with code" not in printed:
+        assert time.monotonic() < end, printed
+        if select.select([terminal], [], [], 1)[0]:
+            printed += os.read(terminal, 4096)
+    while True:  # rank 0 saves in a process of its own, which holds the lock
         with contextlib.suppress(UserError), locked(out):
-            os.close(terminal)
-            return printed.decode().replace("\r\n", "\n"), checkpoint.load(out / "checkpoint.npz")[1]["step"]
+            break
         assert time.monotonic() < end
         time.sleep(0.1)
+    time.sleep(0.2)
+    while select.select([terminal], [], [], 0)[0]:
+        printed += os.read(terminal, 4096)
+    shell.kill()
+    shell.wait()
+    os.close(terminal)
+    assert b"ended with code 0" not in printed
+    return printed.decode().replace("\r\n", "\n"), checkpoint.load(out / "checkpoint.npz")[1]["step"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="Windows and macOS have no /proc")
 @pytest.mark.parametrize("by", ["Ctrl-C", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_ctrl_c_on_mpirun_saves_the_last_step(by, data, mpirun, tmp_path):
     out = tmp_path / "r"
-    process, terminal = started(data, out, mpirun, "--checkpoint-every", "50")
+    shell, terminal = started(data, out, mpirun, "--checkpoint-every", "50")
     if by == "Ctrl-C":
         os.write(terminal, b"\x03")
     else:
-        process.terminate()
-    text, steps = ended(process, terminal, out)
-    assert process.returncode != 0 and text.count("minigan: ") == 1
+        of_rank = Path(f"/proc/{number_of(out, 'OMPI_COMM_WORLD_RANK=0')}/stat").read_text()
+        os.kill(int(of_rank.rpartition(")")[2].split()[1]), signal.SIGTERM)  # mpirun is its parent
+    text, steps = ended(shell, terminal, out)
+    assert text.count("minigan: ") == 1
     assert f"minigan: stopped at step {steps} and saved: resume with `mpirun -n 2 minigan train --resume " in text
     done = run(mpirun(2, "minigan", "train", "--resume", "--quiet", "--steps", str(steps + 4), "--out", str(out)))
     assert (done.returncode, done.stderr) == (0, "")
@@ -200,15 +222,13 @@ def test_ctrl_c_on_mpirun_saves_the_last_step(by, data, mpirun, tmp_path):
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_rank_that_dies_ends_the_run_with_a_checkpoint(rank, data, mpirun, tmp_path):
     out = tmp_path / "r"
-    process, terminal = started(data, out, mpirun)
+    shell, terminal = started(data, out, mpirun)
     saved = checkpoint.load(out / "checkpoint.npz")[1]["step"]
-    os.kill(rank_of(process, rank), signal.SIGKILL)
-    text, steps = ended(process, terminal, out)
-    assert process.returncode != 0 and steps >= saved
-    if rank:  # rank 0 has saved the last step of all
-        assert text.count("minigan: ") == 1 and f"minigan: stopped at step {steps} and saved" in text
-    else:
-        assert "rank 0" in text  # mpirun says which one has died
+    os.kill(number_of(out, f"OMPI_COMM_WORLD_RANK={rank}"), signal.SIGKILL)
+    text, steps = ended(shell, terminal, out)
+    assert steps >= saved
+    assert text.count("minigan: ") == 1 and f"minigan: stopped at step {steps} and saved" in text
+    assert f"rank {rank}" in text  # mpirun says which one has died
     assert main(["train", "--resume", "--quiet", "--steps", str(steps + 1), "--out", str(out)]) == 0
 
 

@@ -4,15 +4,17 @@
 
 A launcher of MPI programs ends all ranks when one of them ends, or when it is interrupted: it sends
 them SIGTERM, and kills them a fraction of a second later. By then the step may not be complete, and
-never will be if a rank is gone. So rank 0 keeps a copy of the state after every step, and `Guard`
-writes it in a process of its own, which the launcher does not know.
+never will be if a rank is gone. So `Guard` keeps a state between two steps in a process of its own,
+which the launcher does not know.
 """
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -141,75 +143,92 @@ def agree(training: Training) -> None:
 
 
 class Guard:
-    """Saves the run of several ranks when a signal ends it. With one process, this class does nothing.
+    """Saves a run of several ranks that ends without warning. With one process, this class does nothing.
 
-    `remember` keeps a copy of the state, which costs the time of copying it. On a signal, rank 0 writes
-    the copy in a new process, and all ranks end. The new process has a session of its own, so that the
-    launcher does not kill it.
+    `remember` is called after each step, and every EVERY seconds it starts a copy of this process (a fork, which
+    shares its memory until one of them writes), which waits. If rank 0 is then killed, the copy writes the state
+    that it has. The copy has a session of its own, so that the launcher does not kill it. Signals end all ranks
+    at once.
     """
 
+    EVERY = 0.5
     SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
     def __init__(self, training: Training, out: Path | None):
-        self.training, self.out = training, out
-        self.ranks = training.backend.ranks
-        self.kept: tuple[dict[str, np.ndarray], dict, list[dict]] | None = None
+        self.training, self.ranks = training, training.backend.ranks
+        self.out = out if self.ranks is not None and hasattr(os, "fork") else None
+        self._copy: tuple[int, int] | None = None  # the process, and the pipe to it
+        self._copied = -math.inf
         self._before: dict[int, Any] = {}
-
-    def remember(self) -> None:
-        """Keep a copy of the state, if several ranks compute and this one writes."""
-        if self.ranks is not None and self.out is not None:
-            arrays, facts = self.training.state()
-            copied = {name: np.array(value) for name, value in arrays.items()}
-            self.kept = copied, dict(facts, history=list(facts["history"])), self.training.rows()
 
     def __enter__(self) -> "Guard":
         if self.ranks is not None and threading.current_thread() is threading.main_thread():
-            for name in self.SIGNALS:
-                if hasattr(signal, name):
-                    number = getattr(signal, name)
-                    self._before[number] = signal.signal(number, self._end)
-            self.remember()
+            for number in (getattr(signal, name) for name in self.SIGNALS if hasattr(signal, name)):
+                self._before[number] = signal.signal(number, signal.SIG_DFL)
+        self.remember()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._dismiss()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _end(self, number: int, frame: Any) -> None:
-        """Save, and end this process without waiting for the other ranks, which may not exist any more."""
-        for each in self._before:
-            signal.signal(each, signal.SIG_IGN)
-        if self.kept is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a fork with threads: the new process only writes files
-                child = os.fork() if hasattr(os, "fork") else 0
-            if child == 0:
-                self._save()
-        os._exit(128 + number)
+    def remember(self) -> None:
+        """Start a copy of this process if EVERY seconds have passed, and dismiss the one before it."""
+        if self.out is None or time.monotonic() < self._copied + self.EVERY:
+            return
+        state = *self.training.state(), self.training.rows()  # before the fork, because a copy has no GPU
+        read, write = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of forks with threads: the copy only writes files
+            process = os.fork()
+        if process == 0:
+            try:
+                self._wait(read, write, state)
+            finally:
+                os._exit(0)
+        os.close(read)
+        self._dismiss()
+        self._copy, self._copied = (process, write), time.monotonic()
 
-    def _save(self) -> None:
-        """Write the state that was kept, and say so."""
+    def _dismiss(self) -> None:
+        """End the copy that waits."""
+        if self._copy is not None:
+            process, write = self._copy
+            with contextlib.suppress(OSError):  # it was killed
+                os.write(write, b"x")
+                os.waitpid(process, 0)
+            os.close(write)
+            self._copy = None
+
+    def _wait(self, read: int, write: int, state: tuple[dict[str, np.ndarray], dict, list[dict]]) -> None:
+        """Wait until this copy is dismissed, or until rank 0 has ended. Then write the state, and say so."""
         from minigan.runs.run import write_state  # it imports this module
 
-        assert self.kept is not None and self.out is not None
-        place = 2
+        os.close(write)
+        if self._copy is not None:
+            os.close(self._copy[1])  # only rank 0 is to hold it
+        terminal = 2
         with contextlib.suppress(OSError):
-            # After Ctrl-C, launchers pass on nothing more of what the ranks print, so this goes to the terminal itself.
-            place = os.open("/dev/tty", os.O_WRONLY)
-        with contextlib.suppress(AttributeError, OSError):
-            os.setsid()
+            # After Ctrl-C, launchers pass on nothing more of what the ranks print.
+            terminal = os.open("/dev/tty", os.O_WRONLY)
+        os.setsid()
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
+        if os.read(read, 1):
+            return
+        assert self.out is not None
         try:
-            write_state(self.out, *self.kept)
+            step = checkpoint.load(self.out / "checkpoint.npz")[1]["step"]
+            if state[1]["step"] > step:  # not if the run was saved after this copy was made
+                write_state(self.out, *state)
             text = (
-                f"stopped at step {self.kept[1]['step']} and saved: resume with "
+                f"stopped at step {max(step, state[1]['step'])} and saved: resume with "
                 f"`mpirun -n {self.ranks.size} minigan train --resume --out {self.out}`, or on other ranks"
             )
-        except OSError as error:
-            text = f"stopped, and the last step could not be saved ({error.strerror}): an earlier checkpoint is intact"
-        with contextlib.suppress(OSError):  # the launcher may have closed it
-            os.write(place, f"\nminigan: {text}\n".encode())
-        os._exit(0)
+        except (OSError, UserError) as error:
+            text = f"stopped, and the last steps could not be saved ({error}): use the newest file in checkpoints/"
+        os.write(terminal, f"\nminigan: {text}\n".encode())
 
 
 # ---------------------------------------------------------------- ending

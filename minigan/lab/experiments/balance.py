@@ -6,9 +6,7 @@ loss weights each sample equally (real_share 0.25, 0.5 and 0.75). In the other, 
 steps, each on new digits, before each step of G. The figures of D are the shares of training digits
 and of fakes that it gets right, averaged over the second half of the run. The limit is the middle
 between its mean logits for both, so that the share itself does not move it. D's lead is the mean of
-both minus one half: 0 if D only guesses, 0.5 if it is always right. Steps of D cost time, so the
-verdict compares the distances after an equal time as well. Two rows run at a time, with one thread
-each.
+both minus one half: 0 if D only guesses, 0.5 if it is always right.
 """
 
 from collections.abc import Mapping
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minigan.lab import Column, Experiment, Results, Row, compared, digits, distance, moments_of, train
-from minigan.lab.moments import answers, at, averaged, curves, mean_curve
+from minigan.lab.moments import answers, averaged, curves
 from minigan.report.experiments import lines
 from minigan.training import Diverged, Training
 
@@ -50,37 +48,23 @@ def run(row: Row) -> Mapping[str, Any]:
     moments = [moment | {"lead": round(lead(moment), 5)} for moment in moments_of(row.folder / "run")]
     last = [moment for moment in moments if moment["moment"] > 0.5]
     figures = averaged(last, ("d_right_train", "d_right_fakes", "lead"))
-    return digits(training) | figures | {"seconds": round(training.seconds, 1), "moments": moments}
+    return digits(training) | figures | {"moments": moments}
 
 
 def verdict(results: Results) -> list[str]:
-    """Compare the arms with equal shares and steps: after equal steps of G, and after an equal time."""
+    """Compare the arms with equal shares and steps."""
     arms = [arm for arm in results.arms if arm != EVEN]
     found = [f"after {STEPS} steps of G: {compared(results, arm, EVEN, 'frechet')}" for arm in arms]
-    even = mean_curve(results, EVEN, "seconds", "frechet")
-    for arm in arms if len(even[0]) else []:
-        other = mean_curve(results, arm, "seconds", "frechet")
-        if not len(other[0]):
-            continue
-        until = min(even[0][-1], other[0][-1])
-        found.append(
-            f"after {until:.0f} s of training: {arm} {at(*other, until):.2f}, {EVEN} {at(*even, until):.2f} (Frechet "
-            f"distance; {STEPS} steps of G take {results.mean(arm, 'seconds'):.0f} s and "
-            f"{results.mean(EVEN, 'seconds'):.0f} s)"
-        )
     return found + [compared(results, arm, EVEN, "lead") for arm in arms]
 
 
 def picture(results: Results) -> np.ndarray:
-    """Draw the distance and D's lead against the steps of G, and the distance against the seconds."""
+    """Draw the distance and D's lead against the steps of G."""
     by_step = {
         label: {arm: of for arm in results.arms if (of := curves(results, arm, "step", figure))}
         for figure, label in (("frechet", "Frechet distance"), ("lead", "D's accuracy above one half"))
     }
-    by_time = {"Frechet distance": {arm: curves(results, arm, "seconds", "frechet") for arm in results.arms}}
-    return np.concatenate(
-        [lines(by_step, "steps of G"), lines(by_time, "seconds of training", log_x=True, log_y=True)], axis=1
-    )
+    return lines(by_step, "steps of G")
 
 
 EXPERIMENT = Experiment(
@@ -99,7 +83,6 @@ EXPERIMENT = Experiment(
         "lead": Column("D's lead"),
         "d_right_train": Column("real digits right"),
         "d_right_fakes": Column("fakes right"),
-        "seconds": Column("seconds", "", 0),
     },
     minutes=13,
     seeds={EVEN: 3, "share 0.25": 3, "share 0.75": 3, "5 steps of D": 3},

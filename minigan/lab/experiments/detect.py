@@ -14,6 +14,7 @@ from minigan import datasets
 from minigan.lab import Column, Experiment, Results, Row, moments_of, shared
 from minigan.lab.gans import shared_folder
 from minigan.metrics import classifier
+from minigan.report.experiments import matrices
 from minigan.training import Training
 
 GENERATORS: dict[str, dict[str, Any]] = {
@@ -77,6 +78,12 @@ def verdict(results: Results) -> list[str]:
     return lines
 
 
+def picture(results: Results) -> np.ndarray:
+    """Draw the accuracies as a table: a row for each detector, a column for each set of fakes."""
+    values = np.array([[results.mean(arm, name) for name in SETS] for arm in results.arms])
+    return matrices({"accuracy on fakes of": (values, 1.0, 2)}, list(results.arms), list(SETS))
+
+
 EXPERIMENT = Experiment(
     question=__doc__,
     arms={
@@ -87,4 +94,5 @@ EXPERIMENT = Experiment(
     minutes=14,
     seeds={"trained on: 20 epochs": 3},
     verdict=verdict,
+    picture=picture,
 )
