@@ -204,7 +204,7 @@ def execute(book: nbformat.NotebookNode, lesson: Path, quick: bool) -> None:
 
 
 def place(lesson: Path, book: nbformat.NotebookNode, reached: list[int]) -> str:
-    """Returns where the last cell is that started: the lesson, the number in the notebook, and the line in the lesson."""
+    """Returns where the cell is that started last: the lesson, its number in the notebook, its line in the lesson."""
     text = lesson.read_text(encoding="utf-8")
     line = text[: text.find(book.cells[reached[-1]].source)].count("\n") + 1
     return f"{lesson.name}, cell {reached[-1] + 1} (line {line} of the lesson)"
