@@ -333,6 +333,12 @@ def test_a_small_site_is_built_from_one_execution(small, tmp_path, monkeypatch, 
     capfd.readouterr()
     assert site.main(arguments) == 0 and "not changed" in capfd.readouterr().out
 
+    (small.parent / "site" / "more.md").write_text("# One more page\n")
+    with (small.parent / "site" / "index.md").open("a") as index:
+        index.write("\n```{toctree}\nmore\n```\n")
+    assert site.main(arguments) == 0
+    assert ">One more page</a>" in (html / "lessons" / "GLOSSARY.html").read_text(encoding="utf-8")  # all navigation
+
     with (small.parent / "site" / "index.md").open("a") as index:
         index.write("\n[nowhere](#none)\n")
     assert site.main(arguments) == 1

@@ -314,8 +314,11 @@ def toctrees(names: list[str]) -> str:
     return "\n\n".join(found)
 
 
-def write_sources(books: dict[str, nbformat.NotebookNode], folder: Path) -> None:
-    """Writes the sources of the site: the pages of lessons/site, the texts of the repository, and the lessons."""
+def write_sources(books: dict[str, nbformat.NotebookNode], folder: Path) -> str:
+    """Writes the sources of the site: the pages of lessons/site, the texts of the repository, and the lessons.
+
+    Returns a hash of the names and headings of all pages.
+    """
     pages = {path.relative_to(ROOT).as_posix(): path for pattern in TEXTS for path in sorted(ROOT.glob(pattern))}
     pages |= {path.relative_to(SITE).as_posix(): path for pattern in OWN_PAGES for path in sorted(SITE.glob(pattern))}
     texts = {name: path.read_text(encoding="utf-8") for name, path in pages.items()}
@@ -327,6 +330,7 @@ def write_sources(books: dict[str, nbformat.NotebookNode], folder: Path) -> None
     for name, text in texts.items():
         sources.add(name, text)
     sources.write_to(folder)
+    return digest(part for name in sorted(texts) for part in (name, *re.findall(r"(?m)^\W*# .*$", texts[name])))
 
 
 def sphinx(source: Path, html: Path) -> None:
@@ -349,7 +353,10 @@ def build(chosen: list[Path], quick: bool, folder: Path, notebooks: Path) -> Pat
         print(done + ("" if given else f"; {lesson.stem}.ipynb has changes of yours and stays as it is"))
     start = time.perf_counter()
     print(f"{'site':<28}", end="", flush=True)
-    write_sources(books, folder / "source")
+    contents, written = write_sources(books, folder / "source"), folder / "contents.txt"
+    if not written.exists() or written.read_text() != contents:
+        shutil.rmtree(folder / "html", ignore_errors=True)  # every page has the navigation, so all are written again
+    write(written, contents)
     sphinx(folder / "source", folder / "html")
     for name, book in books.items():  # for readers who download it; the page of the site links it
         write(folder / "html" / "lessons" / "notebooks" / f"{name}.ipynb", nbformat.writes(book))
