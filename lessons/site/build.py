@@ -317,7 +317,7 @@ def toctrees(names: list[str]) -> str:
 def write_sources(books: dict[str, nbformat.NotebookNode], folder: Path) -> str:
     """Writes the sources of the site: the pages of lessons/site, the texts of the repository, and the lessons.
 
-    Returns a hash of the names and headings of all pages.
+    Returns a hash of what decides how every page looks: the settings, and the names and headings of all pages.
     """
     pages = {path.relative_to(ROOT).as_posix(): path for pattern in TEXTS for path in sorted(ROOT.glob(pattern))}
     pages |= {path.relative_to(SITE).as_posix(): path for pattern in OWN_PAGES for path in sorted(SITE.glob(pattern))}
@@ -330,7 +330,8 @@ def write_sources(books: dict[str, nbformat.NotebookNode], folder: Path) -> str:
     for name, text in texts.items():
         sources.add(name, text)
     sources.write_to(folder)
-    return digest(part for name in sorted(texts) for part in (name, *re.findall(r"(?m)^\W*# .*$", texts[name])))
+    headings = [part for name in sorted(texts) for part in (name, *re.findall(r"(?m)^\W*# .*$", texts[name]))]
+    return digest([(SITE / "conf.py").read_bytes(), *headings])
 
 
 def sphinx(source: Path, html: Path) -> None:
@@ -355,7 +356,7 @@ def build(chosen: list[Path], quick: bool, folder: Path, notebooks: Path) -> Pat
     print(f"{'site':<28}", end="", flush=True)
     contents, written = write_sources(books, folder / "source"), folder / "contents.txt"
     if not written.exists() or written.read_text() != contents:
-        shutil.rmtree(folder / "html", ignore_errors=True)  # every page has the navigation, so all are written again
+        shutil.rmtree(folder / "html", ignore_errors=True)  # all pages are written again: each has the navigation
     write(written, contents)
     sphinx(folder / "source", folder / "html")
     for name, book in books.items():  # for readers who download it; the page of the site links it

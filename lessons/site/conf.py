@@ -69,6 +69,28 @@ def offer_the_notebook(app, pagename: str, templatename: str, context: dict, doc
         context["body"] += f'<p class="offer">This lesson as a notebook, with its outputs: {link}</p>'
 
 
+def correct_ways_back(app, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Corrects the links [docs] in the pages with source, which lead back to the reference.
+
+    If the reference describes some objects of a module under the name of its package and others under its own name,
+    viewcode uses one of the two names for all.
+    """
+    if not pagename.startswith("_modules/minigan"):
+        return
+    module = pagename.removeprefix("_modules/").replace("/", ".")
+    known = {name for name, entry in app.env.get_domain("py").objects.items() if entry.objtype != "module"}
+
+    def corrected(link: re.Match) -> str:
+        names, package = [link[2]], module
+        while package := package.rpartition(".")[0]:
+            names += [link[2].replace(package, module, 1), link[2].replace(module, package, 1)]
+        right = next((name for name in names if name in known), None)
+        return f'{link[1]}#{right}"' if right else f'{link[1]}"'
+
+    context["body"] = re.sub(r'(class="viewcode-back" href="[^"#]*)#([^"]+)"', corrected, context["body"])
+
+
 def setup(app) -> None:
     app.connect("autodoc-process-docstring", to_restructured_text)
     app.connect("html-page-context", offer_the_notebook)
+    app.connect("html-page-context", correct_ways_back)
