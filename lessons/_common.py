@@ -5,12 +5,15 @@
     python lessons/01_neuron.py --figures DIR       writes the figures to DIR
 
 Git ignores lessons/runs. The committed figures are in lessons/figures, and only --figures lessons/figures replaces
-them. In IPython, Jupyter, VS Code and Spyder, the figures are also shown.
+them. In IPython, Jupyter, VS Code and Spyder, the figures are shown too. A notebook has no command line: it takes the
+same options from the environment variable MINIGAN_LESSON (in a cell above the others: %env MINIGAN_LESSON=--quick).
 """
 
 import argparse
 import builtins
 import io
+import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -27,7 +30,8 @@ START = time.perf_counter()
 _parser = argparse.ArgumentParser(description="A lesson of minigan. Running it checks its claims.")
 _parser.add_argument("--quick", action="store_true", help="train less; the pictures are worse")
 _parser.add_argument("--figures", type=Path, metavar="DIR", help="write the figures to DIR, not to lessons/runs")
-_arguments = _parser.parse_args([] if NOTEBOOK else sys.argv[1:])  # in a notebook, sys.argv belongs to the kernel
+_words = shlex.split(os.environ.get("MINIGAN_LESSON", "")) if NOTEBOOK else sys.argv[1:]  # there, argv is the kernel's
+_arguments = _parser.parse_args(_words)
 
 QUICK = _arguments.quick
 RUNS = HERE / "runs"  # the files that lessons write; git ignores this folder
@@ -94,13 +98,17 @@ def path(name: str) -> Path:
 
 
 def save(figure, name: str) -> None:
-    """Writes the figure as a PNG with at most 128 colours, so that the file is small. In a notebook, also shows it."""
+    """Writes the figure as a PNG with at most 128 colours, so that the file is small. A notebook shows the file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     picture = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     picture.save(path(name), optimize=True)
-    print(f"figure {path(name)}, {time.perf_counter() - START:.1f} s after the start")
     if NOTEBOOK:
         import matplotlib.pyplot as plt
+        from IPython.display import Image as Shown
+        from IPython.display import display
 
-        plt.show()
+        display(Shown(filename=path(name)))
+        plt.close(figure)  # else the notebook shows it once more
+    else:
+        print(f"figure {path(name)}, {time.perf_counter() - START:.1f} s after the start")

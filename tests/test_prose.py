@@ -19,7 +19,11 @@ STIFF = re.compile("|".join(rf"(?<![^\W_])(?P<w{i}>{word})(?![^\W_])" for i, wor
 EXEMPT = {"CONTRIBUTING.md", "CHANGELOG.md", "test_prose.py"}
 FOLDERS = ("minigan", "lessons", "tests", "benchmarks")
 TEXTS = [
-    path for folder in FOLDERS for kind in ("py", "md", "toml", "cu") for path in (ROOT / folder).rglob(f"*.{kind}")
+    path
+    for folder in FOLDERS
+    for kind in ("py", "md", "toml", "cu")
+    for path in (ROOT / folder).rglob(f"*.{kind}")
+    if "_build" not in path.parts  # what lessons/site/build.py writes
 ]
 TEXTS = [path for path in [*ROOT.glob("*.md"), *sorted(TEXTS)] if path.name not in EXEMPT | {"stiff_words.toml"}]
 

@@ -29,7 +29,10 @@ def test_the_first_code_block_has_the_two_lines():
     ]
 
 
-@pytest.mark.parametrize("document", [path for path in ROOT.glob("**/README.md") if ".venv" not in path.parts], ids=str)
+DOCUMENTS = [path for path in ROOT.glob("**/README.md") if not {".venv", "_build"} & set(path.parts)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_every_link_leads_to_a_file(document):
     text = document.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r'src="([^":]+)"', text)
