@@ -31,7 +31,7 @@ def report() -> str:
     lines, problems = [], 0
     with warnings.catch_warnings(record=True) as caught:  # warnings are problems here
         warnings.simplefilter("always")
-        for section in (versions, processor, variables, data, plots, running):
+        for section in (versions, processor, ranks, variables, data, plots, running):
             for topic, text, fix in guarded(section):
                 lines.append(f"{topic:<8} {text}")
                 if fix:
@@ -61,6 +61,21 @@ def versions() -> Iterator[Finding]:
     for package in ("numpy", "numba", "llvmlite", "cupy"):
         found = [f"{importlib.metadata.version(d)} ({d})" for d in dict.fromkeys(distributions.get(package, []))]
         yield Finding(package, ", ".join(found) or "not installed")
+
+
+def ranks() -> Iterator[Finding]:
+    """Yield the versions of mpi4py and its MPI library, which several ranks need."""
+    try:
+        import mpi4py
+
+        mpi4py.rc.initialize = False  # this process is alone
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        why = "" if isinstance(error, ModuleNotFoundError) else f": {' '.join(str(error).split())[:200]}"
+        yield Finding("mpi", f"one process only, because mpi4py is missing or finds no MPI{why}")
+        return
+    library = MPI.Get_library_version().splitlines()[0].partition(",")[0].strip()
+    yield Finding("mpi", f"mpi4py {mpi4py.__version__}, {library}: `mpirun -n N minigan train` uses N processes")
 
 
 def processor() -> Iterator[Finding]:

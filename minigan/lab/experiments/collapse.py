@@ -8,7 +8,7 @@ that of the way in. The judge counts the digits that are drawn, of ten, and how 
 digits the samples cover. The alarm of a training looks at the samples after every fifteenth of a
 run, here called an epoch. The first epoch at which it reports a collapse is in the table, if there
 is one. A run that diverges counts as covering nothing. All runs with the same way in have equally
-many steps. A way out helps if the coverage is at least 0.1 higher with it.
+many steps. A way out counts as a help if the coverage is at least 0.1 higher with it.
 """
 
 from collections.abc import Mapping

@@ -88,6 +88,10 @@ def verdict(results: Results) -> list[str]:
         edge = ", which is the edge of the grid, so that a better rate may lie outside" if rate in rates[::3] else ""
         grid = ", ".join(f"{r:g}" for r in rates)
         found.append(f"{optimizer}: of the rates {grid}, {rate:g} is best on the validation digits{edge}")
+    for name in RATES:
+        rows = [row for row in results.rows if row["arm"] == name]
+        if lost := sum("diverged" in row["figures"] for row in rows):
+            found.append(f"{name}: with the chosen rate, {lost} of {len(rows)} long runs diverged")
     others = [name for name in RATES if name != "Adam" and len(results.values(name, "frechet"))]
     if not len(results.values("Adam", "frechet")):
         return found
