@@ -469,3 +469,16 @@ def test_the_benchmark_of_tables_reads_its_data_and_takes_medians(script):
     row = next(line for line in tables.table(tables.with_nearness(found)).splitlines() if line.startswith("| minigan"))
     cells = dict(zip(tables.SHOWN, row.strip("| ").split(" | ")[1:], strict=False))
     assert cells["utility"] == "0.150 [0.100, 0.300]" and cells["nearness"] == "0.750 [0.500, 1.500]"
+
+
+def test_the_model_of_ranks_has_the_values_of_its_formula():
+    ranks = script("bench_ranks")
+    assert ranks.fitted([(1, 5.0), (2, 7.0), (4, 11.0)]) == pytest.approx((3, 2))
+    model = {"a": 0.1, "b": 0.01, "messages": 10, "latency": 0.001, "bytes": 4e6, "bandwidth": 1e8}
+    assert ranks.modelled(model, 64, 1) == pytest.approx(0.1 + 0.64)
+    assert ranks.modelled(model, 64, 4) == pytest.approx(0.1 + 0.16 + 10 * 2 * 0.001 + 2 * 3 / 4 * 0.04)
+    least = ranks.least_batch(model, 4)
+    efficiency = [
+        ranks.modelled(model, batch, 1) / 4 / ranks.modelled(model, batch, 4) for batch in (least // 2, least)
+    ]
+    assert efficiency[0] < 0.5 <= efficiency[1]
