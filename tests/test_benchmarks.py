@@ -471,7 +471,7 @@ def test_the_benchmark_of_tables_reads_its_data_and_takes_medians(script):
     assert cells["utility"] == "0.150 [0.100, 0.300]" and cells["nearness"] == "0.750 [0.500, 1.500]"
 
 
-def test_the_model_of_ranks_has_the_values_of_its_formula():
+def test_the_model_of_ranks_has_the_values_of_its_formula(script):
     ranks = script("bench_ranks")
     assert ranks.fitted([(1, 5.0), (2, 7.0), (4, 11.0)]) == pytest.approx((3, 2))
     model = {"a": 0.1, "b": 0.01, "messages": 10, "latency": 0.001, "bytes": 4e6, "bandwidth": 1e8}
