@@ -38,7 +38,7 @@ def run(row: Row) -> Mapping[str, Any]:
         return {"diverged": str(error)}
     moments = moments_of(row.folder / "run")
     figures = averaged(moments, ("d_right_held_out", "d_right_train", "d_right_fakes"))
-    return digits(training) | figures | {"ms": round(1000 * training.seconds / training.step, 1), "moments": moments}
+    return digits(training) | figures | {"moments": moments}
 
 
 def verdict(results: Results) -> list[str]:
@@ -73,7 +73,6 @@ EXPERIMENT = Experiment(
         "d_right_held_out": Column("test digits right"),
         "d_right_train": Column("training digits right"),
         "d_right_fakes": Column("fakes right"),
-        "ms": Column("ms per step", "", 1),
     },
     minutes=25,
     seeds={f"small, {norm}": 3 for norm in NORMS},
