@@ -276,6 +276,9 @@ def test_randomize_recognises_singular_vectors_by_their_layer_and_not_by_name(rn
 @pytest.mark.parametrize("name", [*checks.CHECKS, pytest.param("presets", marks=pytest.mark.slow)])
 def test_every_check_holds(name, backend):
     rows = checks.report(backend, only=lambda check: check == name)
+    if name == "ranks" and backend.sums_alone:  # test_ranks.py runs these in processes
+        assert not rows
+        return
     assert len(rows) > 3
     assert not [str(row) for row in rows if row.verdict != "right"]
     worst = {m: max((row.error for row in rows if row.method == m), default=0.0) for m in ("central", "complex")}

@@ -53,7 +53,6 @@ from minigan.layers import (
 )
 from minigan.layers.fuse import FoldedBatchNorm, Fused
 from minigan.layers.heads import gumbel
-from minigan.layers.noise import standard_normal
 from minigan.models import tables
 
 torch = pytest.importorskip("torch")
@@ -483,7 +482,7 @@ def test_the_penalty_by_finite_differences(critic, train, backend, rng):
         randomize(D.to(backend, np.float64), rng)
     real = rng.standard_normal(shape)
     stream = int(np.random.default_rng(3).integers(2**64, dtype=np.uint64))
-    noisy = real + 0.05 * standard_normal(backend, shape, stream, np.float64)
+    noisy = real + 0.05 * backend.normal(shape, stream, np.float64)
     twin, masks = Twin(D), next_masks(D, real, train, labels)
     a, b = (twin(tensor(x), train=train, track=False, labels=labels, masks=masks) for x in (noisy, real))
     value_torch = 7 * ((a - b) / 0.05).square().mean()

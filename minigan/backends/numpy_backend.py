@@ -312,7 +312,7 @@ class NumpyBackend(Backend):
             return margin * mask, mask
         if kind == "square":  # (1 + l)^2 / 2
             return 0.5 * (1 + l) * (1 + l), 1 + l
-        return l, np.ones_like(l)  # linear: l
+        return l, self.xp.ones_like(l)  # linear: l
 
     def discriminator_loss(
         self,
