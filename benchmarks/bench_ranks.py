@@ -2,14 +2,14 @@
 
     python benchmarks/bench_ranks.py --json benchmarks/results/ranks.json
 
-Every measurement is a run of its own (`mpirun` and `minigan train`), and they take turns. The time of a step is the
-median of the times between steps after the first ones. The model is fitted to the time of one process with one
-thread at several batch sizes, t = a + b * samples, and adds the time of communication:
+Every measurement is a training in processes of its own, without pictures and checkpoints, and they take turns. The
+time of a step is the median of the times between steps after the first ones. The model is fitted to the time of one
+process with one thread at several batch sizes, t = a + b * samples, and adds the time of communication:
 
     t(n ranks) = a + b * batch / n + messages * log2(n) * latency + 2 * (n - 1) / n * bytes / bandwidth
 
-The first term of communication are the small sums of statistics, and the second is the sum of the gradients, for
-which each rank sends and receives nearly twice their size in any good algorithm (Thakur et al. 2005, section 4).
+The first term of communication is for the small sums, of statistics, and the second is for the sum of the gradients,
+for which each rank sends and receives nearly twice their size in any good algorithm (Thakur et al. 2005, section 4).
 It assumes that ranks are equally fast, that nothing overlaps, and that the network is not shared.
 """
 
@@ -23,13 +23,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from minigan.files import write_atomically
 from minigan.lab.bench import machine
 
 STEPS, FIRST = 14, 4  # steps of a run, and how many of them are left out
 PROBE = """
 import json, sys, time
-from pathlib import Path
 from minigan import runs
 from minigan.backends import ranks
 from minigan.runs.ranks import together
@@ -65,14 +66,6 @@ def measure(preset: str, batch: int, ranks: int, threads: int) -> dict:
     return found | {"seconds": statistics.median(found.pop("times")[FIRST:])}
 
 
-def fitted(points: list[tuple[int, float]]) -> tuple[float, float]:
-    """Return (a, b) of the straight line a + b * samples through two or more points, by least squares."""
-    count, mean_x = len(points), statistics.mean(x for x, _ in points)
-    mean_y = sum(y for _, y in points) / count
-    b = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
-    return mean_y - b * mean_x, b
-
-
 def modelled(model: dict, batch: int, ranks: int) -> float:
     """Return the time of a step in seconds according to the model."""
     compute = model["a"] + model["b"] * batch / ranks
@@ -95,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tutorial")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--latency", type=float, default=20e-6, help="of a message between machines, in seconds")
     parser.add_argument("--bandwidth", type=float, default=1.25e9, help="of the network, bytes in a second (10 Gbit/s)")
     parser.add_argument("--json", type=Path)
@@ -113,7 +106,8 @@ def main() -> None:
     seconds = {name: statistics.median(one["seconds"] for one in of) for name, of in found.items()}
     pairs = zip(found["2 ranks, 1 thread each"], found["1 process, 2 threads"], strict=True)
     ratios = [a["seconds"] / b["seconds"] for a, b in pairs]
-    a, b = fitted([(given.batch, seconds["1 process, 1 thread"]), *halves])
+    batches, times = zip((given.batch, seconds["1 process, 1 thread"]), *halves, strict=True)
+    b, a = map(float, np.polyfit(batches, times, 1))
     two = found["2 ranks, 1 thread each"][0]
     model = {"a": a, "b": b, "messages": two["small"], "bytes": two["bytes"]}
     here = model | {"latency": 0.0, "bandwidth": math.inf}

@@ -309,7 +309,7 @@ print(f"{training.seconds:.0f} s of training; loss of the critic {record['d_loss
 #
 #     r[k] = mean of (x[t] - m) (x[t+k] - m) / mean of (x[t] - m)^2
 #
-# By hand, for the series 1, 2, 3, 2 with m = 2: the differences are -1, 0, 1, 0. At the lag 1, the products are 0, 0
+# By hand, for the series 1, 2, 3, 2 with m = 2: the differences are -1, 0, 1, 0. At lag 1, the products are 0, 0
 # and 0, so r[1] = 0. At the lag 2 they are -1 and 0, with the mean -1/2. The mean square is 1/2, so r[2] = -1.
 #
 # At the start, the forger draws nearly flat lines: r is close to 1 for every lag. Real waves rise from below the mean

@@ -130,9 +130,9 @@ def wgan_gp(
     """
     xp = D.backend.xp
     real, fake, labels = _pairs(D.backend, real, fake, labels)
-    everyone = rng.random((D.backend.batch_sum(len(real)),) + (1,) * (real.ndim - 1))  # drawn for the whole batch
+    drawn = rng.random((D.backend.batch_sum(len(real)),) + (1,) * (real.ndim - 1))  # for the whole batch
     start = D.backend.batch_start(len(real))
-    alpha = D.backend.asarray(everyone[start : start + len(real)], dtype=real.dtype)  # (N, 1, 1, 1)
+    alpha = D.backend.asarray(drawn[start : start + len(real)], dtype=real.dtype)  # (N, 1, 1, 1)
     x = alpha * real + (1 - alpha) * fake
     g, cache = _input_gradient(D, x, train, labels)  # (N, H*W*C)
     norm = xp.sqrt(_square_norms(g))  # (N,)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minigan import __version__, backends, runs
+from minigan import backends, runs
 from minigan.backends import ranks as backend_ranks
 from minigan.checking import rank_checks
 from minigan.cli import main
@@ -331,7 +331,19 @@ def test_ranks_that_differ_get_the_state_of_the_first(data):
     assert first == after_first == after_second == same and second != same
 
 
-def test_ranks_with_other_weights_or_versions_are_refused(data):
+class Later:
+    """One rank, to which another says its time."""
+
+    rank, size, threads = 0, 1, 1
+
+    def each(self, x):
+        return [1000.0]
+
+    def total(self, x):
+        return x
+
+
+def test_ranks_with_other_weights_are_refused(data):
     def refuse(training):
         if training.backend.ranks.rank == 1:
             training.D.params["1.w"][0, 0] += 1
@@ -339,7 +351,19 @@ def test_ranks_with_other_weights_or_versions_are_refused(data):
             runs_ranks.expect_same(training)
 
     trainings(data, 2, refuse)
-    assert __version__
+
+
+@pytest.mark.parametrize("name", ["minigan", "numpy", "backend", "loss"])
+def test_ranks_with_another_version_or_option_are_refused(name, data):
+    class Other(Later):
+        size = 2
+
+        def each(self, x):
+            return [x, x | {name: "other"}]
+
+    training = runs.begin(Config.of("mlp", data=str(data), batch=24, backend="numpy", steps=4), None, ranks=Other())
+    with pytest.raises(UserError, match=f"^rank 0 has {name} .*, and rank 1 has {name} other: give all ranks the same"):
+        runs_ranks.expect_same(training)
 
 
 def test_each_rank_computes_its_part_and_draws_what_all_draw(data):
@@ -354,18 +378,6 @@ def test_each_rank_computes_its_part_and_draws_what_all_draw(data):
     for k in range(3):
         np.testing.assert_array_equal(np.concatenate([part[k] for part in found]), whole[k])
     assert [len(part[0]) for part in found] == [4, 5, 5, 5, 5] and {part[3] for part in found} == {24}
-
-
-class Later:
-    """One rank, to which another says its time."""
-
-    rank, size, threads = 0, 1, 1
-
-    def each(self, x):
-        return [1000.0]
-
-    def total(self, x):
-        return x
 
 
 def test_all_ranks_have_the_time_of_the_first(data):

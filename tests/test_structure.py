@@ -234,7 +234,7 @@ BACKEND = [PACKAGE / "backends" / name for name in ("numpy_backend.py", "recurre
 
 @pytest.mark.parametrize("path", [*CORE, *BACKEND], ids=lambda path: path.name)
 def test_every_statistic_of_the_batch_goes_through_batch_sum(path):
-    """Data-parallel training will add over processes in `batch_sum`. A direct sum or mean needs an entry in LOCAL."""
+    """Ranks that share a batch add their sums in `batch_sum`. A direct sum or mean needs an entry in LOCAL."""
     found = {(path.name, text) for text in sums(path.read_text(encoding="utf-8"))}
     assert found <= LOCAL.keys(), found - LOCAL.keys()
 

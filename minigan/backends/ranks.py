@@ -32,7 +32,7 @@ from minigan.errors import UserError
 
 # What the starters of MPI programs tell each process: Open MPI, those with PMIx or PMI (MPICH, Intel, srun), MVAPICH
 STARTED = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
-AWAKE, NAP = 0.002, 0.0005  # seconds: how long a rank waits without sleeping, and how long it then sleeps at a time
+AWAKE, NAP = 0.1, 0.0005  # seconds: how long a rank waits without sleeping, and how long it then sleeps at a time
 
 
 class Ranks(Protocol):
@@ -109,11 +109,16 @@ class MpiRanks:
         return result, lengths
 
     def _wait(self, request: Any) -> None:
-        """Wait until a request is complete. Between the tests, Python handles signals."""
+        """Wait until a request is complete. Between the tests, Python handles signals.
+
+        MPI sends and receives only during a test, so a large sum would take long with naps between them.
+        """
         start = time.monotonic()
         while not request.Test():
             if time.monotonic() > start + AWAKE:
-                time.sleep(NAP)  # another rank may need the core
+                time.sleep(NAP)
+            elif hasattr(os, "sched_yield"):
+                os.sched_yield()  # another rank may need the core
 
 
 def started() -> bool:
@@ -275,7 +280,7 @@ class SharedGpu(Shared):
     _nccl: Any = None  # NCCL's communicator of all ranks, or False if there is no NCCL, or two ranks have the same GPU
 
     def _connect(self) -> Any:
-        """Return what `_nccl` says, for the first sum. All ranks say what they have, because each needs it."""
+        """Return NCCL's communicator, or False: see `_nccl`. Each rank tells the others whether it has NCCL."""
         number = None
         with contextlib.suppress(ImportError, AttributeError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # CuPy warns if the library of NCCL is missing

@@ -59,11 +59,7 @@ def together(ranks: Ranks | None, first: Callable[[], Result], others: Callable[
 
 def from_first(ranks: Ranks, get: Callable[[], Result]) -> Result:
     """Return what `get` returns on rank 0, on every rank. Raises UserError on every rank if it raises one there."""
-
-    def nothing() -> Any:
-        return None
-
-    return ranks.each(together(ranks, get, nothing))[0]
+    return ranks.each(together(ranks, get, lambda: None))[0]  # type: ignore[arg-type,return-value]
 
 
 def expect_same(training: Training) -> None:
