@@ -7,7 +7,7 @@
 # many steps, what the gates of a GRU change, and how a recurrent GAN draws series.
 #
 # **Builds on** [lesson 10](10_trusting_a_gradient.py) and [lesson 15](15_dirac_gan.py). **Takes** 50 minutes to read,
-# 20 seconds to run, 8 with `--quick`.
+# 18 seconds to run, 7 with `--quick`.
 #
 # A series is a list of values in the order of time: a voltage, the level of a river, the price of bread. The next value
 # depends on those before it. A dense network could take a whole series as its input, but then each step would have

@@ -7,7 +7,7 @@
 # **You will know** signs of fakes and how easily a sign is removed, how well a detector recognises fakes that it was
 # not trained on, why an alarm of a good detector is often wrong, and what people use and misuse fakes for.
 #
-# **Builds on** [lesson 23](23_how_good.py). **Takes** 40 minutes to read, 40 seconds to run, 12 with `--quick`.
+# **Builds on** [lesson 23](23_how_good.py). **Takes** 40 minutes to read, 30 seconds to run, 11 with `--quick`.
 #
 # In [lesson 23](23_how_good.py), we compared a whole set of fakes with a set of real digits. Now somebody shows us
 # *one* image and asks whether it is real. A critic answers this question during the training. But the forger has learnt

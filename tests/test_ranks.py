@@ -260,6 +260,7 @@ def test_more_ranks_than_samples_and_other_commands_are_refused(data, mpirun, tm
     done = run(mpirun(3, *train(data, tmp_path / "r", "--batch", "2")))
     assert done.returncode == 2 and done.stderr.count("minigan: ") == 1
     assert "3 ranks cannot share 2 samples: choose a larger --batch, or fewer ranks" in done.stderr
+    assert not (tmp_path / "r" / "samples" / "epoch-0000.png").exists()  # it was refused before it began
     done = run(mpirun(2, "minigan", "info", str(tmp_path / "r")))
     assert done.returncode == 2 and done.stderr.count("minigan: ") == 1
     assert "only `minigan train` runs on several ranks, and there are 2: leave mpirun out" in done.stderr
@@ -411,7 +412,7 @@ class Addressed(np.ndarray):
 
 def test_nccl_sums_on_the_gpu(monkeypatch):
     """With a replacement for NCCL that reads and writes the memory it is given."""
-    barrier, places = threading.Barrier(2), {}
+    barrier, places, calls = threading.Barrier(2), {}, []
 
     class Communicator:
         def __init__(self, size, number, rank):
@@ -420,6 +421,7 @@ def test_nccl_sums_on_the_gpu(monkeypatch):
 
         def allReduce(self, source, target, count, kind, operation, stream):
             assert (operation, stream) == ("sum", 7)
+            calls.append(self.rank)
             of = {"float32": ctypes.c_float, "float64": ctypes.c_double}[kind]
             places[self.rank] = np.ctypeslib.as_array(ctypes.cast(source, ctypes.POINTER(of)), (count,))
             barrier.wait(30)
@@ -443,5 +445,5 @@ def test_nccl_sums_on_the_gpu(monkeypatch):
 
     for devices, expected in (((0, 1), True), ((0, 0), False)):  # two ranks on one GPU need MPI
         found = rank_checks.on_threads(2, lambda ranks, devices=devices: total(ranks, devices[ranks.rank]))
-        assert [used for _, used in found] == [expected] * 2
+        assert [used for _, used in found] == [expected] * 2 and sorted(calls) == [0, 1]  # only of the first case
         np.testing.assert_array_equal([summed for summed, _ in found], [[1, 3, 5, 7]] * 2)

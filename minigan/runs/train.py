@@ -47,7 +47,7 @@ def train(given: dict[str, Any], out: Path | None, resuming: bool, extend: bool,
         runs_ranks.together(ranks, lambda: 0.0, training.warm_up)
         echo(f"{seconds:.1f} s")
     try:
-        collapsed = play(training, out if leads else None, quiet)
+        collapsed = play(training, out, quiet)
     except Stopped as stopped:
         print(
             f"minigan: stopped at step {training.step} and saved: resume with `minigan train --resume --out {out}`",
