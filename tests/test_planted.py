@@ -73,6 +73,12 @@ def test_only_the_checks_and_cases_that_call_a_changed_function_run(calls):
 
 
 @pytest.mark.slow
+def test_what_a_check_calls_in_threads_of_its_own_is_known(calls):
+    title = "ranks: the rest of an uneven batch is left out"
+    assert planted.select(calls, planted.changed_functions(found(title))) == {"ranks": None}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(0, len(MISTAKES), len(MISTAKES) // 8))
 def test_the_checks_and_cases_that_are_left_out_would_find_nothing(calls, number):
     mistake = MISTAKES[number]

@@ -179,6 +179,13 @@ def test_a_lesson_is_executed_again_only_if_its_code_or_minigan_changed(tiny, tm
     assert len(list((tmp_path / "executed").iterdir())) == 1  # nothing is left of earlier executions
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_quick_build_trains_less(quick, tiny, tmp_path):
+    tiny.write_text(TINY.format(number=1) + "\n# %%\nimport _common\n\nprint(_common.QUICK)\n")
+    book, _ = site.executed(tiny, quick, tmp_path / "executed", "a")
+    assert book.cells[-1].outputs[0].text == f"{quick}\n"
+
+
 def test_a_claim_that_fails_names_the_lesson_the_cell_and_the_line(tiny, tmp_path):
     tiny.write_text(TINY.format(number=2))
     with pytest.raises(site.BuildError) as failed:
