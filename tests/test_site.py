@@ -8,10 +8,12 @@ import ast
 import importlib.util
 import json
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -218,6 +220,19 @@ def test_the_state_of_the_package_contains_every_source(tmp_path, monkeypatch):
 
 
 # ---- the site
+
+
+def test_everything_that_the_reference_names_exists():
+    directives = [
+        found for page in sorted((LESSONS / "site" / "api").glob("*.rst"))
+        for found in re.findall(r"(?m)^\.\. auto(module|function|class|data):: (\S+)$", page.read_text())
+    ]  # fmt: skip
+    assert len(directives) == sum(
+        page.read_text().count(".. auto") for page in (LESSONS / "site" / "api").glob("*.rst")
+    )
+    for kind, name in directives:
+        assert pkgutil.resolve_name(name) is not None, name
+        assert isinstance(pkgutil.resolve_name(name), types.ModuleType) == (kind == "module"), name
 
 
 @pytest.mark.parametrize(
