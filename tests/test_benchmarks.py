@@ -1,4 +1,4 @@
-"""Tests of the benchmark scripts: medians, tables, verdicts, and the changes of the ablation and of the alarm."""
+"""Tests of the benchmark scripts: medians, tables, verdicts, and the changes of the alarm."""
 
 import argparse
 import importlib
@@ -11,8 +11,6 @@ import pytest
 
 from minigan import backends, datasets, losses, optim, penalties
 from minigan.lab import bench
-from minigan.layers import MinibatchStdDev, SpectralNorm
-from minigan.training import Config, Training
 
 
 @pytest.fixture
@@ -47,75 +45,6 @@ def test_runs_of_another_judge_are_not_continued(script):
     for before in ({"minutes": 3.0, "judge": 2}, {"minutes": 3.0}):
         with pytest.raises(SystemExit, match=r"report\.json contains runs with another choice of judge: "):
             expect_same(asked, before, "report.json")
-
-
-def test_ablation_compares_the_rows_with_the_recipe(script):
-    ablation = script("ablation")
-    runs = [
-        {
-            "change": name,
-            "seed": seed,
-            "figures": {"frechet": f + 0.1 * seed, "coverage": 0.8} | more,
-        }
-        for name, f, more in (("no labels", 0.5, {}), ("the recipe", 0.2, {"agreement": 0.99}))
-        for seed in range(3)
-    ]
-    report = {"runs": runs, "real": {"frechet": 0.07, "agreement": 1.0}}
-    lines = ablation.table(report | {"ms an image": {"no labels": 0.2, "the recipe": 0.4}}).splitlines()
-    assert lines[2] == "| the recipe | 0.300 (0.200-0.400) | 0.800 (0.800-0.800) |  | 0.990 (0.990-0.990) | 1.00 |"
-    assert lines[3] == "| no labels | 0.600 (0.500-0.700) | 0.800 (0.800-0.800) |  |  | 0.50 |"
-    assert lines[4] == "| real training images | 0.070 |  |  | 1.000 |  |"
-
-
-def test_ablation_measures_the_cost_per_image(script, monkeypatch):
-    ablation = script("ablation")
-    images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
-    data = datasets.Images(images, None, "x")
-    trainings = [Training(Config.of("mlp", steps=3, batch=b), data, backends.load("numpy")) for b in (2, 64)]
-
-    def take_turns(functions, seconds):
-        return [[float(function()["step"]) for _ in range(3)] for function in functions]  # 1, 2 and 3 seconds
-
-    monkeypatch.setattr(ablation.bench, "take_turns", take_turns)
-    assert ablation.cost(trainings, seconds=0.2) == [1000.0, 31.25]
-    assert [training.step for training in trainings] == [3, 3]
-
-
-def test_ablation_removes_spectral_norm(script):
-    ablation = script("ablation")
-    images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
-    data = datasets.Images(images, np.arange(70) % 10, "x")
-    training = Training(Config.of("digits", steps=2, batch=16), data, backends.load("numpy"))
-    normed = training.D
-    ablation.without_spectral_norm(training)
-    assert any(isinstance(layer, SpectralNorm) for layer in normed.layers)
-    assert not any(isinstance(layer, SpectralNorm) for layer in training.D.layers)
-    assert training.D.params.keys() == normed.params.keys() and training.opt_d.network is training.D
-    assert len(list(training.records())) == 2
-
-
-def test_ablation_hides_the_minibatch_standard_deviation(script):
-    ablation = script("ablation")
-    images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
-    training = Training(
-        Config.of("digits", steps=1, batch=16), datasets.Images(images, None, "x"), backends.load("numpy")
-    )
-    ablation.without_batch_std(training)
-    i = next(i for i, layer in enumerate(training.D.layers) if isinstance(layer, MinibatchStdDev))
-    x = np.random.default_rng(0).standard_normal((4, 128)).astype(np.float32)
-    assert not training.D.layers[i].forward(x)[0][:, 128:].any()
-
-
-def test_ablation_gives_one_standard_deviation_for_all_channels(script):
-    ablation = script("ablation")
-    images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
-    data = datasets.Images(images, np.arange(70) % 10, "x")
-    training = Training(Config.of("digits", steps=2, batch=16), data, backends.load("numpy"))
-    ablation.with_one_std(training)
-    std, last = training.D.layers[-2:]
-    assert std.channels == 1 and last.layer.n_in == 65  # 1 pixel of 64 channels, and the standard deviation
-    assert training.opt_d.network is training.D
-    assert len(list(training.records())) == 2
 
 
 def test_a_peak_can_be_measured(script):

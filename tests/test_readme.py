@@ -165,9 +165,6 @@ def test_the_quality_after_minutes_is_the_committed_one():
             f"| {100 * medians['rarest digit']:.1f}% |\n"
         )
         assert row in README
-    read = result("train_on_fakes.json")
-    claim = f"{read['fakes']:,} samples of the run with seed 0 reads {read['read right'] / 100:.2f}% of"
-    assert claim in " ".join(RESULTS.split())
 
 
 def test_the_times_of_all_frameworks_are_the_committed_ones():

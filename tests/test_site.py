@@ -328,7 +328,6 @@ def small(tmp_path, monkeypatch) -> Path:
     (own / "index.md").write_text(INDEX)
     monkeypatch.setattr(site, "SITE", own)
     monkeypatch.setattr(site, "TEXTS", ("lessons/*.md",))
-    monkeypatch.setattr(site, "INSTEAD", {"README.md": "index.md"})
     return tmp_path / "built"
 
 

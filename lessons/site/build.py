@@ -35,7 +35,6 @@ NOTEBOOKS = LESSONS / "notebooks"  # git ignores this folder and the next
 BUILD = SITE / "_build"
 OWN_PAGES = ("*.md", "howto/*.md", "api/*.rst")  # in lessons/site
 TEXTS = ("*.md", "lessons/*.md", "benchmarks/**/*.md", "minigan/**/*.md", "tests/README.md")  # pages from elsewhere
-INSTEAD = {"README.md": "index.md", "benchmarks/results/ablation.md": "howto/ablation.md"}  # pages that include a text
 PLACE_OF_LESSONS = "<!-- toctrees of the lessons: build.py puts them here -->"
 CELL_LIMIT = 1800  # seconds for one cell; much longer than any needs, because a machine may be busy
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")  # ![text](target) or [text](target)
@@ -275,7 +274,8 @@ class Sources:
         name = file.relative_to(ROOT).as_posix().removeprefix("lessons/site/")
         if is_lesson(file):
             name = f"lessons/notebooks/{file.stem}.ipynb"
-        name = INSTEAD.get(name, name)
+        if name == "README.md":
+            name = "index.md"  # which includes it
         if name in self.pages:
             return f"/{name}{hash_sign}{anchor}"
         if (module := re.sub(r"(/__init__)?\.py$", "", name).replace("/", ".")) in self.modules:

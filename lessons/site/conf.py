@@ -8,7 +8,7 @@ project = "minigan"
 copyright = "The minigan authors"
 version = release = minigan.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode", "myst_nb"]
-exclude_patterns = ["README.md", "benchmarks/results/ablation.md"]  # other pages include them
+exclude_patterns = ["README.md"]  # index.md includes it
 suppress_warnings = ["myst.header"]  # the terms of the glossary are headings of the third level
 default_role = "code"
 highlight_language = "none"  # indented blocks are formulas, tables and shell commands
