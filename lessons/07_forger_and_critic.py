@@ -250,8 +250,8 @@ heat = pictures[-1][3]
 print(f"critic's mean loss in the last 300 rounds: {late:.3f}; loss if D = 1/2 everywhere: {2 * np.log(2):.3f}")
 print(f"critic's mean answer: real points {d_real:.2f}, fakes {d_fake:.2f}")
 print(f"critic's answers in the plane: from {heat.min():.2f} to {heat.max():.2f}")
-assert 1.1 < late < 1.4
-assert 0.4 < d_fake < d_real < 0.65, (
+assert (1.0 if QUICK else 1.1) < late < 1.4  # after less training, the critic finds more
+assert (0.35 if QUICK else 0.4) < d_fake < d_real < 0.65, (
     "At the end of a good game, the critic's mean answers for real points and fakes are close to 1/2."
 )
 assert np.ptp(heat) > 0.5, "At the end, D is far from 1/2 in other parts of the plane."
