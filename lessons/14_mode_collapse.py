@@ -229,7 +229,9 @@ for name, (number, share) in means.items():
 # slopes of the critic's logit at real points are less than half as long.**
 
 # %%
-assert means["nothing"][0] < (6 if QUICK else 5), "A forger that takes five steps for each step of the critic collapses."
+assert means["nothing"][0] < (6 if QUICK else 5), (
+    "A forger that takes five steps for each step of the critic collapses."
+)
 for name in ("minibatch std", "packing", "R1"):
     assert means[name][0] > 6, (
         "The minibatch standard deviation, packing, and R1 each raise the effective number of modes above six of eight."

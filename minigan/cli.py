@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
             "explore": explore,
             "classify": classify,
             "experiment": experiment,
+            "sweep": sweep,
             "gradcheck": gradcheck,
             "bench": bench,
             "info": info,
@@ -277,8 +278,6 @@ def classify(arguments) -> int:
 
 def experiment(arguments) -> int:
     """Run an experiment, or list all. Returns the exit code, which is 1 if a row failed or a claim does not hold."""
-    from minigan import runs
-    from minigan.files import write_atomically
     from minigan.lab import runner
     from minigan.lab.experiment import listed, names
 
@@ -289,16 +288,24 @@ def experiment(arguments) -> int:
         return max(_claim(name) for name in ([arguments.name] if arguments.name else names()))
     if arguments.name is None:
         raise UserError("name an experiment: `minigan experiment --list` lists them, and FILE.py is one of your own")
-    given = {name: getattr(arguments, name) for name in ("seeds", "minutes", "jobs", "only", "quiet")}
+    given = {name: getattr(arguments, name) for name in ("seeds", "minutes", "jobs", "only", "quiet", "scheduler")}
+    return _reported(lambda: runner.run(arguments.name, arguments.out, **given), arguments.json, "the same command")
+
+
+def _reported(run, json: Path | None, command: str) -> int:
+    """Run rows, and print their report. `command` continues after an interruption. Returns 1 if a row failed."""
+    from minigan import runs
+    from minigan.files import write_atomically
+
     try:
-        report = runner.run(arguments.name, arguments.out, **given)
+        report = run()
     except runs.Stopped as stopped:
-        print("minigan: stopped; the same command continues", file=sys.stderr)
+        print(f"minigan: stopped; {command} continues", file=sys.stderr)
         return 128 + stopped.signal
     print(f"{report}\n\nIn {report.out}: results.json, table.md, figure.png, and the runs of all rows in rows/")
-    if arguments.json:
-        with _name_in_errors(arguments.json):
-            write_atomically(arguments.json, report.json())
+    if json:
+        with _name_in_errors(json):
+            write_atomically(json, report.json())
     return int(bool(report.failed))
 
 
@@ -316,6 +323,25 @@ def _claim(name: str) -> int:
         return 2
     print(says if holds else f"FAILED {says}", flush=True)
     return int(not holds)
+
+
+# ---------------------------------------------------------------- sweep
+
+
+def sweep(arguments) -> int:
+    """Run the rows of a sweep. Returns the exit code, which is 1 if a row failed."""
+    from minigan.lab import sweep
+    from minigan.training.config import option_names
+
+    chosen = {name: getattr(arguments, name, None) for name in ("preset", *option_names())}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    out = arguments.out or sweep.default_folder(chosen)
+    given = {name: getattr(arguments, name) for name in ("resume", "jobs", "only", "scheduler", "quiet")}
+    return _reported(
+        lambda: sweep.run_sweep(out, chosen, arguments.grid, **given),
+        arguments.json,
+        f"`minigan sweep --resume --out {out}`",
+    )
 
 
 # ---------------------------------------------------------------- gradcheck

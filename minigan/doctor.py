@@ -31,7 +31,7 @@ def report() -> str:
     lines, problems = [], 0
     with warnings.catch_warnings(record=True) as caught:  # warnings are problems here
         warnings.simplefilter("always")
-        for section in (versions, processor, ranks, variables, data, plots, running):
+        for section in (versions, processor, ranks, cluster, variables, data, plots, running):
             for topic, text, fix in guarded(section):
                 lines.append(f"{topic:<8} {text}")
                 if fix:
@@ -76,6 +76,18 @@ def ranks() -> Iterator[Finding]:
         return
     library = MPI.Get_library_version().splitlines()[0].partition(",")[0].strip()
     yield Finding("mpi", f"mpi4py {mpi4py.__version__}, {library}: `mpirun -n N minigan train` uses N processes")
+
+
+def cluster() -> Iterator[Finding]:
+    """Yield the version of the package that sends rows of experiments to a Dask cluster."""
+    try:
+        import distributed
+    except Exception as error:
+        why = "" if isinstance(error, ModuleNotFoundError) else f" ({type(error).__name__}: {error})"
+        yield Finding("dask", f"this machine only, because the package distributed is missing{why}")
+    else:
+        what = "`minigan sweep --scheduler ADDRESS` sends rows to a cluster"
+        yield Finding("dask", f"distributed {distributed.__version__}: {what}")
 
 
 def processor() -> Iterator[Finding]:

@@ -150,6 +150,11 @@ def parsed(kind: type, given: dict[str, Any], what: str) -> Any:
     return kind(**values)
 
 
+def of_text(kind: type, name: str, text: str) -> Any:
+    """Convert the text to the type of a field. Return the text unchanged if that fails; `check` then rejects it."""
+    return from_text(text, _types(kind)[name])
+
+
 def from_text(text: str, hint: Any) -> Any:
     """Convert the text to the declared type. Return the text unchanged if that fails; `check` then rejects it."""
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

@@ -112,6 +112,7 @@ def parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--seeds", type=int, metavar="N", help="seeds of every arm (default: those of the experiment)")
     sub.add_argument("--minutes", type=float, metavar="M", help="training time of each row, instead of its own total")
     sub.add_argument("--jobs", type=int, metavar="N", help="rows at a time, one thread each (default: all cores)")
+    _add_scheduler(sub)
     sub.add_argument("--only", default="", metavar="TEXT", help='rows whose name contains TEXT, such as "r1, seed 2"')
     sub.add_argument("--out", type=Path, metavar="FOLDER", help="default: experiments/NAME; finished rows are kept")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file as well")
@@ -121,6 +122,25 @@ def parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         help="check the main claim in less than half a minute; without a name, that of every experiment",
     )
     sub.add_argument("--quiet", action="store_true", help="print no progress bar")
+
+    sub = add("sweep", "Train with every combination of some options, on this machine or on a Dask cluster.")
+    sub.add_argument(
+        "--grid",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUES",
+        help="the options that vary: lr=1e-3,2e-3 seed=0:5 (0 to 4) network.noise=16,64; names as of `minigan train`",
+    )
+    sub.add_argument("--jobs", type=int, metavar="N", help="rows at a time, one thread each (default: all cores)")
+    _add_scheduler(sub)
+    sub.add_argument("--only", default="", metavar="TEXT", help='rows whose name contains TEXT, such as "seed 2"')
+    sub.add_argument("--out", type=Path, metavar="FOLDER", help="the folder of the sweep (default: sweeps/PRESET)")
+    sub.add_argument(
+        "--resume", action="store_true", help="run what is missing in the folder; a further --grid adds its rows"
+    )
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file as well")
+    sub.add_argument("--quiet", action="store_true", help="print no progress bar")
+    add_options(sub)
 
     sub = add("gradcheck", "Check every gradient, or layers of your own; exit code 1 if a check fails.")
     sub.add_argument("files", nargs="*", type=Path, metavar="FILE.py", help="defines layers and examples(rng)")
@@ -143,6 +163,14 @@ def parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
 
     add("doctor", "Show which backends run here, and why the others do not.")
     return parser
+
+
+def _add_scheduler(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="let the workers of this Dask scheduler run the rows (extra cluster); all must see the folder",
+    )
 
 
 def _add_backend(sub: argparse.ArgumentParser) -> None:

@@ -18,10 +18,11 @@ import importlib
 import importlib.util
 import json
 import pkgutil
+import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -40,6 +41,7 @@ Arms = Mapping[str, Mapping[str, Any]]
 EXPERIMENTS = "minigan.lab.experiments"  # every module of this package is an experiment
 LOGGED = 10  # numbers of a row's first steps that are stored, so that its beginning can be repeated
 FIRST = "first.json"  # these numbers, in the folder of a row
+STOP = "stop"  # a file in the folder of an experiment, which ends its rows
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Experiment:
                     of the table; lists, for example of moments, are stored for the picture
         columns     the figures of the table. The first one that is better lower or higher decides the verdict
         minutes     what all rows take together on two cores
-        seeds       the number of seeds of each arm, or that of the arms named; others have one
+        seeds       the number of seeds of each arm, or that of the arms named, or the seeds themselves;
+                    others have one, 0
         alone       arms whose rows run one at a time with all cores, because their target is in minutes
         then        further arms, which depend on the results of the first ones
         verdict     sentences about the results; by default, each arm is compared with the first one
@@ -79,16 +82,17 @@ class Experiment:
     run: Callable[["Row"], Mapping[str, Any]]
     columns: Mapping[str, Column]
     minutes: float
-    seeds: int | Mapping[str, int] = 1
+    seeds: int | Mapping[str, int | Sequence[int]] = 1
     alone: tuple[str, ...] = ()
     then: Callable[[Results], Arms] | None = None
     verdict: Callable[[Results], list[str]] = against_the_first
     picture: Callable[[Results], np.ndarray] | None = None
     quick: Quick | None = None
 
-    def seeds_of(self, arm: str) -> int:
-        """Return the number of seeds of an arm in the full form."""
-        return self.seeds if isinstance(self.seeds, int) else self.seeds.get(arm, 1)
+    def seeds_of(self, arm: str) -> Sequence[int]:
+        """Return the seeds of an arm in the full form."""
+        of = self.seeds if isinstance(self.seeds, int) else self.seeds.get(arm, 1)
+        return range(of) if isinstance(of, int) else of
 
     @property
     def main(self) -> str:
@@ -147,10 +151,15 @@ class Row:
         write_array(self.folder / f"{name}.npy", array)
 
     def progress(self, done: float) -> None:
-        """Report the completed part of the row, 0 to 1, at most every second."""
+        """Report the completed part of the row, 0 to 1, at most every second.
+
+        Raises Stopped if the experiment is to end, which is how a worker of a cluster learns of a Ctrl-C.
+        """
         if not self.replay and time.monotonic() > self.reported + 1:
             self.reported = time.monotonic()
             write_atomically(self.folder / "progress", f"{done:.4f}".encode())
+            if (self.folder.parent.parent / STOP).exists():
+                raise runs.Stopped(signal.SIGINT)
 
 
 def names() -> list[str]:
@@ -171,12 +180,16 @@ def listed() -> str:
 
 
 def load(name: str) -> Experiment:
-    """Return the experiment of the package with this name, or that of a file `FILE.py`.
+    """Return the experiment of the package with this name, that of a file `FILE.py`, or that of a sweep's `sweep.json`.
 
     Raises UserError if there is none, or if the file cannot be run or defines no EXPERIMENT.
     """
     if name.endswith(".py"):
         return _of_file(Path(name))
+    if name.endswith(".json"):
+        from minigan.lab import sweep  # which is made of experiments
+
+        return sweep.read(Path(name)).experiment()
     known = names()
     if name not in known:
         near = get_close_matches(name, known, 1)

@@ -108,7 +108,11 @@ def train(
 
     def after(record: runs.Checked) -> None:
         row.log(*(record[name] for name in Training.CURVES))  # type: ignore[literal-required]
-        row.progress(training.progress())
+        try:
+            row.progress(training.progress())
+        except runs.Stopped:
+            runs.save(training, out)
+            raise
         while due and training.progress() >= due[0] - 1e-9:
             figures = {"moment": due.pop(0), "step": training.step, "seconds": round(training.seconds, 2)}
             found.append(figures | (measure(training) if measure else {}))

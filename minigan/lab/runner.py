@@ -27,7 +27,7 @@ from minigan import backends, terminal
 from minigan.errors import UserError
 from minigan.files import locked, write_atomically
 from minigan.lab import bench
-from minigan.lab.experiment import Experiment, Replayed, Row, load
+from minigan.lab.experiment import STOP, Experiment, Replayed, Row, load
 from minigan.lab.results import Results, markdown, place, table
 from minigan.report import experiments as pictures
 from minigan.report import plots
@@ -66,6 +66,8 @@ class Task:
 
     def command(self) -> str:
         """Return the command that runs this row alone."""
+        if self.experiment.endswith(".json"):
+            return f"minigan sweep --resume --out {shlex.quote(str(self.folder))} --only {shlex.quote(self.name)}"
         minutes = "" if self.minutes is None else f" --minutes {self.minutes:g}"
         seeds = f" --seeds {self.seed + 1}" if self.seed else ""
         return f"minigan experiment {shlex.quote(self.experiment)} --only {shlex.quote(self.name)}{seeds}{minutes}"
@@ -96,11 +98,11 @@ def run_task(task: Task) -> dict[str, Any]:
     try:
         with locked(task.place):
             figures = dict(load(task.experiment).run(row))
-    except Stopped as stopped:
+    except Stopped as by:
         write_atomically(spent, str(before + time.monotonic() - start).encode())
-        return task.facts() | {"error": "stopped", "signal": stopped.signal}
+        return stopped(task, by.signal)
     except KeyboardInterrupt:
-        return task.facts() | {"error": "stopped", "signal": int(signal.SIGINT)}
+        return stopped(task)
     except Exception as error:  # the other rows go on
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return task.facts() | {"error": said}
@@ -116,6 +118,11 @@ def run_task(task: Task) -> dict[str, Any]:
     return result
 
 
+def stopped(task: Task, number: int = signal.SIGINT) -> dict[str, Any]:
+    """Return a row that was stopped by this signal."""
+    return task.facts() | {"error": "stopped", "signal": int(number)}
+
+
 def run(
     name: str,
     out: Path | None = None,
@@ -125,17 +132,21 @@ def run(
     jobs: int | None = None,
     only: str = "",
     quiet: bool = False,
+    scheduler: str | None = None,
 ) -> "Report":
     """Run an experiment, or continue it, and write its table and picture to the folder `out`.
 
     `name` is one of the package, or a file that defines EXPERIMENT. `out` is by default
     experiments/NAME. `seeds` is the number of seeds of every arm, `minutes` the training time of
     every row, instead of those of the experiment, and `jobs` the number of rows at a time (default:
-    cores). `only` chooses the rows whose names contain it.
+    cores). `only` chooses the rows whose names contain it. `scheduler` is the address of a Dask
+    scheduler, whose workers run the rows (see `lab.cluster`); those that need all cores run here.
 
     Rows that are finished are not repeated. Raises UserError before anything runs if an argument is
     not possible, and Stopped after Ctrl-C.
     """
+    if scheduler is not None and jobs is not None:
+        raise UserError("a cluster runs as many rows at a time as it has workers: leave out jobs, or the scheduler")
     experiment = load(name)
     jobs = backends.cores() if jobs is None else jobs
     for what, value, least in (("seeds", seeds, 1), ("jobs", jobs, 1)):
@@ -149,11 +160,14 @@ def run(
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}): choose another folder with --out") from None
 
+    if scheduler is not None:  # the workers may run in other folders
+        out, name = out.absolute(), str(Path(name).absolute()) if Path(name).suffix else name
+
     def tasks(arms) -> list[Task]:
         found = []
         for arm, settings in arms.items():
             threads = backends.cores() if arm in experiment.alone else 1
-            for seed in range(experiment.seeds_of(arm) if seeds is None else seeds):
+            for seed in experiment.seeds_of(arm) if seeds is None else range(seeds):
                 found.append(Task(name, arm, seed, dict(settings), out, threads, minutes))
         return found
 
@@ -163,21 +177,24 @@ def run(
         names = "; ".join(task.name for task in every)
         raise UserError(f"{name} has no row whose name contains {only!r}: the rows are {names}")
     with locked(out):
-        rows = run_tasks(chosen or every, jobs, quiet)  # a row of the second stage needs all of the first
+        (out / STOP).unlink(missing_ok=True)  # of an earlier interruption
+        rows = run_tasks(chosen or every, jobs, quiet, scheduler)  # a row of the second stage needs all of the first
         if experiment.then is not None and (not only or not chosen):
             later = [task for task in tasks(experiment.then(results_of(experiment, rows, out))) if only in task.name]
             if only and not later:
                 names = "; ".join(f"{row['arm']}, seed {row['seed']}" for row in rows)
                 raise UserError(f"{name} has no row whose name contains {only!r}: the first rows are {names}")
-            rows += run_tasks(later, jobs, quiet)
+            rows += run_tasks(later, jobs, quiet, scheduler)
         results = results_of(experiment, rows, out)
         report = Report(name, experiment, results, [row for row in rows if "error" in row], out)
         report.write()
     return report
 
 
-def run_tasks(tasks: list[Task], jobs: int, quiet: bool) -> list[dict[str, Any]]:
+def run_tasks(tasks: list[Task], jobs: int, quiet: bool, scheduler: str | None = None) -> list[dict[str, Any]]:
     """Run the tasks, `jobs` at a time with one thread each, and those with more threads one at a time at the end.
+
+    With the address of a Dask scheduler, its workers run those with one thread.
 
     Returns the rows in the order of the tasks. Raises Stopped if a signal stopped a row, or after Ctrl-C.
     """
@@ -187,24 +204,31 @@ def run_tasks(tasks: list[Task], jobs: int, quiet: bool) -> list[dict[str, Any]]
         if stored is not None:
             found[task.name] = stored
     rest = [task for task in tasks if task.name not in found]
+    single, others = ([task for task in rest if (task.threads == 1) == one] for one in (True, False))
     with progress(tasks, found, quiet):
-        for group, at_a_time in (
-            ([task for task in rest if task.threads == 1], jobs),
-            ([task for task in rest if task.threads > 1], 1),
-        ):
-            try:
-                for row in _parallel(group, min(at_a_time, len(group))):
+        try:
+            for rows in (
+                _parallel(single, jobs) if scheduler is None else _on_cluster(single, scheduler),
+                _parallel(others, 1),
+            ):
+                for row in rows:
                     found[f"{row['arm']}, seed {row['seed']}"] = row
                     if "signal" in row:
                         raise Stopped(row["signal"])
-            except KeyboardInterrupt:
-                raise Stopped(signal.SIGINT) from None
+        except KeyboardInterrupt:
+            raise Stopped(signal.SIGINT) from None
     return [found[task.name] for task in tasks]
+
+
+def _on_cluster(tasks: list[Task], scheduler: str) -> Iterator[dict[str, Any]]:
+    from minigan.lab import cluster  # needs Dask
+
+    return cluster.run_rows(tasks, scheduler)
 
 
 def _parallel(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
     """Yield the rows of the tasks as they are finished."""
-    if jobs <= 1:
+    if min(jobs, len(tasks)) <= 1:
         with backends.borrowed():
             for task in tasks:
                 yield run_task(task)
@@ -212,7 +236,7 @@ def _parallel(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
     import joblib
 
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(
+        yield from joblib.Parallel(n_jobs=min(jobs, len(tasks)), return_as="generator_unordered", batch_size=1)(
             joblib.delayed(run_task)(task) for task in tasks
         )
 

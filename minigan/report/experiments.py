@@ -80,6 +80,27 @@ def lines(
         return _pixels(figure)
 
 
+def scattered(series: Mapping[str, np.ndarray], x: str, y: str, *, log_x: bool = False) -> np.ndarray:
+    """Draw series of points (N, 2): dots, and for each series a line through the means of its points at each x."""
+    with drawing():
+        figure = _figure(5.6, 4.2)
+        axis = figure.subplots()
+        for k, (name, points) in enumerate(series.items()):
+            style = dict(color=COLOURS[k % 10], alpha=0.85)
+            at = np.unique(points[:, 0])
+            means = [points[points[:, 0] == value, 1].mean() for value in at]
+            axis.plot(at, means, linestyle=DASHES[k // 10 % 4], label=name, **style)
+            axis.plot(*points.T, "o", markersize=4, **style)
+        axis.set(xlabel=x, ylabel=y, xscale="log" if log_x else "linear")
+        every = np.concatenate([points[:, 1] for points in series.values()])
+        if 0 < every.min() < every.max() / FAR:
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3, which="both")
+        if len(series) > 1:
+            axis.legend(fontsize="small")
+        return _pixels(figure)
+
+
 def pictures(
     rows: Mapping[str, Sequence[np.ndarray]], headings: Sequence[str] = (), columns: int = 5, width: float = 1.9
 ) -> np.ndarray:
