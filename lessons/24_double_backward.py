@@ -366,4 +366,4 @@ save(figure, "24_double_backward.png")
 # assert value == theirs[0] and all(np.array_equal(g, theirs[1][name]) for name, g in grads.items())
 
 # %% [markdown]
-# The last lesson, [25_spotting_fakes.py](25_spotting_fakes.py), asks how to notice a fake, and what fakes are used for.
+# The next lesson, [25_spotting_fakes.py](25_spotting_fakes.py), asks how to notice a fake, and what fakes are used for.

@@ -346,4 +346,5 @@ save(figure, "25_spotting_fakes.png")
 # assert np.isclose(right_alarms(0.01, 0.95, f_half), 0.5)
 
 # %% [markdown]
-# This is the last lesson. Go back to [the contents](README.md).
+# The last lesson, [26_one_step_many_processes.py](26_one_step_many_processes.py), divides a batch among several
+# processes.

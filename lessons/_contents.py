@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 README = HERE / "README.md"
-PARTS = {"I": range(10), "II": range(10, 14), "III": range(14, 26)}  # the numbers of the lessons in each part
+PARTS = {"I": range(10), "II": range(10, 14), "III": range(14, 27)}  # the numbers of the lessons in each part
 PROSE, CODE, EXERCISE = 100, 10, 5  # words of prose and lines of code in a minute; minutes for an exercise
 
 
