@@ -163,9 +163,10 @@ assert all(row.ok for row in rows)  # through all three processes
 # then some samples are seen twice in an epoch, and others never. A sample is missed by one of two processes with
 # probability 1/2, and by both with 1/4.
 #
-# **3. The random numbers of a layer.** *[Dropout](GLOSSARY.md#dropout)* draws a mask for the batch. If each process
-# draws with the same seed for its part, all parts get the same mask. If each draws with its own seed, no part gets what
-# one process would draw. The solution: a sample's random numbers depend on its *place in the whole batch*.
+# **3. The random numbers of a layer.** *[Dropout](GLOSSARY.md#dropout)* ([lesson 17](17_dropout_or_batch_norm.py))
+# draws a mask for the batch. If each process draws with the same seed for its part, all parts get the same mask. If
+# each draws with its own seed, no part gets what one process would draw. The solution: a sample's random numbers depend
+# on its *place in the whole batch*.
 
 
 # %%
