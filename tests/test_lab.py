@@ -144,6 +144,11 @@ def test_one_seed_is_marked_in_the_table():
         assert "5.00 (4.90 to 5.10)" in text
 
 
+def test_equal_seeds_have_no_interval_in_the_table():
+    found = results({"base": [5.0, 5.0, 5.0], "other": [4.0, 5.0, 6.0]})
+    assert found.text("base", "loss") == "5.00" and found.text("other", "loss") == "5.00 (4.00 to 6.00)"
+
+
 def test_a_figure_that_is_missing_or_infinite_is_left_out():
     found = results({"base": [1.0, float("inf"), 3.0]})
     assert found.mean("base", "loss") == 2.0 and found.interval("base", "loss") is None

@@ -280,6 +280,36 @@ def test_rows_on_a_cluster_have_the_bits_of_one_process(near, serial, tmp_path):
         expect_same_bits(serial / "rows" / name / "run", out / "rows" / name / "run")
 
 
+EXPERIMENT = '''
+"""Does more help?"""
+
+import threading
+
+from minigan.lab import Column, Experiment
+
+
+def run(row):
+    return {"loss": 5.0 - row.settings["more"], "here": int(threading.current_thread() is threading.main_thread())}
+
+
+EXPERIMENT = Experiment(
+    __doc__, {"none": {"more": 0}, "some": {"more": 1}}, run, {"loss": Column("loss", "lower")}, 1, alone=("some",)
+)
+'''
+
+
+@WITH_DASK
+@pytest.mark.filterwarnings("ignore")
+def test_rows_of_an_experiment_run_on_a_cluster_and_those_that_need_all_cores_here(near, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(EXPERIMENT)
+    monkeypatch.setattr(cluster, "run_row", lambda task, run=cluster.run_row: run(task) | {"on": str(task.folder)})
+    report = runner.run("own.py", Path("out"), quiet=True, scheduler=near.scheduler_address)
+    (none,), (some,) = report.results.of("none"), report.results.of("some")
+    assert (none["figures"], none["on"]) == ({"loss": 5.0, "here": 0}, str(tmp_path / "out"))
+    assert some["figures"] == {"loss": 4.0, "here": 1} and "on" not in some
+
+
 @WITH_DASK
 @pytest.mark.filterwarnings("ignore")
 def test_workers_that_cannot_run_the_rows_are_refused(near, tmp_path, monkeypatch):

@@ -72,11 +72,11 @@ class Results:
         return min(arms, key=lambda arm: math.inf if math.isnan(m := self.mean(arm, figure)) else sign * m)
 
     def text(self, arm: str, figure: str) -> str:
-        """Return the mean of a figure as text, with its interval, or with a mark for one seed."""
+        """Return the mean of a figure as text, with its interval if there is one and the seeds differ."""
         values, digits = self.values(arm, figure), self.columns[figure].digits
         if not len(values):
             return ""
-        interval = self.interval(arm, figure)
+        interval = self.interval(arm, figure) if np.ptp(values) else None
         span = "" if interval is None else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
         return f"{values.mean():.{digits}f}{span}"
 

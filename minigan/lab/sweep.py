@@ -249,7 +249,7 @@ class Sweep:
             {name: np.array(sorted(points)) for name, points in lines.items()},
             across,
             f"{column.label} ({column.better} is better)",
-            log_x=min(numbers[across]) > 0 and max(numbers[across]) >= 10 * min(numbers[across]),
+            log_x=min(numbers[across]) > 0 and max(numbers[across]) >= 5 * min(numbers[across]),
         )
 
 
