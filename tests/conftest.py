@@ -4,10 +4,12 @@ The GPU backend is tested twice. "emulation" runs its Python code and its kernel
 CuPy. "cupy" runs on the GPU. It has the mark `gpu` and is skipped without a GPU.
 """
 
+import importlib
 import os
 import pickle
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +106,13 @@ def gpu(request):
 def rng() -> np.random.Generator:
     """A random generator with a fixed seed."""
     return np.random.default_rng(20140610)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Return a function that imports a script of benchmarks/ by its name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session")

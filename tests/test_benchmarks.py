@@ -1,7 +1,6 @@
 """Tests of the benchmark scripts: medians, tables, verdicts, and the changes of the alarm."""
 
 import argparse
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,13 +10,6 @@ import pytest
 
 from minigan import backends, datasets, losses, optim, penalties
 from minigan.lab import bench
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Return a function that imports a script of benchmarks/ by its name."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    return importlib.import_module
 
 
 def test_time_to_quality_takes_medians_over_seeds(script, tmp_path):

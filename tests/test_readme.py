@@ -167,6 +167,28 @@ def test_the_quality_after_minutes_is_the_committed_one():
         assert row in README
 
 
+def test_the_times_of_several_ranks_are_the_committed_ones(script):
+    read, modelled = result("ranks.json"), script("bench_ranks").modelled
+    seconds, model, ratios = read["seconds"], read["model"], sorted(read["ratios"])
+    one, two = seconds["1 process, 2 threads"], seconds["2 ranks, 1 thread each"]
+    times = f"{np.median(ratios):.2f} times as long"
+    assert f"| {1000 * two:.1f} ms, {times} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |" in RESULTS
+    assert f"| one process, two threads | {1000 * one:.1f} ms |" in RESULTS
+    claim = f"takes {1000 * two:.0f} ms with two ranks of one thread each, and {1000 * one:.0f} ms in one process"
+    assert f"{claim} with two threads: {times}" in " ".join(README.split())
+    for row in read["many"]:
+        assert row["seconds"] == modelled(model, 256 * row["ranks"], row["ranks"])
+        start = f"| {row['ranks']:,} | {1000 * row['seconds']:.1f} ms | {row['efficiency']:.3f} |"
+        assert f"{start} {row['least batch']:,} |\n" in RESULTS
+    shares = []
+    for slower in (1, 10):
+        network = model | {"bandwidth": model["bandwidth"] / slower}
+        free = modelled(network | {"bytes": 0}, 256_000, 1000)
+        shares.append(f"{100 * (1 - free / modelled(network, 256_000, 1000)):.1f}%")
+    said = f"take {shares[0]} of a step of 1,000 ranks, and {shares[1]} of it with 1 Gbit/s"
+    assert said in " ".join(RESULTS.split())
+
+
 def test_the_times_of_all_frameworks_are_the_committed_ones():
     medians = {(r["preset"], r["batch"], r["contender"]): r["median_ms"] for r in result("peers.json")["results"]}
     for preset, batch in dict.fromkeys(key[:2] for key in medians):
