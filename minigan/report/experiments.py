@@ -3,6 +3,8 @@
 Each function returns one uint8 picture (height, width, 3).
 """
 
+import itertools
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ Interval = tuple[float, float] | None
 DASHES = ("-", "--", ":", "-.")  # with the ten colours, lines of up to forty arms differ
 FAR = 10  # an axis of values whose largest is more than so many times the smallest is logarithmic
 COLOURS = [f"C{k}" for k in range(10)]
+LABEL = 26  # characters in a line of the name of a row of pictures
 
 
 def dots(panels: Mapping[str, Mapping[str, tuple[np.ndarray, Interval]]]) -> np.ndarray:
@@ -111,19 +114,23 @@ def pictures(
     `headings` stand over the grids. Rows may have fewer grids than there are headings.
     """
     count = max(len(grids) for grids in rows.values())
+    labels = ["\n".join(textwrap.wrap(name, LABEL)) for name in rows]
     with drawing():
         firsts = [np.asarray(grids[0]) for grids in rows.values()]
         heights = [width * -(-len(first) // columns) / columns * first.shape[1] / first.shape[2] for first in firsts]
-        figure = _figure(_inches(rows) + width * count, 0.4 + sum(heights) + 0.08 * len(rows))
+        figure = _figure(
+            _inches(itertools.chain(*map(str.split, labels, itertools.repeat("\n")))) + width * count,
+            0.4 + sum(heights) + 0.08 * len(rows),
+        )
         axes = figure.subplots(len(rows), count, squeeze=False, height_ratios=heights)
-        for line, (name, grids) in zip(axes, rows.items(), strict=True):
+        for line, label, grids in zip(axes, labels, rows.values(), strict=True):
             for k, axis in enumerate(line):
-                axis.set(xticks=[], yticks=[])
+                axis.set(xticks=[], yticks=[], anchor="W")  # next to its name, for which there is room on the left
                 axis.set_frame_on(False)
                 if k < len(grids):
                     drawn = grid(np.asarray(grids[k], np.uint8), columns, 1)
                     axis.imshow(drawn.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center")
         for axis, heading in zip(axes[0], headings, strict=False):
             axis.set_title(heading, fontsize="medium")
         return _pixels(figure)
