@@ -235,6 +235,20 @@ def test_everything_that_the_reference_names_exists():
         assert isinstance(pkgutil.resolve_name(name), types.ModuleType) == (kind == "module"), name
 
 
+def test_the_pages_contain_every_section_of_the_readme_once():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    seen = []
+    for page in [LESSONS / "site" / "index.md", *(LESSONS / "site" / "howto").glob("*.md")]:
+        for options in re.findall(r"```{include} (?:\.\./)?README\.md\n(.*?)```", page.read_text(), re.S):
+            start, end = (re.search(rf':{name}: "(.*)"', options) for name in ("start-after", "end-before"))
+            part = readme.partition(start[1])[2]
+            assert part and (end is None or end[1] in part), page.name
+            seen.append(start[1] + (part if end is None else part.partition(end[1])[0]))
+    of = {title: sum(f"\n{title}\n" in f"\n{text}" for text in seen) for title in re.findall(r"(?m)^## .*", readme)}
+    assert of.pop("## Where to start reading") == 0  # index.md says it for the site
+    assert set(of.values()) == {1}, of
+
+
 @pytest.mark.parametrize(
     ("page", "target", "expected"),
     [
