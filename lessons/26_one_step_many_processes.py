@@ -11,7 +11,7 @@
 #
 # A large batch takes long. Two computers could each take half of it. `mpirun -n 2 minigan train` does this: it starts
 # two processes, each with a copy of both networks and a part of every batch. The aim is strict. After each step, both
-# copies shall be what one process with the whole batch would have. Then nobody has to ask whether the training still
+# copies are to be what one process with the whole batch would have. Then nobody has to ask whether the training still
 # works.
 
 # %%

@@ -571,7 +571,7 @@ def test_matmul_refuses_shapes_that_do_not_fit():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_tile_computes_the_sum_of_its_tables(dtype, rng):
     width, rows = microkernel.panel_width(dtype), 2 * microkernel.ROWS
-    x, w = rng.standard_normal(500).astype(dtype), rng.standard_normal(30 * width).astype(dtype)
+    x, w = rng.standard_normal(500).astype(dtype), rng.standard_normal(30 * width + 3).astype(dtype)
     row, step, w_step = rng.integers(0, 200, rows), rng.integers(0, 200, 40), rng.integers(0, 29 * width, 40)
     y, out = np.full((2 * rows, width), np.nan, dtype), rng.permutation(2 * rows)[:rows] * width
     task = microkernel.tasks(50, 3, 0, (0, rows), (5, 33))

@@ -369,7 +369,7 @@ def test_a_row_waits_for_a_worker_that_still_has_it_and_is_not_done_twice(tmp_pa
     assert ran == [one, finished]
 
 
-def test_rows_that_were_not_begun_end_after_a_stop(tmp_path):
+def test_rows_that_were_not_started_end_after_a_stop(tmp_path):
     one = task(tmp_path / "out")
     (one.folder / STOP).touch()
     assert cluster.run_row(one)["signal"] == signal.SIGINT and not one.place.exists()

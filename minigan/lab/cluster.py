@@ -132,7 +132,7 @@ def _lost(address: str) -> UserError:
 
 
 def _stop(waited: dict[Any, Task], folder: Path) -> None:
-    """Tell the workers to save their rows, and wait for them. Rows that have not begun do not begin."""
+    """Tell the workers to save their rows, and wait for them. Rows that have not started do not start."""
     write_atomically(folder / STOP, b"")
     end = time.monotonic() + SAVING
     while time.monotonic() < end and any(future.status == "pending" for future in waited):
