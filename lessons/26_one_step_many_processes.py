@@ -15,11 +15,9 @@
 # works.
 
 # %%
-import json
-
 import matplotlib.pyplot as plt
 import numpy as np
-from _common import BLUE, GREEN, GREY, HERE, ORANGE, arrow, blank, box, save
+from _common import BLUE, GREEN, GREY, ORANGE, arrow, blank, box, save
 
 from minigan.checking import gradcheck
 
@@ -237,7 +235,7 @@ assert 1e-9 < off[np.float32] < 1e-5 and off[np.float64] < 1e-13, (
 # get smaller. So they need a large batch, of which each process has enough.
 
 # %%
-model = json.loads((HERE.parent / "benchmarks" / "results" / "ranks.json").read_text())["model"]
+model = dict(a=0.0454, b=0.00251, messages=39, bytes=10_274_052, latency=20e-6, bandwidth=1.25e9)  # seconds, bytes
 
 
 def seconds(n, batch):

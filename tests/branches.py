@@ -65,11 +65,11 @@ class Record:
         self.check = name
         return list(check())
 
-    def missing(self) -> dict[Condition, str]:
+    def missing(self, without: str = "") -> dict[Condition, str]:
         """Return the conditions with missing outcomes, and which outcomes they had.
 
         Every condition must have both outcomes in all checks together. A comparison of
-        arrays must have both outcomes in each check and for each chain of callers.
+        arrays must have both outcomes in each check but `without`, and for each chain of callers.
         """
         result = {}
         for index, condition in enumerate(self.conditions):
@@ -78,7 +78,7 @@ class Record:
                 where = "in all checks" if seen else ""
                 result[condition] = f"{_only(seen)} {where}".strip()
         for (check, index, callers), outcomes in self.seen.items():
-            if callers and not outcomes >= BOTH:
+            if check != without and callers and not outcomes >= BOTH:
                 where = f"in the check {check!r}, called through {' > '.join(callers)}"
                 result.setdefault(self.conditions[index], f"{_only(outcomes)} {where}")
         return result

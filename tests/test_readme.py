@@ -187,6 +187,12 @@ def test_the_times_of_several_ranks_are_the_committed_ones(script):
         shares.append(f"{100 * (1 - free / modelled(network, 256_000, 1000)):.1f}%")
     said = f"take {shares[0]} of a step of 1,000 ranks, and {shares[1]} of it with 1 Gbit/s"
     assert said in " ".join(RESULTS.split())
+    lesson = (ROOT / "lessons" / "26_one_step_many_processes.py").read_text(encoding="utf-8")
+    in_lesson = {
+        name: float(value) for name, value in re.findall(r"(\w+)=([\d_.e-]+)", lesson.split("model = dict(")[1])
+    }
+    for name, value in model.items():
+        assert in_lesson[name] == float(f"{value:.3g}") or in_lesson[name] == value, name
 
 
 def test_the_times_of_all_frameworks_are_the_committed_ones():

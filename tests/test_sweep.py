@@ -459,7 +459,11 @@ def test_ctrl_c_saves_the_rows_of_the_workers_and_resume_continues(long, tmp_pat
         command = [sys.executable, "-m", "minigan", "sweep", "--grid", *OF_LONG, "--out", str(out), "--quiet"]
         command += options_of(LONG)
         process = subprocess.Popen(
-            [*command, "--scheduler", made.scheduler_address], stderr=subprocess.PIPE, text=True, start_new_session=True
+            [*command, "--scheduler", made.scheduler_address],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background, shells ignore it
         )
         (run,) = started(out)
         process.send_signal(signal.SIGINT)
