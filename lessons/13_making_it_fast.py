@@ -239,11 +239,11 @@ assert first > 1000 * ladder["register tile (minigan)"], (
 # ## A whole step
 #
 # A faster convolution does not prove that a whole training step is faster. So we also measure a step of
-# [lesson 9](09_dcgan.py), on the reference backend and on the compiled backend. **The compiled backend is faster, and
-# the losses are the same up to rounding.**
+# [lesson 9](09_dcgan.py), on the reference backend and on the compiled backend, with one core each. **The compiled
+# backend is faster, and the losses are the same up to rounding.**
 
 # %%
-data, both = datasets.mnist("test"), (numpy_backend, numba_backend)
+data, both = datasets.mnist("test"), [backends.load(name, threads=1) for name in ("numpy", "numba")]
 trainings = {backend.name: Training(Config.of("small", steps=12, batch=64), data, backend) for backend in both}
 for training in trainings.values():
     training.warm_up()
