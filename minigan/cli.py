@@ -331,11 +331,12 @@ def _claim(name: str) -> int:
 def sweep(arguments) -> int:
     """Run the rows of a sweep. Returns the exit code, which is 1 if a row failed."""
     from minigan.lab import sweep
+    from minigan.runs.train import preset_of
     from minigan.training.config import option_names
 
     chosen = {name: getattr(arguments, name, None) for name in ("preset", *option_names())}
     chosen = {name: value for name, value in chosen.items() if value is not None}
-    out = arguments.out or sweep.default_folder(chosen)
+    out = arguments.out or Path("sweeps") / preset_of(chosen)
     given = {name: getattr(arguments, name) for name in ("resume", "jobs", "only", "scheduler", "quiet")}
     return _reported(
         lambda: sweep.run_sweep(out, chosen, arguments.grid, **given),

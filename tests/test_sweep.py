@@ -109,6 +109,10 @@ def test_a_grid_is_read(texts, grid):
         (["data=nowhere.npz"], {}, "nowhere.npz"),
         (["loss=wasserstein", "penalty=none"], {}, "wasserstein without a penalty"),
         ([], {}, "a sweep needs a grid"),
+        (["network.noise=2,4"], {"network": [("noise", "8")]}, "network.noise is in the grid, and an option of all"),
+        (["data=/a/x.npz,/b/x.npz"], {}, "two combinations are called 'data x.npz'"),
+        (["lr=0.12345671,0.12345672"], {}, "two combinations are called 'lr 0.123457'"),
+        (["data=a-b.npz,a_b.npz"], {}, "'data a-b.npz' and 'data a_b.npz' would have the same folder"),
     ],
 )
 def test_a_sweep_that_is_not_possible_is_refused_before_anything_is_written(grid, given, said, tmp_path):
@@ -213,13 +217,19 @@ def test_a_row_says_how_it_is_repeated_alone(serial, tmp_path):
     assert again == f"minigan sweep --resume --out {serial} --only 'lr 0.002, seed 1'"
 
 
-def test_a_row_that_fails_does_not_stop_the_others(tmp_path):
-    out = tmp_path / "out"
-    report = sweep.run_sweep(out, POINTS | {"loss": "wasserstein"}, ["pack=1,2", "penalty=wgan-gp"], jobs=1, quiet=True)
-    assert len(report.results.rows) + len(report.failed) == 2
-    report = sweep.run_sweep(tmp_path / "far", POINTS, ["lr_g=1e-3,1e30"], jobs=1, quiet=True)
-    diverged = [row["figures"] for row in report.results.rows if "diverged" in row["figures"]]
-    assert len(diverged) == 1 and report.verdict[0].startswith("best: lr_g 0.001")
+def test_a_row_that_fails_or_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
+    def of(training):
+        if training.config.lr_g == 1e-3 and training.config.seed == 1:
+            raise ValueError("thirteen")
+        return sweep.mixture(training) | {"coverage": 0.5}
+
+    monkeypatch.setitem(sweep.MEASURES, "mixture", sweep.Measure(of, sweep.MEASURES["mixture"].columns))
+    report = sweep.run_sweep(tmp_path / "out", POINTS, ["lr_g=1e-3,1e30", "seed=0:2"], jobs=1, quiet=True)
+    assert [(row["arm"], row["seed"], row["error"]) for row in report.failed] == [
+        ("lr_g 0.001", 1, "ValueError: thirteen")
+    ]
+    assert ["diverged" in row["figures"] for row in report.results.rows] == [False, True, True]
+    assert report.verdict == ["best: lr_g 0.001, with a coverage of 0.500"]
 
 
 def made_up(values: dict[str, list[float]], of: sweep.Sweep) -> Results:
@@ -401,6 +411,12 @@ def options_of(given: dict) -> list[str]:
     ]
 
 
+def on_cluster(out: Path, address: str) -> list[str]:
+    """Return the command of the sweep of `long` on the workers of a scheduler."""
+    command = [sys.executable, "-m", "minigan", "sweep", "--grid", *OF_LONG, "--out", str(out), "--quiet"]
+    return [*command, *options_of(LONG), "--scheduler", address]
+
+
 def started(out: Path, seconds: float = 120) -> list[Path]:
     """Wait until a row that is not finished has a checkpoint after its first step, and return the folders of such."""
     end = time.monotonic() + seconds
@@ -424,9 +440,7 @@ def test_rows_of_killed_workers_continue_and_none_is_lost_or_done_twice(long, tm
     with workers(2, processes=True) as made:
         from distributed import Client
 
-        command = [sys.executable, "-m", "minigan", "sweep", "--grid", *OF_LONG, "--out", str(out), "--quiet"]
-        command += options_of(LONG)
-        process = subprocess.Popen([*command, "--scheduler", made.scheduler_address], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(on_cluster(out, made.scheduler_address), stdout=subprocess.PIPE, text=True)
         steps, finished = {}, {}
         for _ in range(2):  # kill all workers, twice
             for run in started(out):
@@ -456,10 +470,8 @@ def test_rows_of_killed_workers_continue_and_none_is_lost_or_done_twice(long, tm
 def test_ctrl_c_saves_the_rows_of_the_workers_and_resume_continues(long, tmp_path):
     out = tmp_path / "out"
     with workers(1, processes=True) as made:
-        command = [sys.executable, "-m", "minigan", "sweep", "--grid", *OF_LONG, "--out", str(out), "--quiet"]
-        command += options_of(LONG)
         process = subprocess.Popen(
-            [*command, "--scheduler", made.scheduler_address],
+            on_cluster(out, made.scheduler_address),
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,

@@ -24,7 +24,7 @@ from minigan.errors import UserError
 from minigan.files import write_atomically
 from minigan.lab.experiment import Experiment, Row
 from minigan.lab.gans import Figures, digits, gan, mixture
-from minigan.lab.results import Column, Results, compared
+from minigan.lab.results import Column, Results, compared, place
 from minigan.lab.runner import Report, dots
 from minigan.lab.runner import run as run_experiment
 from minigan.options import of_text, options
@@ -153,7 +153,12 @@ def combined(grid: GridValues) -> dict[str, dict[str, Any]]:
     found = {}
     for values in itertools.product(*(grid[name] for name in names)):
         chosen = dict(zip(names, values, strict=True))
-        found[", ".join(f"{name} {shown(value)}" for name, value in chosen.items()) or "all"] = chosen
+        arm = ", ".join(f"{name} {shown(value)}" for name, value in chosen.items()) or "all"
+        if arm in found:
+            raise UserError(
+                f"two combinations are called {arm!r}: give values that differ in six digits, or in the name"
+            )
+        found[arm] = chosen
     return found
 
 
@@ -266,13 +271,6 @@ def verdict(results: Results) -> list[str]:
     return said + [compared(results, order[0], arm, main) for arm in order[1:2]]
 
 
-def default_folder(given: Mapping[str, Any]) -> Path:
-    """Return the folder of a sweep with these options: sweeps/PRESET."""
-    return (
-        Path("sweeps") / Config.of(**{name: given[name] for name in ("preset", "kind", "data") if name in given}).preset
-    )
-
-
 def read(path: Path) -> Sweep:
     """Return the sweep that a file `sweep.json` describes. Raises UserError if it is missing or damaged."""
     try:
@@ -311,6 +309,7 @@ def begin(out: Path, given: Mapping[str, Any], grid: dict[str, list[Any]], resum
     else:
         sweep = Sweep(chosen, [grid])
     fields = [field for name in sweep.options for field in SHORTHANDS.get(name, (name,))]
+    fields += [f"{NETWORK}{name}" for name in sweep.options.get("network", {})]
     for name in grid:
         twice = [field for field in SHORTHANDS.get(name, (name,)) if field in fields]
         if twice:
@@ -326,6 +325,11 @@ def begin(out: Path, given: Mapping[str, Any], grid: dict[str, list[Any]], resum
 def _expect_possible(sweep: Sweep) -> None:
     """Raise UserError if an arm has an option that is not possible, if data cannot be read, or if two folders agree."""
     arms = sweep.experiment().arms
+    folders: dict[Path, str] = {}
+    for arm in arms:
+        other = folders.setdefault(place(Path(), arm, 0), arm)
+        if other != arm:
+            raise UserError(f"{other!r} and {arm!r} would have the same folder: give names that differ in letters")
     seen = set()
     for settings in arms.values():
         config = Config.of(**{name: value for name, value in settings.items() if name != "measure"})

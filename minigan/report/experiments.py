@@ -3,7 +3,6 @@
 Each function returns one uint8 picture (height, width, 3).
 """
 
-import itertools
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -119,7 +118,7 @@ def pictures(
         firsts = [np.asarray(grids[0]) for grids in rows.values()]
         heights = [width * -(-len(first) // columns) / columns * first.shape[1] / first.shape[2] for first in firsts]
         figure = _figure(
-            _inches(itertools.chain(*map(str.split, labels, itertools.repeat("\n")))) + width * count,
+            _inches("\n".join(labels).split("\n")) + width * count,
             0.4 + sum(heights) + 0.08 * len(rows),
         )
         axes = figure.subplots(len(rows), count, squeeze=False, height_ratios=heights)

@@ -30,7 +30,7 @@ def train(given: dict[str, Any], out: Path | None, resuming: bool, extend: bool,
     leads = ranks is None or ranks.rank == 0
     quiet = quiet or not leads
     echo = (lambda *words, **options: None) if quiet else print
-    out = out or Path("runs") / _preset(given)
+    out = out or Path("runs") / preset_of(given)
     training = (_resume if resuming else _begin)(given, out, extend, ranks)
     runs_ranks.expect_same(training)
     if leads:
@@ -58,7 +58,7 @@ def train(given: dict[str, Any], out: Path | None, resuming: bool, extend: bool,
     return int(collapsed)
 
 
-def _preset(given: dict[str, Any]) -> str:
+def preset_of(given: dict[str, Any]) -> str:
     """Return the name of the preset for these options."""
     return Config.of(**{name: given[name] for name in ("preset", "kind", "data") if name in given}).preset
 
